@@ -1,0 +1,1 @@
+"""A small pair of checkpoints, made on the spot, to try the program on."""

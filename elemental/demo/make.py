@@ -1,0 +1,53 @@
+"""Make a small pair of checkpoints with the layout of a real one, to try everything on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from .layout import SD1_LAYOUT, Layout, shrink, tensor_shapes
+
+DEMO_SPEC = """\
+OUT03-OUT05:attn2:1              # cross attention of three blocks from B
+IN07 M00:ff.net norm:0.25        # a quarter of B's feed-forward and norm layers
+NOT BASE:time_embed out.2:0      # these stay A's"""
+
+
+def make_pair(folder: Path) -> tuple[Path, Path]:
+    """Write two SD 1.x checkpoints of 28 MB in fp16, random and the same every time.
+
+    Args:
+        folder: Where; made if it does not exist.
+
+    Returns:
+        The paths of A and of B.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / "a.safetensors", folder / "b.safetensors"
+    for seed, path in enumerate(paths):
+        save_file(random_tensors(shrink(SD1_LAYOUT), seed=seed), path, metadata={"format": "pt"})
+    return paths
+
+
+def random_tensors(layout: Layout, *, seed: int) -> dict[str, NDArray[np.generic]]:
+    """Fill a layout with numbers of the size that trained models have, fp16, and int64 for ``position_ids``.
+
+    Args:
+        layout: What to fill.
+        seed: Decides the numbers.
+    """
+    generator = np.random.default_rng(seed)
+    tensors: dict[str, NDArray[np.generic]] = {}
+    for key, shape in tensor_shapes(layout).items():
+        if key.endswith("position_ids"):
+            tensors[key] = np.arange(shape[1], dtype=np.int64).reshape(shape)
+            continue
+        fan_in = max(1, int(np.prod(shape[1:])))
+        numbers = generator.standard_normal(shape, dtype=np.float32) / np.sqrt(fan_in)
+        # 1-D weights are those of norm layers, around one.
+        offset = 1.0 if len(shape) == 1 and key.endswith("weight") else 0.0
+        tensors[key] = (numbers * (0.1 if len(shape) == 1 else 1.0) + offset).astype(np.float16)
+    return tensors

@@ -1,0 +1,226 @@
+"""Open one checkpoint: its header at once, its tensors only when they are asked for."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from ..errors import CheckpointError
+from ..spec.blocks import Architecture
+from ..spec.keys import VAE_PREFIX, detect_architecture
+from .tensors import BITS, TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+SAFETENSORS = (".safetensors", ".sft")
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+SUFFIXES = SAFETENSORS + PICKLES
+
+
+class Signature(NamedTuple):
+    """What tells whether a file has changed: size in bytes, modification time in nanoseconds."""
+
+    size: int
+    mtime: int
+
+
+class Checkpoint:
+    """A checkpoint file, open for reading; a context manager.
+
+    Opening reads the header alone, of a pickled file what lies before its tensors; neither needs memory for the
+    tensors. A ``.safetensors`` file is opened without torch.
+
+    Attributes:
+        path: The file.
+        tensors: Number format and shape of every tensor, in the order in which they lie in the file.
+        metadata: The text fields of a safetensors header; empty for pickled files.
+        signature: Size and modification time when it was opened.
+
+    Raises:
+        CheckpointError: The file is missing, unreadable, damaged, or holds more than tensors.
+    """
+
+    path: Path
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+    signature: Signature
+    _mapped: Any = None
+    _loaded: dict[str, torch.Tensor] | None
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.signature = read_signature(self.path)
+        if self.path.suffix.lower() in SAFETENSORS:
+            self.tensors, self.metadata = _read_header(self.path)
+            self._loaded = None
+        elif self.path.suffix.lower() in PICKLES:
+            self._loaded = _unpickle(self.path)
+            self.tensors, self.metadata = _describe(self._loaded, self.path), {}
+        else:
+            raise CheckpointError(f"{self.path} is no checkpoint: its name ends in none of {', '.join(SUFFIXES)}.")
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; tensors that were read before stay valid."""
+        self._mapped = None
+        if self._loaded is not None:
+            self._loaded = {}
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """What kind of model it is.
+
+        Raises:
+            CheckpointError: None that can be merged.
+        """
+        shapes = {key: info.shape for key, info in self.tensors.items()}
+        return detect_architecture(shapes, name=str(self.path))
+
+    def tensor(self, key: str) -> torch.Tensor:
+        """Give one tensor, on the CPU, in the file's number format, lying in the mapped file; do not write to it.
+
+        Raises:
+            KeyError: The file has no such tensor.
+        """
+        if self._loaded is not None:
+            return self._loaded[key]
+        if self._mapped is None:
+            self._mapped = safe_open(self.path, framework="pt", device="cpu")
+        tensor: torch.Tensor = self._mapped.get_tensor(key)
+        return tensor
+
+
+def read_signature(path: Path) -> Signature:
+    """Read a file's size and modification time.
+
+    Raises:
+        CheckpointError: There is no such file, or it cannot be read.
+    """
+    try:
+        stat = path.stat()
+    except OSError as exc:
+        raise CheckpointError(f"Cannot open {path}: {exc.strerror or exc}.") from exc
+    if not path.is_file():
+        raise CheckpointError(f"Cannot open {path}: it is not a file.")
+    return Signature(stat.st_size, stat.st_mtime_ns)
+
+
+class VaeFile(Checkpoint):
+    """The VAE of a file, under the keys that it has in a whole checkpoint.
+
+    The file may be a whole checkpoint, or a VAE alone, whose keys lack the prefix.
+
+    Raises:
+        CheckpointError: The file cannot be read, or holds no VAE in the original layout.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self._own_keys = _vae_keys(self.tensors, self.path)
+        self.tensors = {key: self.tensors[own] for key, own in self._own_keys.items()}
+
+    def tensor(self, key: str) -> torch.Tensor:
+        """Give one tensor by its key in a whole checkpoint."""
+        return super().tensor(self._own_keys[key])
+
+
+def _vae_keys(tensors: Mapping[str, TensorInfo], path: Path) -> dict[str, str]:
+    """Map the key that each VAE tensor has in a whole checkpoint to its key in a file."""
+    whole = {key: key for key in tensors if key.startswith(VAE_PREFIX)}
+    if whole:
+        return whole
+    if any(key.startswith("decoder.up_blocks.") for key in tensors):
+        raise CheckpointError(f"{path} holds a VAE in diffusers layout; one in the original layout is needed.")
+    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+    alone = {VAE_PREFIX + key: key for key in tensors if key.startswith(parts)}
+    if VAE_PREFIX + "decoder.conv_in.weight" not in alone:
+        raise CheckpointError(f"{path} holds no VAE.")
+    return alone
+
+
+def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    try:
+        # The numpy flavour, since reading a header needs no torch; no tensor is ever read through it.
+        with safe_open(path, framework="numpy") as file:
+            tensors = {}
+            for key in file.offset_keys() if hasattr(file, "offset_keys") else file.keys():
+                entry = file.get_slice(key)
+                tensors[key] = TensorInfo(entry.get_dtype(), tuple(entry.get_shape()))
+            metadata = dict(file.metadata() or {})
+    except OSError as exc:
+        raise CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.") from exc
+    except (SafetensorError, ValueError, OverflowError) as exc:
+        raise CheckpointError(f"{path} is damaged, or no safetensors file: {exc}.") from exc
+    _check_formats(tensors, path)
+    return tensors, metadata
+
+
+def _check_formats(tensors: Mapping[str, TensorInfo], path: Path) -> None:
+    for key, info in tensors.items():
+        if info.dtype not in BITS:
+            raise CheckpointError(f"{path} holds {key} as {info.dtype}, a number format this program does not know.")
+
+
+def _unpickle(path: Path) -> dict[str, torch.Tensor]:
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Only files in torch's zip format can be mapped; older ones are read into memory.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+    except OSError as exc:
+        raise CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.") from exc
+    except pickle.UnpicklingError as exc:
+        raise CheckpointError(_pickle_refusal(path, exc)) from exc
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as exc:
+        raise CheckpointError(f"{path} is damaged, or no checkpoint: {_first_line(exc)}") from exc
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)} if isinstance(state, dict) else {}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors by name.")
+    return tensors
+
+
+def _describe(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, TensorInfo]:
+    from .dtypes import DTYPE_NAMES
+
+    infos = {key: TensorInfo(DTYPE_NAMES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in tensors.items()}
+    _check_formats(infos, path)
+    return infos
+
+
+def _pickle_refusal(path: Path, exc: pickle.UnpicklingError) -> str:
+    wanted = re.search(r"GLOBAL ([\w.]+)|Unsupported class ([\w.]+)", str(exc))
+    if wanted is None:
+        return f"{path} is damaged, or no file of tensors alone."
+    return (
+        f"{path} was not loaded: its pickle wants to run code ({wanted[1] or wanted[2]}).\n"
+        "Only files of tensors and plain values are read; a .safetensors copy of the model is safe."
+    )
+
+
+def _first_line(exc: BaseException) -> str:
+    return re.split(r"\n|(?<=\.) ", str(exc).strip())[0] or type(exc).__name__

@@ -1,0 +1,35 @@
+"""Number formats: the names in safetensors headers, and torch's own."""
+
+from __future__ import annotations
+
+import torch
+
+TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+
+
+def working_dtype(saved: str, device: torch.device) -> torch.dtype:
+    """Choose the format to compute in, so that one rounding to the saved format is all that shows.
+
+    float32 does for the formats of at most 11 significant bits that also have a smallest step (fp16, fp8). bf16
+    and fp32 have next to none: where two large terms cancel, the rounding of float32 would show in the result,
+    so these are computed in float64, which costs less than the copying beside it.
+
+    Args:
+        saved: The result's format, as a safetensors header names it.
+        device: Where it is computed; Apple's has no float64.
+    """
+    return torch.float32 if saved in ("F16", "F8_E4M3", "F8_E5M2") or device.type == "mps" else torch.float64

@@ -1,0 +1,256 @@
+"""The plan: what will be computed for each tensor, from a recipe and the checkpoints' names and shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from ..errors import MergeError
+from ..spec.blocks import Architecture
+from ..spec.keys import FIRST_CONV, VAE_PREFIX, Component, KeyName, detect_architecture, name_key
+from ..spec.lint import SpecWarning, warn_of_ratios, warn_of_rules
+from ..spec.recipe import MergeMode, MergeRecipe, SaveDtype, VaeChoice
+from ..spec.select import Decision, Selection
+from .tensors import TensorInfo
+
+Infos = Mapping[str, TensorInfo]
+
+_SAVED_AS = {SaveDtype.FP16: "F16", SaveDtype.BF16: "BF16", SaveDtype.FP32: "F32"}
+
+_MARKERS = {"v_pred": "v-prediction", "ztsnr": "zero-terminal-SNR"}
+
+
+class Role(Enum):
+    """A file's part in a merge."""
+
+    A = "a"
+    B = "b"
+    C = "c"
+    VAE = "vae"
+
+
+_VAE_ROLES = {VaeChoice.A: Role.A, VaeChoice.B: Role.B, VaeChoice.FILE: Role.VAE}
+
+
+class TensorPlan(NamedTuple):
+    """What becomes of one tensor.
+
+    Attributes:
+        name: Its key, component, block and element.
+        info: Number format and shape in the result.
+        alpha: Its ratio, and
+        beta: the second one, in modes that have it.
+        rule: Index of the rule that set alpha, from 0, or None where block weights or the plain ratio did.
+        base_alpha: What alpha would be without rules, and
+        base_beta: what beta would be.
+        inputs: The models it is computed from; a single one is copied, and converted if the format differs.
+        note: Why it is not merged though the ratios say so; empty otherwise.
+    """
+
+    name: KeyName
+    info: TensorInfo
+    alpha: float
+    beta: float | None
+    rule: int | None
+    base_alpha: float
+    base_beta: float | None
+    inputs: tuple[Role, ...]
+    note: str = ""
+
+    @property
+    def changed(self) -> bool:
+        """Whether the result differs from A in more than number format."""
+        return self.inputs != (Role.A,)
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """Everything a merge will do, tensor by tensor, in the order of A.
+
+    Attributes:
+        architecture: Of the models.
+        recipe: What the plan was made from.
+        tensors: One entry for each tensor of the result.
+        warnings: What the user probably did not mean.
+        left_out: For each other model the keys that only it has, and that the result does without.
+    """
+
+    architecture: Architecture
+    recipe: MergeRecipe
+    tensors: tuple[TensorPlan, ...]
+    warnings: tuple[SpecWarning, ...] = ()
+    left_out: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def mode(self) -> MergeMode:
+        """The formula."""
+        return self.recipe.mode
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the result's tensors in bytes."""
+        return sum(tensor.info.nbytes for tensor in self.tensors)
+
+
+def plan_tensors(recipe: MergeRecipe, models: Mapping[Role, Infos]) -> MergePlan:
+    """Work out what a recipe does to each tensor; nothing is read or computed.
+
+    Args:
+        recipe: What to merge and how.
+        models: Number format and shape of every tensor of each file the recipe names; its paths play no part.
+
+    Raises:
+        CheckpointError: A model is none that can be merged.
+        MergeError: The models do not fit together.
+        RecipeError: Block weights are for another architecture.
+    """
+    architecture = _common_architecture(models)
+    infos = _result_infos(recipe, models)
+    names = [name_key(key, architecture) for key in infos]
+    selection = Selection(names)
+    decision = selection.decide(recipe.rules.rules)
+    tensors = tuple(_plan_each(recipe, models, names, infos, decision, _Base(recipe, architecture)))
+    _check_shapes(tensors, models)
+    left_out = _left_out(models, infos)
+    warnings = [
+        *warn_of_ratios(recipe),
+        *warn_of_rules(recipe.rules, selection, decision, architecture),
+        *_warn_of_result(recipe, tensors, left_out),
+    ]
+    return MergePlan(architecture, recipe, tensors, tuple(warnings), left_out)
+
+
+class _Base:
+    """The ratios before the rules: block weights over the plain ratio."""
+
+    def __init__(self, recipe: MergeRecipe, architecture: Architecture) -> None:
+        alpha, beta = recipe.alpha, recipe.beta
+        self.alpha = dict.fromkeys(architecture.blocks, alpha)
+        if recipe.block_alpha is not None:
+            self.alpha = recipe.block_alpha.by_block(architecture, base=alpha)
+        self.beta: dict[str, float] = {}
+        if recipe.block_beta is not None:
+            self.beta = recipe.block_beta.by_block(architecture, base=beta or 0.0)
+        elif beta is not None:
+            self.beta = dict.fromkeys(architecture.blocks, beta)
+
+
+def _plan_each(
+    recipe: MergeRecipe,
+    models: Mapping[Role, Infos],
+    names: Sequence[KeyName],
+    infos: Infos,
+    decision: Decision,
+    base: _Base,
+) -> Iterator[TensorPlan]:
+    rules = recipe.rules.rules
+    for name, alpha_rule, beta_rule in zip(names, decision.alpha_rules, decision.beta_rules, strict=True):
+        base_alpha, base_beta = base.alpha[name.block], base.beta.get(name.block)
+        alpha = base_alpha if alpha_rule is None else rules[alpha_rule].alpha
+        beta = base_beta if beta_rule is None else rules[beta_rule].beta
+        info = infos[name.key]
+        inputs, note = _inputs(recipe, models, name, alpha, beta)
+        yield TensorPlan(name, info, alpha, beta, alpha_rule, base_alpha, base_beta, inputs, note)
+
+
+def _inputs(
+    recipe: MergeRecipe, models: Mapping[Role, Infos], name: KeyName, alpha: float, beta: float | None
+) -> tuple[tuple[Role, ...], str]:
+    if name.component is Component.VAE and recipe.vae is not VaeChoice.MERGED:
+        role = _VAE_ROLES[recipe.vae]
+        return (role,), f"VAE taken from {'its own file' if role is Role.VAE else role.name}"
+    if name.key.endswith("position_ids"):
+        return (Role.A,), "an index, kept from A"
+    if not models[Role.A][name.key].is_float:
+        return (Role.A,), "not a float tensor, kept from A"
+    roles = tuple(role for role in (Role.A, Role.B, Role.C) if role in models)
+    absent = [role.name for role in roles if name.key not in models[role] or not models[role][name.key].is_float]
+    if absent:
+        return (Role.A,), f"not in {' and '.join(absent)}, kept from A"
+    factors = dict(zip((Role.A, Role.B, Role.C), recipe.mode.coefficients(alpha, beta or 0.0), strict=True))
+    used = {role: factor for role, factor in factors.items() if factor}
+    return (tuple(used) if list(used.values()) == [1.0] else roles), ""
+
+
+def _common_architecture(models: Mapping[Role, Infos]) -> Architecture:
+    found = {
+        role: detect_architecture({key: info.shape for key, info in infos.items()}, name=f"Model {role.name}")
+        for role, infos in models.items()
+        if role is not Role.VAE
+    }
+    if len(set(found.values())) > 1:
+        seen = ", ".join(f"{role.name} is {architecture.name}" for role, architecture in found.items())
+        raise MergeError(f"Models of different architectures cannot be merged: {seen}.")
+    return found[Role.A]
+
+
+def _result_infos(recipe: MergeRecipe, models: Mapping[Role, Infos]) -> dict[str, TensorInfo]:
+    """A's keys and formats; where A has no VAE and the user wants another's, that VAE is added."""
+    infos = dict(models[Role.A])
+    source = _VAE_ROLES.get(recipe.vae)
+    if source is not None:
+        vae = {key: info for key, info in models[source].items() if key.startswith(VAE_PREFIX)}
+        own = [key for key in infos if key.startswith(VAE_PREFIX)]
+        lacking = next((key for key in own if key not in vae), None)
+        if not vae or lacking:
+            what = f"lacks {lacking}" if lacking and vae else "has no VAE"
+            raise MergeError(f"The VAE cannot be taken from {_spoken(source)}, which {what}.")
+        infos.update({} if own else vae)
+    if recipe.dtype is None:
+        return infos
+    saved = _SAVED_AS[recipe.dtype]
+    return {key: info._replace(dtype=saved) if info.is_float else info for key, info in infos.items()}
+
+
+def _check_shapes(tensors: Sequence[TensorPlan], models: Mapping[Role, Infos]) -> None:
+    unlike = [
+        f"{tensor.name.key} is {list(tensor.info.shape)} in the result, {list(other)} in {_spoken(role)}"
+        for tensor in tensors
+        for role in tensor.inputs
+        if not _fits(tensor, other := models[role][tensor.name.key].shape)
+    ]
+    if not unlike:
+        return
+    swap = ""
+    if FIRST_CONV in unlike[0]:
+        swap = "\nAn inpainting model (9 channels) must be model A."
+    more = f"\n... and {len(unlike) - 3} more" if len(unlike) > 3 else ""
+    raise MergeError("The models' shapes differ:\n" + "\n".join(unlike[:3]) + more + swap)
+
+
+def _fits(tensor: TensorPlan, shape: tuple[int, ...]) -> bool:
+    own = tensor.info.shape
+    if tensor.name.key == FIRST_CONV and (own[1], shape[1]) == (9, 4):
+        return own[0] == shape[0] and own[2:] == shape[2:]
+    return own == shape
+
+
+def _left_out(models: Mapping[Role, Infos], result: Infos) -> dict[Role, tuple[str, ...]]:
+    others = {role: infos for role, infos in models.items() if role in (Role.B, Role.C)}
+    return {role: tuple(key for key in infos if key not in result) for role, infos in others.items()}
+
+
+def _warn_of_result(
+    recipe: MergeRecipe, tensors: Sequence[TensorPlan], left_out: Mapping[Role, Sequence[str]]
+) -> Iterator[SpecWarning]:
+    if not any(tensor.changed for tensor in tensors):
+        yield SpecWarning("Nothing would change: the result is model A.")
+    paths = [source.path for source in recipe.sources.values()]
+    if len(set(paths)) < len(paths):
+        yield SpecWarning("The same file is given for two of the models.")
+    for role, keys in left_out.items():
+        for marker in _MARKERS.keys() & set(keys):
+            yield SpecWarning(f'{role.name} is marked as {_MARKERS[marker]} ("{marker}") and A is not.')
+    idle = sorted({t.rule for t in tensors if t.rule is not None and t.name.component is Component.VAE and t.note})
+    for rule in idle if recipe.vae is not VaeChoice.MERGED else ():
+        yield SpecWarning(
+            f'Rule {rule + 1} "{recipe.rules.rules[rule]}" sets elements of the VAE, which is not merged '
+            f"(vae: {recipe.vae.value}).",
+            rule,
+        )
+
+
+def _spoken(role: Role) -> str:
+    return "the VAE file" if role is Role.VAE else f"model {role.name}"

@@ -1,0 +1,249 @@
+"""Write a safetensors file piece by piece: at any moment the target is the old file or the whole new one.
+
+The pieces go into a temporary file beside the target, which takes the target's place by renaming once all of it
+is on the disk. While a process writes, it holds a lock on its temporary file; one without a lock was left by a
+process that was killed, and the next writer in that folder removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+import struct
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from ..errors import MergeError
+from .tensors import BITS, TensorInfo
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be removed, which serves as the lock
+    fcntl = None  # type: ignore[assignment]
+
+SUFFIX = ".elemental-tmp"
+_ALIGNMENT = 8
+
+
+class SafetensorsWriter:
+    """A safetensors file in the making; a context manager that leaves nothing behind unless :meth:`commit` is called.
+
+    Tensors are laid out in the order given, except that wider number formats come first, so that each is aligned.
+
+    Args:
+        target: The file to make; a link is followed.
+        tensors: Number format and shape of every tensor.
+        room: Metadata no longer than which will be committed; the header gets room for it.
+        overwrite: Whether an existing target may be replaced.
+
+    Raises:
+        MergeError: The target exists, cannot be written, or does not fit on the disk.
+    """
+
+    def __init__(
+        self, target: Path, tensors: Mapping[str, TensorInfo], *, room: Mapping[str, str], overwrite: bool
+    ) -> None:
+        self._target = target.resolve()
+        self._overwrite = overwrite
+        self._offsets, self._entries, size = _lay_out(tensors)
+        header = _encode(room, self._entries)
+        self._header_size = len(header)
+        self._data_start = 8 + self._header_size
+        self._seek_lock = threading.Lock()
+        self._check_target()
+        remove_leftovers(self._target.parent)
+        self._check_room(self._data_start + size)
+        self._temporary, self._file = self._create()
+        self._flusher = _Flusher(self._file)
+        try:
+            self._allocate(self._data_start + size)
+            self._flusher.start()
+        except BaseException:
+            self._discard()
+            raise
+
+    def __enter__(self) -> SafetensorsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._discard()
+
+    def write(self, key: str, start: int, data: memoryview) -> None:
+        """Write a piece of a tensor; threads may do so at the same time.
+
+        Args:
+            key: The tensor.
+            start: Where in the tensor the piece begins, in bytes.
+            data: The bytes, contiguous.
+
+        Raises:
+            MergeError: The disk is full, or failed.
+        """
+        try:
+            self._write_at(self._data_start + self._offsets[key] + start, data)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def commit(self, metadata: Mapping[str, str]) -> None:
+        """Write the header, flush everything to the disk, and put the file in the target's place.
+
+        Raises:
+            MergeError: The disk is full or failed, or the target has appeared meanwhile.
+        """
+        header = _encode(metadata, self._entries)
+        if len(header) > self._header_size:
+            raise ValueError("the metadata is longer than the room left for it")
+        try:
+            self._write_at(0, memoryview(struct.pack("<Q", self._header_size) + header.ljust(self._header_size)))
+            self._flusher.stop()
+            os.fsync(self._file)
+            self._check_target()
+            if fcntl is None:
+                os.close(self._file)
+                self._file = -1
+            self._temporary.replace(self._target)
+            _sync_folder(self._target.parent)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def _check_target(self) -> None:
+        if self._target.is_dir():
+            raise MergeError(f"{self._target} is a folder; name a file in it.")
+        if not self._overwrite and self._target.exists():
+            raise MergeError(f"{self._target} exists already; --overwrite replaces it.")
+        if not self._target.parent.is_dir():
+            raise MergeError(f"The folder {self._target.parent} does not exist.")
+
+    def _check_room(self, size: int) -> None:
+        free = shutil.disk_usage(self._target.parent).free
+        if free < size:
+            raise MergeError(
+                f"The result needs {size / 1e9:.2f} GB, and {self._target.parent} has {free / 1e9:.2f} GB free."
+            )
+
+    def _create(self) -> tuple[Path, int]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0)
+        path = self._target.with_name(f".{self._target.name[:100]}.{secrets.token_hex(6)}{SUFFIX}")
+        try:
+            file = os.open(path, flags, 0o666)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks: leftovers there are not told apart, see below
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return path, file
+
+    def _allocate(self, size: int) -> None:
+        try:
+            os.ftruncate(self._file, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._file, 0, size)
+        except OSError as exc:
+            if exc.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise self._failed(exc) from exc
+
+    def _write_at(self, position: int, data: memoryview) -> None:
+        while data.nbytes:
+            if hasattr(os, "pwrite"):
+                count = os.pwrite(self._file, data, position)
+            else:
+                with self._seek_lock:
+                    os.lseek(self._file, position, os.SEEK_SET)
+                    count = os.write(self._file, data)
+            position, data = position + count, data[count:]
+
+    def _discard(self) -> None:
+        with suppress(OSError):
+            self._flusher.stop()
+        if self._file >= 0:
+            # Removed while still locked, so that nobody takes it for a leftover in between.
+            if fcntl is not None:
+                self._temporary.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = -1
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+    def _failed(self, exc: OSError) -> MergeError:
+        return MergeError(f"Cannot write {self._target}: {exc.strerror or exc}. The file there is as it was.")
+
+
+class _Flusher:
+    """Sends what is written to the disk while more is computed; by itself the system would wait for the end."""
+
+    _SECONDS = 0.05
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._ended = threading.Event()
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._flush, name="flush", daemon=True)
+
+    def start(self) -> None:
+        if hasattr(os, "fdatasync"):
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End flushing; raise what went wrong, since the system tells of a failed write only once."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _flush(self) -> None:
+        try:
+            while not self._ended.wait(self._SECONDS):
+                os.fdatasync(self._file)
+        except OSError as exc:
+            self._error = exc
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in a folder; those in use stay."""
+    for path in folder.glob(f".*{SUFFIX}"):
+        with suppress(OSError):
+            if fcntl is None:
+                path.unlink()
+                continue
+            file = os.open(path, os.O_RDWR)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
+                path.unlink()
+            finally:
+                os.close(file)
+
+
+def _lay_out(tensors: Mapping[str, TensorInfo]) -> tuple[dict[str, int], dict[str, object], int]:
+    offsets: dict[str, int] = {}
+    entries: dict[str, object] = {}
+    end = 0
+    for key, info in sorted(tensors.items(), key=lambda item: -BITS[item[1].dtype]):
+        start, end = end, end + info.nbytes
+        offsets[key] = start
+        entries[key] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": (start, end)}
+    return offsets, entries, end
+
+
+def _encode(metadata: Mapping[str, str], entries: Mapping[str, object]) -> bytes:
+    text = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":"), ensure_ascii=False)
+    header = text.encode("utf-8")
+    return header.ljust(-(-len(header) // _ALIGNMENT) * _ALIGNMENT)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renaming itself last; not every system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from elemental.errors import RecipeError, SpecError
+from elemental.spec.parser import parse_rules
+from elemental.spec.recipe import MergeMode, MergeRecipe, ModelSource, SaveDtype, VaeChoice, recipe_from_dict
+from elemental.spec.rules import Rule, RuleSet
+from elemental.spec.weights import BlockWeights
+
+A, B, C = (ModelSource(f"/models/{name}.safetensors", "f" * 64, 5) for name in "abc")
+PLAIN = MergeRecipe(A, B)
+FULL = MergeRecipe(
+    A,
+    B,
+    C,
+    mode=MergeMode.SUM_TWICE,
+    alpha=0.25,
+    beta=-0.5,
+    block_alpha=BlockWeights((0.1,) * 25),
+    block_beta=BlockWeights((0.1,) * 25, 1.0),
+    rules=parse_rules("OUT05:attn2:0.5:0.1\nNOT IN00::1"),
+    vae=VaeChoice.FILE,
+    vae_file=ModelSource("~/vae.pt"),
+    dtype=SaveDtype.BF16,
+)
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, FULL, replace(PLAIN, vae=VaeChoice.B)])
+def test_recipes_survive_json(recipe: MergeRecipe) -> None:
+    assert recipe_from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mode": MergeMode.ADD_DIFFERENCE}, "needs a third model C"),
+        ({"model_c": C}, "has no model C"),
+        ({"beta": 0.5}, "has no beta; triple-sum and sum-twice have"),
+        ({"block_beta": BlockWeights((0.1,) * 25, 1.0)}, "has no beta"),
+        ({"model_c": C, "mode": MergeMode.TRIPLE_SUM}, "needs beta"),
+        ({"model_c": C, "mode": MergeMode.TRIPLE_SUM, "block_beta": BlockWeights((0.1,) * 25)}, "needs beta"),
+        ({"alpha": float("nan")}, "finite"),
+        ({"vae": VaeChoice.FILE}, "VAE file"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        replace(PLAIN, **changes)
+    assert words in str(caught.value)
+
+
+def test_beta_in_a_rule_names_the_modes_that_have_it() -> None:
+    with pytest.raises(SpecError) as caught:
+        replace(PLAIN, rules=parse_rules("IN00:attn:1\nOUT05:attn2:0.5:0.1"))
+    assert str(caught.value).splitlines() == [
+        "spec, line 2, column 1: weight-sum has no beta, so a rule has two colons",
+        "    OUT05:attn2:0.5:0.1",
+        "    ^^^^^^^^^^^^^^^^^^^",
+        "Modes with beta: triple-sum and sum-twice.",
+    ]
+
+
+def test_rules_made_by_hand_have_places_too() -> None:
+    rule = parse_rules("OUT05:attn2:0.5:0.1").rules[0]
+    with pytest.raises(SpecError, match="line 2, column 1"):
+        replace(PLAIN, rules=RuleSet((Rule(rule.blocks, rule.elements, 1), rule)))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"version": 99},
+        {"mode": "magic"},
+        {"alpha": "x"},
+        {"models": {"a": {"path": "x"}}},
+        {"models": {"a": {"path": 5}, "b": {"path": "x"}}},
+        {"models": [1]},
+        {"rules": 7},
+        {"dtype": "fp12"},
+    ],
+)
+def test_damaged_recipes_are_refused(damage: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError):
+        recipe_from_dict({**PLAIN.to_dict(), **damage})
+
+
+@pytest.mark.parametrize("mode", list(MergeMode))
+def test_coefficients_are_those_of_the_formula(mode: MergeMode) -> None:
+    a, b, c, alpha, beta = 3.0, 5.0, 7.0, 0.25, 0.5
+    names = {"A": a, "B": b, "C": c, "a": alpha, "b": beta}
+    product = re.sub(r"(?<=[ab)]) (?=[ABC(])", " * ", mode.formula)
+    written = eval(product, {}, names)
+    assert sum(x * y for x, y in zip(mode.coefficients(alpha, beta), (a, b, c), strict=True)) == pytest.approx(written)
+
+
+def test_a_source_has_its_name_whichever_system_wrote_it() -> None:
+    assert ModelSource("C:\\models\\a.ckpt").name == ModelSource("/models/a.ckpt").name == "a.ckpt"

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import pytest
+
+from elemental.errors import SpecError
+from elemental.spec.parser import parse_rules
+from elemental.spec.rules import BlockSelector, ElementSelector, Rule, RuleSet, format_rules
+
+
+def only(text: str) -> Rule:
+    (rule,) = parse_rules(text).rules
+    return rule
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("OUT03: attn2 : 0.5", "OUT03:attn2:0.5"),
+        (" out03 Mid in00 :attn1.to_out\tff: .25 ", "OUT03 M00 IN00:attn1.to_out ff:0.25"),
+        ("not OUT04:attn:1", "NOT OUT04:attn:1"),
+        ("OUT05:Not attn proj:-0.3", "OUT05:NOT attn proj:-0.3"),
+        ("in11-base::1e-1", "IN11-BASE::0.1"),
+        ("::1.", "::1"),
+        ("TE VAE BASE:attn:+2:.5", "TE VAE BASE:attn:2:0.5"),
+        (":model.diffusion_model.out.0.weight:0", ":model.diffusion_model.out.0.weight:0"),
+        ("MID-out02:: 1 # to the end, of:the:line", "M00-OUT02::1"),
+    ],
+)
+def test_spellings_are_read_as_one_form(text: str, canonical: str) -> None:
+    assert format_rules(parse_rules(text)) == canonical
+
+
+@pytest.mark.parametrize("text", ["", " ", ",,\n, ,", "# nothing\n#:::", "\r\n\r"])
+def test_nothing_is_no_rule(text: str) -> None:
+    assert parse_rules(text) == RuleSet()
+
+
+def test_separators_mix() -> None:
+    rules = parse_rules("IN00:a:1,IN01:b:2\nIN02:c:3\r\nIN03:d:4\rIN04:e:5,\n,IN05:f:6")
+    assert [rule.alpha for rule in rules.rules] == [1, 2, 3, 4, 5, 6]
+    assert [(span.line, span.column) for span in rules.spans] == [(1, 1), (1, 10), (2, 1), (3, 1), (4, 1), (5, 2)]
+
+
+def test_a_rule_is_data() -> None:
+    assert only("NOT OUT04 IN00-IN02:attn:0.5:0.25") == Rule(
+        BlockSelector(("OUT04", "IN00-IN02"), inverted=True), ElementSelector(("attn",)), 0.5, 0.25
+    )
+
+
+def test_ranges_hold_both_ends_in_block_order() -> None:
+    assert only("IN10-OUT01::1").blocks.names == {"IN10", "IN11", "M00", "OUT00", "OUT01"}
+    assert only("OUT01-IN10::1").blocks.names == only("IN10-OUT01::1").blocks.names
+    assert only("BASE-IN01::1").blocks.names == {"BASE", "IN00", "IN01"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "length", "words"),
+    [
+        ("\n NOT OUT12:attn:1", 2, 6, 5, 'unknown block "OUT12"; did you mean "OUT11"?'),
+        ("IN3::1", 1, 1, 3, 'did you mean "IN03"?'),
+        ("OUT05:attn2", 1, 1, 11, "two or three colons"),
+        ("OUT05:1", 1, 1, 7, "OUT05::1"),
+        ("a:b:c:d:e", 1, 1, 9, "two or three colons"),
+        ("OUT05:attn:", 1, 12, 1, "the ratio is missing"),
+        ("OUT05:attn:0.5.1", 1, 12, 5, 'the ratio "0.5.1" is no number'),
+        ("OUT05:attn:nan", 1, 12, 3, "no number"),
+        ("OUT05:attn:inf", 1, 12, 3, "no number"),
+        ("OUT05:attn:1e999", 1, 12, 5, "too large"),
+        ("OUT05:attn:1_0", 1, 12, 3, "no number"),
+        ("OUT05:attn:٣", 1, 12, 1, "no number"),
+        ("OUT05:attn:1:x", 1, 14, 1, 'the ratio "x" is no number'),
+        ("NOT:attn:1", 1, 1, 3, "NOT with nothing after it"),
+        ("OUT05: not :1", 1, 8, 3, "NOT with nothing after it"),
+        ("OUT05:attn NOT proj:1", 1, 12, 3, "NOT must come first"),
+        ("OUT05 NOT IN00:attn:1", 1, 7, 3, "NOT must come first"),
+        ("NOT NOT IN00:attn:1", 1, 5, 3, "NOT must come first"),
+        ("TE-IN03::1", 1, 1, 7, "no part in ranges"),
+        ("IN00 - IN03::1", 1, 6, 1, "without spaces"),
+        ("IN00-IN01-IN02::1", 1, 1, 14, "unknown block"),
+        ("IN00\uff1aattn\uff1a1", 1, 1, 11, "full-width"),
+        ("OUT05:attn:0,5", 1, 14, 1, "decimal sign is a point"),
+    ],
+)
+def test_mistakes_have_their_place(text: str, line: int, column: int, length: int, words: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_rules(text)
+    (problem,) = caught.value.problems
+    assert problem.span == (line, column, length)
+    assert words in str(caught.value)
+    assert f"spec, line {line}, column {column}: " in str(caught.value)
+
+
+def test_all_mistakes_are_reported_at_once_with_carets() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_rules("OUT12:attn:1,IN00:a:x\n\n  FOO BSE:attn:1", name="my.txt")
+    assert str(caught.value).splitlines() == [
+        'my.txt, line 1, column 1: unknown block "OUT12"; did you mean "OUT11"?',
+        "    OUT12:attn:1,IN00:a:x",
+        "    ^^^^^",
+        "SD 1.x and SD 2.x have BASE, IN00-IN11, M00, OUT00-OUT11; SDXL has BASE, IN00-IN08, M00, OUT00-OUT08. "
+        "TE and VAE are the two parts of BASE.",
+        'my.txt, line 1, column 21: the ratio "x" is no number',
+        "    OUT12:attn:1,IN00:a:x",
+        "                        ^",
+        "A ratio is a decimal number such as 1, .5, 0.25, -0.3 or 1e-1.",
+        'my.txt, line 3, column 3: unknown block "FOO"',
+        "      FOO BSE:attn:1",
+        "      ^^^",
+        'my.txt, line 3, column 7: unknown block "BSE"; did you mean "BASE"?',
+        "      FOO BSE:attn:1",
+        "          ^^^",
+    ]
+
+
+def test_a_long_line_is_shown_around_its_mistake() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_rules("IN00:attn:1," * 1000 + "IN99:attn:1")
+    shown, caret = str(caught.value).splitlines()[1:3]
+    assert len(shown) < 120
+    assert shown[caret.index("^") :].startswith("IN99")
+
+
+def test_thousands_of_mistakes_make_a_short_message() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_rules("x," * 5000)
+    assert len(caught.value.problems) == 5000
+    assert "4980 more" in str(caught.value)
+    assert len(str(caught.value)) < 10_000

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from elemental.errors import RecipeError
+from elemental.spec.blocks import SD1, SDXL
+from elemental.spec.weights import (
+    BUILT_IN_PRESETS,
+    BlockWeights,
+    choose_block_weights,
+    format_block_weights,
+    parse_block_weights,
+    read_presets,
+)
+
+
+@pytest.mark.parametrize(("count", "blocks"), [(26, 25), (25, 25), (20, 19), (19, 19)])
+def test_numbers_are_base_first_if_there_is_one_more(count: int, blocks: int) -> None:
+    numbers = [index / 10 for index in range(count)]
+    weights = parse_block_weights(", ".join(map(str, numbers)))
+    assert weights.base == (0.0 if count > blocks else None)
+    assert weights.unet == tuple(numbers[count - blocks :])
+    assert parse_block_weights(format_block_weights(weights)) == weights
+
+
+def test_weights_by_block() -> None:
+    weights = BlockWeights(tuple(range(25)))
+    by_block = weights.by_block(SD1, base=0.7)
+    assert [by_block[block] for block in ("BASE", "IN00", "IN11", "M00", "OUT00", "OUT11")] == [0.7, 0, 11, 12, 13, 24]
+    with pytest.raises(RecipeError, match=r"SD 1\.x and SD 2\.x, but these checkpoints are SDXL"):
+        weights.by_block(SDXL, base=0.7)
+
+
+@pytest.mark.parametrize("text", ["", "1", "1," * 24, " ".join("1" * 27), "0.5,x" + ",1" * 24, "nan" + ",1" * 25])
+def test_other_numbers_are_refused(text: str) -> None:
+    with pytest.raises(RecipeError):
+        parse_block_weights(text)
+
+
+def test_presets_fit_the_architecture() -> None:
+    presets = read_presets(BUILT_IN_PRESETS)
+    assert choose_block_weights("grad_v", presets, SD1).unet[0] == 1
+    assert len(choose_block_weights("GRAD_V", presets, SDXL).unet) == 19
+    assert choose_block_weights("ALL_B", presets, SD1) == BlockWeights((1.0,) * 25, 1.0)
+    with pytest.raises(RecipeError, match='did you mean "GRAD_V"'):
+        choose_block_weights("GRADV", presets, SD1)
+    with pytest.raises(RecipeError, match="no line for SDXL"):
+        choose_block_weights("WRAP08", presets, SDXL)
+
+
+def test_users_presets_replace_and_add(tmp_path: Path) -> None:
+    own = tmp_path / "presets.txt"
+    lines = ["\ufeff# mine", "flat_25: " + "0.2," * 24 + "0.2", "", "my one : " + "1 " * 20 + " # SDXL"]
+    own.write_text("\n".join(lines), encoding="utf-8")
+    presets = read_presets(BUILT_IN_PRESETS, own)
+    assert choose_block_weights("FLAT_25", presets, SD1).unet == (0.2,) * 25
+    assert choose_block_weights("My One", presets, SDXL).base == 1
+    assert "GRAD_A" in presets
+
+
+@pytest.mark.parametrize("line", ["no colon", "SHORT: 1,2,3", "BAD: " + "x," * 25])
+def test_a_bad_preset_line_is_named(tmp_path: Path, line: str) -> None:
+    own = tmp_path / "presets.txt"
+    own.write_text(f"# mine\n{line}\n")
+    with pytest.raises(RecipeError, match=r"presets\.txt, line 2: "):
+        read_presets(own)
