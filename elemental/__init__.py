@@ -1,5 +1,48 @@
-"""Merge Stable Diffusion checkpoints element by element."""
+"""Merge Stable Diffusion checkpoints element by element.
+
+Importing the package, reading specs and planning load neither torch nor any user interface.
+"""
 
 from __future__ import annotations
 
+from .errors import CheckpointError, ElementalError, MergeError, RecipeError, SpecError, Stopped
+from .merge.checkpoint import Checkpoint
+from .merge.controls import Controls
+from .merge.plan import MergePlan, Role, TensorPlan
+from .spec.parser import parse_rules
+from .spec.recipe import MergeMode, MergeRecipe, ModelSource, SaveDtype, VaeChoice
+from .spec.rules import Rule, RuleSet, format_rules
+from .spec.weights import BlockWeights, parse_block_weights
+from .workflows import MergeResult, merge_to_file, model_source, plan_merge, read_recipe
+
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "BlockWeights",
+    "Checkpoint",
+    "CheckpointError",
+    "Controls",
+    "ElementalError",
+    "MergeError",
+    "MergeMode",
+    "MergePlan",
+    "MergeRecipe",
+    "MergeResult",
+    "ModelSource",
+    "RecipeError",
+    "Role",
+    "Rule",
+    "RuleSet",
+    "SaveDtype",
+    "SpecError",
+    "Stopped",
+    "TensorPlan",
+    "VaeChoice",
+    "format_rules",
+    "merge_to_file",
+    "model_source",
+    "parse_block_weights",
+    "parse_rules",
+    "plan_merge",
+    "read_recipe",
+]

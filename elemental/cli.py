@@ -331,7 +331,8 @@ def _add_recipe_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--alpha", type=float, metavar="A", help="ratio of all that nothing else sets (default: 0.5)")
     group.add_argument("--beta", type=float, metavar="B", help="second ratio, of triple-sum and sum-twice")
     weights = "block weights: 26 numbers (SDXL 20), BASE first; 25 (19) leave BASE to alpha; or a preset's name"
-    group.add_argument("--blocks", metavar="W", help=f"{weights}. Your own presets: {user_presets_path()}")
+    own = str(user_presets_path()).replace("%", "%%")
+    group.add_argument("--blocks", metavar="W", help=f"{weights}. Your own presets: {own}")
     group.add_argument("--blocks-beta", metavar="W", help="block weights of beta")
     spec = group.add_mutually_exclusive_group()
     spec.add_argument("--elemental", metavar="SPEC", help="rules, which override all other ratios")

@@ -18,6 +18,7 @@ from .merge.controls import Controls
 from .merge.hashes import compute_sha256, file_sha256, legacy_hash, remembered_sha256
 from .merge.metadata import SourceFacts, make_metadata, metadata_room, recipe_from_json, recipe_from_metadata
 from .merge.plan import MergePlan, Role, plan_tensors
+from .merge.writer import SafetensorsWriter, resolve_target
 from .spec.recipe import MergeRecipe, ModelSource
 from .spec.weights import BUILT_IN_PRESETS, Presets, read_presets
 
@@ -129,17 +130,17 @@ def merge_to_file(
         MergeError: The models do not fit together, or the output cannot be written.
         Stopped: The caller asked for it.
     """
-    from .merge.execute import FileSink, execute
-    from .merge.writer import SafetensorsWriter
-
     controls = controls or Controls()
-    target = Path(output).expanduser()
+    target = resolve_target(Path(output).expanduser())
     if target.suffix.lower() not in SAFETENSORS:
         raise MergeError(f"{target}: the result is a .safetensors file; name it so.")
     with _open_models(recipe, models_folder) as models:
         _refuse_input_as_output(target, models)
         plan = plan_tensors(recipe, {role: model.tensors for role, model in models.items()})
         on_plan(plan)
+
+        from .merge.execute import FileSink, execute  # loads torch, which what can be refused does not wait for
+
         with _Hashing(models, wanted=with_hashes, controls=controls) as hashing:
             infos = {tensor.name.key: tensor.info for tensor in plan.tensors}
             room = metadata_room(plan, hashing.expected())

@@ -1,10 +1,19 @@
-"""Small layouts with the keys of real checkpoints."""
+"""Small checkpoints with the layout of real ones, and a cache and a configuration folder of the tests' own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
-from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, shrink
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, Layout, shrink, tensor_shapes
+from elemental.merge.hashes import CACHE_VARIABLE
+from elemental.workflows import CONFIG_VARIABLE
 
 LAYOUTS = {
     "sd1": shrink(SD1_LAYOUT, width=8, text_width=8),
@@ -12,3 +21,36 @@ LAYOUTS = {
     "sdxl": shrink(SDXL_LAYOUT, width=8, text_width=8),
 }
 INPAINTING = {name: replace(layout, in_channels=9) for name, layout in LAYOUTS.items()}
+
+
+def random_state(layout: Layout, seed: int, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+    """Fill a layout with random numbers in one format."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        key: torch.arange(shape[1]).reshape(shape)
+        if key.endswith("position_ids")
+        else (torch.randn(shape, generator=generator) * 0.05).to(dtype)
+        for key, shape in tensor_shapes(layout).items()
+    }
+
+
+def save(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
+    """Write a safetensors file and give its path."""
+    save_file(dict(state), path, metadata=metadata)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path_factory.mktemp("config")))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Give three SD 1.x checkpoints a, b and c in fp16, not to be written to."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        name: save(folder / f"{name}.safetensors", random_state(LAYOUTS["sd1"], seed))
+        for seed, name in enumerate("abc", 1)
+    }

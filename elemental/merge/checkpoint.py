@@ -103,11 +103,15 @@ class Checkpoint:
 
         Raises:
             KeyError: The file has no such tensor.
+        CheckpointError: The file has changed since it was opened.
         """
         if self._loaded is not None:
             return self._loaded[key]
         if self._mapped is None:
-            self._mapped = safe_open(self.path, framework="pt", device="cpu")
+            try:
+                self._mapped = safe_open(self.path, framework="pt", device="cpu")
+            except (OSError, SafetensorError) as exc:
+                raise CheckpointError(f"{self.path} changed since it was opened.") from exc
         tensor: torch.Tensor = self._mapped.get_tensor(key)
         return tensor
 
@@ -120,8 +124,8 @@ def read_signature(path: Path) -> Signature:
     """
     try:
         stat = path.stat()
-    except OSError as exc:
-        raise CheckpointError(f"Cannot open {path}: {exc.strerror or exc}.") from exc
+    except (OSError, ValueError) as exc:  # a name with a null character is a ValueError
+        raise CheckpointError(f"Cannot open {path}: {getattr(exc, 'strerror', None) or exc}.") from exc
     if not path.is_file():
         raise CheckpointError(f"Cannot open {path}: it is not a file.")
     return Signature(stat.st_size, stat.st_mtime_ns)
@@ -162,6 +166,7 @@ def _vae_keys(tensors: Mapping[str, TensorInfo], path: Path) -> dict[str, str]:
 
 def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     try:
+        path.open("rb").close()  # safetensors would call a file that may not be read a missing one
         # The numpy flavour, since reading a header needs no torch; no tensor is ever read through it.
         with safe_open(path, framework="numpy") as file:
             tensors = {}
@@ -190,17 +195,22 @@ def _unpickle(path: Path) -> dict[str, torch.Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Only files in torch's zip format can be mapped; older ones are read into memory.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+            content = torch.load(
+                str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None
+            )
     except OSError as exc:
         raise CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.") from exc
     except pickle.UnpicklingError as exc:
         raise CheckpointError(_pickle_refusal(path, exc)) from exc
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as exc:
+    except Exception as exc:  # there is hardly an error that reading a damaged pickle cannot end in
         raise CheckpointError(f"{path} is damaged, or no checkpoint: {_first_line(exc)}") from exc
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)} if isinstance(state, dict) else {}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors by name.")
+    for key, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+            raise CheckpointError(f"{path} holds {key} in a form without plain numbers (sparse, or empty).")
     return tensors
 
 

@@ -18,7 +18,7 @@ from ..errors import MergeError, Stopped
 from ..spec.recipe import MergeMode
 from .controls import Controls
 from .dtypes import TORCH_DTYPES, working_dtype
-from .modes import FORMULAS
+from .modes import FORMULAS, half_weight_sum
 from .plan import MergePlan, Role, TensorPlan
 from .writer import SafetensorsWriter
 
@@ -104,8 +104,8 @@ def execute(
     controls.begin(plan.nbytes)
     count = min(_MAX_THREADS, os.cpu_count() or 1)
     with _one_torch_thread_each(), ThreadPoolExecutor(count, thread_name_prefix="merge") as pool:
-        workers = [pool.submit(run.work) for _ in range(count)]
-        try:
+        try:  # from the first thread on: an interrupt at any moment must end them all
+            workers = [pool.submit(run.work) for _ in range(count)]
             while wait(workers, _POLL_SECONDS, FIRST_EXCEPTION).not_done and not run.ended.is_set():
                 run.report_progress()
         except BaseException:
@@ -205,12 +205,18 @@ class _Run:
         if len(inputs) == 1:
             return inputs[0].to(saved)
         mode = self._plan.mode
-        if mode is MergeMode.WEIGHT_SUM and self._device.type == "cpu" and _fuses(inputs, saved):
-            return torch.lerp(inputs[0], inputs[1], plan.alpha)
+        if mode is MergeMode.WEIGHT_SUM and saved is torch.float16:
+            if not self._fuses(inputs):
+                inputs = [tensor.to(device=self._device, dtype=torch.float32) for tensor in inputs]
+            return half_weight_sum(inputs[0], inputs[1], plan.alpha)
         dtype = working_dtype(plan.info.dtype, self._device)
         a, b, *rest = (tensor.to(device=self._device, dtype=dtype) for tensor in inputs)
         c = rest[0] if rest else a
         return FORMULAS[mode](a, b, c, plan.alpha, plan.beta or 0.0).to(saved)
+
+    def _fuses(self, inputs: list[Tensor]) -> bool:
+        on_cpu = self._device.type == "cpu"
+        return on_cpu and _has_half_lerp() and all(tensor.dtype is torch.float16 for tensor in inputs)
 
     def _blame(self, plan: TensorPlan, inputs: list[Tensor]) -> None:
         guilty = [role for role, tensor in zip(plan.inputs, inputs, strict=True) if not is_finite(tensor)]
@@ -240,11 +246,6 @@ def _widen(narrow: Tensor, wide: Tensor) -> Tensor:
     widened = wide.to(torch.float32, copy=True)
     widened[:, : narrow.shape[1]] = narrow
     return widened
-
-
-def _fuses(inputs: list[Tensor], saved: torch.dtype) -> bool:
-    """Tell whether torch merges these as they are: its fp16 kernel computes in float32, without copies."""
-    return saved is torch.float16 and all(t.dtype is torch.float16 for t in inputs) and _has_half_lerp()
 
 
 @cache

@@ -56,7 +56,7 @@ def compute_sha256(path: Path, *, check_stop: Callable[[], None] = lambda: None)
                 digest.update(view[:count])
                 check_stop()
     except OSError as exc:
-        raise CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.") from exc
+        raise _unreadable(path, exc) from exc
     if read_signature(path) != before:
         raise CheckpointError(f"{path} changed while it was read.")
     _remember(path, before, digest.hexdigest())
@@ -72,10 +72,20 @@ def legacy_hash(path: Path) -> str:
     """Compute the WebUI's old short hash: 8 hex digits of the SHA-256 of 64 KiB from 1 MiB on.
 
     Source: modules/sd_models.py, ``model_hash``, of github.com/AUTOMATIC1111/stable-diffusion-webui.
+
+    Raises:
+        CheckpointError: The file cannot be read.
     """
-    with path.open("rb") as file:
-        file.seek(0x100000)
-        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+    try:
+        with path.open("rb") as file:
+            file.seek(0x100000)
+            return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+
+
+def _unreadable(path: Path, exc: OSError) -> CheckpointError:
+    return CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.")
 
 
 def _place(path: Path) -> str:

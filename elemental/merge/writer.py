@@ -49,7 +49,7 @@ class SafetensorsWriter:
     def __init__(
         self, target: Path, tensors: Mapping[str, TensorInfo], *, room: Mapping[str, str], overwrite: bool
     ) -> None:
-        self._target = target.resolve()
+        self._target = resolve_target(target)
         self._overwrite = overwrite
         self._offsets, self._entries, size = _lay_out(tensors)
         header = _encode(room, self._entries)
@@ -131,15 +131,19 @@ class SafetensorsWriter:
 
     def _create(self) -> tuple[Path, int]:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0)
-        path = self._target.with_name(f".{self._target.name[:100]}.{secrets.token_hex(6)}{SUFFIX}")
-        try:
-            file = os.open(path, flags, 0o666)
-        except OSError as exc:
-            raise self._failed(exc) from exc
-        if fcntl is not None:
-            with suppress(OSError):  # a file system without locks: leftovers there are not told apart, see below
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return path, file
+        while True:
+            path = self._target.with_name(f".{secrets.token_hex(8)}{SUFFIX}")
+            try:
+                file = os.open(path, flags, 0o666)
+            except OSError as exc:
+                raise self._failed(exc) from exc
+            if fcntl is None:
+                return path, file
+            with suppress(OSError):  # a file system without locks: there, a leftover cannot be told from a living file
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file).st_nlink:
+                return path, file
+            os.close(file)  # another run took it for a leftover before it was locked
 
     def _allocate(self, size: int) -> None:
         try:
@@ -205,6 +209,20 @@ class _Flusher:
                 os.fdatasync(self._file)
         except OSError as exc:
             self._error = exc
+
+
+def resolve_target(target: Path) -> Path:
+    """Find the file that a path stands for, links followed; it need not exist.
+
+    Raises:
+        MergeError: The path leads nowhere: links in a circle, a name too long, a folder that may not be entered.
+    """
+    try:
+        real = target.resolve()
+        real.exists()
+    except (OSError, RuntimeError, ValueError) as exc:
+        raise MergeError(f"Cannot write {target}: {getattr(exc, 'strerror', None) or exc}.") from exc
+    return real
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from elemental import __version__
+from elemental.cli import DONE, FAILED, WRONG_USAGE, main
+from elemental.demo.make import make_pair
+from elemental.workflows import user_presets_path
+
+from .conftest import LAYOUTS, random_state, save
+
+OUT05 = "model.diffusion_model.output_blocks.5."
+
+
+@pytest.fixture
+def ab(models: dict[str, Path]) -> list[str]:
+    return [str(models["a"]), str(models["b"])]
+
+
+def test_inspect(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", ab[0], "--elements"]) == DONE
+    printed = capsys.readouterr().out
+    assert "SD 1.x" in printed
+    assert "U-Net 686, text encoder 197, VAE 248" in printed
+    assert "1.transformer_blocks.*.attn2.to_k" in printed
+
+
+def test_inspect_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save(tmp_path / "x.safetensors", random_state(LAYOUTS["sdxl"], 1))
+    assert main(["inspect", str(path), "--json", "--elements"]) == DONE
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["architecture"], facts["dtypes"]) == ("SDXL", {"F16": 2514, "I64": 1})
+    assert facts["tensors"] == {"U-Net": 1680, "text encoder": 587, "VAE": 248}
+    assert "out.0.weight" in facts["elements"]["OUT08"]
+    assert list(facts["elements"])[:2] == ["BASE", "IN00"]
+
+
+def test_plan_json(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    spec = "OUT05:attn2:0.5,OUT05:atn:1"
+    assert main(["plan", *ab, "--alpha", "0.2", "--elemental", spec, "--json"]) == DONE
+    captured = capsys.readouterr()
+    plan = json.loads(captured.out)
+    assert plan["architecture"] == "SD 1.x"
+    set_by_rule = [tensor for tensor in plan["tensors"] if tensor["rule"] == 0]
+    assert len(set_by_rule) == 5
+    assert {(tensor["block"], tensor["alpha"]) for tensor in set_by_rule} == {("OUT05", 0.5)}
+    assert len(plan["warnings"]) == 1
+    assert 'did you mean "attn' in plan["warnings"][0]
+    assert plan["warnings"][0] in captured.err
+
+
+def test_plan_strict(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *ab, "--elemental", "OUT05:atn2:1", "--strict"]) == WRONG_USAGE
+    assert "atn2" in capsys.readouterr().err
+    assert main(["plan", *ab, "--elemental", "OUT05:attn2:1", "--strict"]) == DONE
+
+
+def test_plan_summary_and_map(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *ab, "--alpha", "0", "--elemental", "OUT05:attn2:1"]) == DONE
+    printed = capsys.readouterr().out
+    assert "5 of 1131 tensors change; U-Net 5 of 686, text encoder 0 of 197, VAE 0 of 248." in printed
+    assert "1 rule sets 5 of 1131 elements." in printed
+    assert "\x1b" not in printed
+
+
+def test_merge(ab: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.safetensors"
+    options = ["--alpha", "0", "--elemental", "OUT05:attn2:1", "--print-change", "-o", str(out)]
+    assert main(["merge", *ab, *options]) == DONE
+    captured = capsys.readouterr()
+    a, b, merged = (load_file(path) for path in (*ab, str(out)))
+    for key, tensor in merged.items():
+        assert tensor.equal((b if key.startswith(OUT05) and "attn2" in key else a)[key])
+    assert "OUT05 1.transformer_blocks.0.attn2.to_k.weight     0 -> 1  rule 1: OUT05:attn2:1" in captured.out
+    assert captured.err == ""
+    assert main(["merge", *ab, "-o", str(out)]) == FAILED
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["merge", *ab, "-o", str(out), "--overwrite"]) == DONE
+
+
+def test_dry_run_writes_nothing(ab: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merge", *ab, "-o", str(tmp_path / "out.safetensors"), "--dry-run"]) == DONE
+    assert "nothing was written" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_is_the_base_of_the_options(ab: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, again, other = (tmp_path / f"{name}.safetensors" for name in ("first", "again", "other"))
+    spec = tmp_path / "spec.txt"
+    spec.write_text("OUT05:attn2:1  # first\nIN07:ff:0.25\n", encoding="utf-8")
+    options = ["--alpha", "0.3", "--blocks", "GRAD_V", "--elemental-file", str(spec), "--dtype", "bf16"]
+    assert main(["merge", *ab, *options, "-o", str(first)]) == DONE
+    assert main(["merge", "--recipe", str(first), "-o", str(again)]) == DONE
+    assert again.read_bytes() == first.read_bytes()
+    assert main(["merge", "--recipe", str(first), "--dtype", "fp32", "--elemental", "", "-o", str(other)]) == DONE
+    assert load_file(other)[OUT05 + "0.in_layers.0.bias"].dtype.itemsize == 4
+    capsys.readouterr()
+    assert main(["plan", "--recipe", str(first), "--elemental", "IN07:ff:0.5", "--json"]) == DONE
+    rules = [tensor["rule"] for tensor in json.loads(capsys.readouterr().out)["tensors"]]
+    assert rules.count(0) == 4
+
+
+def test_users_own_presets(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    user_presets_path().write_text("MINE: " + "0.125 " * 26)
+    assert main(["plan", *ab, "--blocks", "mine", "--json"]) == DONE
+    assert {tensor["alpha"] for tensor in json.loads(capsys.readouterr().out)["tensors"]} == {0.125}
+
+
+def test_three_models(models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    abc = [str(path) for path in models.values()]
+    out = str(tmp_path / "out.safetensors")
+    mode = ["--mode", "sum-twice", "--alpha", "0.5", "--beta", "0.25", "--elemental", "OUT05::0.5:1"]
+    assert main(["merge", *abc, *mode, "-o", out]) == DONE
+    key = OUT05 + "0.in_layers.0.bias"
+    assert load_file(out)[key].equal(load_file(abc[2])[key])
+    capsys.readouterr()
+    assert main(["merge", *abc, "-o", out, "--overwrite"]) == WRONG_USAGE
+    assert "has no model C" in capsys.readouterr().err
+
+
+def test_vae_of_b(ab: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    assert main(["merge", *ab, "--vae", "b", "-o", str(out)]) == DONE
+    key = "first_stage_model.quant_conv.weight"
+    assert load_file(out)[key].equal(load_file(ab[1])[key])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["plan", "{a}", "{b}", "--elemental", "OUT12:attn:1"], WRONG_USAGE, "spec, line 1, column 1"),
+        (["plan", "{a}", "{b}", "--elemental-file", "{tmp}/none.txt"], FAILED, "Cannot read the spec"),
+        (["plan", "{a}", "{b}", "--blocks", "1,2,3"], WRONG_USAGE, "3 block weights are given"),
+        (["plan", "{a}", "{b}", "--blocks", "NOPE"], WRONG_USAGE, "no block weight preset"),
+        (["plan", "{a}", "{b}", "--alpha", "nan"], WRONG_USAGE, "finite"),
+        (["plan", "{a}", "{b}", "--beta", "1"], WRONG_USAGE, "has no beta"),
+        (["plan", "{a}", "{b}", "--vae", "{tmp}/none.pt"], FAILED, "No such file"),
+        (["plan", "--recipe", "{a}"], WRONG_USAGE, "carries no recipe"),
+        (["inspect", "{tmp}/none.safetensors"], FAILED, "No such file"),
+    ],
+)
+def test_mistakes_get_a_message(
+    ab: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, words: str
+) -> None:
+    assert main([argument.format(a=ab[0], b=ab[1], tmp=tmp_path) for argument in arguments]) == code
+    message = capsys.readouterr().err
+    assert words in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("arguments", ["", "plan", "plan {a}", "merge {a} {b}", "plan {a} {b} --alpha x"])
+def test_wrong_usage(ab: list[str], arguments: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([argument.format(a=ab[0], b=ab[1]) for argument in arguments.split()])
+    assert caught.value.code == WRONG_USAGE
+
+
+def test_debug_shows_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(tmp_path / "none.safetensors"), "--debug"]) == FAILED
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan", "merge", "demo"])
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert f"example:\n  elemental {command}" in capsys.readouterr().out
+
+
+def test_the_demo_merges_what_it_makes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "-o", str(tmp_path / "demo")]) == DONE
+    assert "merged.safetensors" in capsys.readouterr().out
+    a, b, merged = (load_file(tmp_path / "demo" / f"{name}.safetensors") for name in ("a", "b", "merged"))
+    key = "model.diffusion_model.output_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    assert merged[key].equal(b[key])
+    assert merged["model.diffusion_model.out.2.bias"].equal(a["model.diffusion_model.out.2.bias"])
+
+
+def test_the_demo_pair_is_the_same_every_time(tmp_path: Path) -> None:
+    once, twice = make_pair(tmp_path / "1"), make_pair(tmp_path / "2")
+    assert [path.read_bytes() for path in once] == [path.read_bytes() for path in twice]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "elemental", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_module_is_the_command() -> None:
+    assert run("--version").stdout == f"elemental {__version__}\n"
+
+
+def test_a_closed_pipe_is_no_error(ab: list[str]) -> None:
+    command = f'"{sys.executable}" -m elemental plan "{ab[0]}" "{ab[1]}" --json | head -n 1'
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("{\n", "", 0)
+
+
+def test_planning_loads_no_torch(ab: list[str]) -> None:
+    code = (
+        "import sys, elemental.cli as c; "
+        f"c.main(['plan', {ab[0]!r}, {ab[1]!r}, '--blocks', 'GRAD_V', '--elemental', 'OUT05:attn2:1', '--json']); "
+        "heavy = {'torch', 'gradio', 'diffusers', 'transformers', 'PIL'} & set(sys.modules); sys.exit(bool(heavy))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

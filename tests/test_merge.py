@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+import elemental
+from elemental.errors import CheckpointError, MergeError, RecipeError
+from elemental.merge import execute as executor
+from elemental.merge.execute import Sink, execute, is_finite
+from elemental.merge.plan import Role, TensorPlan, plan_tensors
+from elemental.merge.tensors import TensorInfo
+from elemental.spec.keys import FIRST_CONV
+from elemental.spec.recipe import MergeMode, MergeRecipe, ModelSource, SaveDtype, VaeChoice
+
+from .conftest import INPAINTING, LAYOUTS, random_state, save
+from .reference import float64_formula, slow_ratio, ulps
+
+SPEC = "IN03-OUT05:attn2:0.7,OUT06:attn1 ff.net:0.2,NOT BASE:norm:0.45,TE::1,VAE:conv:0,VAE:quant:-0.3"
+RATIOS = {
+    MergeMode.WEIGHT_SUM: (0.3, None),
+    MergeMode.ADD_DIFFERENCE: (0.3, None),
+    MergeMode.TRIPLE_SUM: (0.3, 0.25),
+    MergeMode.SUM_TWICE: (0.3, 0.25),
+}
+
+
+def recipe(paths: list[Path], **parts: Any) -> MergeRecipe:  # noqa: ANN401
+    parts["rules"] = elemental.parse_rules(parts.pop("spec", ""))
+    a, b, *c = map(elemental.model_source, paths)
+    return MergeRecipe(a, b, c[0] if c else None, **parts)
+
+
+def merge(tmp_path: Path, paths: list[Path], **parts: Any) -> dict[str, Tensor]:  # noqa: ANN401
+    result = elemental.merge_to_file(recipe(paths, **parts), tmp_path / "merged.safetensors", overwrite=True)
+    return load_file(result.path)
+
+
+def assert_exact(
+    result: dict[str, Tensor], states: list[dict[str, Tensor]], mode: MergeMode, spec: str, *, depth: int = 12
+) -> None:
+    """Compare every tensor with the formula in float64: within one unit in the last place of its format."""
+    alpha, beta = RATIOS[mode]
+    assert result.keys() == states[0].keys()
+    for key, tensor in result.items():
+        if key.endswith("position_ids"):
+            assert torch.equal(tensor, states[0][key])
+            continue
+        ratio = slow_ratio(spec, key, depth)
+        exact = float64_formula(
+            mode.value, [state[key] for state in states], alpha if ratio is None else ratio, beta or 0
+        )
+        assert tensor.shape == exact.shape
+        assert ulps(tensor, exact) <= 1, key
+
+
+@pytest.mark.parametrize("layout", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_every_tensor_equals_the_formula(tmp_path: Path, layout: str, dtype: torch.dtype) -> None:
+    states = [random_state(LAYOUTS[layout], seed, dtype) for seed in (1, 2)]
+    paths = [save(tmp_path / f"{index}.safetensors", state) for index, state in enumerate(states)]
+    result = merge(tmp_path, paths, alpha=0.3, spec=SPEC)
+    assert_exact(result, states, MergeMode.WEIGHT_SUM, SPEC, depth=9 if layout == "sdxl" else 12)
+
+
+@pytest.mark.parametrize("mode", list(MergeMode))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_every_mode_equals_its_formula(tmp_path: Path, mode: MergeMode, dtype: torch.dtype) -> None:
+    states = [random_state(LAYOUTS["sd1"], seed, dtype) for seed in (1, 2, 3)][: 3 if mode.uses_c else 2]
+    paths = [save(tmp_path / f"{index}.safetensors", state) for index, state in enumerate(states)]
+    alpha, beta = RATIOS[mode]
+    result = merge(tmp_path, paths, mode=mode, alpha=alpha, beta=beta, spec=SPEC)
+    assert_exact(result, states, mode, SPEC)
+
+
+@given(
+    st.lists(st.tuples(*[st.floats(-4, 4, width=16)] * 3), min_size=1, max_size=40),
+    st.floats(-1, 2),
+    st.floats(-1, 2),
+    st.sampled_from(list(MergeMode)),
+    st.sampled_from([torch.bfloat16, torch.float32]),
+)
+@settings(deadline=None, max_examples=60)
+def test_cancelling_terms_keep_every_digit(
+    numbers: list[tuple[float, float, float]], alpha: float, beta: float, mode: MergeMode, dtype: torch.dtype
+) -> None:
+    models = [torch.tensor(column).to(dtype) for column in zip(*numbers, strict=True)]
+    result = computed(models, mode, alpha, beta)
+    assert ulps(result, float64_formula(mode.value, models, alpha, beta)) <= 0.5
+
+
+class Collect(Sink):
+    def __init__(self, size: int, dtype: torch.dtype) -> None:
+        self.result = torch.empty(size, dtype=dtype)
+
+    def write(self, tensor: TensorPlan, start: int, values: Tensor) -> None:
+        del tensor
+        self.result[start : start + len(values)] = values
+
+
+class Held:
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def tensor(self, key: str) -> Tensor:
+        del key
+        return self._tensor
+
+
+def computed(models: list[Tensor], mode: MergeMode, alpha: float, beta: float) -> Tensor:
+    """Run the executor on one tensor."""
+    roles = [Role.A, Role.B, Role.C][: 3 if mode.uses_c else 2]
+    name = {torch.bfloat16: "BF16", torch.float32: "F32", torch.float16: "F16"}[models[0].dtype]
+    infos = {key: TensorInfo(name, shape) for key, shape in SKELETON.items()} | {KEY: TensorInfo(name, models[0].shape)}
+    c = {"model_c": ModelSource("c")} if mode.uses_c else {}
+    second = {"beta": beta} if mode.uses_beta else {}
+    recipe = MergeRecipe(ModelSource("a"), ModelSource("b"), mode=mode, alpha=alpha, **c, **second)  # type: ignore[arg-type]
+    plan = plan_tensors(recipe, dict.fromkeys(roles, infos))
+    one = elemental.MergePlan(plan.architecture, plan.recipe, tuple(t for t in plan.tensors if t.name.key == KEY))
+    sink = Collect(len(models[0]), models[0].dtype)
+    execute(one, {role: Held(model) for role, model in zip(roles, models, strict=False)}, sink)
+    return sink.result
+
+
+KEY = "model.diffusion_model.out.0.bias"
+SKELETON = {f"model.diffusion_model.input_blocks.{i}.0.weight": (1,) for i in range(1, 12)} | {FIRST_CONV: (1, 4, 1, 1)}
+
+
+def test_torchs_fp16_kernel_gives_what_upcasting_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.float16)
+    a = bits[torch.isfinite(bits) & (bits.abs() < 1000)]
+    b = a[torch.randperm(len(a), generator=torch.Generator().manual_seed(1))]
+    for alpha in (0.3, 0.5, 0.8, -0.5, 1.5):
+        fused = computed([a, b], MergeMode.WEIGHT_SUM, alpha, 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(executor, "_has_half_lerp", lambda: False)
+            assert torch.equal(fused, computed([a, b], MergeMode.WEIGHT_SUM, alpha, 0))
+
+
+def test_pieces_join(tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = merge(tmp_path, [models["a"], models["b"]], spec=SPEC)
+    monkeypatch.setattr(executor, "_CPU_PIECE", 37)
+    pieces = merge(tmp_path, [models["a"], models["b"]], spec=SPEC)
+    assert all(torch.equal(whole[key], pieces[key]) for key in whole)
+
+
+@pytest.mark.parametrize(("alpha", "model"), [(0.0, "a"), (1.0, "b")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn])
+def test_the_ends_are_the_models_bit_for_bit(tmp_path: Path, alpha: float, model: str, dtype: torch.dtype) -> None:
+    states = {name: random_state(LAYOUTS["sd1"], seed, dtype) for seed, name in enumerate("ab")}
+    for state in states.values():  # every bit pattern of a number, the signs of zero included
+        state["first_stage_model.quant_conv.bias"][:2] = torch.tensor([-0.0, 1e-7]).to(dtype)
+    paths = [save(tmp_path / f"{name}.safetensors", state) for name, state in states.items()]
+    result = merge(tmp_path, paths, alpha=alpha)
+    for key, tensor in result.items():
+        wanted = states["a" if key.endswith("position_ids") else model][key]
+        assert torch.equal(tensor.view(torch.uint8), wanted.view(torch.uint8)), key
+
+
+def test_fp8_stays_fp8(tmp_path: Path) -> None:
+    states = [random_state(LAYOUTS["sd1"], seed, torch.float8_e4m3fn) for seed in (1, 2)]
+    result = merge(tmp_path, [save(tmp_path / f"{i}.safetensors", s) for i, s in enumerate(states)], alpha=0.3)
+    assert_exact(result, states, MergeMode.WEIGHT_SUM, "")
+
+
+@pytest.mark.parametrize("saved", list(SaveDtype))
+def test_the_format_asked_for(tmp_path: Path, models: dict[str, Path], saved: SaveDtype) -> None:
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[saved.value]
+    a, b = load_file(models["a"]), load_file(models["b"])
+    result = merge(tmp_path, [models["a"], models["b"]], alpha=0.3, dtype=saved)
+    assert {tensor.dtype for tensor in result.values()} == {dtype, torch.int64}
+    assert ulps(result[FIRST_CONV], float64_formula("weight-sum", [a[FIRST_CONV], b[FIRST_CONV]], 0.3, 0)) <= 1
+
+
+def test_a_decides_format_tensor_by_tensor(tmp_path: Path) -> None:
+    a, b = random_state(LAYOUTS["sd1"], 1, torch.float32), random_state(LAYOUTS["sd1"], 2, torch.bfloat16)
+    mixed = {key: tensor.half() if key.startswith("model.") else tensor for key, tensor in a.items()}
+    result = merge(tmp_path, [save(tmp_path / "a.safetensors", mixed), save(tmp_path / "b.safetensors", b)], alpha=0.3)
+    for key, tensor in result.items():
+        assert tensor.dtype is mixed[key].dtype
+        if tensor.is_floating_point() and not key.endswith("position_ids"):
+            assert ulps(tensor, float64_formula("weight-sum", [mixed[key], b[key]], 0.3, 0)) <= 1
+
+
+@pytest.mark.parametrize("layout", ["sd1", "sdxl"])
+@pytest.mark.parametrize("mode", list(MergeMode))
+def test_inpainting_keeps_its_other_channels(tmp_path: Path, layout: str, mode: MergeMode) -> None:
+    wide = random_state(INPAINTING[layout], 1, torch.bfloat16)
+    others = [random_state(LAYOUTS[layout], seed, torch.bfloat16) for seed in ((2, 3) if mode.uses_c else (2,))]
+    paths = [save(tmp_path / f"{i}.safetensors", state) for i, state in enumerate([wide, *others])]
+    alpha, beta = RATIOS[mode]
+    result = merge(tmp_path, paths, mode=mode, alpha=alpha, beta=beta)[FIRST_CONV]
+    shared = [wide[FIRST_CONV][:, :4], *(state[FIRST_CONV] for state in others)]
+    assert torch.equal(result[:, 4:], wide[FIRST_CONV][:, 4:])
+    assert ulps(result[:, :4], float64_formula(mode.value, shared, alpha, beta or 0)) <= 1
+
+
+def test_the_vae_of_a_file(tmp_path: Path, models: dict[str, Path]) -> None:
+    prefix = "first_stage_model."
+    other = {k: v for k, v in random_state(LAYOUTS["sd1"], 9, torch.float32).items() if k.startswith(prefix)}
+    alone = {key.removeprefix(prefix): tensor for key, tensor in other.items()}
+    vae = tmp_path / "vae.pt"
+    torch.save({"state_dict": alone | {"loss.logvar": torch.zeros(1)}, "step": 5}, vae)
+    parts = {"vae": VaeChoice.FILE, "vae_file": elemental.model_source(vae)}
+    result = merge(tmp_path, [models["a"], models["b"]], alpha=0.3, **parts)
+    assert result.keys() == load_file(models["a"]).keys()
+    assert all(torch.equal(result[key], tensor.half()) for key, tensor in other.items())
+    torch.save({"encoder.x": torch.zeros(1)}, vae)
+    with pytest.raises(CheckpointError, match="holds no VAE"):
+        merge(tmp_path, [models["a"], models["b"]], **parts)
+
+
+def test_pickled_checkpoints_merge_alike(tmp_path: Path, models: dict[str, Path]) -> None:
+    wanted = merge(tmp_path, [models["a"], models["b"]], alpha=0.3)
+    state = load_file(models["b"])
+    # A transposed view is not contiguous, and must not matter.
+    state["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"] = (
+        state["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"].t().contiguous().t()
+    )
+    torch.save({"state_dict": state, "global_step": 1}, tmp_path / "b.ckpt")
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for name in ("b.ckpt", "old.pt"):
+        result = merge(tmp_path, [models["a"], tmp_path / name], alpha=0.3)
+        assert all(torch.equal(result[key], tensor) for key, tensor in wanted.items())
+
+
+def test_the_file_is_aligned_and_opens_elsewhere(tmp_path: Path, models: dict[str, Path]) -> None:
+    merge(tmp_path, [models["a"], models["b"]])
+    path = tmp_path / "merged.safetensors"
+    raw = path.read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    for key, entry in header.items():
+        if key != "__metadata__":
+            size = {"F16": 2, "I64": 8}[entry["dtype"]]
+            assert (8 + int.from_bytes(raw[:8], "little") + entry["data_offsets"][0]) % size == 0
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["format"] == "pt"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float8_e5m2])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), None])
+def test_finite_is_told_from_the_sum(dtype: torch.dtype, bad: float | None) -> None:
+    values = torch.full((10_000,), 50_000.0 if dtype is not torch.float8_e5m2 else 1.0)
+    if bad is not None:
+        values[777] = bad
+    assert is_finite(values.to(dtype)) is (bad is None)
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path, models: dict[str, Path]) -> None:
+    with pytest.raises(MergeError, match='device "nonsense" cannot be used'):
+        elemental.merge_to_file(recipe([models["a"], models["b"]]), tmp_path / "x.safetensors", device="nonsense")
+
+
+def test_the_result_is_a_safetensors_file(tmp_path: Path, models: dict[str, Path]) -> None:
+    with pytest.raises(MergeError, match=r"name it so"):
+        elemental.merge_to_file(recipe([models["a"], models["b"]]), tmp_path / "x.ckpt")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("mode", list(MergeMode))
+def test_a_gpu_gives_the_same_within_a_unit(tmp_path: Path, mode: MergeMode) -> None:
+    states = [random_state(LAYOUTS["sd1"], seed) for seed in (1, 2, 3)][: 3 if mode.uses_c else 2]
+    paths = [save(tmp_path / f"{index}.safetensors", state) for index, state in enumerate(states)]
+    alpha, beta = RATIOS[mode]
+    made = recipe(paths, mode=mode, alpha=alpha, beta=beta, spec=SPEC)
+    elemental.merge_to_file(made, tmp_path / "merged.safetensors", device="cuda")
+    assert_exact(load_file(tmp_path / "merged.safetensors"), states, mode, SPEC)
+
+
+def test_no_recipe_in_a_plain_file(models: dict[str, Path]) -> None:
+    with pytest.raises(RecipeError, match="carries no recipe"):
+        elemental.read_recipe(models["a"])
