@@ -8,9 +8,9 @@ the models' files in the page cache:
 - load both, ``torch.lerp``, ``safetensors.torch.save_file``, not flushed;
 - sd-mecha, if installed in some Python, not flushed.
 
-Before each start as much memory as the result takes is touched and freed, since a virtual machine's free memory may
-have to be fetched from its host first. Memory is anonymous memory (``RssAnon``), what a process needs beside mapped
-files, in one run more that is not timed: watching a process slows it.
+Before each start two and a half times the memory that the result takes is touched and freed, since a virtual machine's
+free memory may have to be fetched from its host first. Memory is anonymous memory (``RssAnon``), what a process needs
+beside mapped files, in one run more that is not timed: watching a process slows it.
 """
 
 from __future__ import annotations
@@ -207,9 +207,11 @@ def _warm(models: Sequence[Path]) -> None:
 
 
 def _touch(size: int) -> None:
-    with mmap.mmap(-1, size) as memory:
-        for position in range(0, size, mmap.PAGESIZE):
-            memory[position] = 1
+    """Make the system have this much memory at hand, as far as that is free."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemFree"))
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+    mmap.mmap(-1, min(size, free * 4 // 5), flags=flags).close()
 
 
 def _race(contestant: Contestant, out: Path, *, timed: bool, room: int) -> None:
@@ -218,7 +220,7 @@ def _race(contestant: Contestant, out: Path, *, timed: bool, room: int) -> None:
     )
     assert process.stdout is not None
     process.stdout.readline()
-    _touch(3 * room // 2)
+    _touch(5 * room // 2)
     peak = None if timed else _PeakMemory(process.pid)
     printed, _ = process.communicate("go\n")
     if process.returncode:

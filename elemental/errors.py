@@ -68,3 +68,6 @@ class MergeError(ElementalError):
 
 class Stopped(ElementalError):
     """The user asked to stop; nothing was changed."""
+
+    def __init__(self, message: str = "Stopped; nothing was changed.") -> None:
+        super().__init__(message)

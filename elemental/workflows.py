@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from .merge.controls import Controls
 from .merge.hashes import compute_sha256, file_sha256, legacy_hash, remembered_sha256
 from .merge.metadata import SourceFacts, make_metadata, metadata_room, recipe_from_json, recipe_from_metadata
 from .merge.plan import MergePlan, Role, plan_tensors
-from .merge.writer import SafetensorsWriter, resolve_target
+from .merge.writer import SafetensorsWriter, check_target, resolve_target
 from .spec.recipe import MergeRecipe, ModelSource
 from .spec.weights import BUILT_IN_PRESETS, Presets, read_presets
 
@@ -43,11 +44,16 @@ class MergeResult:
 
 def model_source(path: str | Path) -> ModelSource:
     """Name a file as a model of a recipe, by its absolute path; the user's home folder is written ``~``."""
-    absolute = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - links keep their names
+    absolute = Path.cwd() / _expand_home(path)
     home = Path.home()
     if absolute.is_relative_to(home) and home != Path(home.anchor):
         return ModelSource(f"~/{absolute.relative_to(home).as_posix()}")
     return ModelSource(str(absolute))
+
+
+def _expand_home(path: str | Path) -> Path:
+    """Put the user's home for a leading ``~/``; a name that merely starts with a tilde is left as it is."""
+    return Path(path).expanduser() if re.match(r"~[/\\]", str(path)) else Path(path)
 
 
 def read_recipe(path: str | Path) -> MergeRecipe:
@@ -84,7 +90,10 @@ def load_presets() -> Presets:
 
 
 def plan_merge(recipe: MergeRecipe, *, models_folder: str | Path | None = None) -> MergePlan:
-    """Work out what a recipe would do to each tensor; reads no more than the files' headers.
+    """Work out what a recipe would do to each tensor.
+
+    Reads no more than the files' headers, unless the recipe has the models' hashes and these are not remembered: then
+    the files are read whole, to be sure of them.
 
     Args:
         recipe: What to merge and how.
@@ -131,23 +140,28 @@ def merge_to_file(
         Stopped: The caller asked for it.
     """
     controls = controls or Controls()
-    target = resolve_target(Path(output).expanduser())
+    target = resolve_target(_expand_home(output))
     if target.suffix.lower() not in SAFETENSORS:
         raise MergeError(f"{target}: the result is a .safetensors file; name it so.")
+    check_target(target, overwrite=overwrite)
     with _open_models(recipe, models_folder) as models:
-        _refuse_input_as_output(target, models)
+        for role, model in models.items():
+            if target.exists() and target.samefile(model.path):
+                raise MergeError(f"{target} is {role.spoken} itself; give the result another name.")
         plan = plan_tensors(recipe, {role: model.tensors for role, model in models.items()})
         on_plan(plan)
 
         from .merge.execute import FileSink, execute  # loads torch, which what can be refused does not wait for
 
-        with _Hashing(models, wanted=with_hashes, controls=controls) as hashing:
+        with _Hashing(models, wanted=with_hashes and not _made_without_hashes(recipe), controls=controls) as hashing:
             infos = {tensor.name.key: tensor.info for tensor in plan.tensors}
             room = metadata_room(plan, hashing.expected())
             with SafetensorsWriter(target, infos, room=room, overwrite=overwrite) as writer:
                 findings = execute(plan, models, FileSink(writer), device=device, controls=controls)
+                controls.stage("hashing")
                 facts = hashing.finish()
                 _check_unchanged(models)
+                controls.stage("flushing")
                 writer.commit(make_metadata(plan, facts))
     return MergeResult(target, plan, findings.not_finite)
 
@@ -159,30 +173,49 @@ def _open_models(recipe: MergeRecipe, models_folder: str | Path | None) -> Itera
         models: dict[Role, Checkpoint] = {}
         for name, source in recipe.sources.items():
             role = Role(name)
-            path = _locate(source, folder)
+            path = locate_model(source, folder)
             models[role] = stack.enter_context(VaeFile(path) if role is Role.VAE else Checkpoint(path))
             if role is not Role.VAE:
                 _ = models[role].architecture  # a stranger is refused by its own name
         yield models
 
 
-def _locate(source: ModelSource, folder: Path | None) -> Path:
-    """Find a model where the recipe says, or by its hash; a file that is not the recipe's is never taken."""
-    path = Path(source.path).expanduser()
-    if source.sha256 is None or _is_same(path, source):
+def locate_model(source: ModelSource, models_folder: Path | None = None) -> Path:
+    """Find a model where its recipe says, or by its hash; a file that is not the recipe's is never taken.
+
+    Args:
+        source: The model; one without hash and size is taken as it is.
+        models_folder: Where to look, at any depth, if the file is not where it was.
+
+    Raises:
+        CheckpointError: It has changed, or is nowhere to be found.
+    """
+    path = _expand_home(source.path)
+    if _is_recorded(path, source):
         return path
-    for candidate in _files_below(folder):
-        if _is_same(candidate, source):
-            return candidate
+    for candidate in _files_below(models_folder) if source.sha256 else ():
+        with suppress(CheckpointError):  # one that cannot be read is not the one
+            if _is_recorded(candidate, source):
+                return candidate
     state = "has changed since the recipe was made" if path.is_file() else "is not there any more"
-    searched = f"No file in {folder} has" if folder else "--models DIR looks in a folder for a file with"
+    if source.sha256 is None:
+        raise CheckpointError(f"{path} {state}, and the recipe has no SHA-256 to find it by.")
+    searched = f"No file in {models_folder} has" if models_folder else "--models DIR looks in a folder for a file with"
     raise CheckpointError(f"{path} {state}.\n{searched} its SHA-256 {source.sha256}.")
 
 
-def _is_same(path: Path, source: ModelSource) -> bool:
+def _is_recorded(path: Path, source: ModelSource) -> bool:
+    """Tell whether a file has the size and the hash that a recipe recorded, as far as it did."""
+    if source.size is None and source.sha256 is None:
+        return True
     if not path.is_file() or (source.size is not None and read_signature(path).size != source.size):
         return False
-    return file_sha256(path) == source.sha256
+    return source.sha256 is None or file_sha256(path) == source.sha256
+
+
+def _made_without_hashes(recipe: MergeRecipe) -> bool:
+    """Tell a recipe of a file made without hashes, which are then left out when it is repeated, too."""
+    return any(source.size is not None and source.sha256 is None for source in recipe.sources.values())
 
 
 def _files_below(folder: Path | None) -> Iterator[Path]:
@@ -193,13 +226,6 @@ def _files_below(folder: Path | None) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES and path.is_file():
             yield path
-
-
-def _refuse_input_as_output(target: Path, models: Mapping[Role, Checkpoint]) -> None:
-    for role, model in models.items():
-        if target.exists() and target.samefile(model.path):
-            what = "the VAE file" if role is Role.VAE else f"model {role.name}"
-            raise MergeError(f"{target} is {what} itself; give the result another name.")
 
 
 def _check_unchanged(models: Mapping[Role, Checkpoint]) -> None:
@@ -219,6 +245,7 @@ class _Hashing:
         self._known = {role: remembered_sha256(model.path) for role, model in models.items()} if wanted else {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._pending: dict[Role, Future[str]] = {}
+        self._legacy = {role: legacy_hash(model.path) for role, model in models.items()}
 
     def __enter__(self) -> _Hashing:
         for role, sha256 in self._known.items():
@@ -242,10 +269,10 @@ class _Hashing:
 
     def _facts(self, hashes: Mapping[Role, str | None]) -> dict[Role, SourceFacts]:
         return {
-            role: SourceFacts(hashes.get(role), model.signature.size, legacy_hash(model.path), model.metadata)
+            role: SourceFacts(hashes.get(role), model.signature.size, self._legacy[role], model.metadata)
             for role, model in self._models.items()
         }
 
     def _check_stop(self) -> None:
         if self._ended.is_set() or self._controls.should_stop():
-            raise Stopped("Stopped; nothing was changed.")
+            raise Stopped

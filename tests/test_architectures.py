@@ -89,6 +89,7 @@ STRANGERS: dict[str, tuple[Callable[[], Shapes], str]] = {
     "other": (lambda: {"foo.bar": (1,)}, 'unknown kind (it holds "foo.bar")'),
     "refiner": (lambda: _labelled("sd2", "conditioner.embedders.0.model.ln_final.weight"), "an SDXL refiner"),
     "unclip": (lambda: _labelled("sd2", "embedder.model.visual.proj"), "an SD 2.x unCLIP model"),
+    "flat": (lambda: {"model.diffusion_model.input_blocks.0.0.weight": (320,)}, "a U-Net"),
     "shallow": (lambda: {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)}, "1 input blocks"),
 }
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +126,77 @@ def test_three_models(models: dict[str, Path], tmp_path: Path, capsys: pytest.Ca
     assert "has no model C" in capsys.readouterr().err
 
 
+def test_options_and_models_mix(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", ab[0], "--alpha", "-1e-1", ab[1], "--blocks", "-0.1" + ",0" * 24, "--json"]) == DONE
+    ratios = {tensor["alpha"] for tensor in json.loads(capsys.readouterr().out)["tensors"]}
+    assert ratios == {-0.1, 0}
+    with pytest.raises(SystemExit):
+        main(["plan", *ab, ab[0], ab[1]])
+    with pytest.raises(SystemExit):
+        main(["plan", *ab, "--elementa", "IN00::1"])
+
+
+def test_ratios_without_effect_are_remarked_on(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    every = ["--blocks", "0.5 " * 26, "--alpha", "0.1"]
+    assert main(["plan", *ab, *every]) == DONE
+    assert "--alpha has no effect" in capsys.readouterr().err
+    assert main(["plan", *ab, *every, "--strict"]) == WRONG_USAGE
+    assert main(["plan", *ab, "--blocks", "0.5 " * 25, "--alpha", "0.1", "--strict"]) == DONE
+
+
+def test_beta_may_come_from_block_weights_alone(models: dict[str, Path]) -> None:
+    abc = [str(path) for path in models.values()]
+    assert main(["plan", *abc, "--mode", "sum-twice", "--blocks-beta", "0.5 " * 26]) == DONE
+    assert main(["plan", *abc, "--mode", "sum-twice", "--blocks-beta", "0.5 " * 25]) == WRONG_USAGE
+
+
+def test_a_recipe_can_change_its_mode(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    abc, out = [str(path) for path in models.values()], str(tmp_path / "out.safetensors")
+    options = ["--mode", "sum-twice", "--beta", "0.5", "--blocks", "GRAD_V", "--elemental", "OUT05::0.5:1"]
+    assert main(["merge", *abc, *options, "-o", out]) == DONE
+    capsys.readouterr()
+    assert main(["plan", "--recipe", out, "--mode", "weight-sum", "--blocks", "none", "--json"]) == DONE
+    captured = capsys.readouterr()
+    assert {tensor["alpha"] for tensor in json.loads(captured.out)["tensors"]} == {0.5}
+    for part in ("model c", "beta", "beta of its rules"):
+        assert f"weight-sum has no use for the recipe's {part}." in captured.err
+
+
+def test_block_weights_find_models_that_have_moved(ab: list[str], tmp_path: Path) -> None:
+    first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
+    here = [shutil.copy(path, tmp_path / Path(path).name) for path in ab]
+    assert main(["merge", *map(str, here), "-o", str(first)]) == DONE
+    (tmp_path / "moved").mkdir()
+    for path in here:
+        path.rename(tmp_path / "moved" / path.name)
+    models = ["--models", str(tmp_path / "moved")]
+    assert main(["merge", "--recipe", str(first), *models, "--blocks", "GRAD_V", "-o", str(again)]) == DONE
+
+
+def test_a_progress_bar_on_a_terminal_only(
+    ab: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["-o", str(tmp_path / "out.safetensors"), "--overwrite"]
+    assert main(["merge", *ab, *out]) == DONE
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert main(["merge", *ab, *out]) == DONE
+    assert "merging" in capsys.readouterr().err
+
+
+def test_colours_on_a_terminal_only(
+    ab: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(["plan", *ab, "--elemental", "OUT05:attn2:1"]) == DONE
+    assert capsys.readouterr().out.count("\x1b[7m") == 4
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(["plan", *ab, "--elemental", "OUT05:attn2:1"]) == DONE
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_vae_of_b(ab: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     assert main(["merge", *ab, "--vae", "b", "-o", str(out)]) == DONE
@@ -182,6 +255,16 @@ def test_the_demo_merges_what_it_makes(tmp_path: Path, capsys: pytest.CaptureFix
     assert merged["model.diffusion_model.out.2.bias"].equal(a["model.diffusion_model.out.2.bias"])
 
 
+def test_the_demo_keeps_its_hands_off_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"mine")
+    assert main(["demo", "-o", str(tmp_path)]) == FAILED
+    assert "name another folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    assert main(["demo", "-o", str(tmp_path / "a.safetensors" / "x")]) == FAILED
+    assert main(["demo", "-o", str(tmp_path / "new")]) == DONE
+    assert main(["demo", "-o", str(tmp_path / "new")]) == DONE
+
+
 def test_the_demo_pair_is_the_same_every_time(tmp_path: Path) -> None:
     once, twice = make_pair(tmp_path / "1"), make_pair(tmp_path / "2")
     assert [path.read_bytes() for path in once] == [path.read_bytes() for path in twice]
@@ -199,6 +282,22 @@ def test_a_closed_pipe_is_no_error(ab: list[str]) -> None:
     command = f'"{sys.executable}" -m elemental plan "{ab[0]}" "{ab[1]}" --json | head -n 1'
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("{\n", "", 0)
+
+
+def test_a_closed_pipe_does_not_stop_a_merge(ab: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    merge = f'"{sys.executable}" -m elemental merge "{ab[0]}" "{ab[1]}" -o "{out}" --elemental "::1" --print-change'
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", f"{merge} | head -n 1"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert out.exists()
+
+
+def test_names_that_the_terminal_cannot_show(ab: list[str], tmp_path: Path) -> None:
+    path = shutil.copy(ab[0], tmp_path / "モデル.safetensors")
+    command = [sys.executable, "-m", "elemental", "inspect", str(path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_planning_loads_no_torch(ab: list[str]) -> None:

@@ -125,6 +125,7 @@ BAD_MODELS: dict[str, tuple[str, bytes | None]] = {
     "numbers misplaced": (".ckpt", re.sub(rb"(?s)\d{6,}(?!.*\d{6})", lambda name: b"0" * len(name[0]), UNZIPPED)),
     "junk": (".pt", b"once upon a time"),
     "junk like a pickle": (".pt", b"\x80\x02X\x09"),
+    "numbered": (".pt", pickled({1: STATE[KEY]})),
     "sparse": (".pt", pickled({**STATE, KEY: STATE[KEY].float().to_sparse()})),
     "without numbers": (".pt", pickled({**STATE, KEY: STATE[KEY].to("meta")})),
 }
@@ -277,6 +278,16 @@ def test_signal(number: signal.Signals, folder: Path, slow_merge: subprocess.Pop
     slow_merge.send_signal(number)
     _, error = slow_merge.communicate(timeout=10)
     assert (slow_merge.returncode, error) == (cli.STOPPED, "Stopped; nothing was changed.\n")
+    assert not list(folder.glob(TEMPORARY))
+    assert (folder / "out.safetensors").read_bytes() == OLD
+
+
+@posix_only
+def test_impatience(folder: Path, slow_merge: subprocess.Popen[str]) -> None:
+    for _ in range(3):
+        slow_merge.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    slow_merge.communicate(timeout=10)
     assert not list(folder.glob(TEMPORARY))
     assert (folder / "out.safetensors").read_bytes() == OLD
 

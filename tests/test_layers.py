@@ -23,13 +23,24 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "merge": ({"errors", "spec", "merge"}, {"torch", "safetensors", "numpy", "platformdirs"}),
     "demo": ({"errors", "demo"}, {"safetensors", "numpy"}),
     "workflows": ({"errors", "spec", "merge"}, {"platformdirs", "tqdm"}),
-    "cli": ({"errors", "spec", "merge", "demo", "workflows", ""}, {"tqdm"}),
+    "cli": ({"errors", "spec", "merge", "demo", "workflows", "cli_recipe", ""}, {"tqdm"}),
+    "cli_recipe": ({"errors", "spec", "merge", "workflows"}, set()),
     "__main__": ({"cli"}, set()),
     "": ({"errors", "spec", "merge", "workflows"}, set()),
 }
 
 # What planning goes through, and so must not load torch: these import it within functions at the most.
-LIGHT = ["merge/checkpoint", "merge/hashes", "merge/metadata", "merge/controls", "merge/writer", "workflows", "cli", ""]
+LIGHT = [
+    "merge/checkpoint",
+    "merge/hashes",
+    "merge/metadata",
+    "merge/controls",
+    "merge/writer",
+    "workflows",
+    "cli",
+    "cli_recipe",
+    "",
+]
 
 
 def modules() -> Iterator[str]:

@@ -122,6 +122,24 @@ def test_inpainting_takes_a_normal_model_as_b_only() -> None:
             plan(models={Role.A: normal, Role.B: wide})
 
 
+def test_an_inpainting_model_is_never_replaced_by_a_narrower_one() -> None:
+    models = {Role.A: infos(INPAINTING["sd1"]), Role.B: infos("sd1")}
+    tensors = by_key(plan(models=models, alpha=1))
+    assert (tensors[FIRST_CONV].inputs, tensors[TO_K].inputs) == ((Role.A, Role.B), (Role.B,))
+
+
+def test_the_hint_of_inpainting_is_given_for_it_alone() -> None:
+    odd = {**infos("sd1"), FIRST_CONV: TensorInfo("F16", (9, 4, 3, 3))}
+    with pytest.raises(MergeError) as caught:
+        plan(models={Role.A: infos("sd1"), Role.B: odd})
+    assert "inpainting" not in str(caught.value)
+
+
+def test_a_tensor_of_another_kind_stays() -> None:
+    models = {Role.A: infos("sd1"), Role.B: {**infos("sd1"), TO_K: TensorInfo("I64", (16, 8))}}
+    assert by_key(plan(models=models))[TO_K].note == "not a float tensor in B, kept from A"
+
+
 def test_other_shapes_and_architectures_are_refused() -> None:
     odd = {**infos("sd1"), TO_K: TensorInfo("F16", (8, 9))}
     with pytest.raises(MergeError, match=r"attn2\.to_k\.weight is \[16, 8\] in the result, \[8, 9\] in model B"):
@@ -158,6 +176,8 @@ def test_the_vae_can_be_taken_whole() -> None:
         ("sd1", "OUT05:attn2 atn1:1", '"atn1" matches nothing here; did you mean "attn1"?'),
         ("sdxl", "IN08 IN09::1", '"IN09" matches nothing here'),
         ("sd1", "OUT05:attn2.to_kk:1", 'did you mean "attn2.to_k"?'),
+        ("sd1", ":first_stage_model.quant_cnv:1", 'did you mean "first_stage_model.quant_conv"?'),
+        ("sdxl", "IN05-IN11::1", '"IN05-IN11" reaches beyond SDXL, which has BASE, IN00-IN08, M00, OUT00-OUT08.'),
         ("sd1", "OUT05:attn2:1,OUT05::0.2", 'Rule 1 "OUT05:attn2:1", line 1: later rules override it completely.'),
         ("sd1", "OUT05:attn2:2.5", "the ratio 2.5 lies outside -1 to 2."),
     ],
@@ -192,6 +212,7 @@ def test_the_plan_as_data_names_every_tensor() -> None:
         "alpha": 0.2,
         "beta": None,
         "rule": 0,
+        "beta_rule": None,
         "inputs": ["a", "b"],
         "note": "",
     }
@@ -208,10 +229,29 @@ def test_the_map_shows_each_ratio_in_its_place() -> None:
     assert (shown["OUT05"], shown["IN01"], shown["M00"], shown["IN02"], shown["IN00"]) == ("#", "-", "3", "0", " ")
 
 
+def test_the_map_shows_what_stays_and_beta() -> None:
+    models = {role: infos("sd1") for role in (Role.A, Role.B, Role.C)}
+    del models[Role.B][TO_K]
+    made = plan("OUT06::0:1", models, mode=MergeMode.SUM_TWICE, alpha=0.5, beta=0)
+    rows = [line for line in draw_map(made) if line.startswith("1.transformer_blocks.*.attn2.to_")]
+    to_k, _, to_q, _ = (row.split()[1:] for row in rows[:4])
+    assert (to_k[10], to_q[10]) == ("=", "0")
+    assert rows[6].split()[1:][10] == "#"
+
+
 def test_the_element_table_comes_from_the_keys() -> None:
     rows = {line.split()[0]: line for line in draw_elements(infos("sd1"), SD1) if line}
     assert rows["0.skip_connection"].count(" x") == 14
     assert "x" not in rows["0.skip_connection"].split("0.skip_connection")[1][:8]
+
+
+def test_changes_name_both_rules_and_what_stays() -> None:
+    models = {role: infos("sd1") for role in (Role.A, Role.B, Role.C)}
+    del models[Role.C][TO_Q]
+    spec = "OUT06:attn2.to_k attn2.to_q:0.5:0.3,OUT06:attn2.to_k:0.2"
+    lines = list(describe_changes(plan(spec, models, mode=MergeMode.SUM_TWICE, alpha=0.5, beta=0.1)))
+    assert "0.5:0.1 -> 0.2:0.3  rule 1: OUT06:attn2.to_k attn2.to_q:0.5:0.3; rule 2: OUT06:attn2.to_k:0.2" in lines[1]
+    assert lines[0].endswith("(not in C, kept from A)")
 
 
 def test_changes_are_listed_one_a_tensor() -> None:
@@ -220,4 +260,4 @@ def test_changes_are_listed_one_a_tensor() -> None:
         "OUT06 1.transformer_blocks.0.attn2.to_q.weight 0.5 -> 0.5  rule 2: OUT06:attn2.to_q:0.5",
         "OUT06 1.transformer_blocks.0.attn2.to_k.weight 0.5 -> 0.2  rule 1: OUT06:attn2.to_k:0.2",
     ]
-    assert summary == "2 rules set 2 of 1131 elements; 1 ratios differ from before."
+    assert summary == "2 rules set 2 of 1131 elements, 1 to another ratio than before."

@@ -66,6 +66,14 @@ def test_beta_in_a_rule_names_the_modes_that_have_it() -> None:
     ]
 
 
+def test_messages_name_the_file_that_the_rules_are_from() -> None:
+    with pytest.raises(SpecError, match=r"^my\.txt, line 1"):
+        replace(PLAIN, rules=parse_rules("OUT05:attn2:0.5:0.1", name="my.txt"))
+    nan = parse_rules("OUT05:attn2:0.5").rules[0]._replace(alpha=float("nan"))
+    with pytest.raises(RecipeError, match="finite"):
+        replace(PLAIN, rules=RuleSet((nan,)))
+
+
 def test_rules_made_by_hand_have_places_too() -> None:
     rule = parse_rules("OUT05:attn2:0.5:0.1").rules[0]
     with pytest.raises(SpecError, match="line 2, column 1"):
@@ -83,6 +91,10 @@ def test_rules_made_by_hand_have_places_too() -> None:
         {"models": [1]},
         {"rules": 7},
         {"dtype": "fp12"},
+        {"alpha": 10**400},
+        {"elemental": "OUT05::1"},
+        {"models": {"a": {"path": "x"}, "b": {"path": "y"}, "d": {"path": "z"}}},
+        {"models": {"a": {"path": "x", "sha": "0"}, "b": {"path": "y"}}},
     ],
 )
 def test_damaged_recipes_are_refused(damage: dict[str, Any]) -> None:

@@ -120,6 +120,15 @@ def test_hashes_can_be_left_out(tmp_path: Path, pair: tuple[Path, Path]) -> None
     assert again.read_bytes() == first.read_bytes()
 
 
+def test_without_hashes_the_size_must_do(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    first = merge(pair, tmp_path / "first.safetensors", with_hashes=False)
+    again = elemental.merge_to_file(elemental.read_recipe(first), tmp_path / "again.safetensors").path
+    assert again.read_bytes() == first.read_bytes()
+    save(pair[1], random_state(LAYOUTS["sd1"], 2))
+    with pytest.raises(CheckpointError, match="has changed since the recipe was made"):
+        elemental.plan_merge(elemental.read_recipe(first))
+
+
 def test_two_merges_that_differ_have_different_recipes(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     first = merge(pair, tmp_path / "first.safetensors")
     second = merge(pair[::-1], tmp_path / "second.safetensors")
@@ -146,6 +155,17 @@ def test_the_users_home_is_not_written_into_files(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert elemental.model_source(tmp_path / "models" / "a.safetensors").path == "~/models/a.safetensors"
     assert elemental.model_source("~/a.safetensors").path == "~/a.safetensors"
+    assert elemental.model_source("~a.safetensors").name == "~a.safetensors"
+
+
+def test_links_on_the_way_are_not_cut_short(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "deep" / "er")
+    shutil.copy(pair[0], tmp_path / "deep" / "x.safetensors")
+    assert Path(elemental.model_source(link / ".." / "x.safetensors").path).samefile(
+        tmp_path / "deep" / "x.safetensors"
+    )
 
 
 def test_hashes_are_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,9 @@ def test_weights_by_block() -> None:
         weights.by_block(SDXL, base=0.7)
 
 
-@pytest.mark.parametrize("text", ["", "1", "1," * 24, " ".join("1" * 27), "0.5,x" + ",1" * 24, "nan" + ",1" * 25])
+@pytest.mark.parametrize(
+    "text", ["", "1", "1," * 24, " ".join("1" * 27), "0.5,x" + ",1" * 24, "nan" + ",1" * 25, "1,,1" + ",1" * 23]
+)
 def test_other_numbers_are_refused(text: str) -> None:
     with pytest.raises(RecipeError):
         parse_block_weights(text)
@@ -60,9 +62,21 @@ def test_users_presets_replace_and_add(tmp_path: Path) -> None:
     assert "GRAD_A" in presets
 
 
-@pytest.mark.parametrize("line", ["no colon", "SHORT: 1,2,3", "BAD: " + "x," * 25])
+def test_a_preset_may_be_called_like_a_number(tmp_path: Path) -> None:
+    own = tmp_path / "presets.txt"
+    own.write_text("50_50: " + "0.5 " * 25)
+    assert choose_block_weights("50_50", read_presets(own), SD1).unet == (0.5,) * 25
+
+
+def test_weights_made_by_hand_are_finite() -> None:
+    with pytest.raises(RecipeError, match="finite"):
+        BlockWeights((float("inf"),) * 25)
+
+
+@pytest.mark.parametrize("line", ["no colon", "SHORT: 1,2,3", "BAD: " + "x," * 25, "TWICE: " + "1 " * 25])
 def test_a_bad_preset_line_is_named(tmp_path: Path, line: str) -> None:
     own = tmp_path / "presets.txt"
-    own.write_text(f"# mine\n{line}\n")
+    twice = line if line.startswith("TWICE") else "# mine"
+    own.write_text(f"{twice}\n{line}\n")
     with pytest.raises(RecipeError, match=r"presets\.txt, line 2: "):
         read_presets(own)

@@ -6,14 +6,50 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..errors import MergeError
 from .layout import SD1_LAYOUT, Layout, shrink, tensor_shapes
 
 DEMO_SPEC = """\
 OUT03-OUT05:attn2:1              # cross attention of three blocks from B
 IN07 M00:ff.net norm:0.25        # a quarter of B's feed-forward and norm layers
 NOT BASE:time_embed out.2:0      # these stay A's"""
+
+
+_MARK = {"made_by": "elemental demo"}
+
+
+def make_demo(folder: Path) -> tuple[Path, Path, Path]:
+    """Write the pair and a spec into a folder of their own.
+
+    Args:
+        folder: Where; empty, or made by an earlier demo.
+
+    Returns:
+        The paths of A, of B and of the spec.
+
+    Raises:
+        MergeError: The folder holds something else, or cannot be written.
+    """
+    try:
+        if folder.exists() and any(folder.iterdir()) and not _is_demo(folder):
+            raise MergeError(f"{folder} holds files that are not the demo's; name another folder with -o.")
+        a, b = make_pair(folder)
+        spec = folder / "spec.txt"
+        spec.write_text(DEMO_SPEC + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as exc:
+        raise MergeError(f"Cannot write the demo to {folder}: {getattr(exc, 'strerror', None) or exc}.") from exc
+    return a, b, spec
+
+
+def _is_demo(folder: Path) -> bool:
+    try:
+        with safe_open(folder / "a.safetensors", framework="numpy") as file:
+            return bool(file.metadata() == _MARK)
+    except (OSError, SafetensorError):
+        return False
 
 
 def make_pair(folder: Path) -> tuple[Path, Path]:
@@ -28,7 +64,7 @@ def make_pair(folder: Path) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "a.safetensors", folder / "b.safetensors"
     for seed, path in enumerate(paths):
-        save_file(random_tensors(shrink(SD1_LAYOUT), seed=seed), path, metadata={"format": "pt"})
+        save_file(random_tensors(shrink(SD1_LAYOUT), seed=seed), path, metadata=_MARK)
     return paths
 
 

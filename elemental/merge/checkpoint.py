@@ -103,16 +103,16 @@ class Checkpoint:
 
         Raises:
             KeyError: The file has no such tensor.
-        CheckpointError: The file has changed since it was opened.
+            CheckpointError: The file has changed since it was opened.
         """
         if self._loaded is not None:
             return self._loaded[key]
-        if self._mapped is None:
-            try:
+        try:
+            if self._mapped is None:
                 self._mapped = safe_open(self.path, framework="pt", device="cpu")
-            except (OSError, SafetensorError) as exc:
-                raise CheckpointError(f"{self.path} changed since it was opened.") from exc
-        tensor: torch.Tensor = self._mapped.get_tensor(key)
+            tensor: torch.Tensor = self._mapped.get_tensor(key)
+        except (OSError, SafetensorError) as exc:
+            raise CheckpointError(f"{self.path} changed since it was opened.") from exc
         return tensor
 
 
@@ -205,7 +205,11 @@ def _unpickle(path: Path) -> dict[str, torch.Tensor]:
     except Exception as exc:  # there is hardly an error that reading a damaged pickle cannot end in
         raise CheckpointError(f"{path} is damaged, or no checkpoint: {_first_line(exc)}") from exc
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)} if isinstance(state, dict) else {}
+    tensors = (
+        {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+        if isinstance(state, dict)
+        else {}
+    )
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors by name.")
     for key, tensor in tensors.items():

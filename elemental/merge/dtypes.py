@@ -21,15 +21,10 @@ TORCH_DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
-def working_dtype(saved: str, device: torch.device) -> torch.dtype:
+def working_dtype(device: torch.device) -> torch.dtype:
     """Choose the format to compute in, so that one rounding to the saved format is all that shows.
 
-    float32 does for the formats of at most 11 significant bits that also have a smallest step (fp16, fp8). bf16
-    and fp32 have next to none: where two large terms cancel, the rounding of float32 would show in the result,
-    so these are computed in float64, which costs less than the copying beside it.
-
-    Args:
-        saved: The result's format, as a safetensors header names it.
-        device: Where it is computed; Apple's has no float64.
+    Where two large terms cancel, the rounding of float32 would show in the result, and of bf16 and fp32 be all that
+    is left of it. float64 costs little beside the copying; Apple's devices have none.
     """
-    return torch.float32 if saved in ("F16", "F8_E4M3", "F8_E5M2") or device.type == "mps" else torch.float64
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import cache
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import MergeError, Stopped
+from ..spec.keys import FIRST_CONV
 from ..spec.recipe import MergeMode
 from .controls import Controls
 from .dtypes import TORCH_DTYPES, working_dtype
@@ -22,9 +22,11 @@ from .modes import FORMULAS, half_weight_sum
 from .plan import MergePlan, Role, TensorPlan
 from .writer import SafetensorsWriter
 
-_CPU_PIECE = 1 << 20
+_COPIED_PIECE = 1 << 20
+_COMPUTED_PIECE = 1 << 18
 _DEVICE_PIECE = 1 << 24
-"""Numbers computed at a time: on the CPU what its caches bear, elsewhere enough to hide the cost of a call."""
+"""Numbers taken at a time. On the CPU: many where they are read and written once, fewer where copies are computed with,
+for its caches; elsewhere enough to hide the cost of a call."""
 
 _MAX_THREADS = 3
 _POLL_SECONDS = 0.1
@@ -85,8 +87,8 @@ def execute(
 ) -> Findings:
     """Compute every tensor of a plan and hand it to a sink.
 
-    Float tensors are computed in float32 or better (see :func:`~.dtypes.working_dtype`) and rounded once. Memory
-    is a few pieces for each of a few threads, whatever the models' size.
+    Float tensors are computed in float64 and rounded once, weight sums of fp16 as :func:`~.modes.half_weight_sum`
+    says. Memory is a few pieces for each of a few threads, whatever the models' size.
 
     Args:
         plan: What to compute.
@@ -152,6 +154,7 @@ class _Run:
         self._controls = controls
         self._pieces = self._cut()
         self._lock = threading.Lock()
+        self._buffers = threading.local()
         self._done = 0
 
     def work(self) -> None:
@@ -159,7 +162,7 @@ class _Run:
         try:
             while not self.ended.is_set():
                 if self._controls.should_stop():
-                    raise Stopped("Stopped; nothing was changed.")
+                    raise Stopped
                 with self._lock:
                     piece = next(self._pieces, None)
                 if piece is None:
@@ -179,55 +182,73 @@ class _Run:
             self._controls.advance(done)
 
     def _cut(self) -> Iterator[_Piece]:
-        size = _CPU_PIECE if self._device.type == "cpu" else _DEVICE_PIECE
         for plan in self._plan.tensors:
             inputs = self._read(plan)
+            size = self._piece_size(plan, inputs)
             for start in range(0, plan.info.numel, size):
                 yield _Piece(plan, inputs, start, min(start + size, plan.info.numel))
 
+    def _piece_size(self, plan: TensorPlan, inputs: tuple[Tensor, ...]) -> int:
+        if self._device.type != "cpu":
+            return _DEVICE_PIECE
+        return _COPIED_PIECE if len(inputs) == 1 or self._fuses(plan, inputs) else _COMPUTED_PIECE
+
     def _read(self, plan: TensorPlan) -> tuple[Tensor, ...]:
         tensors = [self._models[role].tensor(plan.name.key) for role in plan.inputs]
-        first = tensors[0]
-        return tuple(_widen(t, first).reshape(-1) if t.shape != first.shape else t.reshape(-1) for t in tensors)
+        if plan.name.key == FIRST_CONV and len({tensor.shape[1] for tensor in tensors}) > 1:
+            tensors = _share_channels(tensors)
+        if any(tensor.shape != plan.info.shape for tensor in tensors):
+            raise MergeError(f"{plan.name.key} has another shape than when the merge was planned.")
+        return tuple(tensor.reshape(-1) for tensor in tensors)
 
     def _finish(self, piece: _Piece) -> None:
         plan = piece.plan
         inputs = [tensor[piece.start : piece.stop] for tensor in piece.inputs]
         result = self._compute(plan, inputs)
         if plan.info.is_float and not is_finite(result):
-            self._blame(plan, inputs)
+            self._blame(plan, inputs, result.cpu())
         self._sink.write(plan, piece.start, result)
         with self._lock:
             self._done += result.numel() * result.element_size()
 
-    def _compute(self, plan: TensorPlan, inputs: list[Tensor]) -> Tensor:
+    def _compute(self, plan: TensorPlan, inputs: Sequence[Tensor]) -> Tensor:
         saved = TORCH_DTYPES[plan.info.dtype]
         if len(inputs) == 1:
             return inputs[0].to(saved)
-        mode = self._plan.mode
-        if mode is MergeMode.WEIGHT_SUM and saved is torch.float16:
-            if not self._fuses(inputs):
-                inputs = [tensor.to(device=self._device, dtype=torch.float32) for tensor in inputs]
-            return half_weight_sum(inputs[0], inputs[1], plan.alpha)
-        dtype = working_dtype(plan.info.dtype, self._device)
-        a, b, *rest = (tensor.to(device=self._device, dtype=dtype) for tensor in inputs)
+        if self._fuses(plan, inputs):
+            return half_weight_sum(inputs[0].to(self._device), inputs[1].to(self._device), plan.alpha)
+        a, b, *rest = self._working_copies(inputs)
         c = rest[0] if rest else a
-        return FORMULAS[mode](a, b, c, plan.alpha, plan.beta or 0.0).to(saved)
+        return FORMULAS[self._plan.mode](a, b, c, plan.alpha, plan.beta or 0.0).to(saved)
 
-    def _fuses(self, inputs: list[Tensor]) -> bool:
-        on_cpu = self._device.type == "cpu"
-        return on_cpu and _has_half_lerp() and all(tensor.dtype is torch.float16 for tensor in inputs)
+    def _working_copies(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        dtype = working_dtype(self._device)
+        if self._device.type != "cpu":
+            return [tensor.to(device=self._device, dtype=dtype, copy=True) for tensor in inputs]
+        # On the CPU the same few buffers serve each piece: asking the system for new memory costs more than the sums.
+        if not hasattr(self._buffers, "rows"):
+            self._buffers.rows = torch.empty(3, _COMPUTED_PIECE, dtype=dtype)
+        rows = self._buffers.rows[: len(inputs), : len(inputs[0])]
+        return [row.copy_(tensor) for row, tensor in zip(rows, inputs, strict=True)]
 
-    def _blame(self, plan: TensorPlan, inputs: list[Tensor]) -> None:
-        guilty = [role for role, tensor in zip(plan.inputs, inputs, strict=True) if not is_finite(tensor)]
-        if not guilty:
+    def _fuses(self, plan: TensorPlan, inputs: Sequence[Tensor]) -> bool:
+        half = plan.info.dtype == "F16" and all(tensor.dtype is torch.float16 for tensor in inputs)
+        return half and self._plan.mode is MergeMode.WEIGHT_SUM
+
+    def _blame(self, plan: TensorPlan, inputs: Sequence[Tensor], result: Tensor) -> None:
+        finite = [torch.isfinite(tensor.float()) for tensor in inputs]
+        spoilt = ~torch.isfinite(result.float())
+        for values in finite:
+            spoilt &= values
+        if spoilt.any():
             beta = "" if plan.beta is None else f", beta {plan.beta:g}"
             raise MergeError(
                 f"{plan.name.key}: the result is too large for {plan.info.dtype}, though the models' own numbers are "
                 f"finite (alpha {plan.alpha:g}{beta}).\nUse ratios nearer to 0 to 1, or save as bf16 or fp32."
             )
         with self._lock:
-            self.not_finite.update((role, plan.name.key) for role in guilty)
+            found = zip(plan.inputs, finite, strict=True)
+            self.not_finite.update((role, plan.name.key) for role, values in found if not values.all())
 
 
 def is_finite(values: Tensor) -> bool:
@@ -238,23 +259,19 @@ def is_finite(values: Tensor) -> bool:
     return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
-def _widen(narrow: Tensor, wide: Tensor) -> Tensor:
-    """Give a 4-channel first convolution the inpainting model's other channels.
+def _share_channels(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Make first convolutions of 9 and 4 channels alike: the channels that not all have become those of A.
 
-    Mixing these with themselves leaves them as they are, so that the shared channels alone are merged.
+    Whatever the mode, A's numbers mixed with themselves are A's, so that only the shared channels are merged. They
+    are float64, in which every number of every format is exact; the tensors are small.
     """
-    widened = wide.to(torch.float32, copy=True)
-    widened[:, : narrow.shape[1]] = narrow
-    return widened
-
-
-@cache
-def _has_half_lerp() -> bool:
-    try:
-        torch.lerp(torch.zeros(1, dtype=torch.float16), torch.zeros(1, dtype=torch.float16), 0.5)
-    except RuntimeError:  # torch before 2.2
-        return False
-    return True
+    shared = min(tensor.shape[1] for tensor in tensors)
+    alike = []
+    for tensor in tensors:
+        own = tensors[0].to(torch.float64, copy=True)
+        own[:, :shared] = tensor[:, :shared]
+        alike.append(own)
+    return alike
 
 
 @contextmanager

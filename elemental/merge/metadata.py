@@ -45,9 +45,9 @@ def make_metadata(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[st
     recipe = with_hashes(plan.recipe, facts)
     return {
         "format": "pt",
-        RECIPE_FIELD: json.dumps(recipe.to_dict(), ensure_ascii=False),
-        _WEBUI_FIELD: json.dumps(_webui_recipe(plan, facts), ensure_ascii=False),
-        _MODELS_FIELD: json.dumps(_webui_models(recipe, facts), ensure_ascii=False),
+        RECIPE_FIELD: json.dumps(recipe.to_dict()),
+        _WEBUI_FIELD: json.dumps(_webui_recipe(plan, facts)),
+        _MODELS_FIELD: json.dumps(_webui_models(recipe, facts)),
     }
 
 

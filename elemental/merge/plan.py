@@ -30,6 +30,11 @@ class Role(Enum):
     C = "c"
     VAE = "vae"
 
+    @property
+    def spoken(self) -> str:
+        """The role in a sentence: "model A", "the VAE file"."""
+        return "the VAE file" if self is Role.VAE else f"model {self.name}"
+
 
 _VAE_ROLES = {VaeChoice.A: Role.A, VaeChoice.B: Role.B, VaeChoice.FILE: Role.VAE}
 
@@ -43,6 +48,7 @@ class TensorPlan(NamedTuple):
         alpha: Its ratio, and
         beta: the second one, in modes that have it.
         rule: Index of the rule that set alpha, from 0, or None where block weights or the plain ratio did.
+        beta_rule: The same for beta.
         base_alpha: What alpha would be without rules, and
         base_beta: what beta would be.
         inputs: The models it is computed from; a single one is copied, and converted if the format differs.
@@ -54,6 +60,7 @@ class TensorPlan(NamedTuple):
     alpha: float
     beta: float | None
     rule: int | None
+    beta_rule: int | None
     base_alpha: float
     base_beta: float | None
     inputs: tuple[Role, ...]
@@ -152,7 +159,7 @@ def _plan_each(
         beta = base_beta if beta_rule is None else rules[beta_rule].beta
         info = infos[name.key]
         inputs, note = _inputs(recipe, models, name, alpha, beta)
-        yield TensorPlan(name, info, alpha, beta, alpha_rule, base_alpha, base_beta, inputs, note)
+        yield TensorPlan(name, info, alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta, inputs, note)
 
 
 def _inputs(
@@ -160,18 +167,22 @@ def _inputs(
 ) -> tuple[tuple[Role, ...], str]:
     if name.component is Component.VAE and recipe.vae is not VaeChoice.MERGED:
         role = _VAE_ROLES[recipe.vae]
-        return (role,), f"VAE taken from {'its own file' if role is Role.VAE else role.name}"
+        return (role,), f"VAE taken from {role.spoken}"
     if name.key.endswith("position_ids"):
         return (Role.A,), "an index, kept from A"
-    if not models[Role.A][name.key].is_float:
-        return (Role.A,), "not a float tensor, kept from A"
     roles = tuple(role for role in (Role.A, Role.B, Role.C) if role in models)
-    absent = [role.name for role in roles if name.key not in models[role] or not models[role][name.key].is_float]
-    if absent:
-        return (Role.A,), f"not in {' and '.join(absent)}, kept from A"
+    for role in roles:
+        if name.key not in models[role]:
+            return (Role.A,), f"not in {role.name}, kept from A"
+        if not models[role][name.key].is_float:
+            return (Role.A,), f"not a float tensor in {role.name}, kept from A"
     factors = dict(zip((Role.A, Role.B, Role.C), recipe.mode.coefficients(alpha, beta or 0.0), strict=True))
     used = {role: factor for role, factor in factors.items() if factor}
-    return (tuple(used) if list(used.values()) == [1.0] else roles), ""
+    if list(used.values()) == [1.0]:
+        (only,) = used
+        if models[only][name.key].shape == models[Role.A][name.key].shape:
+            return (only,), ""
+    return roles, ""
 
 
 def _common_architecture(models: Mapping[Role, Infos]) -> Architecture:
@@ -196,7 +207,7 @@ def _result_infos(recipe: MergeRecipe, models: Mapping[Role, Infos]) -> dict[str
         lacking = next((key for key in own if key not in vae), None)
         if not vae or lacking:
             what = f"lacks {lacking}" if lacking and vae else "has no VAE"
-            raise MergeError(f"The VAE cannot be taken from {_spoken(source)}, which {what}.")
+            raise MergeError(f"The VAE cannot be taken from {source.spoken}, which {what}.")
         infos.update({} if own else vae)
     if recipe.dtype is None:
         return infos
@@ -206,16 +217,15 @@ def _result_infos(recipe: MergeRecipe, models: Mapping[Role, Infos]) -> dict[str
 
 def _check_shapes(tensors: Sequence[TensorPlan], models: Mapping[Role, Infos]) -> None:
     unlike = [
-        f"{tensor.name.key} is {list(tensor.info.shape)} in the result, {list(other)} in {_spoken(role)}"
+        f"{tensor.name.key} is {list(tensor.info.shape)} in the result, {list(other)} in {role.spoken}"
         for tensor in tensors
         for role in tensor.inputs
         if not _fits(tensor, other := models[role][tensor.name.key].shape)
     ]
     if not unlike:
         return
-    swap = ""
-    if FIRST_CONV in unlike[0]:
-        swap = "\nAn inpainting model (9 channels) must be model A."
+    channels = [infos[FIRST_CONV].shape[1] for role, infos in models.items() if role is not Role.VAE]
+    swap = "\nAn inpainting model (9 channels) must be model A." if 9 in channels[1:] and channels[0] != 9 else ""
     more = f"\n... and {len(unlike) - 3} more" if len(unlike) > 3 else ""
     raise MergeError("The models' shapes differ:\n" + "\n".join(unlike[:3]) + more + swap)
 
@@ -250,7 +260,3 @@ def _warn_of_result(
             f"(vae: {recipe.vae.value}).",
             rule,
         )
-
-
-def _spoken(role: Role) -> str:
-    return "the VAE file" if role is Role.VAE else f"model {role.name}"

@@ -16,10 +16,10 @@ from .plan import MergePlan, TensorPlan
 from .tensors import TensorInfo
 
 _GLYPHS = "0123456789#"
-_MIXED, _BELOW, _ABOVE, _ABSENT = "~", "-", "+", " "
+_MIXED, _BELOW, _ABOVE, _KEPT, _ABSENT = "~", "-", "+", "=", " "
 LEGEND = """\
-One column a block, one row a group of elements. Ratio: 0 none, 1-9 tenths, # one, - below 0, + above 1,
-~ several; blank where a block has no such element."""
+One column a block, one row a group of elements. Ratio: 0 none, 1-9 tenths, # one, - below 0, + above 1, ~ several;
+= kept from A whatever the ratio; blank where a block has no such element."""
 
 
 def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
@@ -34,6 +34,7 @@ def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
                 "alpha": tensor.alpha,
                 "beta": tensor.beta,
                 "rule": tensor.rule,
+                "beta_rule": tensor.beta_rule,
                 "inputs": [role.value for role in tensor.inputs],
                 "note": tensor.note,
             }
@@ -53,11 +54,10 @@ def describe_plan(plan: MergePlan, *, colour: bool = False) -> Iterator[str]:
 def summarise_plan(plan: MergePlan) -> Iterator[str]:
     """Count in a few lines what changes, what stays and why."""
     changed = [tensor for tensor in plan.tensors if tensor.changed]
-    ruled = sum(tensor.rule is not None for tensor in plan.tensors)
     yield f"{len(changed)} of {len(plan.tensors)} tensors change; {_parts(changed, plan.tensors)}."
     if plan.recipe.rules:
-        count = len(plan.recipe.rules)
-        yield f"{count} rule{'s' * (count > 1)} set{'s' * (count == 1)} {ruled} of {len(plan.tensors)} elements."
+        ruled = sum(bool(_rules_of(tensor)) for tensor in plan.tensors)
+        yield f"{_count_of_rules(plan)} {ruled} of {len(plan.tensors)} elements."
     for note, count in Counter(t.note for t in plan.tensors if t.note).most_common():
         yield f"{_tensors(count)}: {note}."
     for role, keys in plan.left_out.items():
@@ -66,37 +66,48 @@ def summarise_plan(plan: MergePlan) -> Iterator[str]:
 
 
 def describe_changes(plan: MergePlan) -> Iterator[str]:
-    """Tell for each tensor that a rule set: block, element, ratio before and after, and the rule."""
-    width = max((len(t.name.element) for t in plan.tensors if t.rule is not None), default=0)
-    for tensor in plan.tensors:
-        if tensor.rule is not None:
-            rule = plan.recipe.rules.rules[tensor.rule]
-            before, after = _ratios(tensor.base_alpha, tensor.base_beta), _ratios(tensor.alpha, tensor.beta)
-            name = tensor.name
-            yield f"{name.block:5} {name.element:{width}} {before} -> {after}  rule {tensor.rule + 1}: {rule}"
-    ruled = sum(tensor.rule is not None for tensor in plan.tensors)
-    differ = sum((t.alpha, t.beta) != (t.base_alpha, t.base_beta) for t in plan.tensors if t.rule is not None)
-    rules = len(plan.recipe.rules)
-    yield f"{rules} rules set {ruled} of {len(plan.tensors)} elements; {differ} ratios differ from before."
+    """Tell for each tensor that a rule set: block, element, ratio before and after, the rules, and if it stays A's."""
+    ruled = [tensor for tensor in plan.tensors if _rules_of(tensor)]
+    width = max((len(tensor.name.element) for tensor in ruled), default=0)
+    for tensor in ruled:
+        before, after = _ratios(tensor.base_alpha, tensor.base_beta), _ratios(tensor.alpha, tensor.beta)
+        rules = "; ".join(f"rule {index + 1}: {plan.recipe.rules.rules[index]}" for index in _rules_of(tensor))
+        note = f" ({tensor.note})" if tensor.note else ""
+        yield f"{tensor.name.block:5} {tensor.name.element:{width}} {before} -> {after}  {rules}{note}"
+    differ = sum((t.alpha, t.beta) != (t.base_alpha, t.base_beta) for t in ruled)
+    total = len(plan.tensors)
+    yield f"{_count_of_rules(plan)} {len(ruled)} of {total} elements, {differ} to another ratio than before."
 
 
 def draw_map(plan: MergePlan, *, colour: bool = False) -> Iterator[str]:
     """Draw the U-Net's blocks and elements as a table of characters, one for each ratio, and the parts of BASE.
 
+    Modes with beta have a second table, for it.
+
     Args:
         plan: What to draw.
         colour: Whether to set off what rules decided, by a terminal's colours.
     """
-    table = _Table(plan.architecture)
-    for tensor in plan.tensors:
-        table.add(tensor.name, tensor.alpha, ruled=tensor.rule is not None)
-    yield from table.lines(_coloured if colour else _glyph)
+    for ratio in ("alpha", "beta") if plan.mode.uses_beta else ("alpha",):
+        if plan.mode.uses_beta:
+            yield f"{ratio}:"
+        table = _Table(plan.architecture)
+        for tensor in plan.tensors:
+            table.add(tensor.name, None if tensor.note else getattr(tensor, ratio), ruled=bool(_rules_of(tensor)))
+        yield from table.lines(_coloured if colour else _glyph)
+        yield from _draw_base(plan, ratio)
+        yield ""
+    yield LEGEND + (" Inverse: set by a rule." if colour else "")
+
+
+def _draw_base(plan: MergePlan, ratio: str) -> Iterator[str]:
     for component in (Component.TEXT_ENCODER, Component.VAE, Component.OTHER):
-        ratios = {t.alpha for t in plan.tensors if t.name.component is component and not t.note}
-        if ratios:
-            shown = " ".join(map(format_ratio, sorted(ratios)[:6])) + (" ..." if len(ratios) > 6 else "")
-            yield f"{BASE}: {component.value} {shown}"
-    yield LEGEND
+        tensors = [tensor for tensor in plan.tensors if tensor.name.component is component]
+        ratios = sorted({getattr(tensor, ratio) for tensor in tensors if not tensor.note})
+        shown = " ".join(map(format_ratio, ratios[:6])) + (" ..." if len(ratios) > 6 else "")
+        notes = ", ".join({tensor.note: None for tensor in tensors}) if tensors and not ratios else ""
+        if tensors:
+            yield f"{BASE}: {component.value} {shown or notes}"
 
 
 def describe_checkpoint(
@@ -107,7 +118,7 @@ def describe_checkpoint(
     channels = facts["input_channels"]
     kind = {4: "", 9: " inpainting"}.get(channels, f" with {channels} input channels")
     yield f"{name}: {architecture.name}{kind}"
-    yield f"size:     {size / 1e9:.2f} GB, {len(tensors)} tensors, {facts['parameters'] / 1e6:,.1f} million parameters"
+    yield f"size:     {format_size(size)}, {len(tensors)} tensors, {facts['parameters'] / 1e6:,.1f} million parameters"
     yield "formats:  " + ", ".join(f"{dtype} {count}" for dtype, count in facts["dtypes"].items())
     yield "tensors:  " + ", ".join(f"{part} {count}" for part, count in facts["tensors"].items())
     yield f"blocks:   {architecture.block_summary}"
@@ -126,6 +137,11 @@ def checkpoint_as_dict(tensors: Mapping[str, TensorInfo], architecture: Architec
         "tensors": {part.value: parts[part] for part in Component if parts[part]},
         "blocks": dict(Counter(name.block for name in names)),
     }
+
+
+def format_size(size: int) -> str:
+    """Write a number of bytes as people do: 2.13 GB, 28.0 MB."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def elements_as_dict(tensors: Iterable[str], architecture: Architecture) -> dict[str, list[str]]:
@@ -148,9 +164,9 @@ def draw_elements(tensors: Iterable[str], architecture: Architecture) -> Iterato
 
 @dataclass
 class _Cell:
-    """The ratios of a group's tensors in one block, and whether a rule decided any of them."""
+    """The ratios of a group's tensors in one block, None for those kept from A, and whether a rule set any."""
 
-    ratios: set[float] = field(default_factory=set)
+    ratios: set[float | None] = field(default_factory=set)
     ruled: bool = False
 
 
@@ -161,7 +177,7 @@ class _Table:
         self._blocks = architecture.unet_blocks
         self._cells: dict[str, dict[str, _Cell]] = {}
 
-    def add(self, name: KeyName, ratio: float, *, ruled: bool) -> None:
+    def add(self, name: KeyName, ratio: float | None, *, ruled: bool) -> None:
         if name.component is Component.UNET:
             row = re.sub(r"\.(weight|bias)$", "", name.element)
             row = re.sub(r"(?<=transformer_blocks\.)\d+", "*", row)
@@ -194,6 +210,8 @@ def _glyph(cell: _Cell) -> str:
     if len(cell.ratios) > 1:
         return _MIXED
     (ratio,) = cell.ratios
+    if ratio is None:
+        return _KEPT
     if ratio < 0:
         return _BELOW
     if ratio > 1:
@@ -205,7 +223,7 @@ def _glyph(cell: _Cell) -> str:
 def _describe_recipe(plan: MergePlan) -> Iterator[str]:
     recipe = plan.recipe
     for role, source in recipe.sources.items():
-        yield f"{role.upper() if role != 'vae' else 'VAE'}: {source.path}"
+        yield f"{role.upper()}: {source.path}"
     yield f"{plan.architecture.name}, {recipe.mode.value}: {recipe.mode.formula}"
     yield f"alpha: {_base_ratio(recipe.alpha, recipe.block_alpha)}"
     if recipe.mode.uses_beta:
@@ -229,6 +247,15 @@ def _parts(changed: Sequence[TensorPlan], tensors: Sequence[TensorPlan]) -> str:
 
 def _ratios(alpha: float, beta: float | None) -> str:
     return format_ratio(alpha) if beta is None else f"{format_ratio(alpha)}:{format_ratio(beta)}"
+
+
+def _rules_of(tensor: TensorPlan) -> list[int]:
+    return sorted({rule for rule in (tensor.rule, tensor.beta_rule) if rule is not None})
+
+
+def _count_of_rules(plan: MergePlan) -> str:
+    count = len(plan.recipe.rules)
+    return f"{count} rule{'s' * (count != 1)} set{'s' * (count == 1)}"
 
 
 def _tensors(count: int) -> str:

@@ -34,7 +34,7 @@ _ALIGNMENT = 8
 class SafetensorsWriter:
     """A safetensors file in the making; a context manager that leaves nothing behind unless :meth:`commit` is called.
 
-    Tensors are laid out in the order given, except that wider number formats come first, so that each is aligned.
+    Tensors are laid out by name, wider number formats first, so that each is aligned.
 
     Args:
         target: The file to make; a link is followed.
@@ -56,7 +56,7 @@ class SafetensorsWriter:
         self._header_size = len(header)
         self._data_start = 8 + self._header_size
         self._seek_lock = threading.Lock()
-        self._check_target()
+        check_target(self._target, overwrite=self._overwrite)
         remove_leftovers(self._target.parent)
         self._check_room(self._data_start + size)
         self._temporary, self._file = self._create()
@@ -105,7 +105,7 @@ class SafetensorsWriter:
             self._write_at(0, memoryview(struct.pack("<Q", self._header_size) + header.ljust(self._header_size)))
             self._flusher.stop()
             os.fsync(self._file)
-            self._check_target()
+            check_target(self._target, overwrite=self._overwrite)
             if fcntl is None:
                 os.close(self._file)
                 self._file = -1
@@ -113,14 +113,6 @@ class SafetensorsWriter:
             _sync_folder(self._target.parent)
         except OSError as exc:
             raise self._failed(exc) from exc
-
-    def _check_target(self) -> None:
-        if self._target.is_dir():
-            raise MergeError(f"{self._target} is a folder; name a file in it.")
-        if not self._overwrite and self._target.exists():
-            raise MergeError(f"{self._target} exists already; --overwrite replaces it.")
-        if not self._target.parent.is_dir():
-            raise MergeError(f"The folder {self._target.parent} does not exist.")
 
     def _check_room(self, size: int) -> None:
         free = shutil.disk_usage(self._target.parent).free
@@ -165,16 +157,19 @@ class SafetensorsWriter:
             position, data = position + count, data[count:]
 
     def _discard(self) -> None:
-        with suppress(OSError):
-            self._flusher.stop()
-        if self._file >= 0:
-            # Removed while still locked, so that nobody takes it for a leftover in between.
+        if self._file < 0:
+            return
+        try:
+            # First of all, and while it is locked, so that neither another interrupt nor another run comes in between.
             if fcntl is not None:
                 self._temporary.unlink(missing_ok=True)
+        finally:
+            with suppress(OSError):
+                self._flusher.stop()
             os.close(self._file)
             self._file = -1
-        with suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
 
     def _failed(self, exc: OSError) -> MergeError:
         return MergeError(f"Cannot write {self._target}: {exc.strerror or exc}. The file there is as it was.")
@@ -211,6 +206,20 @@ class _Flusher:
             self._error = exc
 
 
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Make sure that a file may be written.
+
+    Raises:
+        MergeError: It exists and may not be replaced, is a folder, or lies in a folder that does not exist.
+    """
+    if target.is_dir():
+        raise MergeError(f"{target} is a folder; name a file in it.")
+    if not overwrite and target.exists():
+        raise MergeError(f"{target} exists already; --overwrite replaces it.")
+    if not target.parent.is_dir():
+        raise MergeError(f"The folder {target.parent} does not exist.")
+
+
 def resolve_target(target: Path) -> Path:
     """Find the file that a path stands for, links followed; it need not exist.
 
@@ -244,7 +253,7 @@ def _lay_out(tensors: Mapping[str, TensorInfo]) -> tuple[dict[str, int], dict[st
     offsets: dict[str, int] = {}
     entries: dict[str, object] = {}
     end = 0
-    for key, info in sorted(tensors.items(), key=lambda item: -BITS[item[1].dtype]):
+    for key, info in sorted(tensors.items(), key=lambda item: (-BITS[item[1].dtype], item[0])):
         start, end = end, end + info.nbytes
         offsets[key] = start
         entries[key] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": (start, end)}

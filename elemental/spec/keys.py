@@ -83,7 +83,7 @@ def detect_architecture(shapes: Shapes, *, name: str) -> Architecture:
     Raises:
         CheckpointError: It is none that can be merged; the message says what was seen.
     """
-    if FIRST_CONV not in shapes:
+    if len(shapes.get(FIRST_CONV, ())) != 4:
         raise CheckpointError(_refusal(name, _describe_stranger(shapes)))
     depth = 1 + max(_input_indices(shapes))
     labelled = any(key.startswith(UNET_PREFIX + "label_emb.") for key in shapes)
@@ -123,6 +123,7 @@ _STRANGERS = (
         "a U-Net in diffusers layout",
         ("down_blocks.0.resnets.0.time_emb_proj", "add_embedding.", "time_embedding."),
     ),
+    ("a U-Net in an unknown form", (FIRST_CONV,)),
     ("a U-Net without its prefix model.diffusion_model.", ("input_blocks.0.",)),
     ("a textual inversion embedding", ("emb_params", "string_to_param", "clip_g", "clip_l")),
     ("an upscaler", ("RRDB_trunk.", "body.0.rdb", "conv_first.")),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .blocks import BASE, Architecture
 from .problems import suggest, suggest_block
 from .recipe import MergeRecipe
-from .rules import Rule, RuleSet
+from .rules import Rule, RuleSet, searched_name
 from .select import Decision, Selection, TensorSet, members
 from .weights import BlockWeights
 
@@ -50,6 +50,10 @@ def warn_of_rules(
             continue
         for word, suggestion in (*_absent_blocks(rule, selection), *_absent_parts(rule, selection)):
             yield SpecWarning(_about(rules, index, f'"{word}" matches nothing here{suggestion}'), index)
+        for word in rule.blocks.words:
+            if selection.with_block(word) and any(end not in architecture.blocks for end in _ends(word)):
+                message = f'"{word}" reaches beyond {architecture.name}, which has {architecture.block_summary}'
+                yield SpecWarning(_about(rules, index, message), index)
         if not decision.effective[index]:
             yield SpecWarning(_about(rules, index, "later rules override it completely"), index)
 
@@ -97,10 +101,15 @@ def _pieces_like(part: str, tensors: TensorSet, selection: Selection) -> list[st
     """List the pieces of element names with as many dots as the part, so that like is compared with like."""
     size = part.count(".") + 1
     pieces: dict[str, None] = {}
-    for element in {selection.names[index].element: None for index in members(tensors)}:
+    for element in {searched_name(part, selection.names[index]): None for index in members(tensors)}:
         words = element.split(".")
         pieces.update((".".join(words[start : start + size]), None) for start in range(len(words) - size + 1))
     return list(pieces)
+
+
+def _ends(word: str) -> list[str]:
+    """List the ends of a range; TE and VAE are none."""
+    return word.split("-") if "-" in word else []
 
 
 def _blocks_of(tensors: TensorSet, selection: Selection) -> list[str]:

@@ -57,7 +57,7 @@ def parse_rules(text: str, *, name: str = "spec") -> RuleSet:
             spans.append(piece.span())
     if parser.problems:
         raise spec_error(parser.problems, text, name=name)
-    return RuleSet(tuple(rules), text, tuple(spans))
+    return RuleSet(tuple(rules), text, tuple(spans), name)
 
 
 def parse_ratio(text: str) -> float | None:

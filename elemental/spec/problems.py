@@ -13,7 +13,7 @@ from .blocks import ARCHITECTURES, RULE_NAMES, TEXT_ENCODER, VAE
 
 _FORM = "A rule is blocks:elements:ratio or blocks:elements:ratio:beta, as in OUT03 OUT04:attn2:0.5"
 _LOOKALIKES = {"\uff1a": ":", "\uff0c": ",", "\u3001": ",", "\uff0e": "."}
-_SHOWN = 20
+_SHOWN = 100
 _WINDOW = 100
 
 

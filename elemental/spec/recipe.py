@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from ..errors import RecipeError, SpecProblem
 from .parser import parse_rules
-from .problems import PlainProblem, spec_error
+from .problems import PlainProblem, spec_error, suggest
 from .rules import RuleSet, format_rules
 from .weights import BlockWeights, format_block_weights, parse_block_weights
 
 VERSION = 1
+_FIELDS = ("version", "mode", "alpha", "beta", "block_alpha", "block_beta", "rules", "vae", "dtype", "models")
+_ROLES = ("a", "b", "c", "vae")
 
 
 class MergeMode(Enum):
@@ -165,9 +167,11 @@ def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
         RecipeError: The data is no such recipe, or of a later version.
         SpecError: Its rules cannot be read.
     """
+    _refuse_unknown(data, _FIELDS, "recipe")
     try:
         if data["version"] != VERSION:
             raise RecipeError(f"The recipe is of version {data['version']}; this program knows version {VERSION}.")
+        _refuse_unknown(data["models"], _ROLES, "models")
         models = {role: _source_from_dict(source) for role, source in data["models"].items()}
         return MergeRecipe(
             model_a=models["a"],
@@ -183,8 +187,17 @@ def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
             vae=VaeChoice(data.get("vae", "merged")),
             dtype=SaveDtype(data["dtype"]) if "dtype" in data else None,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise RecipeError(f"This is no recipe of this program: {exc!r}.") from exc
+    except KeyError as exc:
+        raise RecipeError(f"The recipe lacks {exc}.") from exc
+    except (TypeError, ValueError, AttributeError, OverflowError) as exc:
+        raise RecipeError(f"The recipe cannot be read: {exc}.") from exc
+
+
+def _refuse_unknown(data: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Refuse names that would be passed over, for then the merge were not the one written down."""
+    for name in data:
+        if name not in known:
+            raise RecipeError(f'The {where} has the unknown entry "{name}"{suggest(name, known)}')
 
 
 def _source_to_dict(source: ModelSource) -> dict[str, Any]:
@@ -192,6 +205,7 @@ def _source_to_dict(source: ModelSource) -> dict[str, Any]:
 
 
 def _source_from_dict(data: Mapping[str, Any]) -> ModelSource:
+    _refuse_unknown(data, ("path", "sha256", "size"), "model")
     path, sha256, size = data["path"], data.get("sha256"), data.get("size")
     if not isinstance(path, str) or not isinstance(sha256, str | None) or not isinstance(size, int | None):
         raise TypeError("a model is a path, a SHA-256 and a size")
@@ -211,7 +225,8 @@ def _check_models(recipe: MergeRecipe) -> None:
 
 def _check_ratios(recipe: MergeRecipe) -> None:
     mode = recipe.mode
-    if not math.isfinite(recipe.alpha) or not math.isfinite(recipe.beta or 0):
+    rule_ratios = [ratio for rule in recipe.rules.rules for ratio in (rule.alpha, rule.beta)]
+    if not all(math.isfinite(ratio or 0) for ratio in (recipe.alpha, recipe.beta, *rule_ratios)):
         raise RecipeError("alpha and beta must be finite numbers.")
     given = recipe.beta is not None or recipe.block_beta is not None
     if given and not mode.uses_beta:
@@ -231,7 +246,7 @@ def _check_rule_betas(recipe: MergeRecipe) -> None:
         if rule.beta is not None
     ]
     if problems:
-        raise spec_error(problems, rules.source)
+        raise spec_error(problems, rules.source, name=rules.name)
 
 
 def _modes_with_beta() -> str:

@@ -101,11 +101,13 @@ class RuleSet:
         source: The text they were read from, for messages; made from the rules where they were not read.
             Two sets of equal rules are equal whatever it says.
         spans: Where each rule stands in the source.
+        name: What to call the source, "spec" or a file name.
     """
 
     rules: tuple[Rule, ...] = ()
     source: str = field(default="", compare=False, repr=False)
     spans: tuple[Span, ...] = field(default=(), compare=False, repr=False)
+    name: str = field(default="spec", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.spans) != len(self.rules):
@@ -122,7 +124,7 @@ class RuleSet:
 
 def format_ratio(ratio: float) -> str:
     """Write a ratio in the shortest form that reads back as the same number: 1, 0.5, 1e-10."""
-    return str(int(ratio)) if ratio == int(ratio) and abs(ratio) < 1e15 else repr(float(ratio))
+    return str(int(ratio)) if abs(ratio) < 1e15 and ratio == int(ratio) else repr(float(ratio))
 
 
 def format_rules(rules: RuleSet) -> str:

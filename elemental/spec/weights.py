@@ -31,6 +31,8 @@ class BlockWeights:
     base: float | None = None
 
     def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (*self.unet, self.base or 0.0))):
+            raise RecipeError("Block weights must be finite numbers.")
         if len(self.unet) not in _LENGTHS:
             raise RecipeError(_wrong_length(len(self.unet) + (self.base is not None)))
 
@@ -60,12 +62,15 @@ Presets = Mapping[str, tuple[BlockWeights, ...]]
 def parse_block_weights(text: str) -> BlockWeights:
     """Read block weights: 26 or 20 numbers, BASE first, or 25 or 19 without it.
 
-    Numbers are separated by commas, white space or both.
+    Numbers are separated by commas or white space.
 
     Raises:
-        RecipeError: Something is no finite number, or their count is none of those.
+        RecipeError: Something is no finite number, nothing stands between two commas, or their count is none of those.
     """
-    ratios = [_ratio(piece) for piece in re.split(r"\s*,\s*|\s+", text.strip()) if piece]
+    pieces = [piece.split() for piece in text.split(",")] if text.strip() else []
+    if not all(pieces):
+        raise RecipeError("Nothing stands between two of the block weights' commas; write a number there.")
+    ratios = [_ratio(number) for piece in pieces for number in piece]
     if len(ratios) in _LENGTHS:
         return BlockWeights(tuple(ratios))
     if len(ratios) - 1 in _LENGTHS:
@@ -86,9 +91,9 @@ def choose_block_weights(text: str, presets: Presets, architecture: Architecture
         RecipeError: Neither, or the preset has no line for this architecture.
     """
     name = text.strip()
-    if re.match(r"[-+.\d]", name) or not name:
-        return parse_block_weights(name)
     found = presets.get(name.upper())
+    if found is None and (re.match(r"[-+.\d,]", name) or not name):
+        return parse_block_weights(name)
     if found is None:
         raise RecipeError(
             f'There is no block weight preset "{name}"{suggest(name.upper(), presets)}\n'
@@ -133,6 +138,8 @@ def _read_preset_file(path: Path) -> dict[str, tuple[BlockWeights, ...]]:
         except RecipeError as exc:
             raise RecipeError(f"{path}, line {number}: {exc}") from exc
         key = name.strip().upper()
+        if any(len(known.unet) == len(weights.unet) for known in presets.get(key, ())):
+            raise RecipeError(f"{path}, line {number}: {key} is given twice for {_users(len(weights.unet))}.")
         presets[key] = (*presets.get(key, ()), weights)
     return presets
 
