@@ -240,14 +240,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    inspect = _add(commands, "inspect", "tell what a checkpoint is", "elemental inspect model.safetensors --elements")
+    inspect = _add(
+        commands,
+        "inspect",
+        purpose="tell what a checkpoint is",
+        example="elemental inspect model.safetensors --elements",
+    )
     inspect.add_argument("checkpoint", metavar="CKPT")
     inspect.add_argument("--elements", action="store_true", help="show which element exists in which block")
     inspect.add_argument("--json", action="store_true", help="as JSON")
     inspect.set_defaults(run=_inspect)
 
     example = 'elemental plan a.safetensors b.safetensors --alpha 0.3 --elemental "OUT05:attn2:0.5"'
-    plan = _add(commands, "plan", "show what a merge would change, before anything is read", example, _SPEC_HELP)
+    plan = _add(
+        commands,
+        "plan",
+        purpose="show what a merge would change, before anything is read",
+        example=example,
+        notes=_SPEC_HELP,
+    )
     add_recipe_options(plan)
     plan.add_argument("--json", action="store_true", help="as JSON, tensor by tensor")
     plan.set_defaults(run=_plan, parser=plan)
@@ -255,12 +266,14 @@ def _parser() -> argparse.ArgumentParser:
     example = (
         'elemental merge a.safetensors b.safetensors -o ab.safetensors --blocks GRAD_V --elemental "OUT05:attn2:0.5"'
     )
-    merge = _add(commands, "merge", "merge into a file", example, _SPEC_HELP)
+    merge = _add(commands, "merge", purpose="merge into a file", example=example, notes=_SPEC_HELP)
     add_recipe_options(merge)
     _add_merge_options(merge)
     merge.set_defaults(run=_merge, parser=merge)
 
-    demo = _add(commands, "demo", "make two small checkpoints and merge them", "elemental demo -o trial")
+    demo = _add(
+        commands, "demo", purpose="make two small checkpoints and merge them", example="elemental demo -o trial"
+    )
     demo.add_argument("-o", "--output", metavar="DIR", default="elemental-demo", help="default: %(default)s")
     demo.set_defaults(run=_demo, parser=parser)
     return parser
@@ -269,6 +282,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
+    *,
     purpose: str,
     example: str,
     notes: str = "",

@@ -10,22 +10,25 @@ from torch import Tensor
 _ORDER = ["BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12))]
 
 
-def slow_ratio(spec: str, key: str, depth: int) -> float | None:
-    """Give the ratio of a key by the last rule of a valid spec that matches it, or None.
+def slow_ratio(spec: str, key: str, depth: int, *, field: int = 2) -> float | None:
+    """Give the ratio of a key by the last rule of a valid spec that matches it and has that ratio, or None.
 
     Args:
         spec: The text.
         key: A full state-dict key.
         depth: Input blocks of the architecture: 12, or 9 for SDXL.
+        field: 2 for alpha, 3 for beta.
     """
     ratio = None
     block, element = slow_name(key, depth)
     for line in spec.split("\n"):
         for piece in line.split("#")[0].split(","):
             if piece.strip():
-                blocks, elements, number = (part.strip() for part in piece.split(":")[:3])
+                blocks, elements, *numbers = (part.strip() for part in piece.split(":"))
+                if len(numbers) < field - 1:
+                    continue
                 if _in_blocks(blocks.upper().split(), block, key) and _in_elements(elements.split(), element, key):
-                    ratio = float(number)
+                    ratio = float(numbers[field - 2])
     return ratio
 
 

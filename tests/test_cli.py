@@ -166,7 +166,7 @@ def test_a_recipe_can_change_its_mode(
 
 def test_block_weights_find_models_that_have_moved(ab: list[str], tmp_path: Path) -> None:
     first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
-    here = [shutil.copy(path, tmp_path / Path(path).name) for path in ab]
+    here = [Path(shutil.copy(path, tmp_path)) for path in ab]
     assert main(["merge", *map(str, here), "-o", str(first)]) == DONE
     (tmp_path / "moved").mkdir()
     for path in here:

@@ -163,9 +163,8 @@ def test_links_on_the_way_are_not_cut_short(tmp_path: Path, pair: tuple[Path, Pa
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "deep" / "er")
     shutil.copy(pair[0], tmp_path / "deep" / "x.safetensors")
-    assert Path(elemental.model_source(link / ".." / "x.safetensors").path).samefile(
-        tmp_path / "deep" / "x.safetensors"
-    )
+    found = elemental.model_source(link / ".." / "x.safetensors")
+    assert Path(found.path).samefile(tmp_path / "deep" / "x.safetensors")
 
 
 def test_hashes_are_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def side(words: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 @st.composite
 def rules(draw: st.DrawFn) -> str:
-    pieces = [draw(side(block_words)), draw(side(parts)), draw(ratios)]
+    pieces = [draw(side(block_words)), draw(side(parts)), *draw(st.lists(ratios, min_size=1, max_size=2))]
     return ":".join(draw(spaces) + piece + draw(spaces) for piece in pieces)
 
 
@@ -74,6 +74,10 @@ def test_the_last_matching_rule_wins(text: str, layout: str) -> None:
     decided = [None if rule is None else parsed.rules[rule].alpha for rule in decision.alpha_rules]
     depth = ARCHITECTURES[layout].depth
     assert decided == [slow_ratio(text, name.key, depth) for name in names(layout)]
+    second = [None if rule is None else parsed.rules[rule].beta for rule in decision.beta_rules]
+    assert second == [slow_ratio(text, name.key, depth, field=3) for name in names(layout)]
+    for index, tensors in enumerate(decision.effective):
+        assert bool(tensors) == (index in decision.alpha_rules or index in decision.beta_rules)
 
 
 @given(specs, st.sampled_from(list(LAYOUTS)))

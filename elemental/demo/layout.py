@@ -118,14 +118,14 @@ def _unet(layout: Layout) -> Iterator[Named]:
     for level, (multiplier, depth) in enumerate(levels):
         for _ in range(2):
             block = f"{prefix}input_blocks.{len(skips)}."
-            yield from _under(block, _unet_block(channels, multiplier * width, depth, layout))
+            yield from _under(block, _unet_block(channels, multiplier * width, depth=depth, layout=layout))
             channels = multiplier * width
             skips.append(channels)
         if level < len(levels) - 1:
             yield from _under(f"{prefix}input_blocks.{len(skips)}.", _layer("0.op", channels, channels, 3, 3))
             skips.append(channels)
     middle = prefix + "middle_block."
-    yield from _under(middle, _unet_block(channels, channels, layout.middle_depth, layout))
+    yield from _under(middle, _unet_block(channels, channels, depth=layout.middle_depth, layout=layout))
     yield from _under(middle + "2.", _res_block(channels, channels, time))
     yield from _unet_outputs(layout, channels, skips)
     yield from _under(prefix, _layer("out.0", width))
@@ -139,14 +139,14 @@ def _unet_outputs(layout: Layout, channels: int, skips: list[int]) -> Iterator[N
         for repeat in range(3):
             block = f"model.diffusion_model.output_blocks.{index}."
             width = multiplier * layout.width
-            yield from _under(block, _unet_block(channels + skips.pop(), width, depth, layout))
+            yield from _under(block, _unet_block(channels + skips.pop(), width, depth=depth, layout=layout))
             channels = width
             if level and repeat == 2:
                 yield from _under(block, _layer(f"{2 if depth else 1}.conv", channels, channels, 3, 3))
             index += 1
 
 
-def _unet_block(before: int, after: int, depth: int, layout: Layout) -> Iterator[Named]:
+def _unet_block(before: int, after: int, *, depth: int, layout: Layout) -> Iterator[Named]:
     yield from _under("0.", _res_block(before, after, 4 * layout.width))
     if depth:
         yield from _under("1.", _transformer(after, depth, layout))

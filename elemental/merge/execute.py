@@ -102,7 +102,7 @@ def execute(
         Stopped: The caller asked for it.
     """
     controls = controls or Controls()
-    run = _Run(plan, models, sink, check_device(device), controls)
+    run = _Run(plan, models, sink, device=check_device(device), controls=controls)
     controls.begin(plan.nbytes)
     count = min(_MAX_THREADS, os.cpu_count() or 1)
     with _one_torch_thread_each(), ThreadPoolExecutor(count, thread_name_prefix="merge") as pool:
@@ -142,6 +142,7 @@ class _Run:
         plan: MergePlan,
         models: Mapping[Role, TensorReader],
         sink: Sink,
+        *,
         device: torch.device,
         controls: Controls,
     ) -> None:
@@ -219,7 +220,7 @@ class _Run:
             return half_weight_sum(inputs[0].to(self._device), inputs[1].to(self._device), plan.alpha)
         a, b, *rest = self._working_copies(inputs)
         c = rest[0] if rest else a
-        return FORMULAS[self._plan.mode](a, b, c, plan.alpha, plan.beta or 0.0).to(saved)
+        return FORMULAS[self._plan.mode](a, b, c, alpha=plan.alpha, beta=plan.beta or 0.0).to(saved)
 
     def _working_copies(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         dtype = working_dtype(self._device)

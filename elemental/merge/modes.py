@@ -9,8 +9,8 @@ github.com/hako-mikan/sd-webui-supermerger.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,27 +18,32 @@ from torch import Tensor
 
 from ..spec.recipe import MergeMode
 
-Formula = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
+
+class Formula(Protocol):
+    """What the functions below have in common."""
+
+    def __call__(self, a: Tensor, b: Tensor, c: Tensor, *, alpha: float, beta: float) -> Tensor:
+        """Compute the mode's formula, using up the arguments."""
 
 
-def weight_sum(a: Tensor, b: Tensor, c: Tensor, alpha: float, beta: float) -> Tensor:  # noqa: ARG001
+def weight_sum(a: Tensor, b: Tensor, c: Tensor, *, alpha: float, beta: float) -> Tensor:  # noqa: ARG001
     """Give (1 - alpha) A + alpha B."""
     return a.mul_(1 - alpha).add_(b.mul_(alpha))
 
 
-def add_difference(a: Tensor, b: Tensor, c: Tensor, alpha: float, beta: float) -> Tensor:  # noqa: ARG001
+def add_difference(a: Tensor, b: Tensor, c: Tensor, *, alpha: float, beta: float) -> Tensor:  # noqa: ARG001
     """Give A + alpha (B - C)."""
     return b.sub_(c).mul_(alpha).add_(a)
 
 
-def triple_sum(a: Tensor, b: Tensor, c: Tensor, alpha: float, beta: float) -> Tensor:
+def triple_sum(a: Tensor, b: Tensor, c: Tensor, *, alpha: float, beta: float) -> Tensor:
     """Give (1 - alpha - beta) A + alpha B + beta C."""
     return a.mul_(1 - alpha - beta).add_(b.mul_(alpha)).add_(c.mul_(beta))
 
 
-def sum_twice(a: Tensor, b: Tensor, c: Tensor, alpha: float, beta: float) -> Tensor:
+def sum_twice(a: Tensor, b: Tensor, c: Tensor, *, alpha: float, beta: float) -> Tensor:
     """Give (1 - beta) ((1 - alpha) A + alpha B) + beta C."""
-    return weight_sum(a, b, c, alpha, beta).mul_(1 - beta).add_(c.mul_(beta))
+    return weight_sum(a, b, c, alpha=alpha, beta=beta).mul_(1 - beta).add_(c.mul_(beta))
 
 
 FORMULAS: dict[MergeMode, Formula] = {
@@ -70,7 +75,7 @@ def half_weight_sum(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     )
     if abs(alpha) * (largest(a) + largest(b)) > 1:
         large = torch.nonzero(abs(alpha) * (a.float().abs() + b.float().abs()) > 1).squeeze(1)
-        exact = weight_sum(a[large].double(), b[large].double(), b, alpha, 0.0)
+        exact = weight_sum(a[large].double(), b[large].double(), b, alpha=alpha, beta=0.0)
         result[large] = exact.to(torch.float16)
     return result
 

@@ -12,7 +12,7 @@ from ..spec.blocks import Architecture
 from ..spec.keys import FIRST_CONV, VAE_PREFIX, Component, KeyName, detect_architecture, name_key
 from ..spec.lint import SpecWarning, warn_of_ratios, warn_of_rules
 from ..spec.recipe import MergeMode, MergeRecipe, SaveDtype, VaeChoice
-from ..spec.select import Decision, Selection
+from ..spec.select import Selection
 from .tensors import TensorInfo
 
 Infos = Mapping[str, TensorInfo]
@@ -118,71 +118,71 @@ def plan_tensors(recipe: MergeRecipe, models: Mapping[Role, Infos]) -> MergePlan
     names = [name_key(key, architecture) for key in infos]
     selection = Selection(names)
     decision = selection.decide(recipe.rules.rules)
-    tensors = tuple(_plan_each(recipe, models, names, infos, decision, _Base(recipe, architecture)))
+    planner = _Planner(recipe, models, architecture)
+    tensors = tuple(
+        planner.plan(name, infos[name.key], alpha_rule=alpha_rule, beta_rule=beta_rule)
+        for name, alpha_rule, beta_rule in zip(names, decision.alpha_rules, decision.beta_rules, strict=True)
+    )
     _check_shapes(tensors, models)
     left_out = _left_out(models, infos)
     warnings = [
         *warn_of_ratios(recipe),
-        *warn_of_rules(recipe.rules, selection, decision, architecture),
+        *warn_of_rules(recipe.rules, selection, decision, architecture=architecture),
         *_warn_of_result(recipe, tensors, left_out),
     ]
     return MergePlan(architecture, recipe, tensors, tuple(warnings), left_out)
 
 
-class _Base:
-    """The ratios before the rules: block weights over the plain ratio."""
+class _Planner:
+    """Plans one tensor after the other: block weights over the plain ratios, rules over both."""
 
-    def __init__(self, recipe: MergeRecipe, architecture: Architecture) -> None:
+    def __init__(self, recipe: MergeRecipe, models: Mapping[Role, Infos], architecture: Architecture) -> None:
+        self._recipe = recipe
+        self._models = models
+        self._roles = tuple(role for role in (Role.A, Role.B, Role.C) if role in models)
         alpha, beta = recipe.alpha, recipe.beta
-        self.alpha = dict.fromkeys(architecture.blocks, alpha)
+        self._alpha = dict.fromkeys(architecture.blocks, alpha)
         if recipe.block_alpha is not None:
-            self.alpha = recipe.block_alpha.by_block(architecture, base=alpha)
-        self.beta: dict[str, float] = {}
+            self._alpha = recipe.block_alpha.by_block(architecture, base=alpha)
+        self._beta: dict[str, float] = {}
         if recipe.block_beta is not None:
-            self.beta = recipe.block_beta.by_block(architecture, base=beta or 0.0)
+            self._beta = recipe.block_beta.by_block(architecture, base=beta or 0.0)
         elif beta is not None:
-            self.beta = dict.fromkeys(architecture.blocks, beta)
+            self._beta = dict.fromkeys(architecture.blocks, beta)
 
-
-def _plan_each(
-    recipe: MergeRecipe,
-    models: Mapping[Role, Infos],
-    names: Sequence[KeyName],
-    infos: Infos,
-    decision: Decision,
-    base: _Base,
-) -> Iterator[TensorPlan]:
-    rules = recipe.rules.rules
-    for name, alpha_rule, beta_rule in zip(names, decision.alpha_rules, decision.beta_rules, strict=True):
-        base_alpha, base_beta = base.alpha[name.block], base.beta.get(name.block)
+    def plan(self, name: KeyName, info: TensorInfo, *, alpha_rule: int | None, beta_rule: int | None) -> TensorPlan:
+        rules = self._recipe.rules.rules
+        base_alpha, base_beta = self._alpha[name.block], self._beta.get(name.block)
         alpha = base_alpha if alpha_rule is None else rules[alpha_rule].alpha
         beta = base_beta if beta_rule is None else rules[beta_rule].beta
-        info = infos[name.key]
-        inputs, note = _inputs(recipe, models, name, alpha, beta)
-        yield TensorPlan(name, info, alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta, inputs, note)
+        note = self._why_not_merged(name)
+        inputs = self._whole_source(name) if note else self._inputs(name, alpha, beta or 0.0)
+        return TensorPlan(name, info, alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta, inputs, note)
 
+    def _why_not_merged(self, name: KeyName) -> str:
+        if name.component is Component.VAE and self._recipe.vae is not VaeChoice.MERGED:
+            return f"VAE taken from {_VAE_ROLES[self._recipe.vae].spoken}"
+        if name.key.endswith("position_ids"):
+            return "an index, kept from A"
+        for role in self._roles:
+            if name.key not in self._models[role]:
+                return f"not in {role.name}, kept from A"
+            if not self._models[role][name.key].is_float:
+                return f"not a float tensor in {role.name}, kept from A"
+        return ""
 
-def _inputs(
-    recipe: MergeRecipe, models: Mapping[Role, Infos], name: KeyName, alpha: float, beta: float | None
-) -> tuple[tuple[Role, ...], str]:
-    if name.component is Component.VAE and recipe.vae is not VaeChoice.MERGED:
-        role = _VAE_ROLES[recipe.vae]
-        return (role,), f"VAE taken from {role.spoken}"
-    if name.key.endswith("position_ids"):
-        return (Role.A,), "an index, kept from A"
-    roles = tuple(role for role in (Role.A, Role.B, Role.C) if role in models)
-    for role in roles:
-        if name.key not in models[role]:
-            return (Role.A,), f"not in {role.name}, kept from A"
-        if not models[role][name.key].is_float:
-            return (Role.A,), f"not a float tensor in {role.name}, kept from A"
-    factors = dict(zip((Role.A, Role.B, Role.C), recipe.mode.coefficients(alpha, beta or 0.0), strict=True))
-    used = {role: factor for role, factor in factors.items() if factor}
-    if list(used.values()) == [1.0]:
-        (only,) = used
-        if models[only][name.key].shape == models[Role.A][name.key].shape:
-            return (only,), ""
-    return roles, ""
+    def _whole_source(self, name: KeyName) -> tuple[Role, ...]:
+        return (_VAE_ROLES.get(self._recipe.vae, Role.A) if name.component is Component.VAE else Role.A,)
+
+    def _inputs(self, name: KeyName, alpha: float, beta: float) -> tuple[Role, ...]:
+        shapes = {role: self._models[role][name.key].shape for role in self._roles}
+        factors = zip((Role.A, Role.B, Role.C), self._recipe.mode.coefficients(alpha, beta), strict=True)
+        used = {role: factor for role, factor in factors if factor}
+        if list(used.values()) == [1.0]:
+            (only,) = used
+            if shapes[only] == shapes[Role.A]:  # a narrower convolution cannot stand for an inpainting model's
+                return (only,)
+        return self._roles
 
 
 def _common_architecture(models: Mapping[Role, Infos]) -> Architecture:
@@ -216,10 +216,11 @@ def _result_infos(recipe: MergeRecipe, models: Mapping[Role, Infos]) -> dict[str
 
 
 def _check_shapes(tensors: Sequence[TensorPlan], models: Mapping[Role, Infos]) -> None:
+    merged = [role for role in models if role is not Role.VAE]
     unlike = [
         f"{tensor.name.key} is {list(tensor.info.shape)} in the result, {list(other)} in {role.spoken}"
         for tensor in tensors
-        for role in tensor.inputs
+        for role in (tensor.inputs if tensor.note else merged)
         if not _fits(tensor, other := models[role][tensor.name.key].shape)
     ]
     if not unlike:
@@ -251,8 +252,9 @@ def _warn_of_result(
     if len(set(paths)) < len(paths):
         yield SpecWarning("The same file is given for two of the models.")
     for role, keys in left_out.items():
-        for marker in _MARKERS.keys() & set(keys):
-            yield SpecWarning(f'{role.name} is marked as {_MARKERS[marker]} ("{marker}") and A is not.')
+        for marker, meaning in _MARKERS.items():
+            if marker in keys:
+                yield SpecWarning(f'{role.name} is marked as {meaning} ("{marker}") and A is not.')
     idle = sorted({t.rule for t in tensors if t.rule is not None and t.name.component is Component.VAE and t.note})
     for rule in idle if recipe.vae is not VaeChoice.MERGED else ():
         yield SpecWarning(

@@ -41,7 +41,7 @@ def warn_of_ratios(recipe: MergeRecipe) -> Iterator[SpecWarning]:
 
 
 def warn_of_rules(
-    rules: RuleSet, selection: Selection, decision: Decision, architecture: Architecture
+    rules: RuleSet, selection: Selection, decision: Decision, *, architecture: Architecture
 ) -> Iterator[SpecWarning]:
     """Remark on rules, and names in rules, that do nothing on a checkpoint."""
     for index, rule in enumerate(rules.rules):
