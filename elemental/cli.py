@@ -167,7 +167,10 @@ def _demo(args: argparse.Namespace) -> int:
     command = ["merge", a, b, "--alpha", "0.5", "--elemental-file", spec, "-o", merged, "--overwrite"]
     merge = _parse(command)
     indented = "\n".join(f"    {line}" for line in DEMO_SPEC.splitlines())
-    _print_lines([f"Two small SD 1.x checkpoints of random numbers are in {folder}. The spec\n", indented, ""])
+    _print_lines(
+        [f"Two small SD 1.x checkpoints of random numbers are in {folder}.", "They are merged by this spec:", ""]
+    )
+    _print_lines([indented, ""])
     recipe, _ = recipe_from_options(merge)
     _print_lines(show.describe_plan(plan_merge(recipe), colour=_has_colours()))
     _print_lines(["", f"elemental {shlex.join(command)}"])
