@@ -5,15 +5,25 @@ Importing the package, reading specs and planning load neither torch nor any use
 
 from __future__ import annotations
 
-from .errors import CheckpointError, ElementalError, MergeError, RecipeError, SpecError, Stopped
+from .errors import (
+    CheckpointError,
+    ElementalError,
+    HostError,
+    ImageError,
+    MergeError,
+    RecipeError,
+    SpecError,
+    Stopped,
+)
 from .merge.checkpoint import Checkpoint
 from .merge.controls import Controls
 from .merge.plan import MergePlan, Role, TensorPlan
+from .merge.sources import model_source
 from .spec.parser import parse_rules
 from .spec.recipe import MergeMode, MergeRecipe, ModelSource, SaveDtype, VaeChoice
 from .spec.rules import Rule, RuleSet, format_rules
 from .spec.weights import BlockWeights, parse_block_weights
-from .workflows import MergeResult, merge_to_file, model_source, plan_merge, read_recipe
+from .workflows import MergeResult, live_merge, make_pictures, merge_to_file, plan_merge, read_recipe
 
 __version__ = "0.1.0.dev0"
 
@@ -23,6 +33,8 @@ __all__ = [
     "CheckpointError",
     "Controls",
     "ElementalError",
+    "HostError",
+    "ImageError",
     "MergeError",
     "MergeMode",
     "MergePlan",
@@ -39,6 +51,8 @@ __all__ = [
     "TensorPlan",
     "VaeChoice",
     "format_rules",
+    "live_merge",
+    "make_pictures",
     "merge_to_file",
     "model_source",
     "parse_block_weights",

@@ -1,4 +1,4 @@
-"""The command line: ``elemental inspect | plan | merge | demo``."""
+"""The command line: ``elemental inspect | plan | merge | generate | demo``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
+from .cli_pictures import add_request_options, run_generate
 from .cli_recipe import add_recipe_options, join_negative_numbers, recipe_from_options
 from .errors import ElementalError, RecipeError, SpecError, Stopped
 from .merge import show
@@ -158,6 +159,13 @@ def _merge_and_tell(args: argparse.Namespace, recipe: MergeRecipe, tell: Callabl
     _print_lines([*show.summarise_plan(result.plan), f"{result.path}: {size} in {seconds:.1f} s"])
 
 
+def _generate(args: argparse.Namespace) -> int:
+    if not args.models_given and args.recipe is None:
+        args.parser.error("a model is needed, or two or three to merge: A [B] [C]")
+    run_generate(args, tell=lambda plan, remarks: _warn(plan, remarks, strict=args.strict), say=_print_lines)
+    return DONE
+
+
 def _demo(args: argparse.Namespace) -> int:
     from .demo.make import DEMO_SPEC, make_demo
 
@@ -274,8 +282,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_merge_options(merge)
     merge.set_defaults(run=_merge, parser=merge)
 
+    example = (
+        'elemental generate a.safetensors b.safetensors --elemental "OUT05:attn2:0.5" --prompt "a cat" -o pictures'
+    )
+    generate = _add(
+        commands,
+        "generate",
+        purpose="make pictures from a model, or from a merge in memory",
+        example=example,
+        notes=_SPEC_HELP,
+    )
+    add_recipe_options(generate)
+    add_request_options(generate)
+    generate.add_argument("-o", "--output", metavar="DIR", required=True, help="the folder for the pictures")
+    generate.set_defaults(run=_generate, parser=generate)
+
     demo = _add(
-        commands, "demo", purpose="make two small checkpoints and merge them", example="elemental demo -o trial"
+        commands,
+        "demo",
+        purpose="show on two small models what elements do to pictures",
+        example="elemental demo -o trial",
     )
     demo.add_argument("-o", "--output", metavar="DIR", default="elemental-demo", help="default: %(default)s")
     demo.set_defaults(run=_demo, parser=parser)

@@ -11,11 +11,12 @@ from typing import Any
 
 from .errors import CheckpointError
 from .merge.checkpoint import Checkpoint
+from .merge.sources import locate_model, model_source
 from .spec.parser import parse_rules
 from .spec.recipe import MergeMode, MergeRecipe, ModelSource, SaveDtype, VaeChoice
 from .spec.rules import RuleSet
 from .spec.weights import BUILT_IN_PRESETS, BlockWeights, choose_block_weights, read_presets
-from .workflows import load_presets, locate_model, model_source, read_recipe, user_presets_path
+from .workflows import load_presets, read_recipe, user_presets_path
 
 _NO_WEIGHTS = "none"
 

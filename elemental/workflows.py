@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
-from .errors import CheckpointError, MergeError, Stopped
-from .merge.checkpoint import SAFETENSORS, SUFFIXES, Checkpoint, VaeFile, read_signature
+from .errors import CheckpointError, HostError, MergeError, Stopped
+from .merge.checkpoint import SAFETENSORS, Checkpoint, read_signature
 from .merge.controls import Controls
-from .merge.hashes import compute_sha256, file_sha256, legacy_hash, remembered_sha256
-from .merge.metadata import SourceFacts, make_metadata, metadata_room, recipe_from_json, recipe_from_metadata
+from .merge.hashes import compute_sha256, legacy_hash, remembered_sha256
+from .merge.metadata import (
+    RECIPE_FIELD,
+    SourceFacts,
+    make_metadata,
+    metadata_room,
+    name_recipe,
+    recipe_as_json,
+    recipe_from_json,
+    recipe_from_metadata,
+)
 from .merge.plan import MergePlan, Role, plan_tensors
+from .merge.sources import Sources, expand_home, locate_model, model_source
 from .merge.writer import SafetensorsWriter, check_target, resolve_target
 from .spec.recipe import MergeRecipe, ModelSource
 from .spec.weights import BUILT_IN_PRESETS, Presets, read_presets
+
+if TYPE_CHECKING:
+    from .hosts.base import Host, LiveModel
+    from .images.request import GeneratedImage, ImageRequest
+    from .merge.live import LiveMerge
 
 CONFIG_VARIABLE = "ELEMENTAL_CONFIG"
 """Environment variable that names another folder for the user's own presets."""
@@ -40,20 +55,6 @@ class MergeResult:
     path: Path
     plan: MergePlan
     not_finite: tuple[tuple[Role, str], ...] = field(default=())
-
-
-def model_source(path: str | Path) -> ModelSource:
-    """Name a file as a model of a recipe, by its absolute path; the user's home folder is written ``~``."""
-    absolute = Path.cwd() / _expand_home(path)
-    home = Path.home()
-    if absolute.is_relative_to(home) and home != Path(home.anchor):
-        return ModelSource(f"~/{absolute.relative_to(home).as_posix()}")
-    return ModelSource(str(absolute))
-
-
-def _expand_home(path: str | Path) -> Path:
-    """Put the user's home for a leading ``~/``; a name that merely starts with a tilde is left as it is."""
-    return Path(path).expanduser() if re.match(r"~[/\\]", str(path)) else Path(path)
 
 
 def read_recipe(path: str | Path) -> MergeRecipe:
@@ -103,7 +104,8 @@ def plan_merge(recipe: MergeRecipe, *, models_folder: str | Path | None = None) 
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
         MergeError: The models do not fit together.
     """
-    with _open_models(recipe, models_folder) as models:
+    with Sources(models_folder) as sources:
+        models = sources.open(recipe)
         return plan_tensors(recipe, {role: model.tensors for role, model in models.items()})
 
 
@@ -140,11 +142,12 @@ def merge_to_file(
         Stopped: The caller asked for it.
     """
     controls = controls or Controls()
-    target = resolve_target(_expand_home(output))
+    target = resolve_target(expand_home(output))
     if target.suffix.lower() not in SAFETENSORS:
         raise MergeError(f"{target}: the result is a .safetensors file; name it so.")
     check_target(target, overwrite=overwrite)
-    with _open_models(recipe, models_folder) as models:
+    with Sources(models_folder) as sources:
+        models = sources.open(recipe)
         for role, model in models.items():
             if target.exists() and target.samefile(model.path):
                 raise MergeError(f"{target} is {role.spoken} itself; give the result another name.")
@@ -167,65 +170,86 @@ def merge_to_file(
 
 
 @contextmanager
-def _open_models(recipe: MergeRecipe, models_folder: str | Path | None) -> Iterator[dict[Role, Checkpoint]]:
-    folder = None if models_folder is None else Path(models_folder)
-    with ExitStack() as stack:
-        models: dict[Role, Checkpoint] = {}
-        for name, source in recipe.sources.items():
-            role = Role(name)
-            path = locate_model(source, folder)
-            models[role] = stack.enter_context(VaeFile(path) if role is Role.VAE else Checkpoint(path))
-            if role is not Role.VAE:
-                _ = models[role].architecture  # a stranger is refused by its own name
-        yield models
-
-
-def locate_model(source: ModelSource, models_folder: Path | None = None) -> Path:
-    """Find a model where its recipe says, or by its hash; a file that is not the recipe's is never taken.
+def live_merge(live: LiveModel, *, models_folder: str | Path | None = None) -> Iterator[LiveMerge]:
+    """Have a live model follow recipes; on leaving it is again what it was, unless the merge was kept.
 
     Args:
-        source: The model; one without hash and size is taken as it is.
-        models_folder: Where to look, at any depth, if the file is not where it was.
+        live: The model.
+        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
 
     Raises:
-        CheckpointError: It has changed, or is nowhere to be found.
+        HostError: Another merge is using the model.
     """
-    path = _expand_home(source.path)
-    if _is_recorded(path, source):
-        return path
-    for candidate in _files_below(models_folder) if source.sha256 else ():
-        with suppress(CheckpointError):  # one that cannot be read is not the one
-            if _is_recorded(candidate, source):
-                return candidate
-    state = "has changed since the recipe was made" if path.is_file() else "is not there any more"
-    if source.sha256 is None:
-        raise CheckpointError(f"{path} {state}, and the recipe has no SHA-256 to find it by.")
-    searched = f"No file in {models_folder} has" if models_folder else "--models DIR looks in a folder for a file with"
-    raise CheckpointError(f"{path} {state}.\n{searched} its SHA-256 {source.sha256}.")
+    from .merge.live import LiveMerge
+
+    with Sources(models_folder) as sources:
+        original = live.checkpoint
+        file = sources.open_one(model_source(original.path)) if original and original.path.is_file() else None
+        with LiveMerge(live, sources.open, original=file) as merge:
+            yield merge
 
 
-def _is_recorded(path: Path, source: ModelSource) -> bool:
-    """Tell whether a file has the size and the hash that a recipe recorded, as far as it did."""
-    if source.size is None and source.sha256 is None:
-        return True
-    if not path.is_file() or (source.size is not None and read_signature(path).size != source.size):
-        return False
-    return source.sha256 is None or file_sha256(path) == source.sha256
+def make_pictures(
+    host: Host,
+    request: ImageRequest,
+    model: ModelSource | MergeRecipe,
+    *,
+    models_folder: str | Path | None = None,
+    controls: Controls | None = None,
+) -> Sequence[GeneratedImage]:
+    """Make pictures from a model, or from a merge in memory; the host's model is afterwards what it was.
+
+    Args:
+        host: What makes the pictures; it loads the model, of a merge A.
+        request: What to make.
+        model: A model as it is, or a merge.
+        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+        controls: Progress and stop of the merge.
+
+    Raises:
+        ElementalError: A model or the host fails, or the merge is not in the live model when the pictures are made.
+        Stopped: The user asked for it.
+    """
+    from .hosts.base import CheckpointRef
+
+    first = model.model_a if isinstance(model, MergeRecipe) else model
+    path = locate_model(first, None if models_folder is None else Path(models_folder))
+    live = host.open_model(CheckpointRef(path.stem, path))
+    if isinstance(model, ModelSource):
+        sha256 = remembered_sha256(path)
+        return host.make_pictures(
+            request, model={**({"Model hash": sha256[:10]} if sha256 else {}), "Model": path.stem}
+        )
+    with live_merge(live, models_folder=models_folder) as merge:
+        return pictures_of_merge(host, request, merge, model, controls=controls)
+
+
+def pictures_of_merge(
+    host: Host,
+    request: ImageRequest,
+    merge: LiveMerge,
+    recipe: MergeRecipe,
+    *,
+    controls: Controls | None = None,
+) -> Sequence[GeneratedImage]:
+    """Make a live model equal to a recipe, and pictures from it that carry the recipe.
+
+    Raises:
+        HostError: The host put other numbers into the model before the pictures were made.
+    """
+    from .merge.live import LiveState
+
+    merge.apply(recipe, controls=controls)
+    pictures = host.make_pictures(request, model={"Elemental": name_recipe(recipe)})
+    if merge.check() is LiveState.LOST:
+        raise HostError("The merge was lost before the pictures were made: something else was loaded meanwhile.")
+    text = recipe_as_json(recipe, merge.models)
+    return [replace(picture, fields={**picture.fields, RECIPE_FIELD: text}) for picture in pictures]
 
 
 def _made_without_hashes(recipe: MergeRecipe) -> bool:
     """Tell a recipe of a file made without hashes, which are then left out when it is repeated, too."""
     return any(source.size is not None and source.sha256 is None for source in recipe.sources.values())
-
-
-def _files_below(folder: Path | None) -> Iterator[Path]:
-    if folder is None:
-        return
-    if not folder.is_dir():
-        raise CheckpointError(f"The models folder {folder} does not exist.")
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            yield path
 
 
 def _check_unchanged(models: Mapping[Role, Checkpoint]) -> None:

@@ -239,7 +239,7 @@ def test_debug_shows_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["inspect", "plan", "merge", "demo"])
+@pytest.mark.parametrize("command", ["inspect", "plan", "merge", "generate", "demo"])
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
@@ -307,3 +307,34 @@ def test_planning_loads_no_torch(ab: list[str]) -> None:
         "heavy = {'torch', 'gradio', 'diffusers', 'transformers', 'PIL'} & set(sys.modules); sys.exit(bool(heavy))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_generate_writes_nothing_but_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("diffusers")
+    from .test_hosts import DRAWABLE
+
+    a, b = (
+        str(save(tmp_path / f"{name}.safetensors", random_state(DRAWABLE["sd1"], seed)))
+        for seed, name in enumerate("ab")
+    )
+    out = tmp_path / "pictures"
+    size = ["--width", "64", "--height", "64", "--steps", "2", "--prompt", "a cat", "-o", str(out)]
+    assert main(["generate", a, *size, "--batch", "2"]) == DONE
+    assert main(["generate", a, b, "--alpha", "0.5", "--elemental", "OUT05:attn2:1", *size, "--seed", "1"]) == DONE
+    names = ["00000-0.png", "00001-1.png", "00002-1.png"]
+    assert capsys.readouterr().out.split() == [str(out / name) for name in names]
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == sorted([*names, "a.safetensors", "b.safetensors"])
+    plain, merged = (out / name for name in names[1:])
+    assert plain.read_bytes() != merged.read_bytes()
+    for wrong, code, message in (
+        ([a, "--width", "100"], FAILED, "multiple of 8"),
+        ([a, "--sampler", "Eular"], FAILED, 'no sampler "Eular"'),
+        ([a, b, "--elemental", "OUT05:attn2"], WRONG_USAGE, "colon"),
+        ([a, b, "--elemental", "OUT05:atn2:1", "--strict"], WRONG_USAGE, "attn2"),
+        ([a, str(out / names[0])], FAILED, "no checkpoint"),
+    ):
+        assert main(["generate", *wrong[:1], *size, *wrong[1:]]) == code, wrong
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["generate", *size])
+    assert len(list(out.iterdir())) == 3

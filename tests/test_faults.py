@@ -30,8 +30,9 @@ from elemental.merge import writer
 from elemental.merge.controls import Controls
 from elemental.merge.hashes import compute_sha256, remembered_sha256
 from elemental.merge.plan import Role
+from elemental.merge.sources import model_source
 from elemental.spec.recipe import MergeRecipe
-from elemental.workflows import merge_to_file, model_source
+from elemental.workflows import merge_to_file
 
 from .conftest import LAYOUTS, random_state, save
 

@@ -35,13 +35,13 @@ RATIOS = {
 }
 
 
-def recipe(paths: list[Path], **parts: Any) -> MergeRecipe:  # noqa: ANN401
+def recipe(paths: list[Path], **parts: Any) -> MergeRecipe:
     parts["rules"] = elemental.parse_rules(parts.pop("spec", ""))
     a, b, *c = map(elemental.model_source, paths)
     return MergeRecipe(a, b, c[0] if c else None, **parts)
 
 
-def merge(tmp_path: Path, paths: list[Path], **parts: Any) -> dict[str, Tensor]:  # noqa: ANN401
+def merge(tmp_path: Path, paths: list[Path], **parts: Any) -> dict[str, Tensor]:
     result = elemental.merge_to_file(recipe(paths, **parts), tmp_path / "merged.safetensors", overwrite=True)
     return load_file(result.path)
 

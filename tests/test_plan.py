@@ -27,7 +27,7 @@ def infos(layout: Layout | str, dtype: str = "F16") -> Infos:
     return {key: TensorInfo("I64" if key.endswith("_ids") else dtype, shape) for key, shape in shapes.items()}
 
 
-def plan(spec: str = "", models: dict[Role, Infos] | None = None, **parts: Any) -> MergePlan:  # noqa: ANN401
+def plan(spec: str = "", models: dict[Role, Infos] | None = None, **parts: Any) -> MergePlan:
     models = models or {Role.A: infos("sd1"), Role.B: infos("sd1")}
     if Role.C in models:
         parts.setdefault("model_c", C)

@@ -11,7 +11,7 @@ from elemental.spec.blocks import LONGEST, SD1, SD2, SDXL, Architecture
 from elemental.spec.keys import KeyName, name_key
 from elemental.spec.parser import parse_rules
 from elemental.spec.rules import format_rules
-from elemental.spec.select import Selection
+from elemental.spec.select import Selection, members
 
 from .conftest import LAYOUTS
 from .reference import slow_name, slow_ratio
@@ -71,13 +71,14 @@ def test_text_survives_parsing(text: str) -> None:
 def test_the_last_matching_rule_wins(text: str, layout: str) -> None:
     parsed = parse_rules(text)
     decision = Selection(names(layout)).decide(parsed.rules)
-    decided = [None if rule is None else parsed.rules[rule].alpha for rule in decision.alpha_rules]
     depth = ARCHITECTURES[layout].depth
-    assert decided == [slow_ratio(text, name.key, depth) for name in names(layout)]
-    second = [None if rule is None else parsed.rules[rule].beta for rule in decision.beta_rules]
-    assert second == [slow_ratio(text, name.key, depth, field=3) for name in names(layout)]
-    for index, tensors in enumerate(decision.effective):
-        assert bool(tensors) == (index in decision.alpha_rules or index in decision.beta_rules)
+    for field, sets in ((2, decision.alpha), (3, decision.beta)):
+        ratios: list[float | None] = [None] * len(names(layout))
+        for rule, tensors in zip(parsed.rules, sets, strict=True):
+            for index in members(tensors):
+                assert ratios[index] is None  # no tensor belongs to two rules
+                ratios[index] = (rule.alpha, rule.beta)[field - 2]
+        assert ratios == [slow_ratio(text, name.key, depth, field=field) for name in names(layout)]
 
 
 @given(specs, st.sampled_from(list(LAYOUTS)))

@@ -47,6 +47,7 @@ class Layout:
         labels: Width of the extra conditioning of SDXL; 0 without it.
         width: Channels of the U-Net's first level.
         vae_width: Channels of the autoencoder's first level.
+        vae_multipliers: Width of each level of the autoencoder, in units of ``vae_width``.
         in_channels: 4, or 9 for inpainting.
     """
 
@@ -59,6 +60,7 @@ class Layout:
     labels: int = 0
     width: int = 320
     vae_width: int = 128
+    vae_multipliers: tuple[int, ...] = (1, 2, 4, 4)
     in_channels: int = 4
 
 
@@ -69,6 +71,17 @@ _XL_CLIP_G = TextLayout("conditioner.embedders.1.model.", open_clip=True, width=
 
 SD1_LAYOUT = Layout((1, 2, 4, 4), (1, 1, 1, 0), 1, linear=False, context=768, texts=(_CLIP_L,))
 SD2_LAYOUT = Layout((1, 2, 4, 4), (1, 1, 1, 0), 1, linear=True, context=1024, texts=(_CLIP_H,))
+DEMO_LAYOUT = replace(
+    SD1_LAYOUT,
+    context=32,
+    texts=(replace(_CLIP_L, width=32),),
+    width=32,
+    vae_width=64,
+    vae_multipliers=(1, 1, 1, 2),
+)
+"""The trained demo pair: all 686 elements of SD 1.x's U-Net, as small as norm layers of 32 groups allow. The
+autoencoder is wider, since groups of one channel would take its colours away."""
+
 SDXL_LAYOUT = Layout((1, 2, 4), (0, 2, 10), 10, linear=True, context=2048, texts=(_XL_CLIP_L, _XL_CLIP_G), labels=2816)
 
 
@@ -89,7 +102,11 @@ def shrink(layout: Layout, *, width: int = 32, text_width: int = 32, vocabulary:
 
 def tensor_shapes(layout: Layout) -> dict[str, Shape]:
     """List every tensor of a checkpoint, key to shape; ``position_ids`` are integers, the rest floats."""
-    parts = [_unet(layout), _vae(layout.vae_width), *map(_text, layout.texts)]
+    parts = [
+        _unet(layout),
+        _vae([layout.vae_width * multiplier for multiplier in layout.vae_multipliers]),
+        *map(_text, layout.texts),
+    ]
     return {key: shape for part in parts for key, shape in part}
 
 
@@ -183,9 +200,8 @@ def _transformer_block(width: int, context: int) -> Iterator[Named]:
         yield from _layer(norm, width)
 
 
-def _vae(width: int) -> Iterator[Named]:
+def _vae(widths: list[int]) -> Iterator[Named]:
     prefix = "first_stage_model."
-    widths = [width, 2 * width, 4 * width, 4 * width]
     yield from _under(prefix + "encoder.", _vae_half(3, widths, 8, blocks=2, side="down", sampler="downsample"))
     yield from _under(prefix + "decoder.", _vae_half(4, widths, 3, blocks=3, side="up", sampler="upsample"))
     yield from _under(prefix, _layer("quant_conv", 8, 8, 1, 1))

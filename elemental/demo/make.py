@@ -85,5 +85,5 @@ def random_tensors(layout: Layout, *, seed: int) -> dict[str, NDArray[np.generic
         numbers = generator.standard_normal(shape, dtype=np.float32) / np.sqrt(fan_in)
         # 1-D weights are those of norm layers, around one.
         offset = 1.0 if len(shape) == 1 and key.endswith("weight") else 0.0
-        tensors[key] = (numbers * (0.1 if len(shape) == 1 else 1.0) + offset).astype(np.float16)
+        tensors[key] = np.asarray(numbers * (0.1 if len(shape) == 1 else 1.0) + offset, dtype=np.float16)
     return tensors

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from ..errors import RecipeError
@@ -17,6 +18,8 @@ from ..spec.keys import FIRST_CONV
 from ..spec.recipe import MergeRecipe, ModelSource, SaveDtype, recipe_from_dict
 from ..spec.rules import format_rules
 from ..spec.weights import format_block_weights
+from .checkpoint import Checkpoint
+from .hashes import remembered_sha256
 from .plan import MergePlan, Role
 
 RECIPE_FIELD = "elemental_recipe"
@@ -88,6 +91,33 @@ def recipe_from_json(text: str, *, name: str) -> MergeRecipe:
     if not isinstance(data, dict):
         raise RecipeError(f"{name} holds no recipe of this program.")
     return recipe_from_dict(data)
+
+
+def recipe_as_json(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> str:
+    """Write a recipe as the JSON text that :func:`recipe_from_json` reads, with sizes, and hashes that are known.
+
+    Args:
+        recipe: What was merged.
+        models: Its files.
+    """
+    facts = {
+        role: SourceFacts(remembered_sha256(model.path), model.signature.size, "", {}) for role, model in models.items()
+    }
+    return json.dumps(with_hashes(recipe, facts).to_dict())
+
+
+def name_recipe(recipe: MergeRecipe) -> str:
+    """Say in one line what a recipe merges, for people."""
+    models = [PurePath(source.name).stem for role, source in recipe.sources.items() if role != Role.VAE.value]
+    pieces = [f"{recipe.mode.value} of {', '.join(models)}", f"alpha {recipe.alpha:g}"]
+    if recipe.beta is not None:
+        pieces.append(f"beta {recipe.beta:g}")
+    for name, weights in (("blocks", recipe.block_alpha), ("blocks beta", recipe.block_beta)):
+        if weights is not None:
+            pieces.append(f"{name} {format_block_weights(weights)}")
+    if recipe.rules.rules:
+        pieces.append(f"rules {format_rules(recipe.rules)}")
+    return "; ".join(pieces)
 
 
 def with_hashes(recipe: MergeRecipe, facts: Mapping[Role, SourceFacts]) -> MergeRecipe:

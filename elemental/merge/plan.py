@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from ..spec.blocks import Architecture
 from ..spec.keys import FIRST_CONV, VAE_PREFIX, Component, KeyName, detect_architecture, name_key
 from ..spec.lint import SpecWarning, warn_of_ratios, warn_of_rules
 from ..spec.recipe import MergeMode, MergeRecipe, SaveDtype, VaeChoice
-from ..spec.select import Selection
+from ..spec.select import Decision, Selection, TensorSet, members, rule_by_tensor
 from .tensors import TensorInfo
 
 Infos = Mapping[str, TensorInfo]
@@ -101,6 +101,10 @@ class MergePlan:
         return sum(tensor.info.nbytes for tensor in self.tensors)
 
 
+Ratio = tuple[float, "float | None"]
+"""Alpha and beta."""
+
+
 def plan_tensors(recipe: MergeRecipe, models: Mapping[Role, Infos]) -> MergePlan:
     """Work out what a recipe does to each tensor; nothing is read or computed.
 
@@ -113,51 +117,123 @@ def plan_tensors(recipe: MergeRecipe, models: Mapping[Role, Infos]) -> MergePlan
         MergeError: The models do not fit together.
         RecipeError: Block weights are for another architecture.
     """
-    architecture = _common_architecture(models)
-    infos = _result_infos(recipe, models)
-    names = [name_key(key, architecture) for key in infos]
-    selection = Selection(names)
-    decision = selection.decide(recipe.rules.rules)
-    planner = _Planner(recipe, models, architecture)
-    tensors = tuple(
-        planner.plan(name, infos[name.key], alpha_rule=alpha_rule, beta_rule=beta_rule)
-        for name, alpha_rule, beta_rule in zip(names, decision.alpha_rules, decision.beta_rules, strict=True)
-    )
-    _check_shapes(tensors, models)
-    left_out = _left_out(models, infos)
-    warnings = [
-        *warn_of_ratios(recipe),
-        *warn_of_rules(recipe.rules, selection, decision, architecture=architecture),
-        *_warn_of_result(recipe, tensors, left_out),
-    ]
-    return MergePlan(architecture, recipe, tensors, tuple(warnings), left_out)
+    return Planner(recipe, models).plan(recipe)
 
 
-class _Planner:
-    """Plans one tensor after the other: block weights over the plain ratios, rules over both."""
+class Planner:
+    """Plans recipes of the same models, mode, VAE and number format, which differ in ratios and rules alone.
 
-    def __init__(self, recipe: MergeRecipe, models: Mapping[Role, Infos], architecture: Architecture) -> None:
+    Args:
+        recipe: Any of them.
+        models: Number format and shape of every tensor of each file the recipes name.
+
+    Attributes:
+        architecture: Of the models.
+        names: The tensors of the result, in the order of A. Sets of tensors (bit i for the i-th of them) mean these.
+        infos: Their number formats and shapes in the result, by key.
+
+    Raises:
+        CheckpointError: A model is none that can be merged.
+        MergeError: The models do not fit together.
+    """
+
+    def __init__(self, recipe: MergeRecipe, models: Mapping[Role, Infos]) -> None:
         self._recipe = recipe
         self._models = models
         self._roles = tuple(role for role in (Role.A, Role.B, Role.C) if role in models)
-        alpha, beta = recipe.alpha, recipe.beta
-        self._alpha = dict.fromkeys(architecture.blocks, alpha)
-        if recipe.block_alpha is not None:
-            self._alpha = recipe.block_alpha.by_block(architecture, base=alpha)
-        self._beta: dict[str, float] = {}
-        if recipe.block_beta is not None:
-            self._beta = recipe.block_beta.by_block(architecture, base=beta or 0.0)
-        elif beta is not None:
-            self._beta = dict.fromkeys(architecture.blocks, beta)
+        self.architecture = _common_architecture(models)
+        self.infos = _result_infos(recipe, models)
+        self.names = [name_key(key, self.architecture) for key in self.infos]
+        self._selection = Selection(self.names)
+        self._notes = [self._why_not_merged(name) for name in self.names]
+        _check_shapes(self.infos, self._sources(), models)
+        self._left_out = _left_out(models, self.infos)
 
-    def plan(self, name: KeyName, info: TensorInfo, *, alpha_rule: int | None, beta_rule: int | None) -> TensorPlan:
-        rules = self._recipe.rules.rules
-        base_alpha, base_beta = self._alpha[name.block], self._beta.get(name.block)
-        alpha = base_alpha if alpha_rule is None else rules[alpha_rule].alpha
-        beta = base_beta if beta_rule is None else rules[beta_rule].beta
-        note = self._why_not_merged(name)
-        inputs = self._whole_source(name) if note else self._inputs(name, alpha, beta or 0.0)
-        return TensorPlan(name, info, alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta, inputs, note)
+    @property
+    def everything(self) -> TensorSet:
+        """The set of all tensors."""
+        return self._selection.everything
+
+    def plan(self, recipe: MergeRecipe) -> MergePlan:
+        """Work out what a recipe does to each tensor, and what in it was probably not meant.
+
+        Raises:
+            RecipeError: Block weights are for another architecture.
+        """
+        decision = self._selection.decide(recipe.rules.rules)
+        tensors = self._plan_set(recipe, decision, self.everything)
+        warnings = [
+            *warn_of_ratios(recipe),
+            *warn_of_rules(recipe.rules, self._selection, decision, architecture=self.architecture),
+            *_warn_of_result(recipe, tensors, self._left_out),
+        ]
+        return MergePlan(self.architecture, recipe, tensors, tuple(warnings), self._left_out)
+
+    def plan_some(self, recipe: MergeRecipe, tensors: TensorSet) -> MergePlan:
+        """Work out what a recipe does to some tensors; nothing is warned of."""
+        decision = self._selection.decide(recipe.rules.rules)
+        return MergePlan(self.architecture, recipe, self._plan_set(recipe, decision, tensors))
+
+    def ratios(self, recipe: MergeRecipe) -> dict[Ratio, TensorSet]:
+        """Tell which tensors a recipe gives which ratios, whether or not they are merged."""
+        decision = self._selection.decide(recipe.rules.rules)
+        rules = recipe.rules.rules
+        base_alpha, base_beta = self._base_ratios(recipe)
+        alphas = self._by_ratio(base_alpha, decision.alpha, [rule.alpha for rule in rules])
+        betas = self._by_ratio(base_beta, decision.beta, [rule.beta for rule in rules])
+        return {
+            (alpha or 0.0, beta): both
+            for alpha, with_alpha in alphas.items()
+            for beta, with_beta in betas.items()
+            if (both := with_alpha & with_beta)
+        }
+
+    def _by_ratio(
+        self, base: Mapping[str, float | None], sets: Sequence[TensorSet], ratios: Sequence[float | None]
+    ) -> dict[float | None, TensorSet]:
+        found: dict[float | None, TensorSet] = {}
+        left = self.everything
+        for tensors, ratio in zip(sets, ratios, strict=True):
+            found[ratio] = found.get(ratio, 0) | tensors
+            left &= ~tensors
+        for block, ratio in base.items():
+            found[ratio] = found.get(ratio, 0) | (self._selection.with_block(block) & left)
+        return found
+
+    def _base_ratios(self, recipe: MergeRecipe) -> tuple[Mapping[str, float], Mapping[str, float | None]]:
+        """Give alpha and beta of each block, without rules."""
+        blocks = self.architecture.blocks
+        alpha, beta = recipe.alpha, recipe.beta
+        alphas = dict.fromkeys(blocks, alpha)
+        if recipe.block_alpha is not None:
+            alphas = recipe.block_alpha.by_block(self.architecture, base=alpha)
+        if recipe.block_beta is not None:
+            return alphas, {**recipe.block_beta.by_block(self.architecture, base=beta or 0.0)}
+        return alphas, dict.fromkeys(blocks, beta)
+
+    def _plan_set(self, recipe: MergeRecipe, decision: Decision, tensors: TensorSet) -> tuple[TensorPlan, ...]:
+        alphas, betas = self._base_ratios(recipe)
+        alpha_rules = rule_by_tensor(decision.alpha, tensors)
+        beta_rules = rule_by_tensor(decision.beta, tensors)
+        rules = recipe.rules.rules
+        planned = []
+        for index in range(len(self.names)) if tensors == self.everything else members(tensors):
+            name, note = self.names[index], self._notes[index]
+            alpha_rule, beta_rule = alpha_rules.get(index), beta_rules.get(index)
+            base_alpha, base_beta = alphas[name.block], betas[name.block]
+            alpha = base_alpha if alpha_rule is None else rules[alpha_rule].alpha
+            beta = base_beta if beta_rule is None else rules[beta_rule].beta
+            inputs = self._whole_source(name) if note else self._inputs(name, alpha, beta or 0.0)
+            info = self.infos[name.key]
+            planned.append(
+                TensorPlan(name, info, alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta, inputs, note)
+            )
+        return tuple(planned)
+
+    def _sources(self) -> Iterator[tuple[str, tuple[Role, ...]]]:
+        """Give for each tensor the models that it may be computed from, whatever the ratios."""
+        for name, note in zip(self.names, self._notes, strict=True):
+            yield name.key, self._whole_source(name) if note else self._roles
 
     def _why_not_merged(self, name: KeyName) -> str:
         if name.component is Component.VAE and self._recipe.vae is not VaeChoice.MERGED:
@@ -215,13 +291,12 @@ def _result_infos(recipe: MergeRecipe, models: Mapping[Role, Infos]) -> dict[str
     return {key: info._replace(dtype=saved) if info.is_float else info for key, info in infos.items()}
 
 
-def _check_shapes(tensors: Sequence[TensorPlan], models: Mapping[Role, Infos]) -> None:
-    merged = [role for role in models if role is not Role.VAE]
+def _check_shapes(infos: Infos, sources: Iterable[tuple[str, tuple[Role, ...]]], models: Mapping[Role, Infos]) -> None:
     unlike = [
-        f"{tensor.name.key} is {list(tensor.info.shape)} in the result, {list(other)} in {role.spoken}"
-        for tensor in tensors
-        for role in (tensor.inputs if tensor.note else merged)
-        if not _fits(tensor, other := models[role][tensor.name.key].shape)
+        f"{key} is {list(infos[key].shape)} in the result, {list(other)} in {role.spoken}"
+        for key, roles in sources
+        for role in roles
+        if not _fits(key, infos[key].shape, other := models[role][key].shape)
     ]
     if not unlike:
         return
@@ -231,9 +306,8 @@ def _check_shapes(tensors: Sequence[TensorPlan], models: Mapping[Role, Infos]) -
     raise MergeError("The models' shapes differ:\n" + "\n".join(unlike[:3]) + more + swap)
 
 
-def _fits(tensor: TensorPlan, shape: tuple[int, ...]) -> bool:
-    own = tensor.info.shape
-    if tensor.name.key == FIRST_CONV and (own[1], shape[1]) == (9, 4):
+def _fits(key: str, own: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    if key == FIRST_CONV and (own[1], shape[1]) == (9, 4):
         return own[0] == shape[0] and own[2:] == shape[2:]
     return own == shape
 

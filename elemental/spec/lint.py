@@ -54,7 +54,7 @@ def warn_of_rules(
             if selection.with_block(word) and any(end not in architecture.blocks for end in _ends(word)):
                 message = f'"{word}" reaches beyond {architecture.name}, which has {architecture.block_summary}'
                 yield SpecWarning(_about(rules, index, message), index)
-        if not decision.effective[index]:
+        if not decision.alpha[index] | decision.beta[index]:
             yield SpecWarning(_about(rules, index, "later rules override it completely"), index)
 
 

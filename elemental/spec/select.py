@@ -18,19 +18,17 @@ TensorSet = int
 
 
 class Decision(NamedTuple):
-    """Which rules decided what.
+    """Which rules decide what; each list has one entry a rule.
 
     Attributes:
-        alpha_rules: For each tensor the index of the rule that set its alpha, or None.
-        beta_rules: The same for its beta; a rule without beta leaves that to the rules before it.
-        matched: For each rule the tensors it selects, whether or not a later rule overrides it there.
-        effective: For each rule the tensors of which it decides alpha or beta in the end.
+        matched: The tensors that the rule selects, whether or not a later rule overrides it there.
+        alpha: Those whose alpha it sets in the end.
+        beta: Those whose beta it sets; a rule without beta leaves that to the rules before it.
     """
 
-    alpha_rules: list[int | None]
-    beta_rules: list[int | None]
     matched: list[TensorSet]
-    effective: list[TensorSet]
+    alpha: list[TensorSet]
+    beta: list[TensorSet]
 
 
 class Selection:
@@ -74,20 +72,15 @@ class Selection:
     def decide(self, rules: Sequence[Rule]) -> Decision:
         """Find for every tensor the last rule that matches it."""
         matched = [self.matching(rule) for rule in rules]
-        effective = [0] * len(rules)
-        alpha_rules: list[int | None] = [None] * len(self.names)
-        beta_rules = list(alpha_rules)
+        alpha, beta = list(matched), [0] * len(rules)
         open_alpha = open_beta = self.everything
         for index in reversed(range(len(rules))):
-            found = matched[index]
-            effective[index] = found & open_alpha
-            _assign(alpha_rules, found & open_alpha, index)
-            open_alpha &= ~found
+            alpha[index] &= open_alpha
+            open_alpha &= ~matched[index]
             if rules[index].beta is not None:
-                effective[index] |= found & open_beta
-                _assign(beta_rules, found & open_beta, index)
-                open_beta &= ~found
-        return Decision(alpha_rules, beta_rules, matched, effective)
+                beta[index] = matched[index] & open_beta
+                open_beta &= ~matched[index]
+        return Decision(matched, alpha, beta)
 
     def _find(self, part: str) -> TensorSet:
         if part.startswith(FULL_KEY_PREFIXES):
@@ -116,6 +109,11 @@ def _union(sets: Iterator[TensorSet]) -> TensorSet:
     return union
 
 
-def _assign(decided: list[int | None], tensors: TensorSet, rule: int) -> None:
-    for index in members(tensors):
-        decided[index] = rule
+def rule_by_tensor(sets: Sequence[TensorSet], tensors: TensorSet) -> dict[int, int]:
+    """Tell which rule each tensor belongs to, by index; tensors of no rule are left out.
+
+    Args:
+        sets: The tensors of each rule; no tensor in two of them.
+        tensors: Whose rules are wanted.
+    """
+    return {index: rule for rule, found in enumerate(sets) for index in members(found & tensors)}

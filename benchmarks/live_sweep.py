@@ -1,0 +1,141 @@
+"""Time of one cell after another of a sweep in a live model, against merging the whole model for each.
+
+Run ``python -m benchmarks.live_sweep [--dir DIR] [--device cuda]``. A live model with the real tensors of SD 1.5
+follows 25 recipes, an element of five blocks at five ratios each. A cell moves bytes: what it reads of the models'
+files and what it writes. Beside it stand what copying tensors of the same sizes costs, and in the same run two ways
+to merge the whole model: this project's own, and ``load_file``, ``torch.lerp``, ``load_state_dict``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import elemental
+from elemental.hosts.base import CheckpointRef
+from elemental.hosts.fake import FakeModel
+from elemental.merge.live import LiveMerge, Written
+
+from .synthetic import write_checkpoint
+
+BLOCKS = ("OUT03", "OUT04", "OUT05", "OUT06", "OUT07")
+RATIOS = (0.2, 0.4, 0.6, 0.8, 1.0)
+ELEMENT = "attn2"
+_ALLOWANCE = 0.002
+
+
+class Cell(NamedTuple):
+    """What one step of the sweep took: seconds, bytes read and written, seconds to copy tensors of the same sizes."""
+
+    name: str
+    seconds: float
+    moved: int
+    written: int
+    copying: float
+
+    @property
+    def of_copy_speed(self) -> float:
+        """Bytes moved a second, beside those of the copy, which reads and writes each byte; the allowance apart."""
+        speed = self.moved / max(self.seconds - _ALLOWANCE, 1e-9)
+        return speed / (2 * self.written / self.copying)
+
+
+def main() -> None:
+    """Run the sweep and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path(tempfile.gettempdir()) / "elemental-benchmarks"
+    parser.add_argument("--dir", type=Path, default=default, help="where checkpoints are kept (default: %(default)s)")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    args.dir.mkdir(parents=True, exist_ok=True)
+    a, b = (write_checkpoint(args.dir, "sd15", dtype="F16", seed=seed) for seed in (1, 2))
+    tensors = {key: (tensor.to(args.device).clone(),) for key, tensor in load_file(a).items()}
+    model = FakeModel(CheckpointRef(a.stem, a), tensors)
+    recipe = elemental.MergeRecipe(elemental.model_source(a), elemental.model_source(b), alpha=0.0)
+    with elemental.live_merge(model) as merge:
+        first = _timed(lambda: merge.apply(recipe))
+        wholes = [_timed(partial(merge.apply, replace(recipe, alpha=alpha))) for alpha in (0.2, 0.4, 0.6)]
+        merge.apply(recipe)
+        cells = list(sweep(merge, model, recipe))
+    rivals = [_timed(lambda: load_lerp_load(a, b, tensors)) for _ in range(2)]
+    _print(first, wholes, rivals, cells)
+
+
+def sweep(merge: LiveMerge, model: FakeModel, recipe: elemental.MergeRecipe) -> Iterator[Cell]:
+    """Follow the recipes, and time each step."""
+    for block in BLOCKS:
+        for ratio in RATIOS:
+            spec = f"{block}:{ELEMENT}:{ratio}"
+            start = time.perf_counter()
+            written = merge.apply(replace(recipe, rules=elemental.parse_rules(spec)))
+            _wait()
+            yield _cell(spec, time.perf_counter() - start, written, model)
+
+
+def _cell(name: str, seconds: float, written: Written, model: FakeModel) -> Cell:
+    live = [model.tensors()[tensor.name.key][0] for tensor in written.plan.tensors]
+    moved = sum((len(tensor.inputs) + 1) * tensor.info.nbytes for tensor in written.plan.tensors)
+    targets = [torch.empty_like(tensor) for tensor in live]
+
+    def copy() -> None:
+        for target, tensor in zip(targets, live, strict=True):
+            target.copy_(tensor)
+
+    return Cell(name, seconds, moved, written.nbytes, min(_timed(copy) for _ in range(3)))
+
+
+def load_lerp_load(a: Path, b: Path, tensors: dict[str, tuple[Tensor]]) -> None:
+    """Merge the whole model the usual way."""
+    module = nn.Module()
+    for key, (tensor,) in tensors.items():
+        module.register_buffer(key.replace(".", "/"), tensor)
+    first, second = load_file(a), load_file(b)
+    merged = {
+        key: torch.lerp(tensor.float(), second[key].float(), 0.3).to(tensor.dtype)
+        if tensor.is_floating_point()
+        else tensor
+        for key, tensor in first.items()
+    }
+    module.load_state_dict({key.replace(".", "/"): tensor for key, tensor in merged.items()})
+
+
+def _timed(job: object) -> float:
+    start = time.perf_counter()
+    assert callable(job)
+    job()
+    _wait()
+    return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _print(first: float, wholes: Sequence[float], rivals: Sequence[float], cells: Sequence[Cell]) -> None:
+    whole, rival = statistics.median(wholes), statistics.median(rivals)
+    print("| | seconds | times a cell |\n|---|---|---|")
+    median = statistics.median(cell.seconds for cell in cells)
+    print(f"| a cell, median of {len(cells)} | {median:.4f} | 1 |")
+    print(f"| first recipe, which compares the live model with its file | {first:.2f} | {first / median:.0f} |")
+    print(f"| whole model, this | {whole:.2f} | {whole / median:.0f} |")
+    print(f"| whole model, load_file, lerp, load_state_dict | {rival:.2f} | {rival / median:.0f} |")
+    print("\n| cell | ms | MB written | MB moved | of the copy's speed, 2 ms apart |\n|---|---|---|---|---|")
+    for cell in cells:
+        figures = f"{cell.seconds * 1e3:.1f} | {cell.written / 1e6:.1f} | {cell.moved / 1e6:.1f}"
+        print(f"| {cell.name} | {figures} | {cell.of_copy_speed:.0%} |")
+
+
+if __name__ == "__main__":
+    main()

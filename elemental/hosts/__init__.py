@@ -1,0 +1,1 @@
+"""The port to whatever makes pictures, and what stands behind it."""

@@ -1,0 +1,118 @@
+"""The port to whatever makes pictures: the WebUI, diffusers, or a fake for tests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import HostError
+from ..images.request import GeneratedImage, ImageRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CheckpointRef:
+    """A checkpoint that a host knows.
+
+    Attributes:
+        title: As the host shows it.
+        path: Its file.
+    """
+
+    title: str
+    path: Path
+
+
+class LiveModel(Protocol):
+    """The model that a host makes pictures with, as the tensors of a checkpoint."""
+
+    @property
+    def checkpoint(self) -> CheckpointRef | None:
+        """The file it was loaded from, if there is one."""
+
+    def tensors(self) -> Mapping[str, Sequence[Tensor]]:
+        """Give the tensors in use now, by the key that each has in a checkpoint.
+
+        A tensor may lie in several parts: their numbers in row-major order, one part after the other, are the
+        checkpoint tensor's. Parts may be strided views, on any device, in any float format; they are written to.
+        Keys of a checkpoint that the host has no use for are left out.
+        """
+
+    def changed(self, keys: Collection[str]) -> None:
+        """Take note that these tensors were written to: whatever was computed from them is void.
+
+        Raises:
+            HostError: The host cannot use the new numbers.
+        """
+
+    def claim(self) -> AbstractContextManager[None]:
+        """Have the model to oneself.
+
+        Raises:
+            HostError: Somebody else is merging into it.
+        """
+
+    def keep(self, label: str) -> None:
+        """Take note that the merge in the model is there to stay, under this name."""
+
+
+class Host(Protocol):
+    """Whatever makes pictures."""
+
+    def checkpoints(self) -> Sequence[CheckpointRef]:
+        """List the checkpoints it can load."""
+
+    def open_model(self, checkpoint: CheckpointRef) -> LiveModel:
+        """Load a checkpoint, unless it is the one in use, and give the live model.
+
+        Raises:
+            HostError: It cannot be loaded.
+        """
+
+    def make_pictures(self, request: ImageRequest, *, model: Mapping[str, str]) -> Sequence[GeneratedImage]:
+        """Make the pictures of a request from the live model as it is now.
+
+        Args:
+            request: What to make.
+            model: What names the model, for the infotext.
+
+        Raises:
+            HostError: It cannot be done.
+            Stopped: The user pressed Stop.
+        """
+
+    def report(self, done: int, total: int, text: str) -> None:
+        """Show how far a job is."""
+
+    def should_stop(self) -> bool:
+        """Tell whether the user pressed Stop."""
+
+    def output_folder(self) -> Path:
+        """Give the folder in which pictures are kept."""
+
+
+class Claim:
+    """What a live model needs to be claimed by one at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Hold the claim.
+
+        Raises:
+            HostError: Somebody else holds it.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise HostError("Another merge is using the live model; wait for it, or stop it.")
+        try:
+            yield
+        finally:
+            self._lock.release()

@@ -1,0 +1,123 @@
+"""A host in memory for tests: pictures are made from the bytes of the live tensors, and so show every change."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import HostError, Stopped
+from ..images.infotext import format_infotext
+from ..images.request import GeneratedImage, ImageRequest
+from .base import CheckpointRef, Claim
+
+Load = Callable[[Path], Mapping[str, Sequence[Tensor]]]
+
+
+class FakeModel:
+    """A live model of plain tensors.
+
+    Attributes:
+        moved: The keys of each call to :meth:`changed`.
+        refuses: Keys whose change the model refuses.
+        kept: The label that the merge in it was kept under.
+    """
+
+    def __init__(self, checkpoint: CheckpointRef | None, tensors: Mapping[str, Sequence[Tensor]]) -> None:
+        self.checkpoint = checkpoint
+        self.claim = Claim()
+        self.moved: list[frozenset[str]] = []
+        self.refuses: frozenset[str] = frozenset()
+        self.kept: str | None = None
+        self._tensors = tensors
+
+    def tensors(self) -> Mapping[str, Sequence[Tensor]]:
+        """Give the tensors."""
+        return self._tensors
+
+    def changed(self, keys: Collection[str]) -> None:
+        """Note the keys.
+
+        Raises:
+            HostError: One of them is refused.
+        """
+        self.moved.append(frozenset(keys))
+        if refused := self.refuses.intersection(keys):
+            raise HostError(f"The host refuses {min(refused)}.")
+
+    def keep(self, label: str) -> None:
+        """Note the label."""
+        self.kept = label
+
+    def digest(self) -> bytes:
+        """Give the SHA-256 of all bytes of all tensors."""
+        found = hashlib.sha256()
+        for key in sorted(self._tensors):
+            for part in self._tensors[key]:
+                found.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return found.digest()
+
+
+class FakeHost:
+    """The port over tensors in memory.
+
+    Args:
+        load: Gives the tensors of a checkpoint.
+        output: The folder for pictures.
+
+    Attributes:
+        reports: What was reported.
+        stopped: Whether the user pressed Stop.
+    """
+
+    def __init__(self, load: Load, *, output: Path = Path("outputs")) -> None:
+        self.reports: list[tuple[int, int, str]] = []
+        self.stopped = False
+        self._load = load
+        self._output = output
+        self._live: FakeModel | None = None
+
+    def checkpoints(self) -> Sequence[CheckpointRef]:
+        """List the checkpoint that is loaded, if there is one."""
+        return [] if self._live is None or self._live.checkpoint is None else [self._live.checkpoint]
+
+    def open_model(self, checkpoint: CheckpointRef) -> FakeModel:
+        """Load a checkpoint, unless it is the one in use."""
+        if self._live is None or self._live.checkpoint != checkpoint:
+            self._live = FakeModel(checkpoint, self._load(checkpoint.path))
+        return self._live
+
+    def make_pictures(self, request: ImageRequest, *, model: Mapping[str, str]) -> Sequence[GeneratedImage]:
+        """Make pictures of noise that the model's bytes and the request decide."""
+        return list(self._pictures(request, model))
+
+    def _pictures(self, request: ImageRequest, model: Mapping[str, str]) -> Iterator[GeneratedImage]:
+        if self._live is None:
+            raise HostError("No model is loaded.")
+        for index in range(request.batch):
+            if self.stopped:
+                raise Stopped
+            seed = request.seed + index
+            digest = hashlib.sha256(self._live.digest() + repr((request, seed)).encode()).digest()
+            noise = np.random.default_rng(list(digest)).integers(
+                0, 256, (request.height, request.width, 3), dtype=np.uint8
+            )
+            self.report(index + 1, request.batch, "generating")
+            yield GeneratedImage(Image.fromarray(noise), seed, format_infotext(request, seed=seed, model=model))
+
+    def report(self, done: int, total: int, text: str) -> None:
+        """Note how far the job is."""
+        self.reports.append((done, total, text))
+
+    def should_stop(self) -> bool:
+        """Tell whether the user pressed Stop."""
+        return self.stopped
+
+    def output_folder(self) -> Path:
+        """Give the folder for pictures."""
+        return self._output

@@ -1,0 +1,59 @@
+"""Samplers by the names that the WebUI uses, as diffusers' schedulers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+from ..errors import HostError
+
+_NOISE: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+}
+"""The noise schedule that SD 1.x, SD 2.x and SDXL were trained with; from v1-inference.yaml."""
+
+SAMPLERS: dict[str, Callable[..., Any]] = {
+    "Euler": EulerDiscreteScheduler,
+    "Euler a": EulerAncestralDiscreteScheduler,
+    "DPM++ 2M Karras": DPMSolverMultistepScheduler,
+    "DDIM": DDIMScheduler,
+    "UniPC": UniPCMultistepScheduler,
+}
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "Euler": {"timestep_spacing": "linspace"},
+    "Euler a": {"timestep_spacing": "linspace"},
+    "DPM++ 2M Karras": {"use_karras_sigmas": True, "algorithm_type": "dpmsolver++", "solver_order": 2},
+    "DDIM": {"clip_sample": False, "set_alpha_to_one": False},
+    "UniPC": {"timestep_spacing": "linspace"},
+}
+
+
+def make_sampler(name: str, *, v_prediction: bool, zero_snr: bool) -> Any:
+    """Make a scheduler, fresh for one run.
+
+    Args:
+        name: As the WebUI calls it; case does not matter.
+        v_prediction: Whether the model predicts v rather than the noise.
+        zero_snr: Whether it was trained down to a signal of zero.
+
+    Raises:
+        HostError: There is none of that name.
+    """
+    found = next((known for known in SAMPLERS if known.lower() == name.lower()), None)
+    if found is None:
+        raise HostError(f'There is no sampler "{name}"; there are {", ".join(SAMPLERS)}.')
+    options = _NOISE | _OPTIONS[found] | {"prediction_type": "v_prediction" if v_prediction else "epsilon"}
+    return SAMPLERS[found](**options, rescale_betas_zero_snr=zero_snr)

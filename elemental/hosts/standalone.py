@@ -1,0 +1,256 @@
+"""The port on diffusers: real checkpoints, on the CPU or a GPU, without a WebUI and without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
+from torch import Tensor
+
+from ..errors import HostError, Stopped
+from ..images.infotext import format_infotext
+from ..images.request import GeneratedImage, ImageRequest
+from ..merge.checkpoint import SUFFIXES, Checkpoint
+from ..merge.parts import copy_piece, pieces_of
+from ..spec.blocks import SD2, SDXL, Architecture
+from .base import CheckpointRef, Claim
+from .keymap import Network
+from .networks import Networks, allocate, build_networks, live_tensors
+from .samplers import make_sampler
+from .tokens import tokenize
+
+_Report = Callable[[int, int, str], None]
+
+
+class StandaloneModel:
+    """A checkpoint in diffusers' networks: the live model of the standalone host.
+
+    Args:
+        path: The checkpoint.
+        device: Where it lives.
+        dtype: The number format of its tensors; the VAE of SDXL, which overflows in fp16, is fp32 then.
+
+    Raises:
+        CheckpointError: It cannot be read, or is of no kind that is known.
+        HostError: It lacks what making pictures needs.
+    """
+
+    def __init__(self, path: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.checkpoint = CheckpointRef(path.stem, path)
+        self.claim: Callable[[], AbstractContextManager[None]] = Claim()
+        self.kept: str | None = None
+        with Checkpoint(path) as file:
+            shapes = {key: info.shape for key, info in file.tensors.items()}
+            self.architecture = file.architecture
+            self.v_prediction = _predicts_v(file, self.architecture)
+            self.zero_snr = "ztsnr" in file.tensors
+            self.networks = build_networks(shapes, self.architecture)
+            overflows = self.architecture is SDXL and dtype is torch.float16
+            formats = dict.fromkeys(self.networks, dtype)
+            allocate(self.networks, formats | ({Network.VAE: torch.float32} if overflows else {}), device)
+            self._tensors = live_tensors(self.networks, list(shapes))
+            _check_complete(self.networks, self._tensors)
+            for key, parts in self._tensors.items():
+                for part, at, piece in pieces_of(parts, 0, file.tensor(key).reshape(-1)):
+                    copy_piece(part, at, piece)
+
+    def tensors(self) -> Mapping[str, Sequence[Tensor]]:
+        """Give the networks' parameters by checkpoint key."""
+        return self._tensors
+
+    def changed(self, keys: Collection[str]) -> None:
+        """Do nothing: prompts are encoded anew for each request."""
+
+    def keep(self, label: str) -> None:
+        """Remember the name of what is in the model."""
+        self.kept = label
+
+
+class StandaloneHost:
+    """The port on diffusers.
+
+    Args:
+        device: Where to compute, as torch names it.
+        dtype: Number format of the live model; by default fp32 on the CPU, fp16 elsewhere.
+        models: The folder whose checkpoints are listed.
+        output: Where pictures are kept.
+        report: Called with steps done, steps in all, and what is done.
+        should_stop: Asked after each step.
+
+    Raises:
+        HostError: The device cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        models: Path | None = None,
+        output: Path = Path("outputs"),
+        report: _Report = lambda _done, _total, _text: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        try:
+            self._device = torch.device(device)
+            torch.empty(1, device=self._device)
+        except (RuntimeError, AssertionError, NotImplementedError) as exc:
+            raise HostError(f'The device "{device}" cannot be used by this installation of torch.') from exc
+        self._dtype = dtype or (torch.float32 if self._device.type == "cpu" else torch.float16)
+        self._models = models
+        self._output = output
+        self._live: StandaloneModel | None = None
+        self.report = report
+        self.should_stop = should_stop
+
+    def checkpoints(self) -> Sequence[CheckpointRef]:
+        """List the checkpoints in the models folder, at any depth."""
+        if self._models is None:
+            return []
+        found = (path for path in sorted(self._models.rglob("*")) if path.suffix.lower() in SUFFIXES)
+        return [CheckpointRef(path.relative_to(self._models).as_posix(), path) for path in found]
+
+    def open_model(self, checkpoint: CheckpointRef) -> StandaloneModel:
+        """Load a checkpoint, unless it is the one in use."""
+        if self._live is None or self._live.checkpoint.path != checkpoint.path:
+            self._live = None  # one model at a time fits into memory
+            self._live = StandaloneModel(checkpoint.path, device=self._device, dtype=self._dtype)
+        return self._live
+
+    def output_folder(self) -> Path:
+        """Give the folder in which pictures are kept."""
+        return self._output
+
+    def make_pictures(self, request: ImageRequest, *, model: Mapping[str, str]) -> Sequence[GeneratedImage]:
+        """Make the pictures of a request from the live model as it is now.
+
+        The same request and the same model give the same pictures, byte for byte, on the same machine.
+
+        Raises:
+            HostError: No model is loaded, the sampler is unknown, or memory runs out.
+            Stopped: The caller asked for it.
+        """
+        if self._live is None:
+            raise HostError("No model is loaded.")
+        try:
+            with torch.inference_mode():
+                images = self._sample(self._live, request)
+        except torch.cuda.OutOfMemoryError as exc:
+            raise HostError(
+                f"The memory of {self._device} is too small for these pictures; ask for smaller ones."
+            ) from exc
+        return [
+            GeneratedImage(image, seed, format_infotext(request, seed=seed, model=model))
+            for seed, image in enumerate(images, request.seed)
+        ]
+
+    def _sample(self, live: StandaloneModel, request: ImageRequest) -> list[Image.Image]:
+        scheduler = make_sampler(request.sampler, v_prediction=live.v_prediction, zero_snr=live.zero_snr)
+        pipeline = _make_pipeline(live, scheduler)
+        prompts = _encode(live, request, self._device)
+        generators = [torch.Generator().manual_seed(request.seed + index) for index in range(request.batch)]
+
+        def after_step(_: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
+            self.report(step + 1, request.steps, "generating")
+            if self.should_stop():
+                raise Stopped
+            return values
+
+        latents: Tensor = pipeline(
+            **prompts,
+            height=request.height,
+            width=request.width,
+            num_inference_steps=request.steps,
+            guidance_scale=request.cfg,
+            num_images_per_prompt=request.batch,
+            generator=generators,
+            output_type="latent",
+            callback_on_step_end=after_step,
+        ).images
+        return [self._decode(live, latent[None]) for latent in latents]
+
+    def _decode(self, live: StandaloneModel, latents: Tensor) -> Image.Image:
+        vae: Any = live.networks[Network.VAE]
+        pixels: Tensor = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample[0]
+        levels = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def _predicts_v(file: Checkpoint, architecture: Architecture) -> bool:
+    """Tell whether a model predicts v: it is marked so, or a configuration file beside it says so."""
+    if "v_pred" in file.tensors:
+        return True
+    beside = file.path.with_suffix(".yaml")
+    return architecture is SD2 and beside.is_file() and 'parameterization: "v"' in beside.read_text(encoding="utf-8")
+
+
+def _check_complete(networks: Networks, tensors: Mapping[str, Sequence[Tensor]]) -> None:
+    filled = {part.untyped_storage().data_ptr() for parts in tensors.values() for part in parts}
+    for name, network in networks.items():
+        for key, parameter in network.named_parameters():
+            if parameter.data.untyped_storage().data_ptr() not in filled:
+                raise HostError(f"The checkpoint lacks a tensor that pictures need: {key} of the {name.value}.")
+
+
+def _make_pipeline(live: StandaloneModel, scheduler: Any) -> Any:
+    networks = {name.value: network for name, network in live.networks.items()}
+    if live.architecture is SDXL:
+        pipeline: Any = StableDiffusionXLPipeline(
+            **networks, tokenizer=None, tokenizer_2=None, scheduler=scheduler, add_watermarker=False
+        )
+    else:
+        pipeline = StableDiffusionPipeline(
+            **networks,
+            tokenizer=None,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _encode(live: StandaloneModel, request: ImageRequest, device: torch.device) -> dict[str, Tensor]:
+    """Encode both prompts, for the pipeline; long ones in rows of 75 tokens, the shorter filled up with empty rows."""
+    texts = {"prompt_embeds": request.prompt, "negative_prompt_embeds": request.negative}
+    rows = max(len(tokenize(text)) for text in texts.values())
+    found: dict[str, Tensor] = {}
+    for name, text in texts.items():
+        if live.architecture is SDXL:
+            embeds, pooled = _encode_xl(live, text, rows, device)
+            if not request.negative and name.startswith("negative"):  # as SDXL was trained
+                embeds, pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
+            found |= {name: embeds, name.replace("prompt", "pooled_prompt"): pooled}
+        else:
+            ids = _ids(text, rows, device, pad=0 if live.architecture is SD2 else None)
+            encoder: Any = live.networks[Network.TEXT]
+            found[name] = _as_one(encoder(input_ids=ids).last_hidden_state)
+    return found
+
+
+def _encode_xl(live: StandaloneModel, text: str, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """SDXL reads the last layer but one of both text encoders, and the summary that the second makes."""
+    first: Any = live.networks[Network.TEXT]
+    second: Any = live.networks[Network.TEXT_2]
+    small = first(input_ids=_ids(text, rows, device), output_hidden_states=True)
+    large = second(input_ids=_ids(text, rows, device, pad=0), output_hidden_states=True)
+    both = torch.cat([small.hidden_states[-2], large.hidden_states[-2]], dim=-1)
+    return _as_one(both), large.text_embeds[:1]
+
+
+def _ids(text: str, rows: int, device: torch.device, *, pad: int | None = None) -> Tensor:
+    pads = {} if pad is None else {"pad": pad}
+    found = tokenize(text, **pads)
+    found += tokenize("", **pads) * (rows - len(found))
+    return torch.tensor(found, device=device)
+
+
+def _as_one(embeds: Tensor) -> Tensor:
+    """Put the rows of one prompt, (rows, 77, width), behind each other: (1, rows * 77, width)."""
+    return embeds.reshape(1, -1, embeds.shape[-1])

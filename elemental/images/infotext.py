@@ -1,0 +1,38 @@
+"""The text in a picture that tells how it was made, as the WebUI writes it and reads it back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from .request import ImageRequest
+
+_SCHEDULES = {"Karras", "Exponential", "SGM Uniform"}
+
+
+def format_infotext(request: ImageRequest, *, seed: int, model: Mapping[str, str]) -> str:
+    """Write the infotext of one picture.
+
+    The form is that of AUTOMATIC1111's WebUI 1.10 (``create_infotext`` and ``parse_generation_parameters`` there):
+    the prompt, a line "Negative prompt: ...", and a last line of "Name: value" pairs, in which a value with a comma, a
+    colon or a line end is quoted as JSON.
+
+    Args:
+        request: What was asked for.
+        seed: The picture's own.
+        model: Further pairs that name the model; they come last.
+    """
+    sampler, _, schedule = request.sampler.rpartition(" ")
+    pairs: dict[str, object] = {"Steps": request.steps}
+    if schedule in _SCHEDULES:
+        pairs |= {"Sampler": sampler, "Schedule type": schedule}
+    else:
+        pairs["Sampler"] = request.sampler
+    pairs |= {"CFG scale": request.cfg, "Seed": seed, "Size": f"{request.width}x{request.height}", **model}
+    negative = f"Negative prompt: {request.negative}\n" if request.negative else ""
+    return f"{request.prompt}\n{negative}{', '.join(f'{name}: {_quoted(value)}' for name, value in pairs.items())}"
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:\n"') else text

@@ -1,0 +1,73 @@
+"""What picture is asked for, and the picture that was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from ..errors import ImageError
+
+_STEP = 8
+_LARGEST = 8192
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """Everything beside the model that decides a picture.
+
+    Attributes:
+        prompt: What it shall show.
+        negative: What it shall not.
+        seed: Of the first picture, from 0; each next of a batch has the next.
+        steps: Of the sampler, from 1.
+        sampler: As the host calls it, such as "Euler a".
+        cfg: How strongly the prompt guides, 1 for not at all beyond the model's own.
+        width: In pixels, a multiple of 8.
+        height: In pixels, a multiple of 8.
+        batch: How many pictures, from 1.
+
+    Raises:
+        ImageError: A number is out of its range.
+    """
+
+    prompt: str
+    negative: str = ""
+    seed: int = 0
+    steps: int = 20
+    sampler: str = "Euler a"
+    cfg: float = 7.0
+    width: int = 512
+    height: int = 512
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height"):
+            size = getattr(self, name)
+            if not _STEP <= size <= _LARGEST or size % _STEP:
+                raise ImageError(f"The {name} is {size}; it must be a multiple of {_STEP} up to {_LARGEST}.")
+        for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ImageError(f"The {name} is {getattr(self, name)}; it must be {least} or more.")
+        if self.seed + self.batch > 2**32:
+            raise ImageError(f"The seed is {self.seed}; it must be below 2^32.")
+        if not 0 <= self.cfg <= 100:  # NaN is not between either
+            raise ImageError(f"The CFG scale is {self.cfg}; it must be from 0 to 100.")
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """One picture.
+
+    Attributes:
+        image: RGB.
+        seed: Its own.
+        infotext: How it was made, in the form that the WebUI writes and reads.
+        fields: Further texts that go into the file, by name.
+    """
+
+    image: Image.Image
+    seed: int
+    infotext: str
+    fields: Mapping[str, str] = field(default_factory=dict)

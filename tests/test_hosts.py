@@ -1,0 +1,287 @@
+"""The contract that every host keeps, and what the standalone host does beyond it."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from elemental import (
+    CheckpointError,
+    Controls,
+    HostError,
+    ImageError,
+    MergeRecipe,
+    Stopped,
+    live_merge,
+    make_pictures,
+    merge_to_file,
+    model_source,
+    parse_rules,
+)
+from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, Layout, shrink
+from elemental.hosts.base import CheckpointRef, Host
+from elemental.hosts.fake import FakeHost
+from elemental.images.files import free_names, read_texts, write_png
+from elemental.images.request import ImageRequest
+from elemental.merge.live import LiveState
+from elemental.merge.metadata import recipe_from_json
+
+from .conftest import random_state
+
+pytest.importorskip("diffusers")
+
+from elemental.hosts.samplers import SAMPLERS
+from elemental.hosts.standalone import StandaloneHost
+from elemental.hosts.tokens import END, START, tokenize
+
+REQUEST = ImageRequest('a red circle, "on blue"', negative="blurred: all", seed=5, steps=2, width=64, height=64)
+VOCABULARY = 49408
+_XL = replace(shrink(SDXL_LAYOUT, vocabulary=VOCABULARY), labels=6 * 256 + 32)
+DRAWABLE: dict[str, Layout] = {
+    "sd1": shrink(SD1_LAYOUT, vocabulary=VOCABULARY),
+    "sd2": shrink(SD2_LAYOUT, vocabulary=VOCABULARY),
+    "sdxl": _XL,
+}
+"""Small models that diffusers can run: 32 channels are the least that its norm layers take."""
+
+
+@dataclass
+class Rig:
+    """A host, and how its Stop button is pressed."""
+
+    host: Host
+    press_stop: Callable[[], None]
+
+
+def load(path: Path) -> Mapping[str, Sequence[Tensor]]:
+    return {key: (tensor,) for key, tensor in load_file(path).items() if tensor.is_floating_point()}
+
+
+def fake_rig(folder: Path) -> Rig:
+    host = FakeHost(load, output=folder)
+    return Rig(host, lambda: setattr(host, "stopped", True))
+
+
+def standalone_rig(folder: Path) -> Rig:
+    pressed: list[bool] = []
+    host = StandaloneHost(output=folder, should_stop=lambda: bool(pressed))
+    return Rig(host, lambda: pressed.append(True))
+
+
+@pytest.fixture(params=[fake_rig, standalone_rig])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
+    make: Callable[[Path], Rig] = request.param
+    return make(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a host went to the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def drawable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("drawable")
+    paths = {}
+    for seed, name in enumerate("ab", 1):
+        state = random_state(DRAWABLE["sd1"], seed)
+        paths[name] = folder / f"{name}.safetensors"
+        save_file({key: value * 3 if value.is_floating_point() else value for key, value in state.items()}, paths[name])
+    return paths
+
+
+def ref(path: Path) -> CheckpointRef:
+    return CheckpointRef(path.stem, path)
+
+
+@pytest.fixture
+def recipe(drawable: Mapping[str, Path]) -> MergeRecipe:
+    rules = parse_rules("IN03-OUT05:attn2:0.7,BASE:mlp:1")
+    return MergeRecipe(model_source(drawable["a"]), model_source(drawable["b"]), alpha=0.3, rules=rules)
+
+
+def bytes_of(host: Host, request: ImageRequest = REQUEST) -> list[bytes]:
+    return [picture.image.tobytes() for picture in host.make_pictures(request, model={"Model": "x"})]
+
+
+def test_the_live_model_holds_the_file(rig: Rig, drawable: Mapping[str, Path]) -> None:
+    model = rig.host.open_model(ref(drawable["a"]))
+    assert model.checkpoint == ref(drawable["a"])
+    file = load_file(drawable["a"])
+    tensors = model.tensors()
+    assert {key for key in file if key.startswith("model.")} <= set(tensors) <= set(file)
+    for key, parts in tensors.items():
+        live = torch.cat([part.reshape(-1) for part in parts])
+        assert torch.equal(live, file[key].reshape(-1).to(live.dtype)), key
+    assert rig.host.open_model(ref(drawable["a"])) is model
+    assert rig.host.open_model(ref(drawable["b"])) is not model
+
+
+def test_the_same_request_gives_the_same_picture(rig: Rig, drawable: Mapping[str, Path]) -> None:
+    rig.host.open_model(ref(drawable["a"]))
+    first = bytes_of(rig.host)
+    assert bytes_of(rig.host) == first
+    assert bytes_of(rig.host, replace(REQUEST, seed=6)) != first
+    assert bytes_of(rig.host, replace(REQUEST, prompt="a green star")) != first
+    pictures = rig.host.make_pictures(replace(REQUEST, batch=2, height=72), model={})
+    assert [(picture.seed, picture.image.size) for picture in pictures] == [(5, (64, 72)), (6, (64, 72))]
+
+
+def test_a_merge_shows_in_pictures_and_is_gone_afterwards(
+    rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]
+) -> None:
+    model = rig.host.open_model(ref(drawable["a"]))
+    plain = bytes_of(rig.host)
+    with live_merge(model) as merge:
+        merge.apply(recipe)
+        merged = bytes_of(rig.host)
+        assert merge.check() is LiveState.ACTIVE
+    assert merged != plain
+    assert bytes_of(rig.host) == plain
+
+
+def test_the_saved_merge_gives_the_picture_that_was_seen(rig: Rig, recipe: MergeRecipe, tmp_path: Path) -> None:
+    (seen,) = make_pictures(rig.host, REQUEST, recipe)
+    saved = merge_to_file(recipe, tmp_path / "merged.safetensors").path
+    (again,) = make_pictures(rig.host, REQUEST, model_source(saved))
+    assert seen.image.tobytes() == again.image.tobytes()
+
+
+def test_pictures_carry_what_makes_them_again(rig: Rig, recipe: MergeRecipe, tmp_path: Path) -> None:
+    (picture,) = make_pictures(rig.host, REQUEST, recipe)
+    (path,) = free_names(tmp_path, [picture.seed])
+    write_png(path, picture)
+    texts = read_texts(path)
+    assert replace(recipe_from_json(texts["elemental_recipe"], name="x"), model_a=recipe.model_a).rules == recipe.rules
+    (again,) = make_pictures(rig.host, REQUEST, recipe_from_json(texts["elemental_recipe"], name="x"))
+    assert again.image.tobytes() == picture.image.tobytes()
+    prompt, negative, pairs = texts["parameters"].split("\n")
+    assert (prompt, negative) == (REQUEST.prompt, f"Negative prompt: {REQUEST.negative}")
+    found = dict(re.findall(r'(\w[\w ]*): ("(?:\\.|[^"\\])*"|[^,]*)(?:, |$)', pairs))
+    assert found["Steps"] == "2"
+    assert found["Seed"] == "5"
+    assert found["Size"] == "64x64"
+    assert "IN03-OUT05:attn2:0.7" in json.loads(found["Elemental"])
+    with pytest.raises(ImageError, match="exists"):
+        write_png(path, picture)
+
+
+def test_stop_while_merging_and_while_drawing(rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]) -> None:
+    model = rig.host.open_model(ref(drawable["a"]))
+    before = {key: [part.clone() for part in parts] for key, parts in model.tensors().items()}
+    with pytest.raises(Stopped):
+        make_pictures(rig.host, REQUEST, recipe, controls=Controls(should_stop=lambda: True))
+    rig.press_stop()
+    with pytest.raises(Stopped):
+        make_pictures(rig.host, REQUEST, recipe)
+    for key, parts in model.tensors().items():
+        assert all(torch.equal(*pair) for pair in zip(parts, before[key], strict=True)), key
+
+
+def test_a_kept_merge_is_what_pictures_are_made_of(rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]) -> None:
+    with live_merge(rig.host.open_model(ref(drawable["a"]))) as merge:
+        merge.apply(recipe)
+        merged = bytes_of(rig.host)
+        merge.keep("mine")
+    assert bytes_of(rig.host) == merged
+
+
+def test_two_merges_at_once(rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]) -> None:
+    with live_merge(rig.host.open_model(ref(drawable["a"]))) as merge:
+        merge.apply(recipe)
+        with pytest.raises(HostError, match="Another merge"):
+            make_pictures(rig.host, REQUEST, recipe)
+        assert merge.check() is LiveState.ACTIVE
+
+
+def test_no_model(rig: Rig) -> None:
+    with pytest.raises(HostError, match="No model"):
+        rig.host.make_pictures(REQUEST, model={})
+
+
+@pytest.mark.parametrize("kind", DRAWABLE)
+def test_standalone_draws_with_every_architecture(tmp_path: Path, kind: str) -> None:
+    paths = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
+    for seed, path in enumerate(paths):
+        save_file(random_state(DRAWABLE[kind], seed), path)
+    host = StandaloneHost(models=tmp_path)
+    assert [found.title for found in host.checkpoints()] == ["1.safetensors", "2.safetensors"]
+    a, b = map(model_source, paths)
+    long = replace(REQUEST, prompt="a red circle " * 40, negative="")
+    (plain,) = make_pictures(host, long, a)
+    merge = MergeRecipe(a, b, alpha=0.5)
+    (seen,) = make_pictures(host, long, merge)
+    assert seen.image.tobytes() != plain.image.tobytes()
+    (saved,) = make_pictures(host, long, model_source(merge_to_file(merge, tmp_path / "m.safetensors").path))
+    assert saved.image.tobytes() == seen.image.tobytes()
+    (back,) = make_pictures(host, long, a)
+    assert back.image.tobytes() == plain.image.tobytes()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_standalone_samplers(drawable: Mapping[str, Path], sampler: str) -> None:
+    host = StandaloneHost()
+    host.open_model(ref(drawable["a"]))
+    request = replace(REQUEST, sampler=sampler.upper(), steps=3)
+    first = bytes_of(host, request)
+    assert bytes_of(host, request) == first
+
+
+def test_standalone_refusals(tmp_path: Path, drawable: Mapping[str, Path]) -> None:
+    host = StandaloneHost()
+    host.open_model(ref(drawable["a"]))
+    with pytest.raises(HostError, match='no sampler "Eular"; there are Euler, Euler a'):
+        host.make_pictures(replace(REQUEST, sampler="Eular"), model={})
+    with pytest.raises(HostError, match='device "gpu"'):
+        StandaloneHost(device="gpu")
+    state = load_file(drawable["a"])
+    for missing, message in (
+        ("first_stage_model.", "no VAE"),
+        ("cond_stage_model.", "no text encoder"),
+        ("model.diffusion_model.output_blocks.5.1.proj_out.bias", "lacks a tensor"),
+    ):
+        broken = tmp_path / "broken.safetensors"
+        save_file({key: value for key, value in state.items() if not key.startswith(missing)}, broken)
+        with pytest.raises(HostError, match=message):
+            host.open_model(ref(broken))
+    with pytest.raises(CheckpointError, match="Cannot open"):
+        host.open_model(ref(tmp_path / "none.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("width", 100, "multiple of 8"),
+        ("height", 0, "multiple of 8"),
+        ("steps", 0, "1 or more"),
+        ("batch", 0, "1 or more"),
+        ("seed", -1, "0 or more"),
+        ("seed", 2**32, "below"),
+        ("cfg", float("nan"), "from 0 to 100"),
+    ],
+)
+def test_requests_that_cannot_be(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        replace(REQUEST, **{name: value})
+
+
+def test_tokens() -> None:
+    (row,) = tokenize("a red circle on blue")
+    assert row == [START, 320, 736, 7117, 525, 1746, *[END] * 71]  # from the published CLIP tokenizer
+    rows = tokenize("circle " * 100, pad=0)
+    assert [len(row) for row in rows] == [77, 77]
+    assert rows[1] == [START, *[7117] * 25, END, *[0] * 50]
+    assert tokenize("") == [[START, *[END] * 76]]
