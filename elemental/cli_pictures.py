@@ -51,6 +51,7 @@ def run_generate(args: argparse.Namespace, *, tell: Callable[[MergePlan, Iterabl
     """
     model: ModelSource | MergeRecipe
     if len(args.models_given) == 1 and args.recipe is None:
+        _refuse_recipe_options(args)
         model = model_source(args.models_given[0])
     else:
         model, remarks = recipe_from_options(args)
@@ -69,6 +70,14 @@ def run_generate(args: argparse.Namespace, *, tell: Callable[[MergePlan, Iterabl
         say([str(path)])
 
 
+def _refuse_recipe_options(args: argparse.Namespace) -> None:
+    """Refuse what only a merge could use."""
+    names = ("mode", "alpha", "beta", "blocks", "blocks_beta", "elemental", "elemental_file", "vae", "dtype")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
+    if given:
+        args.parser.error(f"{', '.join(given)}: one model alone is not merged; name two, or three")
+
+
 def _make_folder(name: str) -> Path:
     folder = Path(name)
     try:
@@ -78,12 +87,12 @@ def _make_folder(name: str) -> Path:
     return folder
 
 
-def _host(device: str, *, quiet: bool = False) -> StandaloneHost:
+def _host(device: str) -> StandaloneHost:
     try:
         from .hosts.standalone import StandaloneHost
     except ImportError as exc:
         raise HostError(f"{_EXTRA} ({exc}).") from exc
-    return StandaloneHost(device=device) if quiet else StandaloneHost(device=device, report=_StepBar())
+    return StandaloneHost(device=device, report=_StepBar())
 
 
 class _StepBar:

@@ -335,6 +335,7 @@ def test_generate_writes_nothing_but_pictures(tmp_path: Path, capsys: pytest.Cap
     ):
         assert main(["generate", *wrong[:1], *size, *wrong[1:]]) == code, wrong
         assert message in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["generate", *size])
+    for wrong in ([], [a, "--elemental", "OUT05:attn2:1"], [a, "--vae", b]):  # one model alone is not merged
+        with pytest.raises(SystemExit):
+            main(["generate", *wrong, *size])
     assert len(list(out.iterdir())) == 3

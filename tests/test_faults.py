@@ -347,6 +347,7 @@ def test_interrupt_while_threads_start(folder: Path, monkeypatch: pytest.MonkeyP
         real(pool, work)
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("elemental.merge.execute._THREAD_BYTES", 1)  # small models, too, are worth threads
     monkeypatch.setattr(ThreadPoolExecutor, "submit", submit_and_interrupt)
     controls = Controls(should_stop=lambda: next(count) < 0 or threading.Event().wait(0.001))
     with pytest.raises(KeyboardInterrupt):

@@ -197,6 +197,9 @@ def test_a_kept_merge_is_what_pictures_are_made_of(rig: Rig, recipe: MergeRecipe
         merged = bytes_of(rig.host)
         merge.keep("mine")
     assert bytes_of(rig.host) == merged
+    (plain,) = make_pictures(rig.host, REQUEST, recipe.model_a)  # and A itself can still be had
+    assert plain.image.tobytes() not in merged
+    assert [part.image.tobytes() for part in make_pictures(rig.host, REQUEST, recipe)] == merged
 
 
 def test_two_merges_at_once(rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]) -> None:
@@ -204,6 +207,8 @@ def test_two_merges_at_once(rig: Rig, recipe: MergeRecipe, drawable: Mapping[str
         merge.apply(recipe)
         with pytest.raises(HostError, match="Another merge"):
             make_pictures(rig.host, REQUEST, recipe)
+        with pytest.raises(HostError, match="Another merge"):
+            rig.host.open_model(ref(drawable["b"]))
         assert merge.check() is LiveState.ACTIVE
 
 
@@ -229,6 +234,23 @@ def test_standalone_draws_with_every_architecture(tmp_path: Path, kind: str) -> 
     assert saved.image.tobytes() == seen.image.tobytes()
     (back,) = make_pictures(host, long, a)
     assert back.image.tobytes() == plain.image.tobytes()
+
+
+def test_standalone_knows_models_that_predict_v(tmp_path: Path) -> None:
+    state = random_state(DRAWABLE["sd2"], 1)
+    pictures = {}
+    for name, marks, beside in (
+        ("noise", [], ""),
+        ("marked", ["v_pred"], ""),
+        ("ztsnr", ["v_pred", "ztsnr"], ""),
+        ("beside", [], 'model:\n  params:\n    parameterization: "v"\n'),
+    ):
+        path = tmp_path / f"{name}.safetensors"
+        save_file({**state, **{mark: torch.ones(1) for mark in marks}}, path)
+        path.with_suffix(".yaml").write_text(beside)
+        pictures[name] = make_pictures(StandaloneHost(), REQUEST, model_source(path))[0].image.tobytes()
+    assert pictures["marked"] == pictures["beside"]
+    assert len(set(pictures.values())) == 3
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -270,7 +292,9 @@ def test_standalone_refusals(tmp_path: Path, drawable: Mapping[str, Path]) -> No
         ("batch", 0, "1 or more"),
         ("seed", -1, "0 or more"),
         ("seed", 2**32, "below"),
-        ("cfg", float("nan"), "from 0 to 100"),
+        ("steps", 1000, "999"),
+        ("cfg", float("nan"), "from 1 to 100"),
+        ("cfg", 0.5, "from 1 to 100"),
     ],
 )
 def test_requests_that_cannot_be(name: str, value: Any, message: str) -> None:

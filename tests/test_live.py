@@ -185,6 +185,8 @@ def test_a_merge_that_something_else_replaced_is_lost(recipe: MergeRecipe, model
             for part, original in zip(model.tensors()[key], parts, strict=True):
                 part.copy_(original)
         assert merge.check() is LiveState.LOST
+        merge.apply(recipe)  # is written anew
+        assert merge.check() is LiveState.ACTIVE
 
 
 def test_stop_in_mid_write_gives_the_model_back(recipe: MergeRecipe, models: Mapping[str, Path]) -> None:
@@ -213,9 +215,12 @@ def test_a_failed_step_is_made_good_by_the_next(
     with live_merge(model) as merge:
         merge.apply(recipe)
         other = replace(recipe, alpha=0.8)
+        polls = iter(range(10**9))
         with pytest.raises(Stopped):
-            merge.apply(other, controls=Controls(should_stop=lambda: True))
-        assert merge.check() is LiveState.LOST or merge.apply(recipe)
+            merge.apply(other, controls=Controls(should_stop=lambda: next(polls) > 200))
+        assert merge.check() is LiveState.LOST
+        with pytest.raises(MergeError, match="no whole merge"):
+            merge.keep("half")
         merge.apply(recipe)
         assert_is_file(model, merge_to_file(recipe, tmp_path / "merged.safetensors").path)
 

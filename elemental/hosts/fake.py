@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,9 @@ class FakeModel:
             raise HostError(f"The host refuses {min(refused)}.")
 
     def keep(self, label: str) -> None:
-        """Note the label."""
+        """Note the label; what is in the model is no longer its file's."""
         self.kept = label
+        self.checkpoint = None
 
     def digest(self) -> bytes:
         """Give the SHA-256 of all bytes of all tensors."""
@@ -88,9 +90,12 @@ class FakeHost:
 
     def open_model(self, checkpoint: CheckpointRef) -> FakeModel:
         """Load a checkpoint, unless it is the one in use."""
-        if self._live is None or self._live.checkpoint != checkpoint:
-            self._live = FakeModel(checkpoint, self._load(checkpoint.path))
-        return self._live
+        live = self._live
+        known = None if live is None or live.checkpoint is None else live.checkpoint.path
+        if live is None or known != checkpoint.path:
+            with nullcontext() if live is None else live.claim():
+                self._live = live = FakeModel(checkpoint, self._load(checkpoint.path))
+        return live
 
     def make_pictures(self, request: ImageRequest, *, model: Mapping[str, str]) -> Sequence[GeneratedImage]:
         """Make pictures of noise that the model's bytes and the request decide."""

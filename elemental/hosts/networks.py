@@ -104,6 +104,7 @@ def _unet_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
     attention = next(block for block, depth in zip(blocks, depths, strict=True) if depth)
     heads = _HEADS[architecture]
     config: dict[str, Any] = {
+        "sample_size": 64,  # of no effect; some versions of diffusers compare it
         "in_channels": shapes[FIRST_CONV][1],
         "block_out_channels": widths,
         "layers_per_block": 2,
@@ -128,7 +129,7 @@ def _unet_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
 def _vae_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
     widths = [shapes.get(f"{VAE_PREFIX}encoder.down.{level}.block.0.conv1.weight", (0,))[0] for level in range(4)]
     if not all(widths):
-        raise HostError("The checkpoint has no VAE; choose one with --vae FILE.")
+        raise HostError("The checkpoint has no VAE, which pictures need: save a merge of it with --vae FILE first.")
     return {
         "block_out_channels": widths,
         "layers_per_block": 2,

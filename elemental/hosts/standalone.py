@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from torch import Tensor
 from ..errors import HostError, Stopped
 from ..images.infotext import format_infotext
 from ..images.request import GeneratedImage, ImageRequest
-from ..merge.checkpoint import SUFFIXES, Checkpoint
+from ..merge.checkpoint import SUFFIXES, Checkpoint, read_signature
 from ..merge.parts import copy_piece, pieces_of
-from ..spec.blocks import SD2, SDXL, Architecture
+from ..spec.blocks import SD2, SDXL
+from ..spec.keys import input_channels
 from .base import CheckpointRef, Claim
 from .keymap import Network
 from .networks import Networks, allocate, build_networks, live_tensors
@@ -41,14 +43,16 @@ class StandaloneModel:
     """
 
     def __init__(self, path: Path, *, device: torch.device, dtype: torch.dtype) -> None:
-        self.checkpoint = CheckpointRef(path.stem, path)
+        self.checkpoint: CheckpointRef | None = CheckpointRef(path.stem, path)
         self.claim: Callable[[], AbstractContextManager[None]] = Claim()
         self.kept: str | None = None
         with Checkpoint(path) as file:
+            self.signature = file.signature
             shapes = {key: info.shape for key, info in file.tensors.items()}
             self.architecture = file.architecture
-            self.v_prediction = _predicts_v(file, self.architecture)
+            self.v_prediction = _predicts_v(file)
             self.zero_snr = "ztsnr" in file.tensors
+            self.channels = input_channels(shapes)
             self.networks = build_networks(shapes, self.architecture)
             overflows = self.architecture is SDXL and dtype is torch.float16
             formats = dict.fromkeys(self.networks, dtype)
@@ -56,6 +60,9 @@ class StandaloneModel:
             self._tensors = live_tensors(self.networks, list(shapes))
             _check_complete(self.networks, self._tensors)
             for key, parts in self._tensors.items():
+                size = sum(part.numel() for part in parts)
+                if size != file.tensors[key].numel:
+                    raise HostError(f"{path}: {key} has {file.tensors[key].numel} numbers; {size} are needed.")
                 for part, at, piece in pieces_of(parts, 0, file.tensor(key).reshape(-1)):
                     copy_piece(part, at, piece)
 
@@ -67,8 +74,9 @@ class StandaloneModel:
         """Do nothing: prompts are encoded anew for each request."""
 
     def keep(self, label: str) -> None:
-        """Remember the name of what is in the model."""
+        """Remember the name of what is in the model, which is no longer its file's."""
         self.kept = label
+        self.checkpoint = None
 
 
 class StandaloneHost:
@@ -117,10 +125,14 @@ class StandaloneHost:
 
     def open_model(self, checkpoint: CheckpointRef) -> StandaloneModel:
         """Load a checkpoint, unless it is the one in use."""
-        if self._live is None or self._live.checkpoint.path != checkpoint.path:
-            self._live = None  # one model at a time fits into memory
-            self._live = StandaloneModel(checkpoint.path, device=self._device, dtype=self._dtype)
-        return self._live
+        wanted = checkpoint.path, read_signature(checkpoint.path)
+        live = self._live
+        if live is not None and live.checkpoint is not None and (live.checkpoint.path, live.signature) == wanted:
+            return live
+        with nullcontext() if live is None else live.claim():
+            self._live = live = None  # one model at a time fits into memory
+            opened = self._live = StandaloneModel(checkpoint.path, device=self._device, dtype=self._dtype)
+        return opened
 
     def output_folder(self) -> Path:
         """Give the folder in which pictures are kept."""
@@ -150,6 +162,10 @@ class StandaloneHost:
         ]
 
     def _sample(self, live: StandaloneModel, request: ImageRequest) -> list[Image.Image]:
+        if live.channels != 4:
+            raise HostError(
+                "An inpainting model cannot draw without a picture and a mask, which this host does not take."
+            )
         scheduler = make_sampler(request.sampler, v_prediction=live.v_prediction, zero_snr=live.zero_snr)
         pipeline = _make_pipeline(live, scheduler)
         prompts = _encode(live, request, self._device)
@@ -181,12 +197,18 @@ class StandaloneHost:
         return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def _predicts_v(file: Checkpoint, architecture: Architecture) -> bool:
+def _predicts_v(file: Checkpoint) -> bool:
     """Tell whether a model predicts v: it is marked so, or a configuration file beside it says so."""
     if "v_pred" in file.tensors:
         return True
     beside = file.path.with_suffix(".yaml")
-    return architecture is SD2 and beside.is_file() and 'parameterization: "v"' in beside.read_text(encoding="utf-8")
+    if not beside.is_file():
+        return False
+    try:
+        text = beside.read_text(encoding="utf-8", errors="replace")
+    except OSError as exc:
+        raise HostError(f"Cannot read {beside}: {exc.strerror or exc}.") from exc
+    return re.search(r"""parameterization:\s*["']?v\b""", text) is not None
 
 
 def _check_complete(networks: Networks, tensors: Mapping[str, Sequence[Tensor]]) -> None:

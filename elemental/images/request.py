@@ -11,6 +11,7 @@ from ..errors import ImageError
 
 _STEP = 8
 _LARGEST = 8192
+_MOST_STEPS = 999  # of the thousand that models are trained with
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class ImageRequest:
         seed: Of the first picture, from 0; each next of a batch has the next.
         steps: Of the sampler, from 1.
         sampler: As the host calls it, such as "Euler a".
-        cfg: How strongly the prompt guides, 1 for not at all beyond the model's own.
+        cfg: How strongly the prompt guides, from 1, where the negative prompt has no effect.
         width: In pixels, a multiple of 8.
         height: In pixels, a multiple of 8.
         batch: How many pictures, from 1.
@@ -47,13 +48,15 @@ class ImageRequest:
             size = getattr(self, name)
             if not _STEP <= size <= _LARGEST or size % _STEP:
                 raise ImageError(f"The {name} is {size}; it must be a multiple of {_STEP} up to {_LARGEST}.")
+        if self.steps > _MOST_STEPS:
+            raise ImageError(f"The steps are {self.steps}; they must be {_MOST_STEPS} at the most.")
         for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ImageError(f"The {name} is {getattr(self, name)}; it must be {least} or more.")
         if self.seed + self.batch > 2**32:
             raise ImageError(f"The seed is {self.seed}; it must be below 2^32.")
-        if not 0 <= self.cfg <= 100:  # NaN is not between either
-            raise ImageError(f"The CFG scale is {self.cfg}; it must be from 0 to 100.")
+        if not 1 <= self.cfg <= 100:  # NaN is not between either
+            raise ImageError(f"The CFG scale is {self.cfg}; it must be from 1 to 100.")
 
 
 @dataclass(frozen=True)

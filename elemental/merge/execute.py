@@ -29,6 +29,8 @@ _DEVICE_PIECE = 1 << 24
 for its caches; elsewhere enough to hide the cost of a call."""
 
 _MAX_THREADS = 3
+_THREAD_BYTES = 1 << 21
+"""So much of a result is worth starting another thread."""
 _POLL_SECONDS = 0.1
 
 
@@ -104,8 +106,18 @@ def execute(
     controls = controls or Controls()
     run = _Run(plan, models, sink, device=check_device(device), controls=controls)
     controls.begin(plan.nbytes)
-    count = min(_MAX_THREADS, os.cpu_count() or 1)
-    with _one_torch_thread_each(), ThreadPoolExecutor(count, thread_name_prefix="merge") as pool:
+    count = min(_MAX_THREADS, os.cpu_count() or 1, 1 + plan.nbytes // _THREAD_BYTES)
+    with _one_torch_thread_each():
+        if count == 1:
+            run.work()
+        else:
+            _work_together(run, count)
+    run.report_progress()
+    return Findings(tuple(sorted(run.not_finite, key=lambda found: (found[0].value, found[1]))))
+
+
+def _work_together(run: _Run, count: int) -> None:
+    with ThreadPoolExecutor(count, thread_name_prefix="merge") as pool:
         try:  # from the first thread on: an interrupt at any moment must end them all
             workers = [pool.submit(run.work) for _ in range(count)]
             while wait(workers, _POLL_SECONDS, FIRST_EXCEPTION).not_done and not run.ended.is_set():
@@ -115,8 +127,6 @@ def execute(
             raise
         for worker in workers:
             worker.result()
-    run.report_progress()
-    return Findings(tuple(sorted(run.not_finite, key=lambda found: (found[0].value, found[1]))))
 
 
 def check_device(name: str) -> torch.device:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..errors import ElementalError, HostError, MergeError
+from ..errors import HostError, MergeError
 from ..spec.keys import UNET_PREFIX
 from ..spec.recipe import MergeRecipe
 from ..spec.select import TensorSet, members
@@ -161,14 +161,16 @@ class LiveMerge:
     def check(self) -> LiveState:
         """Compare some tensors of the live model with what the last recipe makes of them."""
         frame = self._frame
-        if frame is None:
+        if frame is None or frame.right != frame.present:
             return LiveState.LOST
         live = self._live.tensors()
         sample = _sample(frame.planner.plan_some(frame.recipe, frame.right))
         sink = _ComparingSink(live)
         if all(_fits(tensor, live) for tensor in sample.tensors):
             self._run(sample, frame.models, live, sink, None)
-            return LiveState.LOST if sink.differs else LiveState.ACTIVE
+            if not sink.differs:
+                return LiveState.ACTIVE
+        frame.right = 0  # the next recipe is written whole
         return LiveState.LOST
 
     def keep(self, label: str) -> None:
@@ -176,9 +178,14 @@ class LiveMerge:
 
         Args:
             label: What to call it.
+
+        Raises:
+            MergeError: There is no whole merge in the model.
         """
-        self._kept = True
+        if self.check() is LiveState.LOST:
+            raise MergeError("There is no whole merge in the live model to keep.")
         self._live.keep(label)
+        self._kept = True
 
     def restore(self, keys: Iterable[str] | None = None) -> None:
         """Make the live model what it was before.
@@ -196,11 +203,12 @@ class LiveMerge:
             try:
                 self._restore(key, live[key])
                 self._touched.discard(key)
-            except (RuntimeError, KeyError, ElementalError) as exc:
+            except Exception as exc:  # the other tensors are to be restored all the same
                 failures.append(exc)
-        if keys is None:
-            self._frame = None
-        if restored:
+        if self._frame is not None:
+            gone = [self._frame.places[key] for key in restored if key in self._frame.places]
+            self._frame.right &= ~sum(1 << place for place in gone)
+        if restored and not failures:
             self._live.changed(restored)
         if failures:
             raise HostError(
@@ -229,6 +237,8 @@ class LiveMerge:
         if self._original is not None and self._original.architecture != planner.architecture:
             raise MergeError(_another_model(f"it is {self._original.architecture.name}", planner))
         frame = _Frame(key, planner, models, _present(planner, live), recipe, planner.ratios(recipe))
+        if any(part.device.type == "meta" for parts in live.values() for part in parts):
+            raise HostError("Some tensors of the live model are on no device now; load the checkpoint again.")
         self._restore_others(frame, live)
         held = _identities(before, before.right) if before else {}
         self._save(frame, live, held)
@@ -274,8 +284,6 @@ class LiveMerge:
         devices: dict[torch.device, list[TensorPlan]] = {}
         for tensor in plan.tensors:
             devices.setdefault(live[tensor.name.key][0].device, []).append(tensor)
-        if any(device.type == "meta" for device in devices):
-            raise HostError("Some tensors of the live model are on no device now; load the checkpoint again.")
         for device, tensors in devices.items():
             part = MergePlan(plan.architecture, plan.recipe, tuple(tensors))
             execute(part, models, sink, device=str(device), controls=controls)
@@ -378,11 +386,14 @@ def _uninterrupted(job: Callable[[], None]) -> None:
             errors.append(exc)
 
     thread = threading.Thread(target=run, name="restore")
-    thread.start()
-    interrupted = False
-    while thread.is_alive():
+    interrupted = started = False
+    while True:
         try:
+            if not started:
+                started = True
+                thread.start()
             thread.join()
+            break
         except KeyboardInterrupt:
             interrupted = True
     if errors:
