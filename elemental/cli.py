@@ -300,7 +300,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = _add(
         commands,
         "demo",
-        purpose="show on two small models what elements do to pictures",
+        purpose="make two small checkpoints and merge them",
         example="elemental demo -o trial",
     )
     demo.add_argument("-o", "--output", metavar="DIR", default="elemental-demo", help="default: %(default)s")

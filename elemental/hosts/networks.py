@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ..errors import HostError
+from ..merge.parts import Parts
 from ..spec.blocks import SD1, SD2, SDXL, Architecture
 from ..spec.keys import FIRST_CONV, UNET_PREFIX, VAE_PREFIX
 from .keymap import TEXT_PREFIXES, LiveName, Network, live_name
+from .tokens import END
 
 Shapes = Mapping[str, tuple[int, ...]]
 Networks = dict[Network, nn.Module]
-Parts = tuple[Tensor, ...]
 
 _HEADS = {SD1: 8, SD2: None, SDXL: None}
 """Attention heads of the U-Net; None where each has 64 channels (SD 2.x, SDXL). From the models' own configuration
 files v1-inference.yaml, v2-inference.yaml and sd_xl_base.yaml."""
 
 _HEAD_WIDTH = 64
-_END_TOKEN = 49407
 
 
 def build_networks(shapes: Shapes, architecture: Architecture) -> Networks:
@@ -155,7 +155,7 @@ def _text_encoder(prefix: str, shapes: Shapes, *, architecture: Architecture, op
         num_attention_heads=max(1, width // _HEAD_WIDTH),
         hidden_act="gelu" if open_clip else "quick_gelu",
         projection_dim=projection,
-        eos_token_id=_END_TOKEN,
+        eos_token_id=END,
     )
     with_projection = open_clip and architecture is SDXL
     encoder: nn.Module = CLIPTextModelWithProjection(config) if with_projection else CLIPTextModel(config)

@@ -16,8 +16,8 @@ from torch import Tensor
 from ..errors import HostError, Stopped
 from ..images.infotext import format_infotext
 from ..images.request import GeneratedImage, ImageRequest
-from ..merge.checkpoint import SUFFIXES, Checkpoint, read_signature
-from ..merge.parts import copy_piece, pieces_of
+from ..merge.checkpoint import Checkpoint, checkpoint_files, read_signature
+from ..merge.parts import copy_piece, count_numbers, pieces_of
 from ..spec.blocks import SD2, SDXL
 from ..spec.keys import input_channels
 from .base import CheckpointRef, Claim
@@ -60,7 +60,7 @@ class StandaloneModel:
             self._tensors = live_tensors(self.networks, list(shapes))
             _check_complete(self.networks, self._tensors)
             for key, parts in self._tensors.items():
-                size = sum(part.numel() for part in parts)
+                size = count_numbers(parts)
                 if size != file.tensors[key].numel:
                     raise HostError(f"{path}: {key} has {file.tensors[key].numel} numbers; {size} are needed.")
                 for part, at, piece in pieces_of(parts, 0, file.tensor(key).reshape(-1)):
@@ -120,7 +120,7 @@ class StandaloneHost:
         """List the checkpoints in the models folder, at any depth."""
         if self._models is None:
             return []
-        found = (path for path in sorted(self._models.rglob("*")) if path.suffix.lower() in SUFFIXES)
+        found = checkpoint_files(self._models)
         return [CheckpointRef(path.relative_to(self._models).as_posix(), path) for path in found]
 
     def open_model(self, checkpoint: CheckpointRef) -> StandaloneModel:

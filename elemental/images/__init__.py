@@ -1,1 +1,1 @@
-"""Pictures: what is asked for, what was made, and how pictures are put together and compared."""
+"""Pictures: what is asked for, what was made, and the files they are kept in."""

@@ -6,7 +6,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 SUFFIXES = SAFETENSORS + PICKLES
+
+
+def checkpoint_files(folder: Path) -> Iterator[Path]:
+    """List the files below a folder, at any depth, that are checkpoints by their names, in order of their paths."""
+    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 class Signature(NamedTuple):

@@ -1,7 +1,8 @@
-"""How the caller of a long job follows it and ends it."""
+"""How the caller of a long job follows it and ends it, and how a job is kept from being ended."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,3 +22,30 @@ class Controls:
     stage: Callable[[str], None] = lambda _: None
     advance: Callable[[int], None] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False
+
+
+def uninterrupted(job: Callable[[], None]) -> None:
+    """Finish a job though the user presses Ctrl-C meanwhile; the interrupt is raised afterwards."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            job()
+        except BaseException as exc:  # raised again in the thread that waits
+            errors.append(exc)
+
+    thread = threading.Thread(target=run, name="uninterrupted")
+    interrupted = started = False
+    while True:
+        try:
+            if not started:
+                started = True
+                thread.start()
+            thread.join()
+            break
+        except KeyboardInterrupt:
+            interrupted = True
+    if errors:
+        raise errors[0]
+    if interrupted:
+        raise KeyboardInterrupt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,9 +18,9 @@ from ..spec.keys import UNET_PREFIX
 from ..spec.recipe import MergeRecipe
 from ..spec.select import TensorSet, members
 from .checkpoint import Checkpoint
-from .controls import Controls
+from .controls import Controls, uninterrupted
 from .execute import execute
-from .parts import Parts, copy_piece, equals, pieces_of
+from .parts import Parts, copy_piece, count_numbers, equals, pieces_of
 from .plan import MergePlan, Planner, Ratio, Role, TensorPlan
 
 Models = Mapping[Role, Checkpoint]
@@ -124,7 +123,7 @@ class LiveMerge:
     ) -> None:
         try:
             if not self._kept:
-                _uninterrupted(self.restore)
+                uninterrupted(self.restore)
         finally:
             self._claim.__exit__(None, None, None)
 
@@ -268,7 +267,7 @@ class LiveMerge:
     def _is_original(self, key: str, parts: Sequence[Tensor]) -> bool:
         assert self._original is not None
         info = self._original.tensors.get(key)
-        if info is None or info.numel != sum(part.numel() for part in parts):
+        if info is None or info.numel != count_numbers(parts):
             return False
         return all(equals(*piece) for piece in pieces_of(parts, 0, self._original_numbers(key)))
 
@@ -327,7 +326,7 @@ def _present(planner: Planner, live: Mapping[str, Sequence[Tensor]]) -> TensorSe
             if name.key.startswith(UNET_PREFIX):
                 raise MergeError(_another_model(f"it has no {name.key}", planner))
             continue
-        size = sum(part.numel() for part in parts)
+        size = count_numbers(parts)
         if size != planner.infos[name.key].numel:
             raise MergeError(
                 _another_model(f"{name.key} has {size} numbers, not {planner.infos[name.key].numel}", planner)
@@ -352,7 +351,7 @@ def _unchanged(before: Mapping[Ratio, TensorSet], after: Mapping[Ratio, TensorSe
 
 
 def _fits(tensor: TensorPlan, live: Mapping[str, Sequence[Tensor]]) -> bool:
-    return sum(part.numel() for part in live.get(tensor.name.key, ())) == tensor.info.numel
+    return count_numbers(live.get(tensor.name.key, ())) == tensor.info.numel
 
 
 def _identities(frame: _Frame, tensors: TensorSet) -> dict[str, object]:
@@ -373,30 +372,3 @@ def _sample(plan: MergePlan) -> MergePlan:
     small = [tensor for tensor in tensors if tensor.info.numel <= _SAMPLE_SIZE] or tensors
     step = max(1, len(small) // _SAMPLES)
     return MergePlan(plan.architecture, plan.recipe, tuple(small[::step][:_SAMPLES]))
-
-
-def _uninterrupted(job: Callable[[], None]) -> None:
-    """Finish a job though the user presses Ctrl-C meanwhile; the interrupt is raised afterwards."""
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            job()
-        except BaseException as exc:  # raised again in the thread that waits
-            errors.append(exc)
-
-    thread = threading.Thread(target=run, name="restore")
-    interrupted = started = False
-    while True:
-        try:
-            if not started:
-                started = True
-                thread.start()
-            thread.join()
-            break
-        except KeyboardInterrupt:
-            interrupted = True
-    if errors:
-        raise errors[0]
-    if interrupted:
-        raise KeyboardInterrupt

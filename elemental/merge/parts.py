@@ -13,6 +13,11 @@ Parts = tuple[Tensor, ...]
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+def count_numbers(parts: Sequence[Tensor]) -> int:
+    """Count the numbers that the parts of a tensor hold together."""
+    return sum(part.numel() for part in parts)
+
+
 def pieces_of(parts: Sequence[Tensor], start: int, values: Tensor) -> Iterator[tuple[Tensor, int, Tensor]]:
     """Cut a piece of a tensor to its parts.
 

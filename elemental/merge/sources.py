@@ -10,7 +10,7 @@ from types import TracebackType
 
 from ..errors import CheckpointError
 from ..spec.recipe import MergeRecipe, ModelSource
-from .checkpoint import SUFFIXES, Checkpoint, VaeFile, read_signature
+from .checkpoint import Checkpoint, VaeFile, checkpoint_files, read_signature
 from .hashes import file_sha256
 from .plan import Role
 
@@ -108,6 +108,4 @@ def _files_below(folder: Path | None) -> Iterator[Path]:
         return
     if not folder.is_dir():
         raise CheckpointError(f"The models folder {folder} does not exist.")
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            yield path
+    yield from checkpoint_files(folder)
