@@ -1,4 +1,4 @@
-"""The command line: ``elemental inspect | plan | merge | generate | demo``."""
+"""The command line: ``elemental inspect | plan | merge | generate | plot | check | demo``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .cli_pictures import add_request_options, run_generate
+from .cli_plots import AXES_HELP, CHECK_HELP, add_check_options, add_plot_options, run_check, run_plot
 from .cli_recipe import add_recipe_options, join_negative_numbers, recipe_from_options
 from .errors import ElementalError, RecipeError, SpecError, Stopped
 from .merge import show
@@ -57,8 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run: Callable[[argparse.Namespace], int] = args.run
         code = run(args)
-    except (KeyboardInterrupt, Stopped):
+    except KeyboardInterrupt:
         return _fail(str(Stopped()), STOPPED, debug=args.debug)
+    except Stopped as exc:
+        return _fail(str(exc), STOPPED, debug=args.debug)
     except (SpecError, RecipeError) as exc:
         return _fail(str(exc), WRONG_USAGE, debug=args.debug)
     except ElementalError as exc:
@@ -166,6 +169,16 @@ def _generate(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _plot(args: argparse.Namespace) -> int:
+    run_plot(args, say=_print_lines, warn=lambda warnings: _print_warnings(warnings, strict=args.strict))
+    return DONE
+
+
+def _check(args: argparse.Namespace) -> int:
+    run_check(args, say=_print_lines, warn=lambda warnings: _print_warnings(warnings, strict=args.strict))
+    return DONE
+
+
 def _demo(args: argparse.Namespace) -> int:
     from .demo.make import DEMO_SPEC, make_demo
 
@@ -186,7 +199,11 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _warn(plan: MergePlan, remarks: Iterable[str], *, strict: bool) -> None:
-    warnings = [*remarks, *(warning.message for warning in plan.warnings)]
+    _print_warnings([*remarks, *(warning.message for warning in plan.warnings)], strict=strict)
+
+
+def _print_warnings(lines: Iterable[str], *, strict: bool) -> None:
+    warnings = list(lines)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if strict and warnings:
@@ -296,6 +313,30 @@ def _parser() -> argparse.ArgumentParser:
     add_request_options(generate)
     generate.add_argument("-o", "--output", metavar="DIR", required=True, help="the folder for the pictures")
     generate.set_defaults(run=_generate, parser=generate)
+
+    example = (
+        'elemental plot a.safetensors b.safetensors --alpha 0 --x-type alpha --x "0, 0.5, 1" '
+        '--y-type pinpoint-element --y "IN07:attn1, IN07:attn2" --prompt "a cat" -o plot'
+    )
+    plot = _add(
+        commands,
+        "plot",
+        purpose="make a grid of pictures along two axes",
+        example=example,
+        notes=AXES_HELP + _SPEC_HELP,
+    )
+    add_plot_options(plot)
+    plot.set_defaults(run=_plot, parser=plot, command="plot")
+
+    example = (
+        "elemental check a.safetensors b.safetensors --alpha 0 --elements "
+        '"OUT03:attn1, OUT03:attn2, OUT03:ff" --ratio 1 --prompt "a cat" -o checks'
+    )
+    check = _add(
+        commands, "check", purpose="rank what elements do to a picture", example=example, notes=CHECK_HELP + _SPEC_HELP
+    )
+    add_check_options(check)
+    check.set_defaults(run=_check, parser=check, command="check")
 
     demo = _add(
         commands,

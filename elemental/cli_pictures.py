@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,28 +20,65 @@ from .workflows import make_pictures, plan_merge
 
 if TYPE_CHECKING:
     from .hosts.standalone import StandaloneHost
+    from .images.request import ImageRequest
 
-_EXTRA = 'Pictures need more packages: pip install "sd-webui-elemental[standalone]"'
+_PACKAGES = ("PIL", "diffusers", "transformers")
 
 Print = Callable[[Iterable[str]], None]
 
 
-def add_request_options(command: argparse.ArgumentParser) -> None:
-    """Declare what decides a picture beside the model."""
+_SAMPLERS = "Euler, Euler a, DPM++ 2M Karras, DDIM, UniPC"
+_REQUEST_FIELDS = ("prompt", "negative", "seed", "steps", "sampler", "cfg", "width", "height", "batch")
+
+
+def add_request_options(command: argparse.ArgumentParser, *, batch: bool = True) -> None:
+    """Declare what decides a picture beside the model.
+
+    Args:
+        command: The command that takes it.
+        batch: Whether it can make several pictures at once.
+    """
     group = command.add_argument_group("pictures")
-    group.add_argument("--prompt", default="", metavar="TEXT", help="what they shall show")
-    group.add_argument("--negative", default="", metavar="TEXT", help="what they shall not show")
-    group.add_argument("--seed", type=int, default=0, help="of the first; each next has the next (default: 0)")
-    group.add_argument("--steps", type=int, default=20, help="default: 20")
-    names = "Euler, Euler a, DPM++ 2M Karras, DDIM, UniPC"
-    group.add_argument("--sampler", default="Euler a", metavar="NAME", help=f"{names} (default: Euler a)")
-    group.add_argument("--cfg", type=float, default=7.0, help="CFG scale (default: 7)")
-    group.add_argument("--width", type=int, default=512, help="a multiple of 8 (default: 512)")
-    group.add_argument("--height", type=int, default=512, help="a multiple of 8 (default: 512)")
-    group.add_argument("--batch", type=int, default=1, metavar="N", help="how many (default: 1)")
+    group.add_argument("--prompt", metavar="TEXT", help="what they shall show")
+    group.add_argument("--negative", metavar="TEXT", help="what they shall not show")
+    more = " of the first; each next has the next" if batch else ""
+    group.add_argument("--seed", type=int, help=f"seed{more} (default: 0)")
+    group.add_argument("--steps", type=int, help="of the sampler (default: 20)")
+    group.add_argument("--sampler", metavar="NAME", help=f"{_SAMPLERS} (default: Euler a)")
+    group.add_argument("--cfg", type=float, help="CFG scale (default: 7)")
+    group.add_argument("--width", type=int, help="a multiple of 8 (default: 512)")
+    group.add_argument("--height", type=int, help="a multiple of 8 (default: 512)")
+    if batch:
+        group.add_argument("--batch", type=int, metavar="N", help="how many (default: 1)")
     group.add_argument(
         "--device", default="cpu", metavar="D", help="where to compute, as torch names it (default: cpu)"
     )
+
+
+def request_from_options(args: argparse.Namespace, base: ImageRequest | None = None) -> ImageRequest:
+    """Make the request that the options ask for.
+
+    Args:
+        args: What was given.
+        base: Where what was not given comes from; the defaults if there is none.
+    """
+    from .images.request import ImageRequest
+
+    given = {name: getattr(args, name, None) for name in _REQUEST_FIELDS}
+    return replace(base or ImageRequest(""), **{name: value for name, value in given.items() if value is not None})
+
+
+def require_packages() -> None:
+    """Make sure that the packages are installed that only pictures need.
+
+    Raises:
+        HostError: One is not.
+    """
+    missing = [package for package in _PACKAGES if find_spec(package) is None]
+    if missing:
+        raise HostError(
+            f'Pictures need more packages ({", ".join(missing)}): pip install "sd-webui-elemental[standalone]"'
+        )
 
 
 def run_generate(args: argparse.Namespace, *, tell: Callable[[MergePlan, Iterable[str]], None], say: Print) -> None:
@@ -56,15 +96,12 @@ def run_generate(args: argparse.Namespace, *, tell: Callable[[MergePlan, Iterabl
     else:
         model, remarks = recipe_from_options(args)
         tell(plan_merge(model, models_folder=args.models), remarks)
-    try:
-        from .images.files import free_names, write_png
-        from .images.request import ImageRequest
-    except ImportError as exc:
-        raise HostError(f"{_EXTRA} ({exc}).") from exc
-    names = ("prompt", "negative", "seed", "steps", "sampler", "cfg", "width", "height", "batch")
-    request = ImageRequest(**{name: getattr(args, name) for name in names})
+    require_packages()
+    from .images.files import free_names, write_png
+
+    request = request_from_options(args)
     folder = _make_folder(args.output)
-    pictures = make_pictures(_host(args.device), request, model, models_folder=args.models)
+    pictures = make_pictures(make_host(args.device, report=_StepBar()), request, model, models_folder=args.models)
     for path, picture in zip(free_names(folder, [picture.seed for picture in pictures]), pictures, strict=True):
         write_png(path, picture)
         say([str(path)])
@@ -87,12 +124,23 @@ def _make_folder(name: str) -> Path:
     return folder
 
 
-def _host(device: str) -> StandaloneHost:
-    try:
-        from .hosts.standalone import StandaloneHost
-    except ImportError as exc:
-        raise HostError(f"{_EXTRA} ({exc}).") from exc
-    return StandaloneHost(device=device, report=_StepBar())
+def make_host(
+    device: str, *, report: Callable[[int, int, str], None] = lambda _done, _total, _text: None
+) -> StandaloneHost:
+    """Make the host that draws without a WebUI.
+
+    Args:
+        device: Where it computes, as torch names it.
+        report: Shows the steps of a picture.
+
+    Raises:
+        HostError: A package is missing, or the device cannot be used.
+    """
+    require_packages()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of packages that nothing here needs
+    from .hosts.standalone import StandaloneHost
+
+    return StandaloneHost(device=device, report=report)
 
 
 class _StepBar:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from .errors import CheckpointError
 from .merge.checkpoint import Checkpoint
 from .merge.sources import locate_model, model_source
 from .spec.parser import parse_rules
-from .spec.recipe import MergeMode, MergeRecipe, ModelSource, SaveDtype, VaeChoice
+from .spec.recipe import MergeMode, MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop_unused
 from .spec.rules import RuleSet
 from .spec.weights import BUILT_IN_PRESETS, BlockWeights, choose_block_weights, read_presets
 from .workflows import load_presets, read_recipe, user_presets_path
@@ -38,7 +37,9 @@ def add_recipe_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--vae", metavar="V", help="merged (default), a, b, or a file to take the VAE from")
     formats = [dtype.value for dtype in SaveDtype]
     group.add_argument("--dtype", choices=formats, help="number format of the result (default: A's, tensor by tensor)")
-    group.add_argument("--recipe", metavar="FILE", help="start from the recipe of a merged file, or a JSON file")
+    group.add_argument(
+        "--recipe", metavar="FILE", help="start from the recipe of a merged file, a picture, or a JSON file"
+    )
     group.add_argument("--models", metavar="DIR", help="look here, by SHA-256, for models that have moved")
     group.add_argument("--strict", action="store_true", help="treat warnings as errors")
 
@@ -131,14 +132,10 @@ def _drop_what_the_mode_lacks(parts: dict[str, Any], args: argparse.Namespace) -
     if args.mode is None:
         return []
     mode = MergeMode(args.mode)
-    lacking = [] if mode.uses_c else ["model_c"]
-    lacking += [] if mode.uses_beta else ["beta", "block_beta"]
-    dropped = [name for name in lacking if parts[name] is not None]
-    if not mode.uses_beta:
-        rules = parts["rules"].rules
-        parts["rules"] = replace(parts["rules"], rules=tuple(rule._replace(beta=None) for rule in rules), spans=())
-        dropped += ["beta of its rules"] * any(rule.beta is not None for rule in rules)
-    parts |= dict.fromkeys(set(lacking) & set(parts))
+    kept = drop_unused(parts, mode)
+    dropped = [name for name in ("model_c", "beta", "block_beta") if kept[name] != parts[name]]
+    dropped += ["beta of its rules"] * (kept["rules"] != parts["rules"])
+    parts |= kept
     return [f"{mode.value} has no use for the recipe's {name.replace('_', ' ')}." for name in dropped]
 
 

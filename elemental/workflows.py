@@ -15,7 +15,7 @@ import platformdirs
 
 from .errors import CheckpointError, HostError, MergeError, Stopped
 from .merge.checkpoint import SAFETENSORS, Checkpoint, read_signature
-from .merge.controls import Controls
+from .merge.controls import Controls, Stopwatch
 from .merge.hashes import compute_sha256, legacy_hash, remembered_sha256
 from .merge.metadata import (
     RECIPE_FIELD,
@@ -58,13 +58,18 @@ class MergeResult:
 
 
 def read_recipe(path: str | Path) -> MergeRecipe:
-    """Read the recipe of a merged ``.safetensors`` file, or of a JSON file.
+    """Read the recipe of a merged ``.safetensors`` file, of a picture, or of a JSON file.
 
     Raises:
         CheckpointError: The file cannot be read.
+        ImageError: It is no picture, though its name says so.
         RecipeError: It holds no recipe.
     """
     file = Path(path)
+    if file.suffix.lower() == ".png":
+        from .images.files import read_texts
+
+        return recipe_from_metadata(read_texts(file), name=str(file))
     if file.suffix.lower() in SAFETENSORS:
         with Checkpoint(file) as checkpoint:
             return recipe_from_metadata(checkpoint.metadata, name=str(file))
@@ -231,17 +236,31 @@ def pictures_of_merge(
     recipe: MergeRecipe,
     *,
     controls: Controls | None = None,
+    watch: Stopwatch | None = None,
 ) -> Sequence[GeneratedImage]:
     """Make a live model equal to a recipe, and pictures from it that carry the recipe.
+
+    Args:
+        host: What makes the pictures.
+        request: What to make.
+        merge: The live model.
+        recipe: What it shall be equal to.
+        controls: Progress and stop of the merge.
+        watch: Counts the seconds of "merging" and "generating".
 
     Raises:
         HostError: The host put other numbers into the model before the pictures were made.
     """
     from .merge.live import LiveState
 
-    merge.apply(recipe, controls=controls)
-    pictures = host.make_pictures(request, model={"Elemental": name_recipe(recipe)})
-    if merge.check() is LiveState.LOST:
+    watch = watch or Stopwatch()
+    with watch("merging"):
+        merge.apply(recipe, controls=controls)
+    with watch("generating"):
+        pictures = host.make_pictures(request, model={"Elemental": name_recipe(recipe)})
+    with watch("merging"):
+        state = merge.check()
+    if state is LiveState.LOST:
         raise HostError("The merge was lost before the pictures were made: something else was loaded meanwhile.")
     text = recipe_as_json(recipe, merge.models)
     return [replace(picture, fields={**picture.fields, RECIPE_FIELD: text}) for picture in pictures]

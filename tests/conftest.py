@@ -20,6 +20,14 @@ LAYOUTS = {
     "sd2": shrink(SD2_LAYOUT, width=8, text_width=8),
     "sdxl": shrink(SDXL_LAYOUT, width=8, text_width=8),
 }
+VOCABULARY = 49408
+_XL = replace(shrink(SDXL_LAYOUT, vocabulary=VOCABULARY), labels=6 * 256 + 32)
+DRAWABLE: dict[str, Layout] = {
+    "sd1": shrink(SD1_LAYOUT, vocabulary=VOCABULARY),
+    "sd2": shrink(SD2_LAYOUT, vocabulary=VOCABULARY),
+    "sdxl": _XL,
+}
+"""Small models that diffusers can run: 32 channels are the least that its norm layers take."""
 INPAINTING = {name: replace(layout, in_channels=9) for name, layout in LAYOUTS.items()}
 
 
@@ -54,3 +62,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         name: save(folder / f"{name}.safetensors", random_state(LAYOUTS["sd1"], seed))
         for seed, name in enumerate("abc", 1)
     }
+
+
+@pytest.fixture(scope="session")
+def drawable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Give three SD 1.x checkpoints a, b and c that pictures can be made from, not to be written to."""
+    folder = tmp_path_factory.mktemp("drawable")
+    paths = {}
+    for seed, name in enumerate("abc", 1):
+        state = random_state(DRAWABLE["sd1"], seed)
+        larger = {key: value * 3 if value.is_floating_point() else value for key, value in state.items()}
+        paths[name] = save(folder / f"{name}.safetensors", larger)
+    return paths

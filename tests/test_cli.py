@@ -239,7 +239,7 @@ def test_debug_shows_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["inspect", "plan", "merge", "generate", "demo"])
+@pytest.mark.parametrize("command", ["inspect", "plan", "merge", "generate", "plot", "check", "demo"])
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
@@ -311,7 +311,7 @@ def test_planning_loads_no_torch(ab: list[str]) -> None:
 
 def test_generate_writes_nothing_but_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("diffusers")
-    from .test_hosts import DRAWABLE
+    from .conftest import DRAWABLE
 
     a, b = (
         str(save(tmp_path / f"{name}.safetensors", random_state(DRAWABLE["sd1"], seed)))

@@ -28,7 +28,6 @@ from elemental import (
     model_source,
     parse_rules,
 )
-from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, Layout, shrink
 from elemental.hosts.base import CheckpointRef, Host
 from elemental.hosts.fake import FakeHost
 from elemental.images.files import free_names, read_texts, write_png
@@ -36,7 +35,7 @@ from elemental.images.request import ImageRequest
 from elemental.merge.live import LiveState
 from elemental.merge.metadata import recipe_from_json
 
-from .conftest import random_state
+from .conftest import DRAWABLE, random_state
 
 pytest.importorskip("diffusers")
 
@@ -45,14 +44,6 @@ from elemental.hosts.standalone import StandaloneHost
 from elemental.hosts.tokens import END, START, tokenize
 
 REQUEST = ImageRequest('a red circle, "on blue"', negative="blurred: all", seed=5, steps=2, width=64, height=64)
-VOCABULARY = 49408
-_XL = replace(shrink(SDXL_LAYOUT, vocabulary=VOCABULARY), labels=6 * 256 + 32)
-DRAWABLE: dict[str, Layout] = {
-    "sd1": shrink(SD1_LAYOUT, vocabulary=VOCABULARY),
-    "sd2": shrink(SD2_LAYOUT, vocabulary=VOCABULARY),
-    "sdxl": _XL,
-}
-"""Small models that diffusers can run: 32 channels are the least that its norm layers take."""
 
 
 @dataclass
@@ -90,17 +81,6 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a host went to the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-@pytest.fixture(scope="session")
-def drawable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("drawable")
-    paths = {}
-    for seed, name in enumerate("ab", 1):
-        state = random_state(DRAWABLE["sd1"], seed)
-        paths[name] = folder / f"{name}.safetensors"
-        save_file({key: value * 3 if value.is_floating_point() else value for key, value in state.items()}, paths[name])
-    return paths
 
 
 def ref(path: Path) -> CheckpointRef:

@@ -21,7 +21,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "merge/plan": ({"errors", "spec", "merge/tensors"}, set()),
     "merge/show": ({"errors", "spec", "merge/plan", "merge/tensors"}, set()),
     "merge": ({"errors", "spec", "merge"}, {"torch", "safetensors", "numpy", "platformdirs"}),
-    "images": ({"errors", "spec", "images"}, {"PIL", "numpy"}),
+    "images": ({"errors", "spec", "images"}, {"PIL", "numpy", "skimage"}),
     "hosts/base": ({"errors", "images/request"}, {"PIL", "numpy", "torch"}),
     "hosts/fake": ({"errors", "images", "hosts/base"}, {"PIL", "numpy", "torch"}),
     "hosts/keymap": ({"spec"}, set()),
@@ -35,10 +35,27 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"safetensors", "numpy", "PIL", "torch", "diffusers", "transformers"},
     ),
     "demo/layout": (set(), set()),
-    "workflows": ({"errors", "spec", "merge", "images/request", "hosts/base"}, {"platformdirs", "tqdm"}),
-    "cli": ({"errors", "spec", "merge", "demo", "workflows", "cli_recipe", "cli_pictures", ""}, {"tqdm"}),
+    "workflows": ({"errors", "spec", "merge", "images", "hosts/base"}, {"platformdirs", "tqdm"}),
+    "surveys": ({"errors", "spec", "merge", "images"}, set()),
+    "run_files": ({"errors", "images"}, set()),
+    "runs": ({"errors", "spec", "merge", "images", "hosts/base", "workflows", "surveys", "run_files"}, {"PIL"}),
+    "plots": (
+        {"errors", "spec", "merge", "images", "hosts/base", "workflows", "surveys", "run_files", "runs"},
+        {"PIL"},
+    ),
+    "checks": ({"errors", "spec", "merge/metadata", "images", "plots", "run_files"}, {"PIL"}),
+    "resume": ({"errors", "spec", "images", "hosts/base", "checks", "plots", "run_files", "runs"}, set()),
+    "cli": (
+        {"errors", "spec", "merge", "demo", "workflows", "cli_recipe", "cli_pictures", "cli_plots", ""},
+        {"tqdm"},
+    ),
     "cli_recipe": ({"errors", "spec", "merge", "workflows"}, set()),
     "cli_pictures": ({"errors", "spec", "merge", "images", "hosts", "demo", "workflows", "cli_recipe"}, {"tqdm"}),
+    "cli_plots": (
+        {"errors", "spec", "images", "hosts", "workflows", "surveys", "runs", "plots", "checks", "resume"}
+        | {"cli_recipe", "cli_pictures"},
+        {"tqdm", "PIL"},
+    ),
     "__main__": ({"cli"}, set()),
     "": ({"errors", "spec", "merge", "workflows"}, set()),
 }
@@ -57,6 +74,7 @@ LIGHT = [
     "cli",
     "cli_recipe",
     "cli_pictures",
+    "cli_plots",
     "",
 ]
 

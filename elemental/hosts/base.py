@@ -68,6 +68,9 @@ class Host(Protocol):
     def checkpoints(self) -> Sequence[CheckpointRef]:
         """List the checkpoints it can load."""
 
+    def samplers(self) -> Sequence[str]:
+        """List the samplers that requests may name."""
+
     def open_model(self, checkpoint: CheckpointRef) -> LiveModel:
         """Load a checkpoint, unless it is the one in use, and give the live model.
 

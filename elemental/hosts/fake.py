@@ -88,6 +88,10 @@ class FakeHost:
         """List the checkpoint that is loaded, if there is one."""
         return [] if self._live is None or self._live.checkpoint is None else [self._live.checkpoint]
 
+    def samplers(self) -> Sequence[str]:
+        """List names that make a difference to the noise."""
+        return ["Euler a", "Euler"]
+
     def open_model(self, checkpoint: CheckpointRef) -> FakeModel:
         """Load a checkpoint, unless it is the one in use."""
         live = self._live

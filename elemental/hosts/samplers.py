@@ -13,8 +13,6 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from ..errors import HostError
-
 _NOISE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -45,15 +43,9 @@ def make_sampler(name: str, *, v_prediction: bool, zero_snr: bool) -> Any:
     """Make a scheduler, fresh for one run.
 
     Args:
-        name: As the WebUI calls it; case does not matter.
+        name: As the WebUI calls it.
         v_prediction: Whether the model predicts v rather than the noise.
         zero_snr: Whether it was trained down to a signal of zero.
-
-    Raises:
-        HostError: There is none of that name.
     """
-    found = next((known for known in SAMPLERS if known.lower() == name.lower()), None)
-    if found is None:
-        raise HostError(f'There is no sampler "{name}"; there are {", ".join(SAMPLERS)}.')
-    options = _NOISE | _OPTIONS[found] | {"prediction_type": "v_prediction" if v_prediction else "epsilon"}
-    return SAMPLERS[found](**options, rescale_betas_zero_snr=zero_snr)
+    options = _NOISE | _OPTIONS[name] | {"prediction_type": "v_prediction" if v_prediction else "epsilon"}
+    return SAMPLERS[name](**options, rescale_betas_zero_snr=zero_snr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..errors import HostError, Stopped
 from ..images.infotext import format_infotext
-from ..images.request import GeneratedImage, ImageRequest
+from ..images.request import GeneratedImage, ImageRequest, choose_sampler
 from ..merge.checkpoint import Checkpoint, checkpoint_files, read_signature
 from ..merge.parts import copy_piece, count_numbers, pieces_of
 from ..spec.blocks import SD2, SDXL
@@ -23,7 +24,7 @@ from ..spec.keys import input_channels
 from .base import CheckpointRef, Claim
 from .keymap import Network
 from .networks import Networks, allocate, build_networks, live_tensors
-from .samplers import make_sampler
+from .samplers import SAMPLERS, make_sampler
 from .tokens import tokenize
 
 _Report = Callable[[int, int, str], None]
@@ -123,6 +124,10 @@ class StandaloneHost:
         found = checkpoint_files(self._models)
         return [CheckpointRef(path.relative_to(self._models).as_posix(), path) for path in found]
 
+    def samplers(self) -> Sequence[str]:
+        """List the samplers by the WebUI's names."""
+        return list(SAMPLERS)
+
     def open_model(self, checkpoint: CheckpointRef) -> StandaloneModel:
         """Load a checkpoint, unless it is the one in use."""
         wanted = checkpoint.path, read_signature(checkpoint.path)
@@ -149,6 +154,8 @@ class StandaloneHost:
         """
         if self._live is None:
             raise HostError("No model is loaded.")
+        sampler = choose_sampler(request.sampler, self.samplers())
+        request = replace(request, sampler=sampler)  # in this spelling the WebUI knows it
         try:
             with torch.inference_mode():
                 images = self._sample(self._live, request)

@@ -1,8 +1,10 @@
-"""Pictures as PNG files that carry how they were made."""
+"""Picture files: whole or not at all, with texts that tell how they were made."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -13,24 +15,77 @@ from .request import GeneratedImage
 INFOTEXT_FIELD = "parameters"
 """The PNG text in which the WebUI keeps the infotext."""
 
+_GIF_MILLISECONDS = 1000
 
-def write_png(path: Path, picture: GeneratedImage) -> None:
-    """Write a picture with its infotext and its other fields; an existing file is never overwritten.
+
+def write_png(path: Path, picture: GeneratedImage, *, replace: bool = False) -> None:
+    """Write a picture with its infotext and its other fields.
+
+    Args:
+        path: The file.
+        picture: What goes into it.
+        replace: Whether an existing file is replaced.
 
     Raises:
-        ImageError: The file exists, or cannot be written.
+        ImageError: The file exists and is not to be replaced, or cannot be written.
     """
     texts = PngImagePlugin.PngInfo()
     for name, text in {INFOTEXT_FIELD: picture.infotext, **picture.fields}.items():
         if text:
             texts.add_itxt(name, text) if not text.isascii() else texts.add_text(name, text)
+    data = io.BytesIO()
+    picture.image.save(data, "PNG", pnginfo=texts)
+    write_whole(path, data.getvalue(), replace=replace)
+
+
+def write_gif(path: Path, first: Image.Image, second: Image.Image) -> None:
+    """Write two pictures that take turns, a second each, for ever; an existing file is replaced.
+
+    Raises:
+        ImageError: It cannot be written.
+    """
+    frames = [image.convert("RGB").quantize(method=Image.Quantize.MEDIANCUT) for image in (first, second)]
+    data = io.BytesIO()
+    frames[0].save(data, "GIF", save_all=True, append_images=frames[1:], duration=_GIF_MILLISECONDS, loop=0)
+    write_whole(path, data.getvalue(), replace=True)
+
+
+def write_whole(path: Path, data: bytes, *, replace: bool = False) -> None:
+    """Write a file that appears under its name when it is whole, even if the process is killed meanwhile.
+
+    Args:
+        path: The file.
+        data: Its bytes.
+        replace: Whether an existing file is replaced.
+
+    Raises:
+        ImageError: The file exists and is not to be replaced, or cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.part")
     try:
-        with path.open("xb") as file:
-            picture.image.save(file, "PNG", pnginfo=texts)
+        if not replace:
+            path.open("xb").close()  # the name is now this one's, and replaced below
+        try:
+            unfinished.write_bytes(data)
+            unfinished.replace(path)
+        except OSError:
+            for leftover in [unfinished] if replace else [unfinished, path]:
+                with suppress(OSError):
+                    leftover.unlink()
+            raise
     except FileExistsError as exc:
         raise ImageError(f"{path} exists already.") from exc
     except OSError as exc:
         raise ImageError(f"Cannot write {path}: {exc.strerror or exc}.") from exc
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Read a picture as RGB.
+
+    Raises:
+        ImageError: It cannot be read as a picture.
+    """
+    return _read(path).convert("RGB")
 
 
 def read_texts(path: Path) -> Mapping[str, str]:
@@ -39,10 +94,16 @@ def read_texts(path: Path) -> Mapping[str, str]:
     Raises:
         ImageError: It cannot be read as a picture.
     """
+    texts = _read(path).info
+    return {name: text for name, text in texts.items() if isinstance(name, str) and isinstance(text, str)}
+
+
+def _read(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        image: Image.Image = Image.open(path)
+        with image:
             image.load()  # texts may stand behind the picture
-            return {name: text for name, text in image.info.items() if isinstance(name, str) and isinstance(text, str)}
+        return image
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as exc:
         raise ImageError(f"Cannot read {path} as a picture: {exc}.") from exc
 

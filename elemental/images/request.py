@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from PIL import Image
 
-from ..errors import ImageError
+from ..errors import HostError, ImageError
 
 _STEP = 8
 _LARGEST = 8192
@@ -57,6 +58,34 @@ class ImageRequest:
             raise ImageError(f"The seed is {self.seed}; it must be below 2^32.")
         if not 1 <= self.cfg <= 100:  # NaN is not between either
             raise ImageError(f"The CFG scale is {self.cfg}; it must be from 1 to 100.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the request as plain data that :func:`request_from_dict` reads back."""
+        return asdict(self)
+
+
+def request_from_dict(data: Mapping[str, Any]) -> ImageRequest:
+    """Read a request from what :meth:`ImageRequest.to_dict` gave.
+
+    Raises:
+        ImageError: It is none.
+    """
+    try:
+        return ImageRequest(**data)
+    except TypeError as exc:
+        raise ImageError(f"The picture's settings cannot be read: {exc}.") from exc
+
+
+def choose_sampler(name: str, samplers: Sequence[str]) -> str:
+    """Give a sampler's name as the host spells it; case does not matter.
+
+    Raises:
+        HostError: The host has none of that name.
+    """
+    found = next((known for known in samplers if known.lower() == name.strip().lower()), None)
+    if found is None:
+        raise HostError(f'There is no sampler "{name}"; there are {", ".join(samplers)}.')
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-"""How the caller of a long job follows it and ends it, and how a job is kept from being ended."""
+"""How the caller of a long job follows, times and ends it, and how a job is kept from being ended."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -22,6 +24,30 @@ class Controls:
     stage: Callable[[str], None] = lambda _: None
     advance: Callable[[int], None] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False
+
+
+class Stopwatch:
+    """Seconds spent in each stage of a job."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Count the time of a ``with`` block for a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._count(stage, time.perf_counter() - started)
+
+    def add(self, other: Stopwatch) -> None:
+        """Count what another watch counted, too."""
+        for stage, seconds in other.seconds.items():
+            self._count(stage, seconds)
+
+    def _count(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
 def uninterrupted(job: Callable[[], None]) -> None:

@@ -36,6 +36,8 @@ class Role(Enum):
         return "the VAE file" if self is Role.VAE else f"model {self.name}"
 
 
+NOTHING_CHANGES = SpecWarning("Nothing would change: the result is model A.")
+
 _VAE_ROLES = {VaeChoice.A: Role.A, VaeChoice.B: Role.B, VaeChoice.FILE: Role.VAE}
 
 
@@ -321,7 +323,7 @@ def _warn_of_result(
     recipe: MergeRecipe, tensors: Sequence[TensorPlan], left_out: Mapping[Role, Sequence[str]]
 ) -> Iterator[SpecWarning]:
     if not any(tensor.changed for tensor in tensors):
-        yield SpecWarning("Nothing would change: the result is model A.")
+        yield NOTHING_CHANGES
     paths = [source.path for source in recipe.sources.values()]
     if len(set(paths)) < len(paths):
         yield SpecWarning("The same file is given for two of the models.")

@@ -23,6 +23,7 @@ from ..errors import Span
 from .blocks import TEXT_ENCODER, VAE, normalise_block
 from .problems import Mistake, Problem, spec_error, split_lines
 from .rules import NOT, BlockSelector, ElementSelector, Rule, RuleSet
+from .targets import ALL, Target
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
@@ -58,6 +59,25 @@ def parse_rules(text: str, *, name: str = "spec") -> RuleSet:
     if parser.problems:
         raise spec_error(parser.problems, text, name=name)
     return RuleSet(tuple(rules), text, tuple(spans), name)
+
+
+def parse_targets(text: str, *, name: str = "elements") -> tuple[Target, ...]:
+    """Read what one ratio shall be tried on: ``blocks:elements`` or ``blocks``, separated like rules.
+
+    Either side may be the word ALL; see :class:`Target`.
+
+    Args:
+        text: The targets.
+        name: What to call the text in errors.
+
+    Raises:
+        SpecError: With every mistake of the text.
+    """
+    parser = _Parser()
+    targets = [parser.target(piece) for piece in _pieces(text)]
+    if parser.problems:
+        raise spec_error(parser.problems, text, name=name)
+    return tuple(target for target in targets if target is not None)
 
 
 def parse_ratio(text: str) -> float | None:
@@ -110,6 +130,19 @@ class _Parser:
         if blocks is None or elements is None or ratios[0] is None or (len(ratios) == 2 and beta is None):
             return None
         return Rule(blocks, elements, ratios[0], beta)
+
+    def target(self, piece: _Field) -> Target | None:
+        fields = piece.text.split(":")
+        if len(fields) > 2:
+            self._fail(piece, Mistake.TARGET_COLONS)
+            return None
+        placed = _place([*fields, ""][:2], piece)
+        each = [field.text.upper() == ALL for field in placed]
+        blocks = BlockSelector() if each[0] else self._read_blocks(placed[0])
+        elements = ElementSelector() if each[1] else self._read_elements(placed[1])
+        if blocks is None or elements is None:
+            return None
+        return Target(blocks, elements, each_block=each[0], each_element=each[1])
 
     def _read_blocks(self, field: _Field) -> BlockSelector | None:
         words = self._words(field)

@@ -21,6 +21,7 @@ class Mistake(Enum):
     """The kinds of mistakes in a spec."""
 
     COLONS = auto()
+    TARGET_COLONS = auto()
     BLOCK = auto()
     BARE_DASH = auto()
     PART_IN_RANGE = auto()
@@ -100,6 +101,8 @@ def suggest_block(word: str, names: Iterable[str]) -> str:
 def _message(mistake: Mistake, piece: str) -> str:
     if mistake is Mistake.COLONS:
         return f"a rule has two or three colons{_colon_hint(piece)}"
+    if mistake is Mistake.TARGET_COLONS:
+        return "here stand blocks, or blocks:elements, without a ratio"
     if mistake is Mistake.BLOCK:
         return f'unknown block "{piece}"{suggest_block(piece, RULE_NAMES)}'
     if mistake is Mistake.PART_IN_RANGE:
@@ -119,6 +122,7 @@ def _allowed(mistake: Mistake) -> str:
     if mistake is Mistake.BLOCK:
         return _allowed_blocks()
     return {
+        Mistake.TARGET_COLONS: "Write OUT05:attn2 for some elements, OUT05 for a whole block, ALL for every block.",
         Mistake.BARE_DASH: "Write IN03-IN06.",
         Mistake.PART_IN_RANGE: "Name them beside the range, as in BASE-IN03 TE.",
         Mistake.EMPTY_NOT: "NOT OUT04 is every block but OUT04; for every block leave the place empty.",

@@ -141,6 +141,15 @@ class MergeRecipe:
         roles = {"a": self.model_a, "b": self.model_b, "c": self.model_c, "vae": self.vae_file}
         return {role: source for role, source in roles.items() if source is not None}
 
+    def with_mode(self, mode: MergeMode) -> MergeRecipe:
+        """Give the same recipe in another mode, without what that mode has no use for.
+
+        Raises:
+            RecipeError: The mode needs a model C, or a beta, that the recipe has not.
+        """
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return MergeRecipe(**{**drop_unused(parts, mode), "mode": mode})
+
     def to_dict(self) -> dict[str, Any]:
         """Give the recipe as plain data that :func:`recipe_from_dict` reads back; unset parts are left out."""
         optional = {
@@ -158,6 +167,18 @@ class MergeRecipe:
             **{name: value for name, value in optional.items() if value is not None},
             "models": {role: _source_to_dict(source) for role, source in self.sources.items()},
         }
+
+
+def drop_unused(parts: Mapping[str, Any], mode: MergeMode) -> dict[str, Any]:
+    """Leave out of a recipe's parts, by field name, what a mode cannot use: model C, beta, and the beta of rules."""
+    kept = dict(parts)
+    if not mode.uses_c:
+        kept["model_c"] = None
+    if not mode.uses_beta:
+        rules: RuleSet = kept["rules"]
+        plain = tuple(rule._replace(beta=None) for rule in rules.rules)
+        kept |= {"beta": None, "block_beta": None, "rules": rules if plain == rules.rules else RuleSet(plain)}
+    return kept
 
 
 def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:

@@ -1,0 +1,143 @@
+"""The effective element check: which elements matter to a picture, in figures, pictures, GIFs and a ranking."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .errors import ImageError
+from .images.diff import compare_pictures, draw_difference
+from .images.effects import BASE_COLUMN, DIFFERENCE_COLUMN, PROBE_COLUMN, EffectCheck
+from .images.files import read_picture, write_gif, write_png, write_whole
+from .images.grid import GridCell, GridSheet, draw_grid
+from .images.infotext import format_infotext
+from .images.report import Effect, describe_share, draw_ranking, format_csv
+from .images.request import GeneratedImage
+from .images.xyplot import Cell, place_name
+from .merge.metadata import RECIPE_FIELD, name_recipe
+from .plots import describe_setting, grid_cell
+from .run_files import RunFiles, RunRecord
+from .spec.recipe import MergeRecipe
+from .spec.rules import format_ratio
+
+
+def check_folder(folder: Path, recipe: MergeRecipe) -> Path:
+    """Give the folder of the checks of two models: ``FOLDER/A-B/diff``."""
+    names = "-".join(Path(source.name).stem for source in (recipe.model_a, recipe.model_b))
+    return folder / names / "diff"
+
+
+@dataclass(frozen=True)
+class CheckRun:
+    """A check as a run."""
+
+    check: EffectCheck
+    kind = "check"
+
+    def cells(self) -> Sequence[Cell]:
+        """Compute the cells."""
+        return list(self.check.cells())
+
+    def labels(self, cell: Cell) -> Mapping[str, str]:
+        """Say which elements a cell shows."""
+        return {"elements": "" if cell.x == BASE_COLUMN else str(self.check.targets[cell.y])}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the check as plain data."""
+        return self.check.to_dict()
+
+    def finish(self, files: RunFiles, record: RunRecord) -> Sequence[Path]:
+        """Compare the pictures, and write the differences, GIFs, grids, the table and the chart."""
+        effects = dict(self._compare(files, record))
+        grids = [
+            self._write_grid(index, rows, effects, files, record) for index, rows in enumerate(_row_groups(self.check))
+        ]
+        if not effects:
+            return grids
+        table, chart = files.path("diff", ".csv"), files.path("ranking", ".png")
+        write_whole(table, format_csv(list(effects.values())), replace=True)
+        title = f"{self._ratio_text}, share of channel values that change by more than 20 of 255\n{self._legend}"
+        write_png(chart, GeneratedImage(draw_ranking(list(effects.values()), title=title), 0, ""), replace=True)
+        return [*grids, chart, table, files.path("gif")]
+
+    @property
+    def _ratio_text(self) -> str:
+        return f"each element at {format_ratio(self.check.ratio)}"
+
+    @property
+    def _legend(self) -> str:
+        return describe_setting(self.check.base)
+
+    def _compare(self, files: RunFiles, record: RunRecord) -> Iterator[tuple[int, Effect]]:
+        """Compare each probe that there is with the base; gives the effects by row."""
+        try:
+            base = read_picture(files.cell(place_name(BASE_COLUMN, 0)))
+            files.path("gif").mkdir(exist_ok=True)
+        except ImageError:
+            return
+        except OSError as exc:
+            raise ImageError(f"Cannot make the folder {files.path('gif')}: {exc.strerror or exc}.") from exc
+        for row, target in enumerate(self.check.targets):
+            name = place_name(PROBE_COLUMN, row)
+            try:
+                probe = read_picture(files.cell(name))
+            except ImageError:
+                continue
+            difference = compare_pictures(base, probe)
+            shown = GeneratedImage(draw_difference(base, probe), 0, "")
+            write_png(files.cell(place_name(DIFFERENCE_COLUMN, row)), shown, replace=True)
+            write_gif(files.path("gif") / f"{row:02}-{_as_file_name(str(target))}.gif", base, probe)
+            record.cells[name]["figures"] = difference._asdict()
+            picture = files.cell(name).relative_to(files.folder).as_posix()
+            yield row, Effect(str(target), self.check.ratio, difference, picture)
+
+    def _write_grid(
+        self, index: int, rows: range, effects: Mapping[int, Effect], files: RunFiles, record: RunRecord
+    ) -> Path:
+        request = self.check.base.request
+        sheet = GridSheet(
+            rows=[
+                [
+                    grid_cell(place_name(BASE_COLUMN, 0), files, record),
+                    grid_cell(place_name(PROBE_COLUMN, row), files, record),
+                    _difference_cell(row, files) if row in effects else GridCell(None, ""),
+                ]
+                for row in rows
+            ],
+            columns=["without", self._ratio_text, "difference, three times as bright"],
+            row_labels=["\n".join([str(self.check.targets[row]), *_share_line(effects.get(row))]) for row in rows],
+            legend=self._legend,
+            size=(request.width, request.height),
+        )
+        path = files.grid(index, len(self.check.groups))
+        recipe = record.data["definition"]["recipe"]
+        infotext = format_infotext(request, seed=request.seed, model={"Elemental": name_recipe(self.check.base.recipe)})
+        picture = GeneratedImage(draw_grid(sheet), request.seed, infotext, {RECIPE_FIELD: json.dumps(recipe)})
+        write_png(path, picture, replace=True)
+        return path
+
+
+def _share_line(effect: Effect | None) -> list[str]:
+    return [] if effect is None else [describe_share(effect.difference)]
+
+
+def _difference_cell(row: int, files: RunFiles) -> GridCell:
+    picture: Image.Image = read_picture(files.cell(place_name(DIFFERENCE_COLUMN, row)))
+    return GridCell(picture)
+
+
+def _row_groups(check: EffectCheck) -> list[range]:
+    ends = [0, *accumulate(len(group) for group in check.groups)]
+    return [range(start, end) for start, end in pairwise(ends)]
+
+
+def _as_file_name(text: str) -> str:
+    """Keep of a text what any system takes in a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:80].strip("._") or "all"

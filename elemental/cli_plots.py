@@ -1,0 +1,352 @@
+"""The commands that make many pictures: ``elemental plot`` and ``elemental check``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .cli_pictures import add_request_options, make_host, request_from_options, require_packages
+from .cli_recipe import add_recipe_options, recipe_from_options
+from .errors import CheckpointError, ImageError, Stopped
+from .spec.recipe import MergeMode
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .hosts.base import Host
+    from .images.samples import Sample
+    from .images.xyplot import Cell
+    from .runs import Progress, Run, RunResult, RunWatcher
+    from .surveys import Survey
+
+Say = Callable[[Iterable[str]], None]
+Warn = Callable[[Iterable[str]], None]
+
+_AXIS_NAMES = [  # named here too, so that help is shown without loading what draws
+    *("elemental", "add-elemental", "pinpoint-element", "pinpoint-blocks", "alpha", "beta", "alpha-beta"),
+    *("mbw-alpha", "mbw-beta", "model-a", "model-b", "model-c", "mode"),
+    *("seed", "prompt", "negative", "steps", "cfg", "sampler"),
+]
+
+AXES_HELP = """\
+values of an axis:
+
+  elemental          whole specs, separated by blank lines; two blank lines first: one without rules before them
+  add-elemental      the same, each after the rules of --elemental
+  pinpoint-element   blocks:elements, separated by commas; the other axis is alpha, and is their ratio alone
+  pinpoint-blocks    the same for whole blocks: IN03 IN04, IN05-IN08, NOT M00
+  alpha, beta        numbers; alpha-beta: pairs such as 0.5 0.2
+  mbw-alpha, -beta   the name of a preset, or numbers, one value a line
+  model-a, -b, -c    files
+  mode, sampler      names
+  seed, steps, cfg   numbers; seed -1 draws one
+  prompt, negative   one a line; "" for an empty one
+
+"|" between values of any axis begins another grid ("\\|" is a bar in a prompt).
+
+DIR gets grid.png, cells/ with a picture for each place, and run.json; a second run there is numbered.
+
+"""
+
+CHECK_HELP = """\
+DIR/A-B/diff/ gets a grid, diff.csv, ranking.png, gif/ and cells/; a second check there is numbered.
+
+"""
+
+
+def add_plot_options(command: argparse.ArgumentParser) -> None:
+    """Declare the options of ``elemental plot``."""
+    add_recipe_options(command)
+    group = command.add_argument_group("axes")
+    for side, what in (("x", "columns"), ("y", "rows; none for a single one")):
+        group.add_argument(
+            f"--{side}-type",
+            choices=_AXIS_NAMES,
+            metavar="T",
+            help=f"of the {what}: {', '.join(_AXIS_NAMES)}" if side == "x" else f"of the {what}",
+        )
+        values = group.add_mutually_exclusive_group()
+        values.add_argument(f"--{side}", metavar="VALUES", help="its values")
+        values.add_argument(f"--{side}-file", metavar="FILE", help="its values from a text file")
+    group.add_argument(
+        "--compare",
+        action="store_const",
+        const=True,
+        help="say below each picture how much of it differs from the first of its row",
+    )
+    add_request_options(command, batch=False)
+    _add_run_options(command)
+
+
+def add_check_options(command: argparse.ArgumentParser) -> None:
+    """Declare the options of ``elemental check``."""
+    add_recipe_options(command)
+    group = command.add_argument_group("check")
+    group.add_argument(
+        "--elements",
+        metavar="VALUES",
+        help="blocks:elements or blocks, separated by commas; ALL for each block, OUT05:ALL for each element of one",
+    )
+    group.add_argument("--ratio", type=float, metavar="R", help="what each of them is given")
+    add_request_options(command, batch=False)
+    _add_run_options(command)
+
+
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("run")
+    group.add_argument("-o", "--output", metavar="DIR", help="the folder for pictures, grids and run.json")
+    group.add_argument("--resume", metavar="DIR", help="go on with the last run in a folder; takes no other options")
+    group.add_argument("--sample", type=int, metavar="N", help="start from a sample; 0 lists them")
+    group.add_argument("--dry-run", action="store_true", help="say what would be made, and make nothing")
+    group.add_argument("--yes", action="store_true", help="make more than 1,000 pictures, too")
+
+
+def run_plot(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
+    """Make a plot, or go on with a run.
+
+    Args:
+        args: What was given.
+        say: Prints lines.
+        warn: Prints warnings; raises if they are errors.
+
+    Raises:
+        ImageError: Some pictures could not be made.
+        Stopped: The user asked for it; what is done is kept.
+    """
+    if _is_done_otherwise(args, say):
+        return
+    from .images.axes import Setting
+    from .images.request import request_from_dict
+    from .images.xyplot import axis_from_dict, read_axis
+    from .plots import PlotRun, known_for, make_plot, read_plot_field
+    from .surveys import MOST_CELLS, survey_plot
+
+    texts = _axis_texts(args, _take_sample(args))
+    stored: Mapping[str, Any] = (args.recipe and read_plot_field(Path(args.recipe))) or {}
+    if "x" not in texts and "x" not in stored:
+        args.parser.error("a plot needs --x-type and --x, a --sample, or the grid of another plot as --recipe")
+    _complete_base(args, texts)
+    recipe, remarks = recipe_from_options(args)
+    host = make_host(args.device)
+    known = known_for(host, recipe, models_folder=_models(args))
+    request = request_from_options(args, request_from_dict(stored["request"]) if stored else None)
+    axes = {side: axis_from_dict(side, stored[side], known) for side in "xy" if side in stored}
+    axes |= {side: read_axis(side, *text, known) for side, text in texts.items()}
+    most = None if args.yes else MOST_CELLS
+    plot = make_plot(Setting(recipe, request), axes["x"], axes.get("y"), known=known, most=most)
+    survey = survey_plot(plot, models_folder=_models(args))
+    warn([*remarks, *survey.warnings])
+    compare = args.compare or bool(stored.get("compare"))
+    _start(args, host, PlotRun(plot, compare=compare), survey, Path(args.output), say)
+
+
+def run_check(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
+    """Check what elements do to a picture, or go on with a run.
+
+    Args:
+        args: What was given.
+        say: Prints lines.
+        warn: Prints warnings; raises if they are errors.
+
+    Raises:
+        ImageError: Some pictures could not be made.
+        Stopped: The user asked for it; what is done is kept.
+    """
+    if _is_done_otherwise(args, say):
+        return
+    from .checks import CheckRun, check_folder
+    from .images.axes import Setting
+    from .images.effects import read_check
+    from .plots import known_for
+    from .surveys import MOST_CELLS, refuse_many, survey_cells
+
+    sample = _take_sample(args)
+    if sample is not None:
+        args.elements = args.elements if args.elements is not None else sample.elements
+        args.ratio = args.ratio if args.ratio is not None else float(sample.ratio)
+    if args.elements is None or args.ratio is None:
+        args.parser.error("a check needs --elements and --ratio, or the --sample of a check")
+    recipe, remarks = recipe_from_options(args)
+    host = make_host(args.device)
+    known = known_for(host, recipe, models_folder=_models(args))
+    check = read_check(Setting(recipe, request_from_options(args)), args.elements, args.ratio, known)
+    refuse_many(len(check.targets), None if args.yes else MOST_CELLS)
+    run = CheckRun(check)
+    survey = survey_cells(run.cells(), check.describe, models_folder=_models(args))
+    warn([*remarks, *survey.warnings])
+    _start(args, host, run, survey, check_folder(Path(args.output), recipe), say)
+
+
+def _is_done_otherwise(args: argparse.Namespace, say: Say) -> bool:
+    """Do what needs no new run: list the samples, or go on with a run."""
+    require_packages()
+    if args.sample == 0:
+        say(f"{sample.number:3}  {sample.title}" for sample in find_samples().values())
+        return True
+    if args.resume is not None:
+        if args.models_given or args.recipe is not None or args.sample is not None:
+            args.parser.error("--resume takes everything from the run; give nothing beside it")
+        _resume(args, say)
+        return True
+    if args.output is None and not args.dry_run:
+        args.parser.error("a folder is needed: -o DIR")
+    args.output = args.output or "."
+    return False
+
+
+def _resume(args: argparse.Namespace, say: Say) -> None:
+    from .resume import open_run
+    from .runs import continue_run
+
+    host = make_host(args.device)
+    run, record = open_run(host, Path(args.resume), models_folder=_models(args))
+    with CellBar() as bar:
+        result = continue_run(host, run, record, watcher=bar.watcher(), models_folder=_models(args))
+    tell_result(result, args.command, say)
+
+
+def _start(args: argparse.Namespace, host: Host, run: Run, survey: Survey, folder: Path, say: Say) -> None:
+    from .runs import start_run
+
+    say([f"{_count(survey.cells, 'picture')}, {_count(survey.merges, 'merge')}."])
+    if args.dry_run:
+        say(" ".join([cell.name, *run.labels(cell).values()]) for cell in run.cells())
+        say(["Dry run: nothing was made."])
+        return
+    with CellBar() as bar:
+        result = start_run(host, run, folder, survey=survey, watcher=bar.watcher(), models_folder=_models(args))
+    tell_result(result, args.command, say)
+
+
+def tell_result(result: RunResult, command: str, say: Say) -> None:
+    """Say what came of a run.
+
+    Args:
+        result: Of the run.
+        command: The one that would go on with it.
+        say: Prints lines.
+
+    Raises:
+        ImageError: Some pictures could not be made.
+        Stopped: Some were not come to.
+    """
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items() if stage != "whole")
+    say(map(str, result.products))
+    if result.made:
+        say(
+            [
+                f"{_count(result.made, 'picture')} in {result.seconds['whole']:.1f} s ({stages}); "
+                f"{result.outside:.1f} % of the time outside of generating."
+            ]
+        )
+    again = f"elemental {command} --resume {shlex.quote(str(result.files.folder))}"
+    if result.failed:
+        lines = [f"{name} failed: {error}" for name, error in result.failed.items()]
+        raise ImageError("\n".join([*lines, f"To try these pictures again: {again}"]))
+    if result.waiting:
+        raise Stopped(f"Stopped; {_count(result.waiting, 'picture')} not made. To go on: {again}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _models(args: argparse.Namespace) -> Path | None:
+    return None if args.models is None else Path(args.models)
+
+
+def _axis_texts(args: argparse.Namespace, sample: Sample | None) -> dict[str, tuple[str, str]]:
+    """Find type and values of the axes that the command line, or else a sample, gives."""
+    texts = dict(sample.axes) if sample else {}
+    for side in "xy":
+        kind, values, file = (getattr(args, f"{side}{end}") for end in ("_type", "", "_file"))
+        if kind is None and values is None and file is None:
+            continue
+        if kind is None or (values is None and file is None):
+            args.parser.error(f"--{side}-type and --{side} go together")
+        texts[side] = kind, values if file is None else _read_text(file)
+    return texts
+
+
+def _complete_base(args: argparse.Namespace, texts: Mapping[str, tuple[str, str]]) -> None:
+    """Give what every cell starts from the mode and the beta that an axis is to set, where the user left them out."""
+    axes = dict(texts.values())
+    modes = {mode.value: mode for mode in MergeMode}
+    if args.mode is None and args.recipe is None and len(args.models_given) == 3:
+        words = axes.get("mode", "").replace(",", " ").lower().split()
+        args.mode = next((word for word in words if word in modes and modes[word].uses_c), None)
+    if args.beta is None and args.recipe is None and {"beta", "alpha-beta"} & set(axes):
+        args.beta = 0.0
+
+
+def _read_text(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise CheckpointError(f"Cannot read the values in {name}: {exc}.") from exc
+
+
+def find_samples() -> dict[int, Sample]:
+    """Read the samples that come with the program.
+
+    Raises:
+        ImageError: Their file is missing.
+    """
+    from .images.samples import read_samples
+
+    own = Path(__file__).with_name("sample.txt")  # installed, it lies in the package, otherwise beside it
+    return read_samples(own if own.is_file() else own.parents[1] / own.name)
+
+
+def _take_sample(args: argparse.Namespace) -> Sample | None:
+    """Find the sample that was asked for, and take its options where none were given."""
+    if args.sample is None:
+        return None
+    fitting = {n: sample for n, sample in find_samples().items() if bool(sample.axes) is (args.command == "plot")}
+    if args.sample not in fitting:
+        numbers = ", ".join(map(str, fitting))
+        args.parser.error(f"--sample {args.sample}: the samples of a {args.command} are {numbers}; 0 lists all")
+    sample = fitting[args.sample]
+    for name, value in vars(args.parser.parse_args(shlex.split(sample.options))).items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, value)
+    return sample
+
+
+class CellBar:
+    """Shows pictures done and the time left on a terminal, nothing in a pipe."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> CellBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def watcher(self) -> RunWatcher:
+        """Give what follows a run for it."""
+        from .runs import RunWatcher
+
+        return RunWatcher(on_cell=self._on_cell)
+
+    def _on_cell(self, cell: Cell, image: Image.Image | None, progress: Progress) -> None:
+        if not sys.stderr.isatty():
+            return
+        from tqdm import tqdm
+
+        if self._bar is None:
+            form = "{desc}: {n_fmt}/{total_fmt} |{bar}| {postfix}"
+            self._bar = tqdm(total=progress.total, bar_format=form, leave=False)
+        self._bar.set_description(cell.name if image else f"{cell.name} failed", refresh=False)
+        left = progress.seconds_left
+        if left is not None:
+            minutes, seconds = divmod(round(left), 60)
+            self._bar.set_postfix_str(f"{minutes}:{seconds:02} left", refresh=False)
+        self._bar.update(progress.done - self._bar.n)

@@ -1,0 +1,81 @@
+"""How much two pictures differ, in figures and as a picture."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import ImageError
+
+THRESHOLD = 20
+"""Differences of a channel value up to this, of 255, are not counted; the field's custom."""
+
+_GAIN = 3
+_SSIM_WINDOW = 7
+
+
+class Difference(NamedTuple):
+    """Figures of the difference between two pictures.
+
+    Attributes:
+        share: Of the channel values, how many differ by more than 20 of 255; in percent.
+        mean: Mean absolute difference, of 255.
+        largest: Largest absolute difference, of 255.
+        similarity: Structural similarity: 1 for equal pictures, towards 0 for unlike ones. None where scikit-image is
+            not installed, or a picture is smaller than the 7 pixels of its window.
+    """
+
+    share: float
+    mean: float
+    largest: int
+    similarity: float | None
+
+
+def compare_pictures(first: Image.Image, second: Image.Image) -> Difference:
+    """Compare two RGB pictures of the same size.
+
+    The similarity is SSIM over the three channels (Wang et al. 2004, "Image Quality Assessment: From Error Visibility
+    to Structural Similarity", equation 13), in scikit-image's version with a uniform window of 7 pixels.
+
+    Raises:
+        ImageError: Their sizes differ.
+    """
+    distances = _distances(first, second)
+    return Difference(
+        100.0 * float((distances > THRESHOLD).mean()),
+        float(distances.mean()),
+        int(distances.max(initial=0)),
+        _similarity(first, second),
+    )
+
+
+def draw_difference(first: Image.Image, second: Image.Image) -> Image.Image:
+    """Draw the absolute difference of each channel value, three times as bright, on black.
+
+    Raises:
+        ImageError: Their sizes differ.
+    """
+    return Image.fromarray((_distances(first, second) * _GAIN).clip(0, 255).astype(np.uint8))
+
+
+def _distances(first: Image.Image, second: Image.Image) -> NDArray[np.int16]:
+    """Give the absolute differences: (height, width, 3), from 0 to 255."""
+    if first.size != second.size:
+        raise ImageError(f"Pictures of different sizes cannot be compared: {first.size} and {second.size}.")
+    one, other = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (first, second))
+    distances: NDArray[np.int16] = np.abs(one - other)
+    return distances
+
+
+def _similarity(first: Image.Image, second: Image.Image) -> float | None:
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError:
+        return None
+    if min(first.size) < _SSIM_WINDOW:
+        return None
+    one, other = (np.asarray(image.convert("RGB")) for image in (first, second))
+    return float(structural_similarity(one, other, channel_axis=2, win_size=_SSIM_WINDOW))

@@ -1,0 +1,90 @@
+"""The check of what each element does to a picture: the cells that it compares; no picture is made here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import ImageError
+from ..spec.parser import parse_targets
+from ..spec.recipe import recipe_from_dict
+from ..spec.rules import RuleSet
+from ..spec.targets import Target, expand_targets
+from .axes import Known, Setting
+from .request import request_from_dict
+from .xyplot import Cell, split_groups
+
+BASE_COLUMN, PROBE_COLUMN, DIFFERENCE_COLUMN = range(3)
+
+
+@dataclass(frozen=True)
+class EffectCheck:
+    """A base picture, and one more for each target, in which its elements alone have another ratio.
+
+    Attributes:
+        base: The picture without.
+        groups: The targets of each grid; one group unless they were split by ``|``.
+        ratio: What the elements of a target are given.
+    """
+
+    base: Setting
+    groups: tuple[tuple[Target, ...], ...]
+    ratio: float
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The targets of all groups, one after the other."""
+        return tuple(target for group in self.groups for target in group)
+
+    def cells(self) -> Iterator[Cell]:
+        """Compute the base's cell, and the probe of each target; a probe's rule comes after all others."""
+        recipe, request = self.base.recipe, self.base.request
+        yield Cell(BASE_COLUMN, 0, recipe, request)
+        for row, target in enumerate(self.targets):
+            rules = RuleSet((*recipe.rules.rules, target.rule(self.ratio)))
+            yield Cell(PROBE_COLUMN, row, replace(recipe, rules=rules), request)
+
+    def describe(self, cell: Cell) -> str:
+        """Say which target a cell shows."""
+        return "the base" if cell.x == BASE_COLUMN else f'element "{self.targets[cell.y]}"'
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the check as plain data that :func:`check_from_dict` reads back."""
+        groups = [[str(target) for target in group] for group in self.groups]
+        settings = {"recipe": self.base.recipe.to_dict(), "request": self.base.request.to_dict()}
+        return {**settings, "elements": groups, "ratio": float(self.ratio)}
+
+
+def read_check(base: Setting, text: str, ratio: float, known: Known) -> EffectCheck:
+    """Read a check as users write it.
+
+    Args:
+        base: The picture without.
+        text: ``blocks:elements`` or blocks, separated by commas or line ends; ALL for each of them; ``|`` between
+            those of several grids.
+        ratio: What the elements are given.
+        known: What ALL is read against.
+
+    Raises:
+        SpecError: A target cannot be read.
+        ImageError: There is none.
+    """
+    groups = []
+    for part in split_groups(text):
+        targets = expand_targets(parse_targets(part), known.names, known.architecture.blocks)
+        if not targets:
+            raise ImageError("elements: no block or element is named; write OUT05:attn2, OUT05, OUT05:ALL or ALL.")
+        groups.append(tuple(targets))
+    return EffectCheck(base, tuple(groups), ratio)
+
+
+def check_from_dict(data: Mapping[str, Any]) -> EffectCheck:
+    """Read a check from what :meth:`EffectCheck.to_dict` gave.
+
+    Raises:
+        ElementalError: It cannot be read.
+    """
+    base = Setting(recipe_from_dict(data["recipe"]), request_from_dict(data["request"]))
+    groups = tuple(tuple(target for text in group for target in parse_targets(text)) for group in data["elements"])
+    return EffectCheck(base, groups, float(data["ratio"]))

@@ -1,0 +1,136 @@
+"""Pictures in rows and columns, with labels that fit and a legend that says what was merged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from .text import FittedText, fit_text, text_box
+
+PAPER = (255, 255, 255)
+INK = (24, 24, 28)
+FAINT = (104, 104, 114)
+BLANK = (232, 232, 236)
+_LEAST_CELL = 192
+_LARGEST_SIDE = 16000
+_LABEL_LINES = 5
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """One place of a grid.
+
+    Attributes:
+        image: The picture; None where there is none.
+        note: Below the picture, or in its place.
+    """
+
+    image: Image.Image | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GridSheet:
+    """What a grid shows.
+
+    Attributes:
+        rows: The cells, each row as long as the others; pictures of one size.
+        columns: A label above each column.
+        row_labels: A label left of each row; none at all where there is one row that needs none.
+        legend: What all pictures have in common, above everything.
+        size: Of the pictures, in pixels; for grids in which there may be none.
+    """
+
+    rows: Sequence[Sequence[GridCell]]
+    columns: Sequence[str]
+    row_labels: Sequence[str] = ()
+    legend: str = ""
+    size: tuple[int, int] = (512, 512)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Sizes of a sheet, in pixels."""
+
+    cell: tuple[int, int]
+    gap: int
+    letters: int
+    label_width: int
+
+    def left(self, column: int) -> int:
+        return 2 * self.gap + self.label_width + column * (self.cell[0] + self.gap)
+
+
+def draw_grid(sheet: GridSheet) -> Image.Image:
+    """Draw a grid; small pictures are drawn larger, so that labels can be read beside them.
+
+    Letters grow with the whole grid, since it is mostly seen as a whole.
+    """
+    layout = _lay_out(sheet)
+    cell_width = layout.cell[0]
+    width = layout.left(len(sheet.columns)) + layout.gap
+    legend = fit_text(sheet.legend, width=width - 4 * layout.gap, size=layout.letters)
+    heads = [fit_text(label, width=cell_width, size=layout.letters, most_lines=_LABEL_LINES) for label in sheet.columns]
+    sides = _fit_row_labels(sheet.row_labels, len(sheet.rows), width=layout.label_width - layout.gap, layout=layout)
+    notes = [
+        [fit_text(cell.note if cell.image else "", width=cell_width, size=layout.letters) for cell in row]
+        for row in sheet.rows
+    ]
+    head_height = max((head.height for head in heads), default=0)
+    row_heights = [
+        max(layout.cell[1] + max((note.height for note in row), default=0), side.height if side else 0)
+        for row, side in zip(notes, sides, strict=True)
+    ]
+    height = 5 * layout.gap + legend.height + head_height + sum(row_heights) + layout.gap * len(row_heights)
+    picture = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(picture)
+    legend.draw(draw, 2 * layout.gap, 2 * layout.gap, colour=FAINT)
+    top = 3 * layout.gap + legend.height
+    for column, head in enumerate(heads):
+        head.draw(draw, layout.left(column), top + head_height - head.height, colour=INK, centred_in=cell_width)
+    top += head_height + layout.gap
+    for row, side, remarks, row_height in zip(sheet.rows, sides, notes, row_heights, strict=True):
+        if side:
+            side.draw(draw, 2 * layout.gap, top + max(0, (layout.cell[1] - side.height) // 2), colour=INK)
+        for column, (cell, note) in enumerate(zip(row, remarks, strict=True)):
+            picture.paste(_scaled(cell, layout.cell), (layout.left(column), top))
+            note.draw(draw, layout.left(column), top + layout.cell[1], colour=FAINT, centred_in=cell_width)
+        top += row_height + layout.gap
+    return picture
+
+
+def _lay_out(sheet: GridSheet) -> _Layout:
+    width, height = sheet.size
+    columns, rows = len(sheet.columns), max(1, len(sheet.rows))
+    scale = max(1.0, _LEAST_CELL / width)
+    scale = min(scale, _LARGEST_SIDE / (columns * width), _LARGEST_SIDE / (rows * height))
+    cell = max(16, round(width * scale)), max(16, round(height * scale))
+    gap = max(4, cell[0] // 48)
+    letters = max(13, cell[0] // 15, columns * cell[0] // 130)
+    return _Layout(cell, gap, letters, _label_width(sheet.row_labels, cell[0], letters))
+
+
+def _label_width(labels: Sequence[str], cell: int, letters: int) -> int:
+    """Give row labels as much width as they can use, up to that of a picture and a half."""
+    if not any(labels):
+        return 0
+    most = max(cell * 3 // 2, 10 * letters)
+    return max(fit_text(label, width=most, size=letters).width for label in labels) + letters
+
+
+def _fit_row_labels(labels: Sequence[str], rows: int, *, width: int, layout: _Layout) -> list[FittedText | None]:
+    fitted: list[FittedText | None] = []
+    for label in labels or [""] * rows:
+        most = max(1, layout.cell[1] // round(layout.letters * 1.25))
+        fitted.append(fit_text(label, width=width, size=layout.letters, most_lines=most) if label else None)
+    return fitted
+
+
+def _scaled(cell: GridCell, size: tuple[int, int]) -> Image.Image:
+    if cell.image is None:
+        return text_box(cell.note, size, paper=BLANK, ink=FAINT)
+    if cell.image.size == size:
+        return cell.image
+    return cell.image.resize(size, Image.Resampling.LANCZOS)

@@ -1,0 +1,108 @@
+"""What a check of elements found: a table as CSV, and a chart of the elements by their effect."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw
+
+from .diff import Difference
+from .grid import FAINT, INK, PAPER
+from .text import fit_text
+
+_BAR = (74, 116, 196)
+_TRACK = (238, 238, 242)
+_WIDTH = 1000
+_LETTERS = 15
+_ROW = 24
+_MOST_BARS = 200
+
+CSV_COLUMNS = (
+    "rank",
+    "elements",
+    "ratio",
+    "changed_percent",
+    "mean_difference",
+    "largest_difference",
+    "structural_similarity",
+    "picture",
+)
+
+
+class Effect(NamedTuple):
+    """What a ratio of some elements did to a picture.
+
+    Attributes:
+        elements: Which, as ``blocks:elements``.
+        ratio: That they were given.
+        difference: From the picture without it.
+        picture: The name of the file that shows it.
+    """
+
+    elements: str
+    ratio: float
+    difference: Difference
+    picture: str
+
+
+def rank_effects(effects: Sequence[Effect]) -> list[Effect]:
+    """Order effects, the largest first: by the share of changed values, then by the mean difference."""
+    return sorted(effects, key=lambda effect: (-effect.difference.share, -effect.difference.mean))
+
+
+def format_csv(effects: Sequence[Effect]) -> bytes:
+    """Write effects as a CSV table with a head, the largest first; UTF-8 with a mark, which Excel wants."""
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(CSV_COLUMNS)
+    for rank, effect in enumerate(rank_effects(effects), 1):
+        figures = effect.difference
+        similarity = "" if figures.similarity is None else f"{figures.similarity:.5f}"
+        numbers = (f"{figures.share:.3f}", f"{figures.mean:.3f}", figures.largest, similarity)
+        writer.writerow((rank, effect.elements, f"{effect.ratio:g}", *numbers, effect.picture))
+    return table.getvalue().encode("utf-8-sig")
+
+
+def describe_share(difference: Difference) -> str:
+    """Say in short how much of a picture changed: "12.3 %"."""
+    share = difference.share
+    return f"{share:.1f} %" if share >= 0.05 or not difference.largest else "below 0.1 %"
+
+
+def draw_ranking(effects: Sequence[Effect], *, title: str) -> Image.Image:
+    """Draw effects as bars, the largest on top; of more than 200 the first 200.
+
+    Args:
+        effects: In any order.
+        title: Above the bars; wrapped.
+    """
+    ranked = rank_effects(effects)
+    shown = ranked[:_MOST_BARS]
+    left = out = 16
+    names = [fit_text(effect.elements, width=_WIDTH // 2, size=_LETTERS, most_lines=1) for effect in shown]
+    heading = fit_text(title, width=_WIDTH - 2 * out, size=_LETTERS)
+    heights = [max(_ROW, name.height + 6) for name in names]
+    rest = f"and {len(ranked) - len(shown)} more with less effect" if len(ranked) > len(shown) else ""
+    bottom = fit_text(rest, width=_WIDTH - 2 * out, size=_LETTERS)
+    picture = Image.new("RGB", (_WIDTH, 3 * out + heading.height + sum(heights) + bottom.height), PAPER)
+    draw = ImageDraw.Draw(picture)
+    heading.draw(draw, left, out, colour=FAINT)
+    bar_left = left + max((name.width for name in names), default=0) + 12
+    longest = _WIDTH - bar_left - 100
+    full = max((effect.difference.share for effect in shown), default=0) or 1.0
+    top = 2 * out + heading.height
+    for effect, name, height in zip(shown, names, heights, strict=True):
+        name.draw(draw, left, top + (height - name.height) // 2, colour=INK)
+        box = (bar_left, top + 4, bar_left + longest, top + height - 5)
+        draw.rectangle(box, fill=_TRACK)
+        length = round(longest * effect.difference.share / full)
+        if length:
+            draw.rectangle((*box[:2], bar_left + length, box[3]), fill=_BAR)
+        figure = fit_text(describe_share(effect.difference), width=90, size=_LETTERS)
+        figure.draw(draw, bar_left + longest + 8, top + (height - figure.height) // 2, colour=INK)
+        top += height
+    bottom.draw(draw, left, top + 4, colour=FAINT)
+    return picture

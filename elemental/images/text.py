@@ -1,0 +1,165 @@
+"""Text in pictures: wrapped and scaled so that all of it fits, in a font that has its characters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+
+SMALLEST = 9
+"""The smallest size of letters, in pixels; a text that does not fit then takes more lines."""
+
+_OWN_FONT = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
+_LINE = 1.25
+_OTHER_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansCJKjp-Regular.otf",
+    "NotoSansJP-Regular.otf",
+    "YuGothM.ttc",
+    "meiryo.ttc",
+    "msgothic.ttc",
+    "msyh.ttc",
+    "malgun.ttf",
+    "Hiragino Sans GB.ttc",
+    "PingFang.ttc",
+    "AppleSDGothicNeo.ttc",
+    "DroidSansFallbackFull.ttf",
+    "wqy-zenhei.ttc",
+    "ipag.ttf",
+    "arialuni.ttf",
+)
+"""Fonts of the usual systems for writings that the own font lacks, Chinese, Japanese and Korean above all."""
+
+
+@dataclass(frozen=True)
+class FittedText:
+    """Lines of a text, ready to be drawn.
+
+    Attributes:
+        lines: As they are broken.
+        size: Of the letters, in pixels.
+        font: What they are drawn with.
+    """
+
+    lines: tuple[str, ...]
+    size: int
+    font: ImageFont.FreeTypeFont
+
+    @property
+    def line_height(self) -> int:
+        """From one line to the next, in pixels."""
+        return round(self.size * _LINE)
+
+    @property
+    def height(self) -> int:
+        """Of all lines, in pixels."""
+        return len(self.lines) * self.line_height
+
+    @property
+    def width(self) -> int:
+        """Of the longest line, in pixels, rounded up."""
+        return max((int(self.font.getlength(line)) + 1 for line in self.lines), default=0)
+
+    def draw(
+        self, draw: ImageDraw.ImageDraw, left: int, top: int, *, colour: Colour, centred_in: int | None = None
+    ) -> None:
+        """Draw the lines below each other.
+
+        Args:
+            draw: The picture to draw on.
+            left: Where the lines start.
+            top: Where the first one does.
+            colour: Of the letters.
+            centred_in: A width in which each line is centred.
+        """
+        for index, line in enumerate(self.lines):
+            shift = 0 if centred_in is None else max(0, (centred_in - int(self.font.getlength(line))) // 2)
+            draw.text((left + shift, top + index * self.line_height), line, fill=colour, font=self.font)
+
+
+def fit_text(text: str, *, width: int, size: int, most_lines: int | None = None) -> FittedText:
+    """Break a text into lines of a width, in smaller letters where it would take too many; nothing is ever cut off.
+
+    Args:
+        text: Its line ends are kept.
+        width: In pixels.
+        size: Of the letters, in pixels, if all fits so.
+        most_lines: If it takes more, the letters are made smaller, down to :data:`SMALLEST`.
+    """
+    while True:
+        font = find_font(text, size)
+        lines = tuple(_wrap(text, width, font))
+        broken = any(font.getlength(word) > width for word in text.split())
+        if size <= SMALLEST or not (broken or (most_lines is not None and len(lines) > most_lines)):
+            return FittedText(lines, size, font)
+        size = max(SMALLEST, min(size - 1, round(size * 0.93)))
+
+
+def find_font(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """Find a font that has all characters of a text: the own one, or one of the system's."""
+    foreign = "".join(sorted({char for char in text if ord(char) > 0x2FF and not char.isspace()}))
+    return ImageFont.truetype(_covering(foreign), size)
+
+
+@cache
+def _covering(characters: str) -> str:
+    own = str(_OWN_FONT)
+    for name in (own, *_OTHER_FONTS):
+        try:
+            font = ImageFont.truetype(name, 16)
+        except OSError:
+            continue
+        absent = bytes(font.getmask("\U0010ffff"))
+        if all(bytes(font.getmask(char)) != absent for char in characters):
+            return name
+    return own
+
+
+def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> Iterator[str]:
+    for paragraph in text.splitlines():
+        line = ""
+        for piece in _pieces(paragraph, width, font):
+            if line and font.getlength((line + piece).rstrip()) > width:
+                yield line.rstrip()
+                line = piece.lstrip()
+            else:
+                line += piece
+        yield line.rstrip()
+
+
+def _pieces(paragraph: str, width: int, font: ImageFont.FreeTypeFont) -> Iterator[str]:
+    """Cut a paragraph where a line may end: after spaces and commas, in long words after other marks, or anywhere."""
+    for word in re.findall(r"[^\s,]*[,\s]+|[^\s,]+", paragraph):
+        for part in [word] if font.getlength(word.rstrip()) <= width else re.findall(r"[^.:;/\\_-]*[.:;/\\_-]?", word):
+            yield from [part] if font.getlength(part.rstrip()) <= width else part
+
+
+def text_box(text: str, size: tuple[int, int], *, paper: Colour, ink: Colour) -> Image.Image:
+    """Draw a text in the middle of a box, as large as it goes; of one that is longer than the box the end is left out.
+
+    Args:
+        text: What to say.
+        size: Of the box: width and height in pixels.
+        paper: Colour of the box.
+        ink: Colour of the letters.
+    """
+    box = Image.new("RGB", size, paper)
+    margin = max(2, size[0] // 16)
+    width, height = size[0] - 2 * margin, size[1] - 2 * margin
+    letters = max(SMALLEST, size[0] // 12)
+    fitted = fit_text(text, width=width, size=letters)
+    while fitted.height > height and letters > SMALLEST:
+        letters -= 1
+        fitted = fit_text(text, width=width, size=letters)
+    room = max(1, height // fitted.line_height)
+    if len(fitted.lines) > room:
+        fitted = FittedText((*fitted.lines[: room - 1], "..."), fitted.size, fitted.font)
+    top = margin + max(0, (height - fitted.height) // 2)
+    fitted.draw(ImageDraw.Draw(box), margin, top, colour=ink, centred_in=width)
+    return box

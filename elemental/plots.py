@@ -1,0 +1,224 @@
+"""XY plots: from the text of two axes to pictures and grids, and on from where one stopped."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import ImageError
+from .hosts.base import Host
+from .images.axes import Known, Setting, is_pinpoint
+from .images.diff import compare_pictures
+from .images.files import read_picture, read_texts, write_png
+from .images.grid import GridCell, GridSheet, draw_grid
+from .images.infotext import format_infotext
+from .images.report import describe_share
+from .images.request import GeneratedImage, choose_sampler
+from .images.xyplot import AxisValues, Cell, Places, XYPlot, check_axes, place_name
+from .merge.checkpoint import Checkpoint
+from .merge.metadata import RECIPE_FIELD, name_recipe
+from .merge.sources import locate_model, model_source
+from .run_files import RunFiles, RunRecord
+from .runs import FAILED
+from .spec.keys import name_key
+from .spec.recipe import MergeRecipe
+from .spec.rules import format_ratio
+from .spec.weights import format_block_weights
+from .surveys import MOST_CELLS, refuse_many
+from .workflows import load_presets
+
+PLOT_FIELD = "elemental_plot"
+"""The PNG text that holds a whole plot, so that it can be run again."""
+
+_SEEDS = 2**32
+
+
+def known_for(host: Host, recipe: MergeRecipe, *, models_folder: Path | None = None) -> Known:
+    """Gather what the values of axes are read against.
+
+    Raises:
+        CheckpointError: Model A cannot be read.
+    """
+    with Checkpoint(locate_model(recipe.model_a, models_folder)) as model:
+        architecture = model.architecture
+        names = [name_key(key, architecture) for key in model.tensors]
+    return Known(
+        architecture=architecture,
+        names=names,
+        presets=load_presets(),
+        samplers=host.samplers(),
+        find_model=model_source,
+        draw_seed=lambda: random.randrange(_SEEDS),
+    )
+
+
+def make_plot(
+    base: Setting, x: AxisValues, y: AxisValues | None = None, *, known: Known, most: int | None = MOST_CELLS
+) -> XYPlot:
+    """Make a plot of axes that go together.
+
+    Args:
+        base: What each cell changes.
+        x: The columns.
+        y: The rows; None for a plot of one row.
+        known: What there is.
+        most: The largest number of cells that is not refused; None for any.
+
+    Raises:
+        HostError: The sampler is not known.
+        ImageError: The axes do not go together, or there are too many cells.
+    """
+    sampler = choose_sampler(base.request.sampler, known.samplers)
+    plot = XYPlot(replace(base, request=replace(base.request, sampler=sampler)), x, y)
+    check_axes(plot)
+    refuse_many(plot.count, most)
+    return plot
+
+
+def read_plot_field(path: Path) -> dict[str, Any] | None:
+    """Read the plot that a grid carries, as plain data; None from any other file.
+
+    Raises:
+        ImageError: It is damaged.
+    """
+    text = read_texts(path).get(PLOT_FIELD) if path.suffix.lower() == ".png" else None
+    if text is None:
+        return None
+    try:
+        data: dict[str, Any] = json.loads(text)
+        if not {"recipe", "request", "x"} <= set(data):
+            raise ValueError("its plot is incomplete")
+    except (ValueError, TypeError) as exc:
+        raise ImageError(f"The plot in {path} cannot be read: {exc}.") from exc
+    return data
+
+
+@dataclass(frozen=True)
+class PlotRun:
+    """A plot as a run.
+
+    Attributes:
+        plot: What to make.
+        compare: Whether to say below each picture how much of it differs from the first of its row.
+    """
+
+    plot: XYPlot
+    compare: bool = False
+    kind = "plot"
+
+    def cells(self) -> Sequence[Cell]:
+        """Compute the cells."""
+        return list(self.plot.cells())
+
+    def labels(self, cell: Cell) -> Mapping[str, str]:
+        """Give the labels of a cell's values."""
+        return self.plot.labels(cell)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the plot as plain data."""
+        return {**self.plot.to_dict(), "compare": self.compare}
+
+    def finish(self, files: RunFiles, record: RunRecord) -> Sequence[Path]:
+        """Draw the grids."""
+        grids = self.plot.grids
+        paths = []
+        for index, places in enumerate(grids):
+            path = files.grid(index, len(grids))
+            sheet = self._sheet(places, files, record)
+            write_png(path, self._with_texts(sheet, places, record), replace=True)
+            paths.append(path)
+        return paths
+
+    def _sheet(self, places: Places, files: RunFiles, record: RunRecord) -> GridSheet:
+        x, y = self.plot.x, self.plot.y
+        request = self.plot.base.request
+        names = [[place_name(column, row) for column in places.columns] for row in places.rows]
+        rows = [[grid_cell(name, files, record) for name in row] for row in names]
+        if self.compare:
+            rows = [_compared(cells, row, record) for cells, row in zip(rows, names, strict=True)]
+        return GridSheet(
+            rows=rows,
+            columns=[x.values[column].label for column in places.columns],
+            row_labels=[] if y is None else [y.values[row].label for row in places.rows],
+            legend=describe_setting(self.plot.base, varied=_varied(self.plot)),
+            size=(request.width, request.height),
+        )
+
+    def _with_texts(self, sheet: GridSheet, places: Places, record: RunRecord) -> GeneratedImage:
+        definition = record.data["definition"]
+        first = next(cell for cell in self.plot.cells() if (cell.x, cell.y) == (places.columns[0], places.rows[0]))
+        axes = {f"{axis.side.upper()} axis": axis.axis.name for axis in self.plot.axes}
+        model = {"Elemental": name_recipe(self.plot.base.recipe), **axes}
+        return GeneratedImage(
+            draw_grid(sheet),
+            first.request.seed,
+            format_infotext(first.request, seed=first.request.seed, model=model),
+            {RECIPE_FIELD: json.dumps(definition["recipe"]), PLOT_FIELD: json.dumps(definition)},
+        )
+
+
+def grid_cell(name: str, files: RunFiles, record: RunRecord) -> GridCell:
+    """Read the picture of a cell, or say why there is none."""
+    facts = record.cells[name]
+    try:
+        return GridCell(read_picture(files.cell(name)))
+    except ImageError:
+        return GridCell(None, f"failed: {facts['error']}" if facts["state"] == FAILED else "not made yet")
+
+
+def _compared(cells: Sequence[GridCell], names: Sequence[str], record: RunRecord) -> list[GridCell]:
+    """Note below each picture of a row how much of it differs from the first, and in the record all figures."""
+    noted = []
+    first = cells[0].image
+    for cell, name in zip(cells, names, strict=True):
+        if cell is not cells[0] and first is not None and cell.image is not None:
+            difference = compare_pictures(first, cell.image)
+            record.cells[name]["figures"] = difference._asdict()
+            noted.append(replace(cell, note=describe_share(difference)))
+        else:
+            noted.append(cell)
+    return noted
+
+
+def describe_setting(setting: Setting, *, varied: Collection[str] = ()) -> str:
+    """Say in a few lines what pictures have in common: models, mode, ratios, block weights, rules, request.
+
+    Args:
+        setting: The recipe and the request.
+        varied: The parts that differ from picture to picture, and are left out.
+    """
+    recipe, request = setting.recipe, setting.request
+    models = {"model_a": recipe.model_a, "model_b": recipe.model_b, "model_c": recipe.model_c}
+    names = [f"{part[-1].upper()} {source.name}" for part, source in models.items() if source and part not in varied]
+    mode = [] if "mode" in varied else [f"{recipe.mode.value}: {recipe.mode.formula}"]
+    numbers = {"alpha": recipe.alpha, "beta": recipe.beta}
+    ratios = [f"{part} {format_ratio(value)}" for part, value in numbers.items() if value is not None]
+    weights = {"block_alpha": ("MBW", recipe.block_alpha), "block_beta": ("MBW beta", recipe.block_beta)}
+    blocks = [f"{name} {format_block_weights(w)}" for part, (name, w) in weights.items() if w and part not in varied]
+    rules = "rules " + ", ".join(map(str, recipe.rules.rules)) if recipe.rules and "rules" not in varied else ""
+    prompts = {"prompt": request.prompt, "negative": request.negative}
+    texts = [f"{part}: {text}" for part, text in prompts.items() if text and part not in varied]
+    settings = {
+        "sampler": request.sampler,
+        "steps": f"{request.steps} steps",
+        "cfg": f"CFG {request.cfg:g}",
+        "seed": f"seed {request.seed}",
+    }
+    lines = [
+        "   ".join([*names, *mode, *(ratio for ratio in ratios if ratio.split()[0] not in varied)]),
+        *blocks,
+        rules,
+        "   ".join([*texts, *(value for part, value in settings.items() if part not in varied)]),
+    ]
+    return "\n".join(filter(None, lines))
+
+
+def _varied(plot: XYPlot) -> set[str]:
+    varied = {part for axis in plot.axes for part in axis.axis.sets}
+    if any(is_pinpoint(axis.axis) for axis in plot.axes):
+        varied -= {"alpha", "rules"}  # these are the base's in every cell; what is pinned comes on top
+    return varied

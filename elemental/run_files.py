@@ -1,0 +1,142 @@
+"""The files of a run of many pictures: their names, and the record of what was done, from which it can go on."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import ImageError
+from .images.files import write_whole
+
+VERSION = 1
+_STEMS = ("run", "grid", "cells", "diff", "ranking", "gif")
+_SECONDS_BETWEEN = 2.0
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Names in a folder for what one run makes; the runs of a folder are numbered, and the first has no number.
+
+    Attributes:
+        folder: Where everything goes.
+        number: Of the run, from 1.
+    """
+
+    folder: Path
+    number: int = 1
+
+    def path(self, stem: str, ending: str = "") -> Path:
+        """Give a name such as ``grid.png``, or ``grid-2.png`` in the second run."""
+        return self.folder / (f"{stem}{ending}" if self.number == 1 else f"{stem}-{self.number}{ending}")
+
+    @property
+    def record(self) -> Path:
+        """The file that tells what the run is and how far it is."""
+        return self.path("run", ".json")
+
+    def cell(self, name: str) -> Path:
+        """Give the file of one picture."""
+        return self.path("cells") / f"{name}.png"
+
+    def grid(self, index: int, count: int) -> Path:
+        """Give the file of one grid of so many."""
+        return self.path("grid" if count == 1 else f"grid-{index + 1}of{count}", ".png")
+
+
+def new_run(folder: Path) -> RunFiles:
+    """Take the next free number in a folder, and make the folder if it does not exist.
+
+    Raises:
+        ImageError: It cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            files = RunFiles(folder, 1 + max(_numbers(folder), default=0))
+            try:
+                files.record.open("x").close()
+            except FileExistsError:
+                continue  # another run was faster
+            files.path("cells").mkdir()
+            return files
+    except OSError as exc:
+        raise ImageError(f"Cannot write to the folder {folder}: {exc.strerror or exc}.") from exc
+
+
+def latest_run(folder: Path) -> RunFiles:
+    """Find the last run of a folder.
+
+    Raises:
+        ImageError: There is none.
+    """
+    numbers = [number for number in _numbers(folder) if RunFiles(folder, number).record.is_file()]
+    if not numbers:
+        raise ImageError(f"{folder} holds no run to go on with: there is no run.json in it.")
+    return RunFiles(folder, max(numbers))
+
+
+def _numbers(folder: Path) -> Iterator[int]:
+    """Yield the numbers of runs whose names are taken, whoever took them."""
+    pattern = re.compile(rf"(?:{'|'.join(_STEMS)})(?:-\d+of\d+)?(?:-(\d+))?(?:\.\w+)?", re.IGNORECASE)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if found := pattern.fullmatch(path.name):
+            yield int(found[1] or 1)
+
+
+class RunRecord:
+    """What is known of a run; kept in its ``run.json``.
+
+    Args:
+        files: The run's.
+        data: What is in the file, or shall be.
+
+    Attributes:
+        files: The run's.
+        data: What is known.
+    """
+
+    def __init__(self, files: RunFiles, data: dict[str, Any]) -> None:
+        self.files = files
+        self.data = data
+        self._written = 0.0
+
+    @property
+    def cells(self) -> dict[str, dict[str, Any]]:
+        """What is known of each picture, by its place."""
+        cells: dict[str, dict[str, Any]] = self.data["cells"]
+        return cells
+
+    def note(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Note something about a picture; written at once, unless the file was written a moment ago."""
+        self.cells[name].update(facts)
+        if time.monotonic() - self._written > _SECONDS_BETWEEN:
+            self.write()
+
+    def write(self) -> None:
+        """Write the file.
+
+        Raises:
+            ImageError: It cannot be written.
+        """
+        write_whole(self.files.record, json.dumps(self.data, indent=1, ensure_ascii=False).encode(), replace=True)
+        self._written = time.monotonic()
+
+
+def read_record(files: RunFiles) -> RunRecord:
+    """Read the record of a run.
+
+    Raises:
+        ImageError: It cannot be read, or is of a later version.
+    """
+    try:
+        data = json.loads(files.record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise ImageError(f"Cannot read {files.record}: {exc}.") from exc
+    if not isinstance(data, dict) or data.get("version") != VERSION:
+        raise ImageError(f"{files.record} is no record of a run that this program knows.")
+    return RunRecord(files, data)

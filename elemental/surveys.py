@@ -1,0 +1,153 @@
+"""Look over the cells of a run before it starts: what it will cost, what was not meant, what cannot be done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import CheckpointError, ElementalError, ImageError, RecipeError
+from .images.xyplot import AxisValues, Cell, XYPlot
+from .merge.checkpoint import Signature, read_signature
+from .merge.plan import NOTHING_CHANGES, MergePlan, Planner
+from .merge.sources import Sources
+from .spec.recipe import MergeRecipe
+
+MOST_CELLS = 1000
+"""More pictures than this are made only if the user says so."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a run before it starts.
+
+    Attributes:
+        cells: The number of pictures.
+        merges: The number of distinct recipes.
+        warnings: What was probably not meant.
+        models: What each file that is read looks like now, by its path.
+        seconds: That the survey took.
+    """
+
+    cells: int
+    merges: int
+    warnings: tuple[str, ...]
+    models: Mapping[str, Signature]
+    seconds: float
+
+
+def refuse_many(count: int, most: int | None) -> None:
+    """Refuse more pictures than a user can have meant.
+
+    Raises:
+        ImageError: There are more than ``most``.
+    """
+    if most is not None and count > most:
+        raise ImageError(f"These are {count:,} pictures, more than {most:,}; confirm that you want them: --yes.")
+
+
+def survey_plot(plot: XYPlot, *, models_folder: Path | None = None) -> Survey:
+    """Plan every distinct merge of a plot.
+
+    Raises:
+        ElementalError: A model is missing or does not fit, or an axis has no effect at all.
+    """
+    cells = list(plot.cells())
+    planned = _plan_all(cells, models_folder, plot.describe)
+    for axis in plot.axes:
+        if len(axis.values) > 1 and _is_idle(axis, cells, planned.effects):
+            raise RecipeError(
+                f"{axis.side} axis, {axis.axis.name}: its values make no difference; block weights, rules or the other "
+                "axis set all that it would."
+            )
+    return planned.survey(cells)
+
+
+def survey_cells(cells: Sequence[Cell], describe: Callable[[Cell], str], *, models_folder: Path | None) -> Survey:
+    """Plan every distinct merge of some cells.
+
+    Args:
+        cells: All cells of the run.
+        describe: Says which cell a remark is about.
+        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+
+    Raises:
+        ElementalError: A model is missing or does not fit.
+    """
+    return _plan_all(cells, models_folder, describe).survey(cells)
+
+
+def refuse_changed(models: Mapping[str, Sequence[int]]) -> None:
+    """Refuse to go on with models that are not the ones that a run began with.
+
+    Raises:
+        CheckpointError: One has changed or is gone.
+    """
+    for path, known in models.items():
+        if read_signature(Path(path)) != tuple(known):
+            raise CheckpointError(f"{path} has changed since the run began; start the run anew.")
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """The distinct recipes of some cells, planned.
+
+    Attributes:
+        effects: For each recipe what is the same for another only if both give the same model.
+        warnings: All remarks.
+        models: As in :class:`Survey`.
+        started: When the survey was.
+    """
+
+    effects: Mapping[MergeRecipe, object]
+    warnings: Sequence[str]
+    models: Mapping[str, Signature]
+    started: float
+
+    def survey(self, cells: Sequence[Cell]) -> Survey:
+        seconds = time.perf_counter() - self.started
+        return Survey(len(cells), len(self.effects), tuple(dict.fromkeys(self.warnings)), self.models, seconds)
+
+
+def _plan_all(cells: Sequence[Cell], models_folder: Path | None, describe: Callable[[Cell], str]) -> _Planned:
+    started = time.perf_counter()
+    effects: dict[MergeRecipe, object] = {}
+    planners: dict[object, Planner] = {}
+    warnings: list[str] = []
+    models: dict[str, Signature] = {}
+    with Sources(models_folder) as sources:
+        for cell in cells:
+            recipe = cell.recipe
+            if recipe in effects:
+                continue
+            try:
+                shared = (recipe.mode, recipe.vae, recipe.dtype, tuple(recipe.sources.items()))
+                if shared not in planners:
+                    opened = sources.open(recipe)
+                    planners[shared] = Planner(recipe, {role: model.tensors for role, model in opened.items()})
+                    models |= {str(model.path): model.signature for model in opened.values()}
+                plan = planners[shared].plan(recipe)
+            except ElementalError as exc:
+                raise type(exc)(f"{describe(cell)}: {exc}") from exc
+            effects[recipe] = shared, frozenset(planners[shared].ratios(recipe).items())
+            warnings += _remarks(plan, describe(cell))
+    return _Planned(effects, warnings, models, started)
+
+
+def _remarks(plan: MergePlan, about: str) -> list[str]:
+    """Give the warnings of one recipe; that a cell shows model A is none."""
+    return [
+        warning.message if warning.rule is None else f"{about}: {warning.message}"
+        for warning in plan.warnings
+        if warning != NOTHING_CHANGES
+    ]
+
+
+def _is_idle(axis: AxisValues, cells: Sequence[Cell], effects: Mapping[MergeRecipe, object]) -> bool:
+    """Tell whether all values of an axis give the same pictures, wherever on the other axis."""
+    pictures: dict[int, set[object]] = {}
+    for cell in cells:
+        other = cell.y if axis.side == "x" else cell.x
+        pictures.setdefault(other, set()).add((effects[cell.recipe], cell.request))
+    return all(len(found) == 1 for found in pictures.values())
