@@ -240,6 +240,8 @@ def test_standalone_samplers(drawable: Mapping[str, Path], sampler: str) -> None
     request = replace(REQUEST, sampler=sampler.upper(), steps=3)
     first = bytes_of(host, request)
     assert bytes_of(host, request) == first
+    (picture,) = host.make_pictures(request, model={})
+    assert f"Sampler: {sampler.removesuffix(' Karras')}," in picture.infotext  # as the WebUI spells it
 
 
 def test_standalone_refusals(tmp_path: Path, drawable: Mapping[str, Path]) -> None:
@@ -261,6 +263,25 @@ def test_standalone_refusals(tmp_path: Path, drawable: Mapping[str, Path]) -> No
             host.open_model(ref(broken))
     with pytest.raises(CheckpointError, match="Cannot open"):
         host.open_model(ref(tmp_path / "none.safetensors"))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_standalone_out_of_memory(
+    drawable: Mapping[str, Path], recipe: MergeRecipe, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    host = StandaloneHost()
+    model = host.open_model(ref(drawable["a"]))
+    before = bytes_of(host)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StandaloneHost, "_decode", fail)
+        with pytest.raises(HostError, match="memory of cpu is too small"):
+            make_pictures(host, REQUEST, recipe)
+    assert host.open_model(ref(drawable["a"])) is model
+    assert bytes_of(host) == before
 
 
 @pytest.mark.parametrize(

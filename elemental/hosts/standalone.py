@@ -159,7 +159,9 @@ class StandaloneHost:
         try:
             with torch.inference_mode():
                 images = self._sample(self._live, request)
-        except torch.cuda.OutOfMemoryError as exc:
+        except (MemoryError, RuntimeError) as exc:
+            if not _is_out_of_memory(exc):
+                raise
             raise HostError(
                 f"The memory of {self._device} is too small for these pictures; ask for smaller ones."
             ) from exc
@@ -202,6 +204,11 @@ class StandaloneHost:
         pixels: Tensor = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample[0]
         levels = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out; on the CPU torch has no error of its own for it."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _predicts_v(file: Checkpoint) -> bool:
