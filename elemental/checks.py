@@ -10,8 +10,6 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from .errors import ImageError
 from .images.diff import compare_pictures, draw_difference
 from .images.effects import BASE_COLUMN, DIFFERENCE_COLUMN, PROBE_COLUMN, EffectCheck
@@ -23,7 +21,7 @@ from .images.request import GeneratedImage
 from .images.xyplot import Cell, place_name
 from .merge.metadata import RECIPE_FIELD, name_recipe
 from .plots import describe_setting, grid_cell
-from .run_files import RunFiles, RunRecord
+from .run_files import RunRecord
 from .spec.recipe import MergeRecipe
 from .spec.rules import format_ratio
 
@@ -41,9 +39,11 @@ class CheckRun:
     check: EffectCheck
     kind = "check"
 
-    def cells(self) -> Sequence[Cell]:
-        """Compute the cells."""
-        return list(self.check.cells())
+    def rounds(self) -> Sequence[Sequence[Cell]]:
+        """Compute the cells, grid by grid; the base comes first."""
+        base, *probes = self.check.cells()
+        groups = [[probes[row] for row in rows] for rows in _row_groups(self.check)]
+        return [[base, *groups[0]], *groups[1:]]
 
     def labels(self, cell: Cell) -> Mapping[str, str]:
         """Say which elements a cell shows."""
@@ -53,12 +53,11 @@ class CheckRun:
         """Give the check as plain data."""
         return self.check.to_dict()
 
-    def finish(self, files: RunFiles, record: RunRecord) -> Sequence[Path]:
+    def finish(self, record: RunRecord) -> Sequence[Path]:
         """Compare the pictures, and write the differences, GIFs, grids, the table and the chart."""
-        effects = dict(self._compare(files, record))
-        grids = [
-            self._write_grid(index, rows, effects, files, record) for index, rows in enumerate(_row_groups(self.check))
-        ]
+        files = record.files
+        effects = dict(self._compare(record))
+        grids = [self._write_grid(index, rows, effects, record) for index, rows in enumerate(_row_groups(self.check))]
         if not effects:
             return grids
         table, chart = files.path("diff", ".csv"), files.path("ranking", ".png")
@@ -75,8 +74,9 @@ class CheckRun:
     def _legend(self) -> str:
         return describe_setting(self.check.base)
 
-    def _compare(self, files: RunFiles, record: RunRecord) -> Iterator[tuple[int, Effect]]:
+    def _compare(self, record: RunRecord) -> Iterator[tuple[int, Effect]]:
         """Compare each probe that there is with the base; gives the effects by row."""
+        files = record.files
         try:
             base = read_picture(files.cell(place_name(BASE_COLUMN, 0)))
             files.path("gif").mkdir(exist_ok=True)
@@ -98,16 +98,16 @@ class CheckRun:
             picture = files.cell(name).relative_to(files.folder).as_posix()
             yield row, Effect(str(target), self.check.ratio, difference, picture)
 
-    def _write_grid(
-        self, index: int, rows: range, effects: Mapping[int, Effect], files: RunFiles, record: RunRecord
-    ) -> Path:
+    def _write_grid(self, index: int, rows: range, effects: Mapping[int, Effect], record: RunRecord) -> Path:
         request = self.check.base.request
         sheet = GridSheet(
             rows=[
                 [
-                    grid_cell(place_name(BASE_COLUMN, 0), files, record),
-                    grid_cell(place_name(PROBE_COLUMN, row), files, record),
-                    _difference_cell(row, files) if row in effects else GridCell(None, ""),
+                    grid_cell(place_name(BASE_COLUMN, 0), record),
+                    grid_cell(place_name(PROBE_COLUMN, row), record),
+                    GridCell(
+                        read_picture(record.files.cell(place_name(DIFFERENCE_COLUMN, row))) if row in effects else None
+                    ),
                 ]
                 for row in rows
             ],
@@ -116,7 +116,7 @@ class CheckRun:
             legend=self._legend,
             size=(request.width, request.height),
         )
-        path = files.grid(index, len(self.check.groups))
+        path = record.files.grid(index, len(self.check.groups))
         recipe = record.data["definition"]["recipe"]
         infotext = format_infotext(request, seed=request.seed, model={"Elemental": name_recipe(self.check.base.recipe)})
         picture = GeneratedImage(draw_grid(sheet), request.seed, infotext, {RECIPE_FIELD: json.dumps(recipe)})
@@ -126,11 +126,6 @@ class CheckRun:
 
 def _share_line(effect: Effect | None) -> list[str]:
     return [] if effect is None else [describe_share(effect.difference)]
-
-
-def _difference_cell(row: int, files: RunFiles) -> GridCell:
-    picture: Image.Image = read_picture(files.cell(place_name(DIFFERENCE_COLUMN, row)))
-    return GridCell(picture)
 
 
 def _row_groups(check: EffectCheck) -> list[range]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .hosts.standalone import StandaloneHost
     from .images.request import ImageRequest
 
+DEFAULT_DEVICE = "cpu"
 _PACKAGES = ("PIL", "diffusers", "transformers")
 
 Print = Callable[[Iterable[str]], None]
@@ -50,9 +51,7 @@ def add_request_options(command: argparse.ArgumentParser, *, batch: bool = True)
     group.add_argument("--height", type=int, help="a multiple of 8 (default: 512)")
     if batch:
         group.add_argument("--batch", type=int, metavar="N", help="how many (default: 1)")
-    group.add_argument(
-        "--device", default="cpu", metavar="D", help="where to compute, as torch names it (default: cpu)"
-    )
+    group.add_argument("--device", metavar="D", help=f"where to compute, as torch names it (default: {DEFAULT_DEVICE})")
 
 
 def request_from_options(args: argparse.Namespace, base: ImageRequest | None = None) -> ImageRequest:
@@ -101,7 +100,9 @@ def run_generate(args: argparse.Namespace, *, tell: Callable[[MergePlan, Iterabl
 
     request = request_from_options(args)
     folder = _make_folder(args.output)
-    pictures = make_pictures(make_host(args.device, report=_StepBar()), request, model, models_folder=args.models)
+    pictures = make_pictures(
+        make_host(args.device or DEFAULT_DEVICE, report=_StepBar()), request, model, models_folder=args.models
+    )
     for path, picture in zip(free_names(folder, [picture.seed for picture in pictures]), pictures, strict=True):
         write_png(path, picture)
         say([str(path)])

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cli_pictures import add_request_options, make_host, request_from_options, require_packages
+from .cli_pictures import DEFAULT_DEVICE, add_request_options, make_host, request_from_options, require_packages
 from .cli_recipe import add_recipe_options, recipe_from_options
 from .errors import CheckpointError, ImageError, Stopped
+from .images.axes import AXES
 from .spec.recipe import MergeMode
+from .workflows import identify_models
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,34 +25,24 @@ if TYPE_CHECKING:
     from .runs import Progress, Run, RunResult, RunWatcher
     from .surveys import Survey
 
+_BESIDE_RESUME = {"resume", "device", "models", "debug", "run", "parser", "command"}
+
 Say = Callable[[Iterable[str]], None]
 Warn = Callable[[Iterable[str]], None]
 
-_AXIS_NAMES = [  # named here too, so that help is shown without loading what draws
-    *("elemental", "add-elemental", "pinpoint-element", "pinpoint-blocks", "alpha", "beta", "alpha-beta"),
-    *("mbw-alpha", "mbw-beta", "model-a", "model-b", "model-c", "mode"),
-    *("seed", "prompt", "negative", "steps", "cfg", "sampler"),
-]
-
-AXES_HELP = """\
-values of an axis:
-
-  elemental          whole specs, separated by blank lines; two blank lines first: one without rules before them
-  add-elemental      the same, each after the rules of --elemental
-  pinpoint-element   blocks:elements, separated by commas; the other axis is alpha, and is their ratio alone
-  pinpoint-blocks    the same for whole blocks: IN03 IN04, IN05-IN08, NOT M00
-  alpha, beta        numbers; alpha-beta: pairs such as 0.5 0.2
-  mbw-alpha, -beta   the name of a preset, or numbers, one value a line
-  model-a, -b, -c    files
-  mode, sampler      names
-  seed, steps, cfg   numbers; seed -1 draws one
-  prompt, negative   one a line; "" for an empty one
-
-"|" between values of any axis begins another grid ("\\|" is a bar in a prompt).
-
-DIR gets grid.png, cells/ with a picture for each place, and run.json; a second run there is numbered.
-
-"""
+AXES_HELP = "\n".join(
+    [
+        "values of an axis:",
+        "",
+        *(f"  {name:<18} {axis.form}" for name, axis in AXES.items()),
+        "",
+        '"|" between values of any axis begins another grid ("\\|" is a bar in a prompt).',
+        "",
+        "DIR gets grid.png, cells/ with a picture for each place, and run.json; a second run there is numbered.",
+        "",
+        "",
+    ]
+)
 
 CHECK_HELP = """\
 DIR/A-B/diff/ gets a grid, diff.csv, ranking.png, gif/ and cells/; a second check there is numbered.
@@ -65,9 +57,9 @@ def add_plot_options(command: argparse.ArgumentParser) -> None:
     for side, what in (("x", "columns"), ("y", "rows; none for a single one")):
         group.add_argument(
             f"--{side}-type",
-            choices=_AXIS_NAMES,
+            choices=list(AXES),
             metavar="T",
-            help=f"of the {what}: {', '.join(_AXIS_NAMES)}" if side == "x" else f"of the {what}",
+            help=f"axis of the {what}, as named below",
         )
         values = group.add_mutually_exclusive_group()
         values.add_argument(f"--{side}", metavar="VALUES", help="its values")
@@ -131,7 +123,8 @@ def run_plot(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
         args.parser.error("a plot needs --x-type and --x, a --sample, or the grid of another plot as --recipe")
     _complete_base(args, texts)
     recipe, remarks = recipe_from_options(args)
-    host = make_host(args.device)
+    recipe = identify_models(recipe, models_folder=_models(args))
+    host = make_host(args.device or DEFAULT_DEVICE)
     known = known_for(host, recipe, models_folder=_models(args))
     request = request_from_options(args, request_from_dict(stored["request"]) if stored else None)
     axes = {side: axis_from_dict(side, stored[side], known) for side in "xy" if side in stored}
@@ -162,7 +155,7 @@ def run_check(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
     from .images.axes import Setting
     from .images.effects import read_check
     from .plots import known_for
-    from .surveys import MOST_CELLS, refuse_many, survey_cells
+    from .surveys import MOST_CELLS, refuse_many, survey_check
 
     sample = _take_sample(args)
     if sample is not None:
@@ -171,14 +164,14 @@ def run_check(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
     if args.elements is None or args.ratio is None:
         args.parser.error("a check needs --elements and --ratio, or the --sample of a check")
     recipe, remarks = recipe_from_options(args)
-    host = make_host(args.device)
+    recipe = identify_models(recipe, models_folder=_models(args))
+    host = make_host(args.device or DEFAULT_DEVICE)
     known = known_for(host, recipe, models_folder=_models(args))
     check = read_check(Setting(recipe, request_from_options(args)), args.elements, args.ratio, known)
     refuse_many(len(check.targets), None if args.yes else MOST_CELLS)
-    run = CheckRun(check)
-    survey = survey_cells(run.cells(), check.describe, models_folder=_models(args))
+    survey = survey_check(check, models_folder=_models(args))
     warn([*remarks, *survey.warnings])
-    _start(args, host, run, survey, check_folder(Path(args.output), recipe), say)
+    _start(args, host, CheckRun(check), survey, check_folder(Path(args.output), recipe), say)
 
 
 def _is_done_otherwise(args: argparse.Namespace, say: Say) -> bool:
@@ -188,8 +181,10 @@ def _is_done_otherwise(args: argparse.Namespace, say: Say) -> bool:
         say(f"{sample.number:3}  {sample.title}" for sample in find_samples().values())
         return True
     if args.resume is not None:
-        if args.models_given or args.recipe is not None or args.sample is not None:
-            args.parser.error("--resume takes everything from the run; give nothing beside it")
+        beside = [name for name, value in vars(args).items() if value not in (None, False, [])]
+        beside = [f"--{name.replace('_', '-')}" for name in beside if name not in _BESIDE_RESUME]
+        if beside:
+            args.parser.error(f"--resume takes everything from the run; leave out {', '.join(beside)}")
         _resume(args, say)
         return True
     if args.output is None and not args.dry_run:
@@ -200,10 +195,17 @@ def _is_done_otherwise(args: argparse.Namespace, say: Say) -> bool:
 
 def _resume(args: argparse.Namespace, say: Say) -> None:
     from .resume import open_run
+    from .run_files import latest_run, read_record
     from .runs import continue_run
 
-    host = make_host(args.device)
-    run, record = open_run(host, Path(args.resume), models_folder=_models(args))
+    record = read_record(latest_run(Path(args.resume)))
+    device, models = (record.data["options"].get(name) for name in ("device", "models"))
+    device = device or DEFAULT_DEVICE
+    if args.device not in (None, device):
+        args.parser.error(f"the run began on {device}; on {args.device} its pictures would not be the same")
+    args.models = args.models or models
+    host = make_host(device)
+    run = open_run(host, record, models_folder=_models(args))
     with CellBar() as bar:
         result = continue_run(host, run, record, watcher=bar.watcher(), models_folder=_models(args))
     tell_result(result, args.command, say)
@@ -214,11 +216,14 @@ def _start(args: argparse.Namespace, host: Host, run: Run, survey: Survey, folde
 
     say([f"{_count(survey.cells, 'picture')}, {_count(survey.merges, 'merge')}."])
     if args.dry_run:
-        say(" ".join([cell.name, *run.labels(cell).values()]) for cell in run.cells())
+        say(" ".join([cell.name, *run.labels(cell).values()]) for cells in run.rounds() for cell in cells)
         say(["Dry run: nothing was made."])
         return
     with CellBar() as bar:
-        result = start_run(host, run, folder, survey=survey, watcher=bar.watcher(), models_folder=_models(args))
+        options = {"device": args.device or DEFAULT_DEVICE, "models": args.models and str(Path(args.models).resolve())}
+        result = start_run(
+            host, run, folder, survey=survey, watcher=bar.watcher(), models_folder=_models(args), options=options
+        )
     tell_result(result, args.command, say)
 
 
@@ -278,8 +283,10 @@ def _complete_base(args: argparse.Namespace, texts: Mapping[str, tuple[str, str]
     modes = {mode.value: mode for mode in MergeMode}
     if args.mode is None and args.recipe is None and len(args.models_given) == 3:
         words = axes.get("mode", "").replace(",", " ").lower().split()
-        args.mode = next((word for word in words if word in modes and modes[word].uses_c), None)
-    if args.beta is None and args.recipe is None and {"beta", "alpha-beta"} & set(axes):
+        fitting = [word for word in words if word in modes and modes[word].uses_c]
+        args.mode = next((word for word in fitting if modes[word].uses_beta), next(iter(fitting), None))
+    uses_beta = args.mode is not None and modes[args.mode].uses_beta
+    if args.beta is None and args.recipe is None and uses_beta and {"beta", "alpha-beta"} & set(axes):
         args.beta = 0.0
 
 
@@ -311,7 +318,12 @@ def _take_sample(args: argparse.Namespace) -> Sample | None:
         numbers = ", ".join(map(str, fitting))
         args.parser.error(f"--sample {args.sample}: the samples of a {args.command} are {numbers}; 0 lists all")
     sample = fitting[args.sample]
-    for name, value in vars(args.parser.parse_args(shlex.split(sample.options))).items():
+    taken = vars(args.parser.parse_args(shlex.split(sample.options)))
+    if args.recipe is not None:  # it says what to merge
+        taken = {"compare": taken.get("compare")}
+    elif args.elemental_file is not None:
+        taken["elemental"] = None
+    for name, value in taken.items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
     return sample
@@ -345,8 +357,7 @@ class CellBar:
             form = "{desc}: {n_fmt}/{total_fmt} |{bar}| {postfix}"
             self._bar = tqdm(total=progress.total, bar_format=form, leave=False)
         self._bar.set_description(cell.name if image else f"{cell.name} failed", refresh=False)
-        left = progress.seconds_left
-        if left is not None:
-            minutes, seconds = divmod(round(left), 60)
-            self._bar.set_postfix_str(f"{minutes}:{seconds:02} left", refresh=False)
+        minutes, seconds = divmod(round(progress.seconds_left), 60)
+        each = f"{progress.seconds_each:.1f} s each, {minutes}:{seconds:02} left"
+        self._bar.set_postfix_str(each, refresh=False)
         self._bar.update(progress.done - self._bar.n)

@@ -22,10 +22,10 @@ from .images.xyplot import AxisValues, Cell, Places, XYPlot, check_axes, place_n
 from .merge.checkpoint import Checkpoint
 from .merge.metadata import RECIPE_FIELD, name_recipe
 from .merge.sources import locate_model, model_source
-from .run_files import RunFiles, RunRecord
+from .run_files import RunRecord
 from .runs import FAILED
 from .spec.keys import name_key
-from .spec.recipe import MergeRecipe
+from .spec.recipe import MergeRecipe, VaeChoice
 from .spec.rules import format_ratio
 from .spec.weights import format_block_weights
 from .surveys import MOST_CELLS, refuse_many
@@ -110,9 +110,10 @@ class PlotRun:
     compare: bool = False
     kind = "plot"
 
-    def cells(self) -> Sequence[Cell]:
-        """Compute the cells."""
-        return list(self.plot.cells())
+    def rounds(self) -> Sequence[Sequence[Cell]]:
+        """Compute the cells, grid by grid."""
+        cells = {(cell.x, cell.y): cell for cell in self.plot.cells()}
+        return [[cells[x, y] for y in places.rows for x in places.columns] for places in self.plot.grids]
 
     def labels(self, cell: Cell) -> Mapping[str, str]:
         """Give the labels of a cell's values."""
@@ -122,22 +123,22 @@ class PlotRun:
         """Give the plot as plain data."""
         return {**self.plot.to_dict(), "compare": self.compare}
 
-    def finish(self, files: RunFiles, record: RunRecord) -> Sequence[Path]:
+    def finish(self, record: RunRecord) -> Sequence[Path]:
         """Draw the grids."""
         grids = self.plot.grids
         paths = []
         for index, places in enumerate(grids):
-            path = files.grid(index, len(grids))
-            sheet = self._sheet(places, files, record)
+            path = record.files.grid(index, len(grids))
+            sheet = self._sheet(places, record)
             write_png(path, self._with_texts(sheet, places, record), replace=True)
             paths.append(path)
         return paths
 
-    def _sheet(self, places: Places, files: RunFiles, record: RunRecord) -> GridSheet:
+    def _sheet(self, places: Places, record: RunRecord) -> GridSheet:
         x, y = self.plot.x, self.plot.y
         request = self.plot.base.request
         names = [[place_name(column, row) for column in places.columns] for row in places.rows]
-        rows = [[grid_cell(name, files, record) for name in row] for row in names]
+        rows = [[grid_cell(name, record) for name in row] for row in names]
         if self.compare:
             rows = [_compared(cells, row, record) for cells, row in zip(rows, names, strict=True)]
         return GridSheet(
@@ -161,11 +162,11 @@ class PlotRun:
         )
 
 
-def grid_cell(name: str, files: RunFiles, record: RunRecord) -> GridCell:
+def grid_cell(name: str, record: RunRecord) -> GridCell:
     """Read the picture of a cell, or say why there is none."""
     facts = record.cells[name]
     try:
-        return GridCell(read_picture(files.cell(name)))
+        return GridCell(read_picture(record.files.cell(name)))
     except ImageError:
         return GridCell(None, f"failed: {facts['error']}" if facts["state"] == FAILED else "not made yet")
 
@@ -200,6 +201,14 @@ def describe_setting(setting: Setting, *, varied: Collection[str] = ()) -> str:
     weights = {"block_alpha": ("MBW", recipe.block_alpha), "block_beta": ("MBW beta", recipe.block_beta)}
     blocks = [f"{name} {format_block_weights(w)}" for part, (name, w) in weights.items() if w and part not in varied]
     rules = "rules " + ", ".join(map(str, recipe.rules.rules)) if recipe.rules and "rules" not in varied else ""
+    parts = [
+        f"{name} {value}"
+        for name, value in {
+            "VAE": recipe.vae is not VaeChoice.MERGED and recipe.vae.value,
+            "dtype": recipe.dtype and recipe.dtype.value,
+        }.items()
+        if value
+    ]
     prompts = {"prompt": request.prompt, "negative": request.negative}
     texts = [f"{part}: {text}" for part, text in prompts.items() if text and part not in varied]
     settings = {
@@ -207,9 +216,10 @@ def describe_setting(setting: Setting, *, varied: Collection[str] = ()) -> str:
         "steps": f"{request.steps} steps",
         "cfg": f"CFG {request.cfg:g}",
         "seed": f"seed {request.seed}",
+        "size": f"{request.width}x{request.height}",
     }
     lines = [
-        "   ".join([*names, *mode, *(ratio for ratio in ratios if ratio.split()[0] not in varied)]),
+        "   ".join([*names, *mode, *(ratio for ratio in ratios if ratio.split()[0] not in varied), *parts]),
         *blocks,
         rules,
         "   ".join([*texts, *(value for part, value in settings.items() if part not in varied)]),

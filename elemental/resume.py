@@ -1,4 +1,4 @@
-"""Find a run in its folder, and what it was to make, so that it can go on."""
+"""What a run was to make, from its record, so that it can go on."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from .hosts.base import Host
 from .images.effects import check_from_dict
 from .images.xyplot import plot_from_dict
 from .plots import PlotRun, known_for
-from .run_files import RunRecord, latest_run, read_record
+from .run_files import RunRecord
 from .runs import Run
 from .spec.recipe import recipe_from_dict
 
 
-def open_run(host: Host, folder: Path, *, models_folder: Path | None = None) -> tuple[Run, RunRecord]:
-    """Read the last run of a folder.
+def open_run(host: Host, record: RunRecord, *, models_folder: Path | None = None) -> Run:
+    """Read what a run was to make.
 
     Args:
         host: What will make its pictures.
-        folder: Where it is.
+        record: Of the run.
         models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
 
     Raises:
-        ElementalError: There is none, or it cannot be read.
+        ElementalError: It cannot be read.
     """
-    record = read_record(latest_run(folder))
     definition = record.data["definition"]
     if record.data["kind"] == CheckRun.kind:
-        return CheckRun(check_from_dict(definition)), record
+        return CheckRun(check_from_dict(definition))
     if record.data["kind"] != PlotRun.kind:
         raise ImageError(f"{record.files.record} is of an unknown kind of run.")
     known = known_for(host, recipe_from_dict(definition["recipe"]), models_folder=models_folder)
-    return PlotRun(plot_from_dict(definition, known), compare=bool(definition.get("compare"))), record
+    return PlotRun(plot_from_dict(definition, known), compare=bool(definition.get("compare")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,10 @@ from typing import Any
 from .errors import ImageError
 from .images.files import write_whole
 
+_log = logging.getLogger(__name__)
+
 VERSION = 1
+_ENTRIES = ("kind", "definition", "options", "models", "cells")
 _STEMS = ("run", "grid", "cells", "diff", "ranking", "gif")
 _SECONDS_BETWEEN = 2.0
 
@@ -74,7 +78,9 @@ def latest_run(folder: Path) -> RunFiles:
     Raises:
         ImageError: There is none.
     """
-    numbers = [number for number in _numbers(folder) if RunFiles(folder, number).record.is_file()]
+    records = {number: RunFiles(folder, number).record for number in _numbers(folder)}
+    # an empty one is that of a run which was killed before it began
+    numbers = [number for number, path in records.items() if path.is_file() and path.stat().st_size]
     if not numbers:
         raise ImageError(f"{folder} holds no run to go on with: there is no run.json in it.")
     return RunFiles(folder, max(numbers))
@@ -112,10 +118,16 @@ class RunRecord:
         return cells
 
     def note(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Note something about a picture; written at once, unless the file was written a moment ago."""
+        """Note something about a picture; written at once, unless the file was written a moment ago.
+
+        What cannot be written now is written with the next note.
+        """
         self.cells[name].update(facts)
         if time.monotonic() - self._written > _SECONDS_BETWEEN:
-            self.write()
+            try:
+                self.write()
+            except ImageError as exc:
+                _log.warning("%s", exc)
 
     def write(self) -> None:
         """Write the file.
@@ -123,7 +135,7 @@ class RunRecord:
         Raises:
             ImageError: It cannot be written.
         """
-        write_whole(self.files.record, json.dumps(self.data, indent=1, ensure_ascii=False).encode(), replace=True)
+        write_whole(self.files.record, json.dumps(self.data, indent=1).encode(), replace=True)
         self._written = time.monotonic()
 
 
@@ -137,6 +149,6 @@ def read_record(files: RunFiles) -> RunRecord:
         data = json.loads(files.record.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
         raise ImageError(f"Cannot read {files.record}: {exc}.") from exc
-    if not isinstance(data, dict) or data.get("version") != VERSION:
+    if not isinstance(data, dict) or data.get("version") != VERSION or not set(_ENTRIES) <= set(data):
         raise ImageError(f"{files.record} is no record of a run that this program knows.")
     return RunRecord(files, data)

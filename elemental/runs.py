@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -41,12 +42,14 @@ class Progress:
     Attributes:
         done: Cells that are finished, failed ones too.
         total: All cells.
-        seconds_left: An estimate; None before the second cell.
+        seconds_each: What a cell takes, without the loading of models.
+        seconds_left: An estimate of what the others will take.
     """
 
     done: int
     total: int
-    seconds_left: float | None
+    seconds_each: float
+    seconds_left: float
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class Run(Protocol):
     def kind(self) -> str:
         """What it is called in a record."""
 
-    def cells(self) -> Iterable[Cell]:
-        """Compute its pictures' recipes and requests."""
+    def rounds(self) -> Iterable[Sequence[Cell]]:
+        """Compute its pictures' recipes and requests; each round is finished before the next begins."""
 
     def labels(self, cell: Cell) -> Mapping[str, str]:
         """Say what a cell shows, for the record."""
@@ -78,7 +81,7 @@ class Run(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """Give it as plain data, from which it can be made again."""
 
-    def finish(self, files: RunFiles, record: RunRecord) -> Sequence[Path]:
+    def finish(self, record: RunRecord) -> Sequence[Path]:
         """Draw what is drawn of the pictures that there are, and give the files; what was there before is replaced."""
 
 
@@ -113,6 +116,7 @@ def start_run(
     survey: Survey,
     watcher: RunWatcher | None = None,
     models_folder: Path | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Make the pictures of a run, and what is drawn of them.
 
@@ -125,6 +129,7 @@ def start_run(
         survey: What was found before.
         watcher: Follows the run.
         models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+        options: What else the caller wants to know when the run goes on.
 
     Raises:
         ImageError: The folder cannot be written to.
@@ -138,12 +143,14 @@ def start_run(
             "recipe": cell.recipe.to_dict(),
             "request": cell.request.to_dict(),
         }
-        for cell in run.cells()
+        for cells_of_round in run.rounds()
+        for cell in cells_of_round
     }
     data = {
         "version": VERSION,
         "kind": run.kind,
         "definition": run.to_dict(),
+        "options": dict(options or {}),
         "models": {path: list(signature) for path, signature in survey.models.items()},
         "cells": cells,
     }
@@ -177,34 +184,44 @@ def continue_run(
         HostError: The host's model could not be restored.
     """
     refuse_changed(record.data["models"])
-    files, watch = record.files, Stopwatch()
+    watch = Stopwatch()
     error: Exception | None = None
+    products: Sequence[Path] = ()
     with watch("whole"):
-        missing = [cell for cell in run.cells() if not _is_made(files, cell)]
-        job = _Job(host, record, watcher or RunWatcher(), len(missing))
-        try:
-            _make_cells(job, missing, models_folder)
-        except (Stopped, KeyboardInterrupt):
-            pass  # the cells that wait tell of it
-        except ElementalError as exc:
-            error = exc
-        with watch("drawing"):
-            products = tuple(run.finish(files, record))
+        rounds = [[cell for cell in cells if not _is_made(record, cell)] for cells in run.rounds()]
+        job = _Job(host, record, watcher or RunWatcher(), sum(map(len, rounds)))
+        for cells in rounds:
+            try:
+                _make_cells(job, cells, models_folder)
+            except (Stopped, KeyboardInterrupt):
+                job.stopped = True  # the cells that wait tell of it
+            except ElementalError as exc:
+                error = exc
+            record.write()
+            with watch("drawing"):
+                products = run.finish(record)
+            if job.stopped or error is not None:
+                break
     whole = {"planning": planning, "whole": watch.seconds["whole"] + planning}
-    result = _result(record, job, products, {**job.watch.seconds, **watch.seconds, **whole})
-    record.data["seconds"] = _rounded(result.seconds)
-    record.data["outside_generating_percent"] = round(result.outside, 2)
+    result = _result(record, job, tuple(products), {**job.watch.seconds, **watch.seconds, **whole})
+    if job.made:
+        session = {"made": job.made, "outside_generating_percent": round(result.outside, 2)}
+        record.data.setdefault("sessions", []).append({**session, "seconds": _rounded(result.seconds)})
     record.write()
     if error is not None:
         raise error
     return result
 
 
-def _is_made(files: RunFiles, cell: Cell) -> bool:
+def _is_made(record: RunRecord, cell: Cell) -> bool:
+    """Tell whether there is the picture of a cell, and note it; the note may be older than the picture."""
+    facts = record.cells[cell.name]
     try:
-        read_picture(files.cell(cell.name))
+        read_picture(record.files.cell(cell.name))
     except ImageError:
+        facts["state"] = WAITING
         return False
+    facts.update(state=DONE, error=None)
     return True
 
 
@@ -216,23 +233,22 @@ def _result(record: RunRecord, job: _Job, products: tuple[Path, ...], seconds: d
 
 
 def _make_cells(job: _Job, cells: Sequence[Cell], models_folder: Path | None) -> None:
-    """Make pictures in the order that is cheapest; the host's model is afterwards what it was."""
+    """Make pictures in the order that is cheapest; each live model is afterwards what it was."""
     for source, group in groupby(order_cells(cells), key=lambda cell: cell.recipe.model_a):
-        waiting = list(group)
-        try:
-            with job.watch("loading"):
-                path = locate_model(source, models_folder)
-                live = job.host.open_model(CheckpointRef(path.stem, path))
-            with live_merge(live, models_folder=models_folder) as merge:
-                while waiting:
-                    job.make(merge, waiting.pop(0))
-        except Stopped:
-            raise
-        except ElementalError as exc:
-            if not waiting:
+        with ExitStack() as stack:
+            try:
+                with job.watch("loading"):
+                    path = locate_model(source, models_folder)
+                    live = job.host.open_model(CheckpointRef(path.stem, path))
+                merge = stack.enter_context(live_merge(live, models_folder=models_folder))
+            except Stopped:
                 raise
-            for cell in waiting:  # the model could not be opened
-                job.fail(cell, exc)
+            except Exception as exc:  # what befell this model is no reason to lose the pictures of others
+                for cell in group:
+                    job.fail(cell, exc)
+                continue
+            for cell in group:
+                job.make(merge, cell)
 
 
 class _Job:
@@ -241,22 +257,25 @@ class _Job:
     Attributes:
         host: What makes the pictures.
         made: How many are made.
+        stopped: Whether the user asked for it.
         watch: The seconds of each stage.
     """
 
     def __init__(self, host: Host, record: RunRecord, watcher: RunWatcher, total: int) -> None:
         self.host = host
         self.made = 0
+        self.stopped = False
         self.watch = Stopwatch()
         self._record = record
         self._watcher = watcher
         self._total = total
         self._ended = 0
-        self._first = time.perf_counter()
+        self._seconds = 0.0
 
     def make(self, merge: LiveMerge, cell: Cell) -> None:
         """Make and save one picture, or note why not."""
         watch = Stopwatch()
+        started = time.perf_counter()
         try:
             (picture,) = pictures_of_merge(
                 self.host, cell.request, merge, cell.recipe, controls=self._watcher.controls, watch=watch
@@ -270,6 +289,7 @@ class _Job:
             self.fail(cell, exc)
             return
         finally:
+            self._seconds += time.perf_counter() - started
             self.watch.add(watch)
         self.made += 1
         self._end(cell, picture.image, {"state": DONE, "error": None, "seconds": _rounded(watch.seconds)})
@@ -281,15 +301,10 @@ class _Job:
 
     def _end(self, cell: Cell, image: Image.Image | None, facts: dict[str, Any]) -> None:
         self._ended += 1
-        now = time.perf_counter()
-        left = None
-        if self._ended == 1:
-            self._first = now  # it loads the model, and tells nothing about the others
-        else:
-            left = (now - self._first) / (self._ended - 1) * (self._total - self._ended)
         with self.watch("saving"):
             self._record.note(cell.name, facts)
-        self._watcher.on_cell(cell, image, Progress(self._ended, self._total, left))
+        each = self._seconds / self._ended
+        self._watcher.on_cell(cell, image, Progress(self._ended, self._total, each, each * (self._total - self._ended)))
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import CheckpointError, ElementalError, ImageError, RecipeError
+from .images.effects import EffectCheck
 from .images.xyplot import AxisValues, Cell, XYPlot
 from .merge.checkpoint import Signature, read_signature
 from .merge.plan import NOTHING_CHANGES, MergePlan, Planner
@@ -54,28 +55,30 @@ def survey_plot(plot: XYPlot, *, models_folder: Path | None = None) -> Survey:
         ElementalError: A model is missing or does not fit, or an axis has no effect at all.
     """
     cells = list(plot.cells())
-    planned = _plan_all(cells, models_folder, plot.describe)
+    planned = _plan_all(cells, plot.base.recipe, models_folder, plot.describe)
     for axis in plot.axes:
         if len(axis.values) > 1 and _is_idle(axis, cells, planned.effects):
-            raise RecipeError(
-                f"{axis.side} axis, {axis.axis.name}: its values make no difference; block weights, rules or the other "
-                "axis set all that it would."
-            )
+            name = f"{axis.side} axis, {axis.axis.name}"
+            reason = "they are alike, or something else sets all that they would, such as block weights or rules"
+            raise RecipeError("\n".join([f"{name}: its values make no difference; {reason}.", *planned.remarks]))
     return planned.survey(cells)
 
 
-def survey_cells(cells: Sequence[Cell], describe: Callable[[Cell], str], *, models_folder: Path | None) -> Survey:
-    """Plan every distinct merge of some cells.
-
-    Args:
-        cells: All cells of the run.
-        describe: Says which cell a remark is about.
-        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+def survey_check(check: EffectCheck, *, models_folder: Path | None = None) -> Survey:
+    """Plan every merge of a check.
 
     Raises:
-        ElementalError: A model is missing or does not fit.
+        ElementalError: A model is missing or does not fit, or no target differs from the base.
     """
-    return _plan_all(cells, models_folder, describe).survey(cells)
+    cells = list(check.cells())
+    planned = _plan_all(cells, check.base.recipe, models_folder, check.describe)
+    same = planned.effects[check.base.recipe]
+    idle = [cell for cell in cells[1:] if planned.effects[cell.recipe] == same]
+    if len(idle) == len(check.targets):
+        reason = f"these elements have the ratio {check.ratio:g} without it, too, or are not there"
+        raise RecipeError("\n".join([f"The check would show no difference: {reason}.", *planned.remarks]))
+    planned.warnings.extend(f"{check.describe(cell)}: it has the ratio without the check, too." for cell in idle)
+    return planned.survey(cells)
 
 
 def refuse_changed(models: Mapping[str, Sequence[int]]) -> None:
@@ -101,46 +104,63 @@ class _Planned:
     """
 
     effects: Mapping[MergeRecipe, object]
-    warnings: Sequence[str]
+    warnings: list[str]
     models: Mapping[str, Signature]
     started: float
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The warnings, each once."""
+        return tuple(dict.fromkeys(self.warnings))
+
     def survey(self, cells: Sequence[Cell]) -> Survey:
         seconds = time.perf_counter() - self.started
-        return Survey(len(cells), len(self.effects), tuple(dict.fromkeys(self.warnings)), self.models, seconds)
+        return Survey(len(cells), len({cell.recipe for cell in cells}), self.remarks, self.models, seconds)
 
 
-def _plan_all(cells: Sequence[Cell], models_folder: Path | None, describe: Callable[[Cell], str]) -> _Planned:
+def _plan_all(
+    cells: Sequence[Cell], base: MergeRecipe, models_folder: Path | None, describe: Callable[[Cell], str]
+) -> _Planned:
     started = time.perf_counter()
     effects: dict[MergeRecipe, object] = {}
     planners: dict[object, Planner] = {}
     warnings: list[str] = []
     models: dict[str, Signature] = {}
+    own_rules = base.rules.rules
     with Sources(models_folder) as sources:
+
+        def plan(recipe: MergeRecipe) -> MergePlan:
+            shared = (recipe.mode, recipe.vae, recipe.dtype, tuple(recipe.sources.items()))
+            if shared not in planners:
+                opened = sources.open(recipe)
+                planners[shared] = Planner(recipe, {role: model.tensors for role, model in opened.items()})
+                models.update({str(model.path): model.signature for model in opened.values()})
+            effects[recipe] = shared, frozenset(planners[shared].ratios(recipe).items())
+            return planners[shared].plan(recipe)
+
+        if own_rules and any(cell.recipe.rules.rules[: len(own_rules)] == own_rules for cell in cells):
+            warnings += _remarks(plan(base), "", first=0)
         for cell in cells:
             recipe = cell.recipe
             if recipe in effects:
                 continue
+            on_top = own_rules and recipe.rules.rules[: len(own_rules)] == own_rules
             try:
-                shared = (recipe.mode, recipe.vae, recipe.dtype, tuple(recipe.sources.items()))
-                if shared not in planners:
-                    opened = sources.open(recipe)
-                    planners[shared] = Planner(recipe, {role: model.tensors for role, model in opened.items()})
-                    models |= {str(model.path): model.signature for model in opened.values()}
-                plan = planners[shared].plan(recipe)
+                planned = plan(recipe)
             except ElementalError as exc:
                 raise type(exc)(f"{describe(cell)}: {exc}") from exc
-            effects[recipe] = shared, frozenset(planners[shared].ratios(recipe).items())
-            warnings += _remarks(plan, describe(cell))
+            # what was said of the base's rules need not be said for each cell, and that a cell's rule overrides one
+            # of them is what it is for
+            warnings += _remarks(planned, f"{describe(cell)}: ", first=len(own_rules) if on_top else 0)
     return _Planned(effects, warnings, models, started)
 
 
-def _remarks(plan: MergePlan, about: str) -> list[str]:
-    """Give the warnings of one recipe; that a cell shows model A is none."""
+def _remarks(plan: MergePlan, about: str, *, first: int) -> list[str]:
+    """Give the warnings of one recipe about rules from one on, and general ones; that a cell shows model A is none."""
     return [
-        warning.message if warning.rule is None else f"{about}: {warning.message}"
+        warning.message if warning.rule is None else f"{about}{warning.message}"
         for warning in plan.warnings
-        if warning != NOTHING_CHANGES
+        if warning != NOTHING_CHANGES and (warning.rule is None or warning.rule >= first)
     ]
 
 

@@ -26,6 +26,7 @@ from .merge.metadata import (
     recipe_as_json,
     recipe_from_json,
     recipe_from_metadata,
+    with_hashes,
 )
 from .merge.plan import MergePlan, Role, plan_tensors
 from .merge.sources import Sources, expand_home, locate_model, model_source
@@ -93,6 +94,24 @@ def load_presets() -> Presets:
     """
     own = user_presets_path()
     return read_presets(BUILT_IN_PRESETS, *([own] if own.is_file() else []))
+
+
+def identify_models(recipe: MergeRecipe, *, models_folder: str | Path | None = None) -> MergeRecipe:
+    """Write the sizes of a recipe's models into it, and their hashes as far as they are known.
+
+    Args:
+        recipe: What to merge.
+        models_folder: Where to look for models that are not where the recipe says, by their SHA-256.
+
+    Raises:
+        CheckpointError: A model is missing or has changed.
+    """
+    folder = None if models_folder is None else Path(models_folder)
+    facts = {}
+    for role, source in recipe.sources.items():
+        path = locate_model(source, folder)
+        facts[Role(role)] = SourceFacts(remembered_sha256(path), read_signature(path).size, "", {})
+    return with_hashes(recipe, facts)
 
 
 def plan_merge(recipe: MergeRecipe, *, models_folder: str | Path | None = None) -> MergePlan:

@@ -80,6 +80,9 @@ def test_stop_and_resume(
     assert "2 pictures in" in capsys.readouterr().out
     assert main(["plot", "--resume", out]) == DONE  # nothing is left to do
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "run" / "grid.png")]
+    for beside in (["--seed", "5"], ["--dry-run"], ["--device", "cuda"]):
+        with pytest.raises(SystemExit):
+            main(["plot", "--resume", out, *beside])
     assert main(["plot", "--resume", str(tmp_path)]) == FAILED
     assert "no run to go on with" in capsys.readouterr().err
 
@@ -95,7 +98,12 @@ def test_stop_and_resume(
         (["plot", "--x-type", "alpha", "--x", "1", "--sampler", "Eular", "--dry-run"], FAILED, 'no sampler "Eular"'),
         (["plot", "--x-type", "elemental", "--x", "OUT12::1", "--dry-run"], WRONG_USAGE, 'unknown block "OUT12"'),
         (["plot", "--sample", "6", "--dry-run"], WRONG_USAGE, "the samples of a plot are 1, 2"),
-        (["plot", "--resume", "x"], WRONG_USAGE, "give nothing beside it"),
+        (["plot", "--resume", "x"], WRONG_USAGE, "takes everything from the run"),
+        (
+            ["check", "--elements", "OUT05", "--ratio", "1", "--sampler", "Eular", "--dry-run"],
+            FAILED,
+            'no sampler "Eular"',
+        ),
         (["check", "--elements", "OUT05", "--dry-run"], WRONG_USAGE, "a check needs --elements and --ratio"),
         (["check", "--elements", "OUT05:attn:1", "--ratio", "1", "--dry-run"], WRONG_USAGE, "without a ratio"),
         (["check", "--elements", "OUT05:atn", "--ratio", "1", "--strict", "--dry-run"], WRONG_USAGE, "did you mean"),
@@ -135,6 +143,13 @@ def test_samples_are_listed_and_taken(ab: list[str], capsys: pytest.CaptureFixtu
 
 
 def test_values_from_files(ab: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rules.txt"
+    file.write_text("OUT00::0.5", encoding="utf-8")
+    assert main(["plot", *ab, "--sample", "2", "--elemental-file", str(file), "-o", str(tmp_path / "x"), *SIZE]) == DONE
+    record = json.loads((tmp_path / "x" / "run.json").read_text())
+    assert record["definition"]["recipe"]["rules"] == "OUT00::0.5"
+    assert record["definition"]["recipe"]["models"]["a"]["size"] > 0
+    capsys.readouterr()
     file = tmp_path / "specs.txt"
     file.write_text("\n\nOUT05:attn2:1\n\nOUT06::1\n", encoding="utf-8")
     assert main(["plot", *ab, "--x-type", "elemental", "--x-file", str(file), "--dry-run"]) == DONE

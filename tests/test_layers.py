@@ -43,7 +43,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"errors", "spec", "merge", "images", "hosts/base", "workflows", "surveys", "run_files", "runs"},
         {"PIL"},
     ),
-    "checks": ({"errors", "spec", "merge/metadata", "images", "plots", "run_files"}, {"PIL"}),
+    "checks": ({"errors", "spec", "merge/metadata", "images", "plots", "run_files"}, set()),
     "resume": ({"errors", "spec", "images", "hosts/base", "checks", "plots", "run_files", "runs"}, set()),
     "cli": (
         {"errors", "spec", "merge", "demo", "workflows", "cli_recipe", "cli_pictures", "cli_plots", ""},
@@ -52,7 +52,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "cli_recipe": ({"errors", "spec", "merge", "workflows"}, set()),
     "cli_pictures": ({"errors", "spec", "merge", "images", "hosts", "demo", "workflows", "cli_recipe"}, {"tqdm"}),
     "cli_plots": (
-        {"errors", "spec", "images", "hosts", "workflows", "surveys", "runs", "plots", "checks", "resume"}
+        {"errors", "spec", "images", "hosts", "workflows", "surveys", "run_files", "runs", "plots", "checks", "resume"}
         | {"cli_recipe", "cli_pictures"},
         {"tqdm", "PIL"},
     ),
@@ -69,6 +69,7 @@ LIGHT = [
     "merge/writer",
     "merge/sources",
     "hosts/base",
+    "images/axes",
     "images/request",
     "workflows",
     "cli",

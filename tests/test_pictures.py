@@ -96,6 +96,33 @@ def test_a_gif_takes_turns_each_second(tmp_path: Path) -> None:
         assert image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
+def test_a_gif_shows_no_difference_where_there_is_none(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    smooth = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3) + generator.normal(0, 8, (64, 64, 3))
+    first = Image.fromarray(smooth.clip(0, 255).astype(np.uint8))
+    second = first.copy()
+    second.paste((255, 0, 255), (20, 20, 40, 40))
+    write_gif(tmp_path / "a.gif", first, second)
+    with Image.open(tmp_path / "a.gif") as image:
+        frames = []
+        for index in range(2):
+            image.seek(index)
+            frames.append(np.asarray(image.convert("RGB"), dtype=np.int16))
+    changed = np.abs(frames[0] - frames[1]).max(axis=2) > 0
+    assert changed[20:40, 20:40].all()
+    changed[20:40, 20:40] = False
+    assert not changed.any()
+
+
+def test_a_line_of_block_weights_is_broken_rather_than_shrunk() -> None:
+    fitted = fit_text("MBW " + ",".join(["0.25"] * 26), width=400, size=20)
+    assert fitted.size == 20
+    assert len(fitted.lines) > 3
+    assert fit_text("赤い丸と青い星" * 20, width=200, size=20).size == 20
+    name = fit_text("OUT05:1.transformer_blocks.0.attn2.to_k.weight:0.5", width=512, size=60, most_lines=5)
+    assert name.size > 30
+
+
 @pytest.mark.parametrize(
     "text", ["alpha 0.5", "OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5, IN00:NOT attn proj:0.25", "w" * 300]
 )
@@ -138,6 +165,12 @@ def test_letters_grow_with_the_grid() -> None:
         return float(np.where((pixels == (255, 0, 0)).all(axis=2).any(axis=1))[0][0])
 
     assert height_of_head(25) > 1.5 * height_of_head(2)
+
+
+def test_large_grids_can_be_opened_again() -> None:
+    cells = [[GridCell(None)] * 25] * 25
+    width, height = draw_grid(GridSheet(cells, [""] * 25, size=(512, 512))).size
+    assert width * height < 80_000_000  # Pillow warns from 89 million on
 
 
 def test_a_long_message_stays_in_its_box() -> None:

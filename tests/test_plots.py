@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +36,15 @@ from elemental.images.axes import Setting
 from elemental.images.diff import compare_pictures
 from elemental.images.effects import read_check
 from elemental.images.files import read_picture, read_texts
+from elemental.images.grid import BLANK
 from elemental.images.request import GeneratedImage, ImageRequest
 from elemental.images.xyplot import Cell, XYPlot, read_axis
 from elemental.plots import PLOT_FIELD, PlotRun, known_for, make_plot
 from elemental.resume import open_run
+from elemental.run_files import latest_run, read_record
 from elemental.runs import Progress, RunResult, RunWatcher, continue_run, start_run
 from elemental.spec.weights import parse_block_weights
-from elemental.surveys import survey_cells, survey_plot
+from elemental.surveys import survey_check, survey_plot
 
 pytest.importorskip("diffusers")
 
@@ -97,8 +98,8 @@ def run(host: Host, plotted: XYPlot, folder: Path, on_cell: Callable[..., None] 
 
 
 def resume(host: Host, folder: Path) -> RunResult:
-    opened, record = open_run(host, folder)
-    return continue_run(host, opened, record)
+    record = read_record(latest_run(folder))
+    return continue_run(host, open_run(host, record), record)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_each_axis_shows_in_pictures(
 @pytest.mark.parametrize(
     ("name", "text", "rules"),
     [
-        ("pinpoint-element", "OUT05:attn2, :ff", ["OUT05:attn2:{}", ":ff:{}"]),
+        ("pinpoint-element", ":attn2, :ff", [":attn2:{}", ":ff:{}"]),
         ("pinpoint-blocks", "IN03 IN04, NOT M00", ["IN03 IN04::{}", "NOT M00::{}"]),
     ],
 )
@@ -167,6 +168,8 @@ def test_pinpoint_axes_show_in_pictures(
     standalone: StandaloneHost, drawn: Setting, tmp_path: Path, name: str, text: str, rules: list[str]
 ) -> None:
     run(standalone, plot(standalone, drawn, ("alpha", "0, 1"), (name, text)), tmp_path)
+    pictures = {path.name: read_picture(path).tobytes() for path in (tmp_path / "cells").iterdir()}
+    assert len(set(pictures.values())) >= 3  # at 0 both rows may be alike
     for row, rule in enumerate(rules):
         for column, ratio in enumerate((0, 1)):
             recipe = replace(drawn.recipe, rules=parse_rules(f"IN01::0.2:0.3,{rule.format(ratio)}"))
@@ -186,7 +189,13 @@ def test_a_folder_tells_all_and_a_grid_runs_again(fake: FakeHost, base: Setting,
     assert record["cells"]["x01-y00"]["recipe"]["rules"] == "OUT05:attn2:1"
     assert record["cells"]["x01-y01"]["request"]["seed"] == 2
     assert set(record["cells"]["x01-y01"]["seconds"]) == {"merging", "generating", "saving"}
-    assert record["outside_generating_percent"] == pytest.approx(result.outside, abs=0.01)
+    (session,) = record["sessions"]
+    assert session["made"] == 4
+    spent = session["seconds"]
+    assert session["outside_generating_percent"] == pytest.approx(
+        100 * (1 - spent["generating"] / spent["whole"]), abs=0.1
+    )
+    assert sum(spent[stage] for stage in spent if stage != "whole") <= spent["whole"]
     texts = read_texts(tmp_path / "one" / "grid.png")
     assert json.loads(texts["elemental_recipe"])["rules"] == "IN01::0.2"
     assert "Steps: 1" in texts["parameters"]
@@ -204,6 +213,17 @@ def test_split_plots(fake: FakeHost, base: Setting, tmp_path: Path) -> None:
     widths = [read_picture(path).width for path in result.products]
     assert widths[0] < widths[1]
     assert run(fake, plot(fake, base, ("alpha", "0|1")), tmp_path).products[0].name == "grid-1of2-2.png"
+
+
+def test_grids_are_made_one_after_the_other(fake: FakeHost, base: Setting, tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def note(cell: Cell, _image: Image.Image | None, _progress: Progress) -> None:
+        made.append(cell.name)
+        assert (tmp_path / "grid-1of2.png").exists() == (cell.x > 0)
+
+    run(fake, plot(fake, base, ("seed", "1 | 2"), ("alpha", "0, 1")), tmp_path, note)
+    assert made == ["x00-y00", "x00-y01", "x01-y00", "x01-y01"]
 
 
 def test_each_recipe_is_merged_once(fake: FakeHost, base: Setting, tmp_path: Path) -> None:
@@ -226,6 +246,10 @@ def test_a_failing_cell_is_a_labelled_blank(base: Setting, tmp_path: Path) -> No
     result = run(host, plot(host, base, ("seed", "1,2,3")), tmp_path)
     assert result.failed == {"x01-y00": "RuntimeError: a part came off"}
     assert result.made == 2
+    colours = read_picture(result.products[0]).getcolors(1 << 24)
+    assert colours is not None
+    blank = {colour: count for count, colour in colours}[BLANK]
+    assert 0.5 < blank / 192**2 < 1  # a box of this colour, with words in it
     good = FakeHost(load)
     again = resume(good, tmp_path)
     assert (again.made, again.failed, again.waiting) == (1, {}, 0)
@@ -258,7 +282,8 @@ def test_stop_keeps_what_is_done_and_goes_on_later(
 
     def stop(_cell: Cell, _image: Image.Image | None, progress: Progress) -> None:
         assert progress.total == 6
-        assert (progress.seconds_left is None) == (progress.done == 1)
+        assert progress.seconds_each > 0
+        assert progress.seconds_left == pytest.approx(progress.seconds_each * (6 - progress.done))
         if progress.done == 2 and interrupt:
             raise KeyboardInterrupt
         fake.stopped = progress.done == 2
@@ -276,33 +301,68 @@ def test_stop_keeps_what_is_done_and_goes_on_later(
     assert early.tobytes() != read_picture(whole.products[0]).tobytes()
 
 
-_KILLED = """
+class Killed(BaseException):
+    """Ends a run as a kill does: nothing handles it."""
+
+
+def test_a_run_killed_anywhere_goes_on_to_the_same_grid(
+    fake: FakeHost, base: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed as each of its files is about to appear, one after the other: record, pictures, grids."""
+    plotted = plot(fake, base, ("alpha", "0, 1"), ("seed", "1 | 2"))
+    whole = run(fake, plotted, tmp_path / "whole")
+    real, at, seen = Path.replace, 0, []
+
+    def killing(self: Path, target: Path) -> Path:
+        seen.append(target.name)
+        if len(seen) == at:
+            raise Killed
+        return real(self, target)
+
+    while True:
+        at += 1
+        seen.clear()
+        folder = tmp_path / str(at)
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", killing)
+            try:
+                run(fake, plotted, folder)
+                break
+            except Killed:
+                pass
+        if at == 1:  # before its record there is no run
+            with pytest.raises(ImageError, match="no run to go on with"):
+                resume(fake, folder)
+            continue
+        times = {path: path.stat().st_mtime_ns for path in (folder / "cells").glob("x*.png")}
+        result = resume(fake, folder)
+        assert (result.made, result.failed, result.waiting) == (4 - len(times), {}, 0)
+        assert all(path.stat().st_mtime_ns == time for path, time in times.items())  # none was made again
+        assert [path.read_bytes() for path in result.products] == [path.read_bytes() for path in whole.products]
+        assert {facts["state"] for facts in read_record(latest_run(folder)).cells.values()} == {"done"}
+    assert {"run.json", "x00-y00.png", "x01-y01.png", "grid-1of2.png", "grid-2of2.png"} <= set(seen)
+
+
+_KILL_AT_THE_SECOND_PICTURE = """
 import os, signal, sys
 from pathlib import Path
 from safetensors.torch import load_file
 from elemental.hosts.fake import FakeHost
 from elemental.resume import open_run
-from elemental.runs import continue_run
-folder, at = Path(sys.argv[1]), int(sys.argv[2])
-count = 0
-replace = Path.replace
-def killing(self, target):
-    global count
-    count += 1
-    if count == at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return replace(self, target)
-Path.replace = killing
+from elemental.run_files import latest_run, read_record
+from elemental.runs import RunWatcher, continue_run
 def load(path):
     return {key: (tensor,) for key, tensor in load_file(path).items() if tensor.is_floating_point()}
-host = FakeHost(load)
-continue_run(host, *open_run(host, folder))
+def kill(cell, image, progress):
+    if progress.done == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+host, record = FakeHost(load), read_record(latest_run(Path(sys.argv[1])))
+continue_run(host, open_run(host, record), record, watcher=RunWatcher(on_cell=kill))
 """
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_killed_run_goes_on_to_the_same_grid(fake: FakeHost, base: Setting, tmp_path: Path) -> None:
-    """Killed as each file is about to appear: cells, the record, the grid."""
+def test_a_killed_process_goes_on_to_the_same_grid(fake: FakeHost, base: Setting, tmp_path: Path) -> None:
     plotted = plot(fake, base, ("alpha", "0, 1"), ("seed", "1, 2"))
     whole = run(fake, plotted, tmp_path / "whole")
     folder = tmp_path / "killed"
@@ -311,17 +371,11 @@ def test_a_killed_run_goes_on_to_the_same_grid(fake: FakeHost, base: Setting, tm
         raise KeyboardInterrupt
 
     run(fake, plotted, folder, stop)
-    made: list[set[str]] = []
-    for at in (2, 2, 1):  # the second file of each try: a picture, a picture, and then the first
-        command = [sys.executable, "-c", _KILLED, str(folder), str(at)]
-        ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
-        made.append({path.name for path in (folder / "cells").glob("x*.png")})
-    assert all(before <= after for before, after in pairwise(made))
-    times = {path: path.stat().st_mtime_ns for path in (folder / "cells").glob("x*.png")}
+    command = [sys.executable, "-c", _KILL_AT_THE_SECOND_PICTURE, str(folder)]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
     result = resume(fake, folder)
-    assert result.made == 4 - len(times)
-    assert all(path.stat().st_mtime_ns == time for path, time in times.items())  # none was made again
+    assert (result.made, result.waiting) == (1, 0)
     assert result.products[0].read_bytes() == whole.products[0].read_bytes()
 
 
@@ -330,6 +384,10 @@ def test_a_damaged_picture_is_made_again(fake: FakeHost, base: Setting, tmp_path
     cell = tmp_path / "cells" / "x01-y00.png"
     cell.write_bytes(cell.read_bytes()[:500])
     assert resume(fake, tmp_path).made == 1
+    before = read_record(latest_run(tmp_path)).data["sessions"]
+    assert [session["made"] for session in before] == [2, 1]
+    assert resume(fake, tmp_path).made == 0
+    assert read_record(latest_run(tmp_path)).data["sessions"] == before
 
 
 def test_a_run_does_not_go_on_with_other_models(
@@ -351,7 +409,11 @@ def test_a_run_does_not_go_on_with_other_models(
     [
         (("model-b", "/nowhere/x.safetensors"), None, 'x axis, model-b, "B: x.safetensors": Cannot open /nowhere'),
         (("mbw-alpha", ",".join(["0"] * 20)), None, "which has 25 blocks"),
-        (("pinpoint-element", "OUT05:atn2"), ("alpha", "0, 1"), "y axis, alpha: its values make no difference"),
+        (
+            ("pinpoint-element", "OUT05:atn2"),
+            ("alpha", "0, 1"),
+            r'(?s)y axis, alpha: .* no difference.*did you mean "attn',
+        ),
         (("seed", ",".join(map(str, range(400)))), ("cfg", ",".join(map(str, range(1, 100)))), "39,600 pictures"),
     ],
 )
@@ -378,9 +440,26 @@ def test_warnings_name_the_value(fake: FakeHost, base: Setting) -> None:
 
 
 def check(host: Host, base: Setting, text: str, folder: Path) -> RunResult:
-    run = CheckRun(read_check(base, text, 1.0, known_for(host, base.recipe)))
-    survey = survey_cells(run.cells(), run.check.describe, models_folder=None)
-    return start_run(host, run, folder, survey=survey)
+    read = read_check(base, text, 1.0, known_for(host, base.recipe))
+    return start_run(host, CheckRun(read), folder, survey=survey_check(read))
+
+
+def test_a_check_that_would_show_nothing(fake: FakeHost, base: Setting) -> None:
+    known = known_for(fake, base.recipe)
+    same = read_check(base, "OUT05:attn2, OUT06", 0.3, known)  # the ratio that they have anyway
+    with pytest.raises(RecipeError, match=r"no difference: these elements have the ratio 0\.3"):
+        survey_check(same)
+    (warning,) = survey_check(read_check(base, "IN01, OUT06", 0.3, known)).warnings
+    assert warning.startswith('element "OUT06"')
+    with pytest.raises(HostError, match="no sampler"):
+        read_check(replace(base, request=replace(REQUEST, sampler="Eular")), "OUT06", 1, known)
+
+
+def test_remarks_on_base_rules_are_made_once(fake: FakeHost, base: Setting) -> None:
+    base = replace(base, recipe=replace(base.recipe, rules=parse_rules("OUT05:atn2:1, OUT06:attn2:0.5")))
+    plotted = plot(fake, base, ("alpha", "0, 0.5, 1"), ("pinpoint-element", "OUT06:attn2, OUT07"))
+    (warning,) = survey_plot(plotted).warnings  # and none that the pinned rule overrides the base's
+    assert warning.startswith("Rule 1")
 
 
 def test_a_check_measures_each_element(standalone: StandaloneHost, drawn: Setting, tmp_path: Path) -> None:

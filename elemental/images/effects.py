@@ -12,7 +12,7 @@ from ..spec.recipe import recipe_from_dict
 from ..spec.rules import RuleSet
 from ..spec.targets import Target, expand_targets
 from .axes import Known, Setting
-from .request import request_from_dict
+from .request import choose_sampler, request_from_dict
 from .xyplot import Cell, split_groups
 
 BASE_COLUMN, PROBE_COLUMN, DIFFERENCE_COLUMN = range(3)
@@ -69,6 +69,7 @@ def read_check(base: Setting, text: str, ratio: float, known: Known) -> EffectCh
     Raises:
         SpecError: A target cannot be read.
         ImageError: There is none.
+        HostError: The sampler is not known.
     """
     groups = []
     for part in split_groups(text):
@@ -76,6 +77,8 @@ def read_check(base: Setting, text: str, ratio: float, known: Known) -> EffectCh
         if not targets:
             raise ImageError("elements: no block or element is named; write OUT05:attn2, OUT05, OUT05:ALL or ALL.")
         groups.append(tuple(targets))
+    sampler = choose_sampler(base.request.sampler, known.samplers)
+    base = replace(base, request=replace(base.request, sampler=sampler))
     return EffectCheck(base, tuple(groups), ratio)
 
 

@@ -44,7 +44,11 @@ def write_gif(path: Path, first: Image.Image, second: Image.Image) -> None:
     Raises:
         ImageError: It cannot be written.
     """
-    frames = [image.convert("RGB").quantize(method=Image.Quantize.MEDIANCUT) for image in (first, second)]
+    both = Image.new("RGB", (first.width + second.width, max(first.height, second.height)))
+    both.paste(first, (0, 0))
+    both.paste(second, (first.width, 0))
+    palette = both.quantize(method=Image.Quantize.MEDIANCUT)  # of both, so that what is equal stays equal
+    frames = [image.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for image in (first, second)]
     data = io.BytesIO()
     frames[0].save(data, "GIF", save_all=True, append_images=frames[1:], duration=_GIF_MILLISECONDS, loop=0)
     write_whole(path, data.getvalue(), replace=True)
@@ -94,17 +98,20 @@ def read_texts(path: Path) -> Mapping[str, str]:
     Raises:
         ImageError: It cannot be read as a picture.
     """
-    texts = _read(path).info
+    texts = _read(path, whole=False).info
+    if not any(isinstance(text, str) for text in texts.values()):
+        texts = _read(path).info  # they may stand behind the picture
     return {name: text for name, text in texts.items() if isinstance(name, str) and isinstance(text, str)}
 
 
-def _read(path: Path) -> Image.Image:
+def _read(path: Path, *, whole: bool = True) -> Image.Image:
     try:
         image: Image.Image = Image.open(path)
         with image:
-            image.load()  # texts may stand behind the picture
+            if whole:
+                image.load()
         return image
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as exc:
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         raise ImageError(f"Cannot read {path} as a picture: {exc}.") from exc
 
 

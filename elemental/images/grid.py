@@ -15,6 +15,9 @@ FAINT = (104, 104, 114)
 BLANK = (232, 232, 236)
 _LEAST_CELL = 192
 _LARGEST_SIDE = 16000
+_LARGEST_AREA = 60_000_000
+"""Pixels of all cells together; Pillow warns of pictures from 89 million on, and other programs do not open them."""
+
 _LABEL_LINES = 5
 
 
@@ -105,6 +108,7 @@ def _lay_out(sheet: GridSheet) -> _Layout:
     width, height = sheet.size
     columns, rows = len(sheet.columns), max(1, len(sheet.rows))
     scale = max(1.0, _LEAST_CELL / width)
+    scale = min(scale, (_LARGEST_AREA / (columns * width * rows * height)) ** 0.5)
     scale = min(scale, _LARGEST_SIDE / (columns * width), _LARGEST_SIDE / (rows * height))
     cell = max(16, round(width * scale)), max(16, round(height * scale))
     gap = max(4, cell[0] // 48)

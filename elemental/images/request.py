@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _STEP = 8
 _LARGEST = 8192

@@ -17,6 +17,7 @@ SMALLEST = 9
 
 _OWN_FONT = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
 _LINE = 1.25
+_CJK = "\u3000-\u9fff\uac00-\ud7af\uff01-\uff60"
 _OTHER_FONTS = (
     "NotoSansCJK-Regular.ttc",
     "NotoSansCJKjp-Regular.otf",
@@ -92,13 +93,22 @@ def fit_text(text: str, *, width: int, size: int, most_lines: int | None = None)
         size: Of the letters, in pixels, if all fits so.
         most_lines: If it takes more, the letters are made smaller, down to :data:`SMALLEST`.
     """
-    while True:
-        font = find_font(text, size)
-        lines = tuple(_wrap(text, width, font))
-        broken = any(font.getlength(word) > width for word in text.split())
-        if size <= SMALLEST or not (broken or (most_lines is not None and len(lines) > most_lines)):
-            return FittedText(lines, size, font)
-        size = max(SMALLEST, min(size - 1, round(size * 0.93)))
+    for least, cut in ((max(SMALLEST, round(size * 0.7)), _words), (SMALLEST, _parts)):
+        for letters in _sizes(size, least):
+            font = find_font(text, letters)
+            lines = tuple(_wrap(text, width, font))
+            whole = all(font.getlength(piece.rstrip()) <= width for piece in cut(text))
+            if whole and (most_lines is None or len(lines) <= most_lines):
+                return FittedText(lines, letters, font)
+    return FittedText(lines, letters, font)
+
+
+def _sizes(largest: int, least: int) -> Iterator[int]:
+    size = largest
+    while size > least:
+        yield size
+        size = max(least, min(size - 1, round(size * 0.93)))
+    yield min(largest, least)
 
 
 def find_font(text: str, size: int) -> ImageFont.FreeTypeFont:
@@ -135,9 +145,19 @@ def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> Iterator[str]:
 
 def _pieces(paragraph: str, width: int, font: ImageFont.FreeTypeFont) -> Iterator[str]:
     """Cut a paragraph where a line may end: after spaces and commas, in long words after other marks, or anywhere."""
-    for word in re.findall(r"[^\s,]*[,\s]+|[^\s,]+", paragraph):
-        for part in [word] if font.getlength(word.rstrip()) <= width else re.findall(r"[^.:;/\\_-]*[.:;/\\_-]?", word):
+    for word in _words(paragraph):
+        for part in [word] if font.getlength(word.rstrip()) <= width else _parts(word):
             yield from [part] if font.getlength(part.rstrip()) <= width else part
+
+
+def _words(text: str) -> list[str]:
+    """Cut after spaces and commas, and around each Chinese, Japanese or Korean character."""
+    return re.findall(rf"[{_CJK}]|[^\s,{_CJK}]*[,\s]+|[^\s,{_CJK}]+", text)
+
+
+def _parts(text: str) -> list[str]:
+    """Cut after all kinds of marks."""
+    return [part for word in _words(text) for part in re.findall(r"[^.:;/\\_-]*[.:;/\\_-]|[^.:;/\\_-]+", word)]
 
 
 def text_box(text: str, size: tuple[int, int], *, paper: Colour, ink: Colour) -> Image.Image:
