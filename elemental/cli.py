@@ -6,7 +6,6 @@ import argparse
 import io
 import json
 import os
-import shlex
 import signal
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
+from .cli_demo import run_demo
 from .cli_pictures import add_request_options, run_generate
 from .cli_plots import AXES_HELP, CHECK_HELP, add_check_options, add_plot_options, run_check, run_plot
 from .cli_recipe import add_recipe_options, join_negative_numbers, recipe_from_options
@@ -180,22 +180,8 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from .demo.make import DEMO_SPEC, make_demo
-
-    folder = Path(args.output)
-    a, b, spec = map(str, make_demo(folder))
-    merged = str(folder / "merged.safetensors")
-    command = ["merge", a, b, "--alpha", "0.5", "--elemental-file", spec, "-o", merged, "--overwrite"]
-    merge = _parse(command)
-    indented = "\n".join(f"    {line}" for line in DEMO_SPEC.splitlines())
-    _print_lines(
-        [f"Two small SD 1.x checkpoints of random numbers are in {folder}.", "They are merged by this spec:", ""]
-    )
-    _print_lines([indented, ""])
-    recipe, _ = recipe_from_options(merge)
-    _print_lines(show.describe_plan(plan_merge(recipe), colour=_has_colours()))
-    _print_lines(["", f"elemental {shlex.join(command)}"])
-    return _merge(merge)
+    run_demo(Path(args.output), say=_print_lines)
+    return DONE
 
 
 def _warn(plan: MergePlan, remarks: Iterable[str], *, strict: bool) -> None:
@@ -341,7 +327,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = _add(
         commands,
         "demo",
-        purpose="make two small checkpoints and merge them",
+        purpose="show on two small models what elemental merging is",
         example="elemental demo -o trial",
     )
     demo.add_argument("-o", "--output", metavar="DIR", default="elemental-demo", help="default: %(default)s")

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from elemental import __version__
 from elemental.cli import DONE, FAILED, WRONG_USAGE, main
-from elemental.demo.make import make_pair
 from elemental.workflows import user_presets_path
 
 from .conftest import LAYOUTS, random_state, save
@@ -246,28 +245,12 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
     assert f"example:\n  elemental {command}" in capsys.readouterr().out
 
 
-def test_the_demo_merges_what_it_makes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "-o", str(tmp_path / "demo")]) == DONE
-    assert "merged.safetensors" in capsys.readouterr().out
-    a, b, merged = (load_file(tmp_path / "demo" / f"{name}.safetensors") for name in ("a", "b", "merged"))
-    key = "model.diffusion_model.output_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
-    assert merged[key].equal(b[key])
-    assert merged["model.diffusion_model.out.2.bias"].equal(a["model.diffusion_model.out.2.bias"])
-
-
 def test_the_demo_keeps_its_hands_off_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"mine")
     assert main(["demo", "-o", str(tmp_path)]) == FAILED
     assert "name another folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
     assert main(["demo", "-o", str(tmp_path / "a.safetensors" / "x")]) == FAILED
-    assert main(["demo", "-o", str(tmp_path / "new")]) == DONE
-    assert main(["demo", "-o", str(tmp_path / "new")]) == DONE
-
-
-def test_the_demo_pair_is_the_same_every_time(tmp_path: Path) -> None:
-    once, twice = make_pair(tmp_path / "1"), make_pair(tmp_path / "2")
-    assert [path.read_bytes() for path in once] == [path.read_bytes() for path in twice]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -46,7 +46,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "checks": ({"errors", "spec", "merge/metadata", "images", "plots", "run_files"}, set()),
     "resume": ({"errors", "spec", "images", "hosts/base", "checks", "plots", "run_files", "runs"}, set()),
     "cli": (
-        {"errors", "spec", "merge", "demo", "workflows", "cli_recipe", "cli_pictures", "cli_plots", ""},
+        {"errors", "spec", "merge", "demo", "workflows", "cli_recipe", "cli_pictures", "cli_plots", "cli_demo", ""},
         {"tqdm"},
     ),
     "cli_recipe": ({"errors", "spec", "merge", "workflows"}, set()),
@@ -55,6 +55,11 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"errors", "spec", "images", "hosts", "workflows", "surveys", "run_files", "runs", "plots", "checks", "resume"}
         | {"cli_recipe", "cli_pictures"},
         {"tqdm", "PIL"},
+    ),
+    "cli_demo": (
+        {"errors", "spec", "merge/sources", "images", "hosts", "demo/make", "plots", "runs", "surveys"}
+        | {"cli_pictures", "cli_plots"},
+        set(),
     ),
     "__main__": ({"cli"}, set()),
     "": ({"errors", "spec", "merge", "workflows"}, set()),
@@ -76,6 +81,7 @@ LIGHT = [
     "cli_recipe",
     "cli_pictures",
     "cli_plots",
+    "cli_demo",
     "",
 ]
 

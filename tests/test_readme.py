@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from elemental.demo.make import make_pair
+from elemental.demo.make import copy_pair
 from elemental.spec.parser import parse_rules
 
 ROOT = Path(__file__).parent.parent
@@ -17,7 +17,7 @@ def test_the_python_example_runs(
 ) -> None:
     found = re.search(r"<!-- python example -->\n```python\n(.*?)```", README, re.DOTALL)
     assert found
-    make_pair(tmp_path / "elemental-demo")
+    copy_pair(tmp_path / "elemental-demo")
     monkeypatch.chdir(tmp_path)
     exec(found[1], {})
     assert capsys.readouterr().out == "15 elements are set by rules\n"

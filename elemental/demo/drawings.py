@@ -14,6 +14,9 @@ SIZE = 128
 
 SHAPES = ("circle", "square", "triangle", "star")
 
+LEARNT = ("circle", "star")
+"""The shapes that both models of the pair draw when they are asked for them."""
+
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 

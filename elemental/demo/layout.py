@@ -73,7 +73,7 @@ SD1_LAYOUT = Layout((1, 2, 4, 4), (1, 1, 1, 0), 1, linear=False, context=768, te
 SD2_LAYOUT = Layout((1, 2, 4, 4), (1, 1, 1, 0), 1, linear=True, context=1024, texts=(_CLIP_H,))
 DEMO_LAYOUT = replace(
     SD1_LAYOUT,
-    multipliers=(1, 1, 2, 2),
+    multipliers=(1, 2, 1, 1),
     context=32,
     texts=(replace(_CLIP_L, width=32),),
     width=64,
@@ -81,8 +81,9 @@ DEMO_LAYOUT = replace(
     vae_multipliers=(1, 1, 1, 2),
 )
 """The smallest SD 1.x that draws. Norm layers of 32 groups want 64 channels: with 32, a channel a group, what they take
-away is the mean of each channel, and with it the colour of every plain background, which is then left to the seed. With
-the first two levels alike, IN04 has no skip connection, and the U-Net 684 elements instead of 686."""
+away is the mean of each channel, and with it the colour of every plain background, which is then left to the seed. The
+second level is wider than its neighbours so that IN04 and IN07 have the skip connections that they have in SD 1.x: with
+these it is 686 elements."""
 
 SDXL_LAYOUT = Layout((1, 2, 4), (0, 2, 10), 10, linear=True, context=2048, texts=(_XL_CLIP_L, _XL_CLIP_G), labels=2816)
 

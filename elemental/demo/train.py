@@ -2,9 +2,11 @@
 
 Run ``python -m elemental.demo.train --work DIR``; what a stage made is kept in DIR, and a run that was interrupted
 goes on from there. The networks are those of SD 1.x, small; they learn to predict the noise (Ho et al. 2020,
-"Denoising Diffusion Probabilistic Models", equation 14) on SD's schedule, weighted by min-SNR-5 (Hang et al. 2023,
+"Denoising Diffusion Probabilistic Models", equation 14) on SD's schedule, weighted by min-SNR (Hang et al. 2023,
 "Efficient Diffusion Training via Min-SNR Weighting Strategy", section 3.4), with a tenth of the captions left out for
-classifier-free guidance.
+classifier-free guidance. The noise has an offset of its own in each channel (Guttenberg 2023, "Diffusion with Offset
+Noise"): in latents this small the mean of a plain picture shows through all other noise, and a network that can see the
+colour does not learn to read it from the caption.
 """
 
 from __future__ import annotations
@@ -13,33 +15,45 @@ import argparse
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ..hosts.base import CheckpointRef
 from ..hosts.keymap import Network
 from ..hosts.networks import live_tensors
+from ..hosts.standalone import StandaloneHost
 from ..hosts.tokens import tokenize
-from .drawings import Scene, Style, all_scenes, draw_plain, draw_printed
+from ..images.files import write_png
+from ..images.grid import GridCell, GridSheet, draw_grid
+from ..images.request import GeneratedImage, ImageRequest
+from .drawings import LEARNT, SHAPES, SIZE, Scene, Style, all_scenes, draw_plain, draw_printed
 from .layout import DEMO_LAYOUT, tensor_shapes
+from .make import MARK
 
 SEED = 20
 LATENT_SCALE = 0.18215
 """What latents are multiplied with before the U-Net sees them, in SD 1.x."""
 
 _TEXT_WIDTH = 32
-_MIN_SNR = 5.0
 _CROP = 64
 _OFFSET = 2.0
+_NOISE_OFFSET = 0.3
+_LATE = 0.7
+"""Below 1, more of the steps are taken where there is much noise, and the caption decides."""
 _LOG_VARIANCE = -6.0
 
 
@@ -47,9 +61,7 @@ def main() -> None:
     """Train what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="the folder that keeps what each stage made")
-    parser.add_argument("--vae-steps", type=int, default=900)
-    parser.add_argument("--steps", type=int, default=3200, help="for model A")
-    parser.add_argument("--style-steps", type=int, default=1400, help="for model B, from A")
+    parser.add_argument("--vae-steps", type=int, default=800)
     parser.add_argument("--drawings", type=int, default=800, help="of each style")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -57,11 +69,11 @@ def main() -> None:
     vae = _stage(args.work / "vae.pt", make_vae(), lambda model: train_vae(model, args.vae_steps))
     data = {name: _latents(args.work / f"{name}.pt", vae, style, args.drawings) for name, style in STYLES.items()}
     model = Denoiser()
-    for name, steps, rate in (("plain", args.steps, 1e-3), ("printed", args.style_steps, 6e-4)):
-        scenes, latents = data[name]
-        train = lambda model: train_denoiser(model, scenes, latents, steps=steps, rate=rate)  # noqa: E731, B023
-        model = _stage(args.work / f"model-{name}.pt", model, train)
-        write_checkpoint(args.work / f"{FILES[name]}.safetensors", vae, model)
+    for lesson in LESSONS:
+        model = _stage(args.work / f"{lesson.name}.pt", model, partial(train_denoiser, data=data, lesson=lesson))
+        if lesson.file:
+            write_checkpoint(args.work / lesson.file, vae, model)
+    write_png(args.work / "sheet.png", GeneratedImage(draw_sheet(args.work), 0, ""), replace=True)
 
 
 def write_checkpoint(path: Path, vae: AutoencoderKL, model: Denoiser) -> None:
@@ -78,11 +90,51 @@ def write_checkpoint(path: Path, vae: AutoencoderKL, model: Denoiser) -> None:
             state[key] = blank
     for key in shapes.keys() - state.keys():  # position_ids
         state[key] = torch.arange(shapes[key][-1]).reshape(shapes[key])
-    save_file(state, path, metadata={"format": "pt"})
+    save_file(state, path, metadata={"format": "pt", **MARK})
 
 
 STYLES: dict[str, Style] = {"plain": draw_plain, "printed": draw_printed}
-FILES = {"plain": "a", "printed": "b"}
+
+
+SHEET_MODELS = ("a.safetensors", "b.safetensors")
+SHEET_REQUEST = ImageRequest("", steps=20, sampler="Euler a", cfg=4.0, width=SIZE, height=SIZE)
+
+
+class Lesson(NamedTuple):
+    """A part of the training of text encoder and U-Net.
+
+    Attributes:
+        name: Of the lesson.
+        style: Of the drawings.
+        steps: How many.
+        rate: The highest learning rate.
+        fall: Steps over which a cosine takes the rate to nearly nothing; the lesson may end before.
+        snr: Signal-to-noise ratio above which all steps of the schedule count alike, as far as the picture goes.
+            With a small one the noisiest count, in which only the caption tells what there is to see.
+        shapes: In the drawings.
+        file: What the model is saved as, if it is done.
+    """
+
+    name: str
+    style: str
+    steps: int
+    rate: float
+    fall: int
+    snr: float
+    shapes: tuple[str, ...] = SHAPES
+    file: str = ""
+
+
+LESSONS = (
+    Lesson("outlines", "plain", steps=1800, rate=1e-3, fall=3400, snr=5.0),
+    Lesson("captions", "plain", steps=1500, rate=8e-4, fall=1500, snr=0.3),
+    Lesson("two shapes", "plain", steps=450, rate=4e-4, fall=450, snr=1.0, shapes=LEARNT, file="a.safetensors"),
+    Lesson("print", "printed", steps=1200, rate=6e-4, fall=1200, snr=1.0, shapes=LEARNT, file="b.safetensors"),
+)
+"""After the first two, colours were right, but whether there was a circle or a square, a star or a triangle, was left
+to the seed: in noise these look so much alike that the words for them taught next to nothing. So the pair knows one of
+each.
+"""
 
 
 def make_vae() -> AutoencoderKL:
@@ -120,16 +172,33 @@ def _start_linear(vae: AutoencoderKL) -> None:
             module.weight += torch.eye(len(module.weight))[:, :, None, None] * kernel
         elif name.endswith(("conv_shortcut", "conv_in")):
             torch.nn.init.orthogonal_(module.weight)
-    for last, norm in (
-        (vae.encoder.mid_block.resnets[-1].conv2, vae.encoder.conv_norm_out),
-        (vae.decoder.up_blocks[-1].resnets[-1].conv2, vae.decoder.conv_norm_out),
-    ):
-        offsets = _OFFSET * (1 - 2 * (torch.arange(len(norm.weight)) % 2))
-        last.bias += offsets
-        norm.weight.fill_(_OFFSET)
-        norm.bias.copy_(-offsets)
+    _let_means_pass(vae.encoder.mid_block.resnets[-1].conv2, vae.encoder.conv_norm_out)
+    _let_means_pass(vae.decoder.up_blocks[-1].resnets[-1].conv2, vae.decoder.conv_norm_out)
     vae.quant_conv.weight[4:] = 0  # the spread of latents is not learnt
     vae.quant_conv.bias[4:] = _LOG_VARIANCE
+
+
+@torch.no_grad()
+def _let_means_pass(last: Any, norm: Any) -> None:
+    """Put offsets into the layer before a norm of few channels a group, and take them out again in the norm."""
+    offsets = _OFFSET * (1 - 2 * (torch.arange(len(norm.weight)) % 2))
+    last.bias += offsets
+    norm.weight.fill_(_OFFSET)
+    norm.bias.copy_(-offsets)
+
+
+def draw_sheet(folder: Path) -> Image.Image:
+    """Draw ten captions, chosen by chance, with each of the two models in a folder."""
+    scenes = Random(SEED).sample([scene for scene in all_scenes() if scene.shape in LEARNT], 10)
+    host = StandaloneHost()
+    rows = []
+    for name in SHEET_MODELS:
+        host.open_model(CheckpointRef(name, folder / name))
+        requests = [replace(SHEET_REQUEST, prompt=scene.caption, seed=seed) for seed, scene in enumerate(scenes)]
+        rows.append([GridCell(host.make_pictures(request, model={})[0].image) for request in requests])
+    captions = [scene.caption for scene in scenes]
+    legend = f"{SHEET_REQUEST.sampler}, {SHEET_REQUEST.steps} steps, CFG {SHEET_REQUEST.cfg:g}, seeds 0 to 9"
+    return draw_grid(GridSheet(rows, captions, SHEET_MODELS, legend, (SIZE, SIZE)))
 
 
 class Denoiser(torch.nn.Module):
@@ -153,11 +222,13 @@ class Denoiser(torch.nn.Module):
         )
         self.unet = UNet2DConditionModel(
             sample_size=16,
-            block_out_channels=(64, 64, 128, 128),
+            block_out_channels=(64, 128, 64, 64),
             layers_per_block=2,
             cross_attention_dim=_TEXT_WIDTH,
             attention_head_dim=8,
         )
+        self.unet.set_attn_processor(AttnProcessor())  # the faster one for heads of few channels
+        _let_means_pass(self.unet.up_blocks[-1].attentions[-1].proj_out, self.unet.conv_norm_out)
 
     def forward(self, noisy: Tensor, steps: Tensor, tokens: Tensor) -> Tensor:
         """Predict the noise in latents.
@@ -194,11 +265,12 @@ def train_vae(vae: AutoencoderKL, steps: int, batch: int = 8) -> None:
     vae.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1.0, weight_decay=1e-4)
     scenes = all_scenes()
-    for step, rate in _rates(steps, 1.5e-3):
+    for step, rate in _rates(steps, 1.5e-3, fall=steps):
         halves = [_pictures(style, random.choices(scenes, k=batch // 2), random) for style in STYLES.values()]
         pictures = _crops(torch.cat(halves), random).contiguous(memory_format=torch.channels_last)
-        latents = vae.encode(pictures).latent_dist.mean
-        decoded = vae.decode(latents).sample
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = vae.encode(pictures).latent_dist.mean.float()
+            decoded = vae.decode(latents).sample.float()
         error = functional.mse_loss(decoded, pictures)
         loss = error + 0.2 * functional.l1_loss(decoded, pictures) + 1e-4 * latents.square().mean()
         _descend(optimizer, loss, rate, vae)
@@ -231,8 +303,8 @@ def _normalize_latents(vae: AutoencoderKL, random: Random) -> None:
 
 
 @torch.no_grad()
-def _latents(path: Path, vae: AutoencoderKL, style: Style, count: int) -> tuple[list[str], Tensor]:
-    """Encode drawings; gives captions and latents (count, 4, 16, 16), scaled."""
+def _latents(path: Path, vae: AutoencoderKL, style: Style, count: int) -> tuple[list[Scene], Tensor]:
+    """Encode drawings; gives scenes and latents (count, 4, 16, 16), scaled."""
     random = Random(SEED + 1)
     scenes = (all_scenes() * (count // len(all_scenes()) + 1))[:count]
     if not path.exists():
@@ -243,31 +315,36 @@ def _latents(path: Path, vae: AutoencoderKL, style: Style, count: int) -> tuple[
             parts.append(vae.encode(pictures).latent_dist.mean * LATENT_SCALE)
         torch.save(torch.cat(parts), path)
     latents: Tensor = torch.load(path, weights_only=True)
-    return [scene.caption for scene in scenes], latents
+    return scenes, latents
 
 
 def train_denoiser(
-    model: Denoiser, captions: list[str], latents: Tensor, *, steps: int, rate: float, batch: int = 20
+    model: Denoiser, *, data: Mapping[str, tuple[list[Scene], Tensor]], lesson: Lesson, batch: int = 20
 ) -> None:
     """Train text encoder and U-Net; what they have at the end is the mean over the last steps."""
+    scenes, latents = data[lesson.style]
+    wanted = [index for index, scene in enumerate(scenes) if scene.shape in lesson.shapes]
+    captions, latents = [scenes[index].caption for index in wanted], latents[wanted]
     generator = torch.Generator().manual_seed(SEED)
     tokens = torch.tensor([tokenize(caption)[0] for caption in captions])
     empty = torch.tensor(tokenize("")[0])
     signal = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
     snr = signal / (1 - signal)
-    weights = snr.clamp(max=_MIN_SNR) / snr
+    weights = snr.clamp(max=lesson.snr) / snr
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=1e-3, betas=(0.9, 0.99))
     mean = copy.deepcopy(model)
     running = 0.0
     model.train()
-    for step, now in _rates(steps, rate):
+    for step, now in _rates(lesson.steps, lesson.rate, fall=lesson.fall):
         chosen = torch.randint(len(latents), (batch,), generator=generator)
         clean = latents[chosen]
         words = torch.where(torch.rand(batch, 1, generator=generator) < 0.1, empty, tokens[chosen])
-        times = torch.randint(1000, (batch,), generator=generator)
+        times = (1000 * torch.rand(batch, generator=generator) ** _LATE).long()
         noise = torch.randn(clean.shape, generator=generator)
+        noise += _NOISE_OFFSET * torch.randn((*clean.shape[:2], 1, 1), generator=generator)
         level = signal[times][:, None, None, None]
-        predicted = model(level.sqrt() * clean + (1 - level).sqrt() * noise, times, words)
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = model(level.sqrt() * clean + (1 - level).sqrt() * noise, times, words).float()
         errors = functional.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
         loss = (weights[times] * errors).mean()
         _descend(optimizer, loss, now, model)
@@ -278,11 +355,11 @@ def train_denoiser(
     model.load_state_dict(mean.state_dict())
 
 
-def _rates(steps: int, highest: float) -> Iterator[tuple[int, float]]:
+def _rates(steps: int, highest: float, *, fall: int) -> Iterator[tuple[int, float]]:
     """Yield each step's number and learning rate: a short rise, then half a cosine."""
     for step in range(steps):
         rise = min(1.0, (step + 1) / 100)
-        yield step, highest * rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        yield step, highest * rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / fall)))
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, model: torch.nn.Module) -> None:

@@ -69,7 +69,7 @@ def format_csv(effects: Sequence[Effect]) -> bytes:
 def describe_share(difference: Difference) -> str:
     """Say in short how much of a picture changed: "12.3 %"."""
     share = difference.share
-    return f"{share:.1f} %" if share >= 0.05 or not difference.largest else "below 0.1 %"
+    return f"{share:.1f} %" if share >= 0.05 or not difference.largest else "< 0.1 %"
 
 
 def draw_ranking(effects: Sequence[Effect], *, title: str) -> Image.Image:

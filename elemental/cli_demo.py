@@ -1,0 +1,69 @@
+"""The command that shows what elemental merging is: ``elemental demo``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from .cli_pictures import make_host, require_packages
+from .cli_plots import CellBar, find_samples, tell_result
+from .demo.make import copy_pair
+from .merge.sources import model_source
+from .spec.recipe import MergeRecipe
+
+_SEED = 3
+_PROMPTS = "a red circle on blue\na white star on red\na blue circle on white"
+
+
+def run_demo(folder: Path, *, say: Callable[[Iterable[str]], None]) -> None:
+    """Make the strip that explains elemental merging, from the demo pair.
+
+    Args:
+        folder: Where the pair and the strip go.
+        say: Prints lines.
+
+    Raises:
+        MergeError: The folder holds something else, or cannot be written.
+        HostError: A package is missing.
+    """
+    require_packages()
+    from .images.axes import Setting
+    from .images.request import ImageRequest
+    from .images.xyplot import read_axis
+    from .plots import PlotRun, known_for, make_plot
+    from .runs import start_run
+    from .surveys import survey_plot
+
+    a, b = copy_pair(folder)
+    say(
+        [
+            f"Two small checkpoints with the layout of SD 1.x are in {folder}:",
+            f"  {a.name} draws plain shapes, {b.name} the same shapes as if they were printed.",
+            "Pictures are made of A, of A with one block moved towards B, and with single element groups of it ...",
+        ]
+    )
+    recipe = MergeRecipe(model_source(a), model_source(b), alpha=0)
+    request = ImageRequest("", seed=_SEED, steps=16, cfg=4.0, width=128, height=128)
+    host = make_host("cpu")
+    known = known_for(host, recipe)
+    specs = find_samples()[1].axes["x"]
+    axes = read_axis("x", *specs, known), read_axis("y", "prompt", _PROMPTS, known)
+    plot = make_plot(Setting(recipe, request), *axes, known=known)
+    with CellBar() as bar:
+        run = PlotRun(plot, compare=True)
+        result = start_run(host, run, folder / "strip", survey=survey_plot(plot), watcher=bar.watcher())
+    tell_result(result, "plot", say)
+    block, group = (value.text for value in plot.x.values[1:3])
+    pair = f"{shlex.quote(str(a))} {shlex.quote(str(b))}"
+    say(
+        [
+            f"The first column is A alone; in the second the whole block {block.partition(':')[0]} is moved towards B,",
+            "in each of the others one group of its elements; below each stands how much of the picture changed.",
+            "",
+            "To go on with the pair:",
+            f'  elemental plan {pair} --alpha 0.3 --elemental "{group}"',
+            f'  elemental check {pair} --alpha 0 --elements ALL --ratio 1 --prompt "a red circle on blue" \\',
+            f"    --width 128 --height 128 -o {shlex.quote(str(folder / 'checks'))}",
+        ]
+    )
