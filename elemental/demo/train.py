@@ -1,12 +1,14 @@
 """Train the demo pair: an autoencoder, then model A on plain drawings, then model B from A on printed ones.
 
 Run ``python -m elemental.demo.train --work DIR``; what a stage made is kept in DIR, and a run that was interrupted
-goes on from there. The networks are those of SD 1.x, small; they learn to predict the noise (Ho et al. 2020,
-"Denoising Diffusion Probabilistic Models", equation 14) on SD's schedule, weighted by min-SNR (Hang et al. 2023,
-"Efficient Diffusion Training via Min-SNR Weighting Strategy", section 3.4), with a tenth of the captions left out for
-classifier-free guidance. The noise has an offset of its own in each channel (Guttenberg 2023, "Diffusion with Offset
-Noise"): in latents this small the mean of a plain picture shows through all other noise, and a network that can see the
-colour does not learn to read it from the caption.
+goes on from there. The pair that lies beside this file took 84 minutes on two cores: autoencoder 10, A 56, B 18.
+
+The networks are those of SD 1.x, small; they learn to predict the noise (Ho et al. 2020, "Denoising Diffusion
+Probabilistic Models", equation 14) on SD's schedule, weighted by min-SNR (Hang et al. 2023, "Efficient Diffusion
+Training via Min-SNR Weighting Strategy", section 3.4), with a tenth of the captions left out for classifier-free
+guidance. The noise has an offset of its own in each channel (Guttenberg 2023, "Diffusion with Offset Noise"): in
+latents this small the mean of a plain picture shows through all other noise, and a network that can see the colour
+does not learn to read it from the caption.
 """
 
 from __future__ import annotations

@@ -29,8 +29,9 @@ _DEVICE_PIECE = 1 << 24
 for its caches; elsewhere enough to hide the cost of a call."""
 
 _MAX_THREADS = 3
-_THREAD_BYTES = 1 << 21
-"""So much of a result is worth starting another thread."""
+_THREAD_BYTES = 1 << 26
+"""A larger result is worth threads of our own, which read and write while others compute. A smaller one is done sooner
+by torch's threads alone: they wait already, while ours have to be started, and take turns at every call."""
 _POLL_SECONDS = 0.1
 
 
@@ -106,12 +107,11 @@ def execute(
     controls = controls or Controls()
     run = _Run(plan, models, sink, device=check_device(device), controls=controls)
     controls.begin(plan.nbytes)
-    count = min(_MAX_THREADS, os.cpu_count() or 1, 1 + plan.nbytes // _THREAD_BYTES)
-    with _one_torch_thread_each():
-        if count == 1:
-            run.work()
-        else:
-            _work_together(run, count)
+    if plan.nbytes <= _THREAD_BYTES:
+        run.work()
+    else:
+        with _one_torch_thread_each():
+            _work_together(run, min(_MAX_THREADS, os.cpu_count() or 1))
     run.report_progress()
     return Findings(tuple(sorted(run.not_finite, key=lambda found: (found[0].value, found[1]))))
 
