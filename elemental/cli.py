@@ -285,6 +285,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_merge_options(merge)
     merge.set_defaults(run=_merge, parser=merge)
 
+    _add_picture_commands(commands)
+
+    demo = _add(
+        commands,
+        "demo",
+        purpose="show on two small models what elemental merging is",
+        example="elemental demo -o trial",
+    )
+    demo.add_argument("-o", "--output", metavar="DIR", default="elemental-demo", help="default: %(default)s")
+    demo.set_defaults(run=_demo, parser=parser)
+    return parser
+
+
+def _add_picture_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     example = (
         'elemental generate a.safetensors b.safetensors --elemental "OUT05:attn2:0.5" --prompt "a cat" -o pictures'
     )
@@ -323,16 +337,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_check_options(check)
     check.set_defaults(run=_check, parser=check, command="check")
-
-    demo = _add(
-        commands,
-        "demo",
-        purpose="show on two small models what elemental merging is",
-        example="elemental demo -o trial",
-    )
-    demo.add_argument("-o", "--output", metavar="DIR", default="elemental-demo", help="default: %(default)s")
-    demo.set_defaults(run=_demo, parser=parser)
-    return parser
 
 
 def _add(

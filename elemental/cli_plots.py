@@ -13,13 +13,14 @@ from .cli_pictures import DEFAULT_DEVICE, add_request_options, make_host, reques
 from .cli_recipe import add_recipe_options, recipe_from_options
 from .errors import CheckpointError, ImageError, Stopped
 from .images.axes import AXES
-from .spec.recipe import MergeMode
+from .spec.recipe import MergeMode, MergeRecipe
 from .workflows import identify_models
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from .hosts.base import Host
+    from .images.axes import Known
     from .images.samples import Sample
     from .images.xyplot import Cell
     from .runs import Progress, Run, RunResult, RunWatcher
@@ -114,7 +115,7 @@ def run_plot(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
     from .images.axes import Setting
     from .images.request import request_from_dict
     from .images.xyplot import axis_from_dict, read_axis
-    from .plots import PlotRun, known_for, make_plot, read_plot_field
+    from .plots import PlotRun, make_plot, read_plot_field
     from .surveys import MOST_CELLS, survey_plot
 
     texts = _axis_texts(args, _take_sample(args))
@@ -122,10 +123,7 @@ def run_plot(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
     if "x" not in texts and "x" not in stored:
         args.parser.error("a plot needs --x-type and --x, a --sample, or the grid of another plot as --recipe")
     _complete_base(args, texts)
-    recipe, remarks = recipe_from_options(args)
-    recipe = identify_models(recipe, models_folder=_models(args))
-    host = make_host(args.device or DEFAULT_DEVICE)
-    known = known_for(host, recipe, models_folder=_models(args))
+    recipe, remarks, host, known = _prepare(args)
     request = request_from_options(args, request_from_dict(stored["request"]) if stored else None)
     axes = {side: axis_from_dict(side, stored[side], known) for side in "xy" if side in stored}
     axes |= {side: read_axis(side, *text, known) for side, text in texts.items()}
@@ -154,7 +152,6 @@ def run_check(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
     from .checks import CheckRun, check_folder
     from .images.axes import Setting
     from .images.effects import read_check
-    from .plots import known_for
     from .surveys import MOST_CELLS, refuse_many, survey_check
 
     sample = _take_sample(args)
@@ -163,15 +160,22 @@ def run_check(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
         args.ratio = args.ratio if args.ratio is not None else float(sample.ratio)
     if args.elements is None or args.ratio is None:
         args.parser.error("a check needs --elements and --ratio, or the --sample of a check")
-    recipe, remarks = recipe_from_options(args)
-    recipe = identify_models(recipe, models_folder=_models(args))
-    host = make_host(args.device or DEFAULT_DEVICE)
-    known = known_for(host, recipe, models_folder=_models(args))
+    recipe, remarks, host, known = _prepare(args)
     check = read_check(Setting(recipe, request_from_options(args)), args.elements, args.ratio, known)
     refuse_many(len(check.targets), None if args.yes else MOST_CELLS)
     survey = survey_check(check, models_folder=_models(args))
     warn([*remarks, *survey.warnings])
     _start(args, host, CheckRun(check), survey, check_folder(Path(args.output), recipe), say)
+
+
+def _prepare(args: argparse.Namespace) -> tuple[MergeRecipe, list[str], Host, Known]:
+    """Make the recipe of the base, remarks on its options, the host, and what values are read against."""
+    from .plots import known_for
+
+    recipe, remarks = recipe_from_options(args)
+    recipe = identify_models(recipe, models_folder=_models(args))
+    host = make_host(args.device or DEFAULT_DEVICE)
+    return recipe, remarks, host, known_for(host, recipe, models_folder=_models(args))
 
 
 def _is_done_otherwise(args: argparse.Namespace, say: Say) -> bool:
