@@ -185,7 +185,8 @@ def _is_done_otherwise(args: argparse.Namespace, say: Say) -> bool:
         say(f"{sample.number:3}  {sample.title}" for sample in find_samples().values())
         return True
     if args.resume is not None:
-        beside = [name for name, value in vars(args).items() if value not in (None, False, [])]
+        # 0 is given, though it equals False
+        beside = [name for name, value in vars(args).items() if value not in (None, []) and value is not False]
         beside = [f"--{name.replace('_', '-')}" for name in beside if name not in _BESIDE_RESUME]
         if beside:
             args.parser.error(f"--resume takes everything from the run; leave out {', '.join(beside)}")

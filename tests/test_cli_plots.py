@@ -80,7 +80,7 @@ def test_stop_and_resume(
     assert "2 pictures in" in capsys.readouterr().out
     assert main(["plot", "--resume", out]) == DONE  # nothing is left to do
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "run" / "grid.png")]
-    for beside in (["--seed", "5"], ["--dry-run"], ["--device", "cuda"]):
+    for beside in (["--seed", "5"], ["--seed", "0"], ["--alpha", "0"], ["--dry-run"], ["--device", "cuda"]):
         with pytest.raises(SystemExit):
             main(["plot", "--resume", out, *beside])
     assert main(["plot", "--resume", str(tmp_path)]) == FAILED
