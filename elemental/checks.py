@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from .images.grid import GridCell, GridSheet, draw_grid
 from .images.infotext import format_infotext
 from .images.report import Effect, describe_share, draw_ranking, format_csv
 from .images.request import GeneratedImage
-from .images.xyplot import Cell, place_name
+from .images.xyplot import Cell, group_ranges, place_name
 from .merge.metadata import RECIPE_FIELD, name_recipe
 from .plots import describe_setting, grid_cell
 from .run_files import RunRecord
@@ -42,7 +41,7 @@ class CheckRun:
     def rounds(self) -> Sequence[Sequence[Cell]]:
         """Compute the cells, grid by grid; the base comes first."""
         base, *probes = self.check.cells()
-        groups = [[probes[row] for row in rows] for rows in _row_groups(self.check)]
+        groups = [[probes[row] for row in rows] for rows in group_ranges(self.check.groups)]
         return [[base, *groups[0]], *groups[1:]]
 
     def labels(self, cell: Cell) -> Mapping[str, str]:
@@ -57,7 +56,9 @@ class CheckRun:
         """Compare the pictures, and write the differences, GIFs, grids, the table and the chart."""
         files = record.files
         effects = dict(self._compare(record))
-        grids = [self._write_grid(index, rows, effects, record) for index, rows in enumerate(_row_groups(self.check))]
+        grids = [
+            self._write_grid(index, rows, effects, record) for index, rows in enumerate(group_ranges(self.check.groups))
+        ]
         if not effects:
             return grids
         table, chart = files.path("diff", ".csv"), files.path("ranking", ".png")
@@ -126,11 +127,6 @@ class CheckRun:
 
 def _share_line(effect: Effect | None) -> list[str]:
     return [] if effect is None else [describe_share(effect.difference)]
-
-
-def _row_groups(check: EffectCheck) -> list[range]:
-    ends = [0, *accumulate(len(group) for group in check.groups)]
-    return [range(start, end) for start, end in pairwise(ends)]
 
 
 def _as_file_name(text: str) -> str:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from .cli_pictures import make_host, require_packages
+from .cli_pictures import DEFAULT_DEVICE, make_host, require_packages
 from .cli_plots import CellBar, find_samples, tell_result
 from .demo.make import copy_pair
 from .merge.sources import model_source
@@ -45,7 +45,7 @@ def run_demo(folder: Path, *, say: Callable[[Iterable[str]], None]) -> None:
     )
     recipe = MergeRecipe(model_source(a), model_source(b), alpha=0)
     request = ImageRequest("", seed=_SEED, steps=16, cfg=4.0, width=128, height=128)
-    host = make_host("cpu")
+    host = make_host(DEFAULT_DEVICE)
     known = known_for(host, recipe)
     specs = find_samples()[1].axes["x"]
     axes = read_axis("x", *specs, known), read_axis("y", "prompt", _PROMPTS, known)

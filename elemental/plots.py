@@ -17,7 +17,7 @@ from .images.files import read_picture, read_texts, write_png
 from .images.grid import GridCell, GridSheet, draw_grid
 from .images.infotext import format_infotext
 from .images.report import describe_share
-from .images.request import GeneratedImage, choose_sampler
+from .images.request import GeneratedImage, request_from_dict, with_known_sampler
 from .images.xyplot import AxisValues, Cell, Places, XYPlot, check_axes, place_name
 from .merge.checkpoint import Checkpoint
 from .merge.metadata import RECIPE_FIELD, name_recipe
@@ -72,8 +72,7 @@ def make_plot(
         HostError: The sampler is not known.
         ImageError: The axes do not go together, or there are too many cells.
     """
-    sampler = choose_sampler(base.request.sampler, known.samplers)
-    plot = XYPlot(replace(base, request=replace(base.request, sampler=sampler)), x, y)
+    plot = XYPlot(replace(base, request=with_known_sampler(base.request, known.samplers)), x, y)
     check_axes(plot)
     refuse_many(plot.count, most)
     return plot
@@ -151,13 +150,13 @@ class PlotRun:
 
     def _with_texts(self, sheet: GridSheet, places: Places, record: RunRecord) -> GeneratedImage:
         definition = record.data["definition"]
-        first = next(cell for cell in self.plot.cells() if (cell.x, cell.y) == (places.columns[0], places.rows[0]))
+        first = request_from_dict(record.cells[place_name(places.columns[0], places.rows[0])]["request"])
         axes = {f"{axis.side.upper()} axis": axis.axis.name for axis in self.plot.axes}
         model = {"Elemental": name_recipe(self.plot.base.recipe), **axes}
         return GeneratedImage(
             draw_grid(sheet),
-            first.request.seed,
-            format_infotext(first.request, seed=first.request.seed, model=model),
+            first.seed,
+            format_infotext(first, seed=first.seed, model=model),
             {RECIPE_FIELD: json.dumps(definition["recipe"]), PLOT_FIELD: json.dumps(definition)},
         )
 
@@ -197,7 +196,9 @@ def describe_setting(setting: Setting, *, varied: Collection[str] = ()) -> str:
     names = [f"{part[-1].upper()} {source.name}" for part, source in models.items() if source and part not in varied]
     mode = [] if "mode" in varied else [f"{recipe.mode.value}: {recipe.mode.formula}"]
     numbers = {"alpha": recipe.alpha, "beta": recipe.beta}
-    ratios = [f"{part} {format_ratio(value)}" for part, value in numbers.items() if value is not None]
+    ratios = [
+        f"{part} {format_ratio(value)}" for part, value in numbers.items() if value is not None and part not in varied
+    ]
     weights = {"block_alpha": ("MBW", recipe.block_alpha), "block_beta": ("MBW beta", recipe.block_beta)}
     blocks = [f"{name} {format_block_weights(w)}" for part, (name, w) in weights.items() if w and part not in varied]
     rules = "rules " + ", ".join(map(str, recipe.rules.rules)) if recipe.rules and "rules" not in varied else ""
@@ -219,7 +220,7 @@ def describe_setting(setting: Setting, *, varied: Collection[str] = ()) -> str:
         "size": f"{request.width}x{request.height}",
     }
     lines = [
-        "   ".join([*names, *mode, *(ratio for ratio in ratios if ratio.split()[0] not in varied), *parts]),
+        "   ".join([*names, *mode, *ratios, *parts]),
         *blocks,
         rules,
         "   ".join([*texts, *(value for part, value in settings.items() if part not in varied)]),

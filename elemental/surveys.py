@@ -11,7 +11,7 @@ from .errors import CheckpointError, ElementalError, ImageError, RecipeError
 from .images.effects import EffectCheck
 from .images.xyplot import AxisValues, Cell, XYPlot
 from .merge.checkpoint import Signature, read_signature
-from .merge.plan import NOTHING_CHANGES, MergePlan, Planner
+from .merge.plan import NOTHING_CHANGES, MergePlan, Planner, planning_key
 from .merge.sources import Sources
 from .spec.recipe import MergeRecipe
 
@@ -130,7 +130,7 @@ def _plan_all(
     with Sources(models_folder) as sources:
 
         def plan(recipe: MergeRecipe) -> MergePlan:
-            shared = (recipe.mode, recipe.vae, recipe.dtype, tuple(recipe.sources.items()))
+            shared = planning_key(recipe)
             if shared not in planners:
                 opened = sources.open(recipe)
                 planners[shared] = Planner(recipe, {role: model.tensors for role, model in opened.items()})

@@ -179,6 +179,7 @@ def test_plots_read_back() -> None:
         (("seed", "1.5"), None, "no whole number"),
         (("alpha-beta", "1"), None, "no pair"),
         (("alfa", "1"), None, 'no axis "alfa"; did you mean "alpha"'),
+        (("zzzz", "1"), None, r'no axis "zzzz"\. There are'),
     ],
 )
 def test_what_is_refused(x: tuple[str, str], y: tuple[str, str] | None, message: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ..errors import HostError, Stopped
 from ..images.infotext import format_infotext
-from ..images.request import GeneratedImage, ImageRequest, choose_sampler
+from ..images.request import GeneratedImage, ImageRequest, with_known_sampler
 from ..merge.checkpoint import Checkpoint, checkpoint_files, read_signature
 from ..merge.parts import copy_piece, count_numbers, pieces_of
 from ..spec.blocks import SD2, SDXL
@@ -154,8 +153,7 @@ class StandaloneHost:
         """
         if self._live is None:
             raise HostError("No model is loaded.")
-        sampler = choose_sampler(request.sampler, self.samplers())
-        request = replace(request, sampler=sampler)  # in this spelling the WebUI knows it
+        request = with_known_sampler(request, self.samplers())  # in the spelling that the WebUI knows
         try:
             with torch.inference_mode():
                 images = self._sample(self._live, request)

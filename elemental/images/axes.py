@@ -229,7 +229,7 @@ class _Pinpoint(Axis):
         self.form = f"{what}, separated by commas or line ends; the other axis is alpha"
 
     def split(self, text: str) -> list[str]:
-        return [piece for piece in _at_commas(_without_comments(text)) if piece]
+        return _at_commas(_without_comments(text))
 
     def read(self, text: str, known: Known) -> list[AxisValue]:
         targets = expand_targets(parse_targets(text, name="value"), known.names, known.architecture.blocks)
@@ -280,7 +280,9 @@ class _Mode(Axis):
     def read(self, text: str, known: Known) -> list[AxisValue]:  # noqa: ARG002
         names = {mode.value: mode for mode in MergeMode}
         if text.lower() not in names:
-            raise RecipeError(f'There is no mode "{text}"{suggest(text.lower(), names)} Known are {", ".join(names)}.')
+            raise RecipeError(
+                f'There is no mode "{text}"{suggest(text.lower(), names) or "."} Known are {", ".join(names)}.'
+            )
         return [AxisValue(text.lower(), text.lower(), names[text.lower()])]
 
     def apply(self, setting: Setting, meaning: MergeMode) -> Setting:

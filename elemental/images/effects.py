@@ -12,7 +12,7 @@ from ..spec.recipe import recipe_from_dict
 from ..spec.rules import RuleSet
 from ..spec.targets import Target, expand_targets
 from .axes import Known, Setting
-from .request import choose_sampler, request_from_dict
+from .request import request_from_dict, with_known_sampler
 from .xyplot import Cell, split_groups
 
 BASE_COLUMN, PROBE_COLUMN, DIFFERENCE_COLUMN = range(3)
@@ -77,8 +77,7 @@ def read_check(base: Setting, text: str, ratio: float, known: Known) -> EffectCh
         if not targets:
             raise ImageError("elements: no block or element is named; write OUT05:attn2, OUT05, OUT05:ALL or ALL.")
         groups.append(tuple(targets))
-    sampler = choose_sampler(base.request.sampler, known.samplers)
-    base = replace(base, request=replace(base.request, sampler=sampler))
+    base = replace(base, request=with_known_sampler(base.request, known.samplers))
     return EffectCheck(base, tuple(groups), ratio)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from .text import FittedText, fit_text, text_box
+from .text import FittedText, fit_text, line_height, text_box
 
 PAPER = (255, 255, 255)
 INK = (24, 24, 28)
@@ -127,7 +127,7 @@ def _label_width(labels: Sequence[str], cell: int, letters: int) -> int:
 def _fit_row_labels(labels: Sequence[str], rows: int, *, width: int, layout: _Layout) -> list[FittedText | None]:
     fitted: list[FittedText | None] = []
     for label in labels or [""] * rows:
-        most = max(1, layout.cell[1] // round(layout.letters * 1.25))
+        most = max(1, layout.cell[1] // line_height(layout.letters))
         fitted.append(fit_text(label, width=width, size=layout.letters, most_lines=most) if label else None)
     return fitted
 

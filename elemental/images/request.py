@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, ImageError
@@ -87,6 +87,15 @@ def choose_sampler(name: str, samplers: Sequence[str]) -> str:
     if found is None:
         raise HostError(f'There is no sampler "{name}"; there are {", ".join(samplers)}.')
     return found
+
+
+def with_known_sampler(request: ImageRequest, samplers: Sequence[str]) -> ImageRequest:
+    """Give a request whose sampler is spelt as the host does.
+
+    Raises:
+        HostError: The host has none of that name.
+    """
+    return replace(request, sampler=choose_sampler(request.sampler, samplers))
 
 
 @dataclass(frozen=True)

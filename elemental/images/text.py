@@ -16,7 +16,6 @@ SMALLEST = 9
 """The smallest size of letters, in pixels; a text that does not fit then takes more lines."""
 
 _OWN_FONT = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
-_LINE = 1.25
 _CJK = "\u3000-\u9fff\uac00-\ud7af\uff01-\uff60"
 _OTHER_FONTS = (
     "NotoSansCJK-Regular.ttc",
@@ -55,7 +54,7 @@ class FittedText:
     @property
     def line_height(self) -> int:
         """From one line to the next, in pixels."""
-        return round(self.size * _LINE)
+        return line_height(self.size)
 
     @property
     def height(self) -> int:
@@ -82,6 +81,11 @@ class FittedText:
         for index, line in enumerate(self.lines):
             shift = 0 if centred_in is None else max(0, (centred_in - int(self.font.getlength(line))) // 2)
             draw.text((left + shift, top + index * self.line_height), line, fill=colour, font=self.font)
+
+
+def line_height(size: int) -> int:
+    """Give the distance from one line to the next, in pixels, for letters of a size."""
+    return round(size * 1.25)
 
 
 def fit_text(text: str, *, width: int, size: int, most_lines: int | None = None) -> FittedText:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, pairwise, product
 from typing import Any
 
 from ..errors import ElementalError, ImageError
@@ -101,8 +101,8 @@ class XYPlot:
     @property
     def grids(self) -> tuple[Places, ...]:
         """The grids, in the order in which they are made."""
-        columns = _ranges(self.x)
-        rows = [range(1)] if self.y is None else _ranges(self.y)
+        columns = group_ranges(self.x.groups)
+        rows = [range(1)] if self.y is None else group_ranges(self.y.groups)
         return tuple(Places(across, down) for down, across in product(rows, columns))
 
     def describe(self, cell: Cell) -> str:
@@ -146,7 +146,7 @@ def find_axis(name: str) -> Axis:
         ImageError: There is none.
     """
     if name not in AXES:
-        raise ImageError(f'There is no axis "{name}"{suggest(name, AXES)} There are {", ".join(AXES)}.')
+        raise ImageError(f'There is no axis "{name}"{suggest(name, AXES) or "."} There are {", ".join(AXES)}.')
     return AXES[name]
 
 
@@ -244,7 +244,7 @@ def order_cells(cells: Sequence[Cell]) -> list[Cell]:
         parts = [part(cell.recipe) for part in _COSTS]
         return tuple(known.setdefault(part, len(known)) for known, part in zip(seen, parts, strict=True))
 
-    return [cell for _, cell in sorted(((rank(cell), cell) for cell in cells), key=lambda pair: pair[0])]
+    return sorted(cells, key=rank)
 
 
 _COSTS: tuple[Callable[[MergeRecipe], object], ...] = (
@@ -263,9 +263,7 @@ def _goes_first(axis: Axis) -> bool:
     return is_pinpoint(axis) or axis.name == "mode"
 
 
-def _ranges(axis: AxisValues) -> list[range]:
-    ranges, start = [], 0
-    for group in axis.groups:
-        ranges.append(range(start, start + len(group)))
-        start += len(group)
-    return ranges
+def group_ranges(groups: Sequence[Sequence[object]]) -> list[range]:
+    """Give for each group the indices that its members have when all groups stand behind each other."""
+    ends = [0, *accumulate(map(len, groups))]
+    return [range(start, end) for start, end in pairwise(ends)]

@@ -21,7 +21,7 @@ from .checkpoint import Checkpoint
 from .controls import Controls, uninterrupted
 from .execute import execute
 from .parts import Parts, copy_piece, count_numbers, equals, pieces_of
-from .plan import MergePlan, Planner, Ratio, Role, TensorPlan
+from .plan import MergePlan, Planner, Ratio, Role, TensorPlan, planning_key
 
 Models = Mapping[Role, Checkpoint]
 
@@ -228,7 +228,7 @@ class LiveMerge:
     def _frame_for(self, recipe: MergeRecipe, live: Mapping[str, Sequence[Tensor]]) -> _Frame:
         """Prepare for a recipe, unless the last one was of the same models, mode, VAE and format."""
         before = self._frame
-        key = (recipe.mode, recipe.vae, recipe.dtype, tuple(recipe.sources.items()))
+        key = planning_key(recipe)
         if before is not None and before.key == key:
             return before
         models = self._open_models(recipe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -120,6 +120,11 @@ def plan_tensors(recipe: MergeRecipe, models: Mapping[Role, Infos]) -> MergePlan
         RecipeError: Block weights are for another architecture.
     """
     return Planner(recipe, models).plan(recipe)
+
+
+def planning_key(recipe: MergeRecipe) -> Hashable:
+    """Give what is equal for two recipes only if one planner serves both."""
+    return recipe.mode, recipe.vae, recipe.dtype, tuple(recipe.sources.items())
 
 
 class Planner:
