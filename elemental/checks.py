@@ -18,7 +18,7 @@ from .images.infotext import format_infotext
 from .images.report import Effect, describe_share, draw_ranking, format_csv
 from .images.request import GeneratedImage
 from .images.xyplot import Cell, group_ranges, place_name
-from .merge.metadata import RECIPE_FIELD, name_recipe
+from .merge.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe
 from .plots import describe_setting, grid_cell
 from .run_files import RunRecord
 from .spec.recipe import MergeRecipe
@@ -119,7 +119,7 @@ class CheckRun:
         )
         path = record.files.grid(index, len(self.check.groups))
         recipe = record.data["definition"]["recipe"]
-        infotext = format_infotext(request, seed=request.seed, model={"Elemental": name_recipe(self.check.base.recipe)})
+        infotext = format_infotext(request, seed=request.seed, model={LABEL_FIELD: name_recipe(self.check.base.recipe)})
         picture = GeneratedImage(draw_grid(sheet), request.seed, infotext, {RECIPE_FIELD: json.dumps(recipe)})
         write_png(path, picture, replace=True)
         return path

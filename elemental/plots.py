@@ -20,7 +20,7 @@ from .images.report import describe_share
 from .images.request import GeneratedImage, request_from_dict, with_known_sampler
 from .images.xyplot import AxisValues, Cell, Places, XYPlot, check_axes, place_name
 from .merge.checkpoint import Checkpoint
-from .merge.metadata import RECIPE_FIELD, name_recipe
+from .merge.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe
 from .merge.sources import locate_model, model_source
 from .run_files import RunRecord
 from .runs import FAILED
@@ -152,7 +152,7 @@ class PlotRun:
         definition = record.data["definition"]
         first = request_from_dict(record.cells[place_name(places.columns[0], places.rows[0])]["request"])
         axes = {f"{axis.side.upper()} axis": axis.axis.name for axis in self.plot.axes}
-        model = {"Elemental": name_recipe(self.plot.base.recipe), **axes}
+        model = {LABEL_FIELD: name_recipe(self.plot.base.recipe), **axes}
         return GeneratedImage(
             draw_grid(sheet),
             first.seed,

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from .merge.checkpoint import SAFETENSORS, Checkpoint, read_signature
 from .merge.controls import Controls, Stopwatch
 from .merge.hashes import compute_sha256, legacy_hash, remembered_sha256
 from .merge.metadata import (
+    LABEL_FIELD,
     RECIPE_FIELD,
     SourceFacts,
     make_metadata,
@@ -275,14 +276,14 @@ def pictures_of_merge(
     watch = watch or Stopwatch()
     with watch("merging"):
         merge.apply(recipe, controls=controls)
+    text = recipe_as_json(recipe, merge.models)
     with watch("generating"):
-        pictures = host.make_pictures(request, model={"Elemental": name_recipe(recipe)})
+        pictures = host.make_pictures(request, model={LABEL_FIELD: name_recipe(recipe)}, fields={RECIPE_FIELD: text})
     with watch("merging"):
         state = merge.check()
     if state is LiveState.LOST:
         raise HostError("The merge was lost before the pictures were made: something else was loaded meanwhile.")
-    text = recipe_as_json(recipe, merge.models)
-    return [replace(picture, fields={**picture.fields, RECIPE_FIELD: text}) for picture in pictures]
+    return pictures
 
 
 def _made_without_hashes(recipe: MergeRecipe) -> bool:

@@ -355,3 +355,19 @@ def test_differences_of_plans_are_those_of_their_ratios(recipe: MergeRecipe) -> 
         for index in members(tensors)
     }
     assert found == {tensor.name.key: (tensor.alpha, tensor.beta) for tensor in plan.tensors}
+
+
+def test_what_the_host_loaded_meanwhile_is_not_written_over(models: dict[str, Path]) -> None:
+    live = fake_model(models["a"])
+    recipe = MergeRecipe(model_source(models["a"]), model_source(models["b"]))
+    with live_merge(live) as merge:
+        merge.apply(recipe)
+        for key, tensor in load_file(models["c"]).items():
+            for part in live.tensors().get(key, ()):
+                part.fill_(float(tensor.reshape(-1)[0]))
+        others = live.digest()
+        live.is_replaced = True
+        assert merge.check() is LiveState.LOST
+        with pytest.raises(HostError, match="merge again"):
+            merge.apply(recipe)
+    assert live.digest() == others

@@ -30,7 +30,7 @@ from elemental import (
     parse_rules,
 )
 from elemental.checks import CheckRun, check_folder
-from elemental.hosts.base import CheckpointRef, Host
+from elemental.hosts.base import NO_FIELDS, CheckpointRef, Host
 from elemental.hosts.fake import FakeHost
 from elemental.images.axes import Setting
 from elemental.images.diff import compare_pictures
@@ -235,10 +235,12 @@ def test_each_recipe_is_merged_once(fake: FakeHost, base: Setting, tmp_path: Pat
 class Broken(FakeHost):
     """Fails for one seed, in a way that no host should."""
 
-    def make_pictures(self, request: ImageRequest, *, model: Mapping[str, str]) -> Sequence[GeneratedImage]:
+    def make_pictures(
+        self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
+    ) -> Sequence[GeneratedImage]:
         if request.seed == 2:
             raise RuntimeError("a part came off")
-        return super().make_pictures(request, model=model)
+        return super().make_pictures(request, model=model, fields=fields)
 
 
 def test_a_failing_cell_is_a_labelled_blank(base: Setting, tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import HostError
 from ..images.request import GeneratedImage, ImageRequest
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
+
+NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,21 @@ class CheckpointRef:
 
     title: str
     path: Path
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """What can be seen of a picture in the making.
+
+    Attributes:
+        step: Steps of the sampler that are done.
+        steps: All steps; 0 if nothing is being made.
+        image: What it looks like now, if the host shows that.
+    """
+
+    step: int = 0
+    steps: int = 0
+    image: Image.Image | None = None
 
 
 class LiveModel(Protocol):
@@ -61,6 +80,17 @@ class LiveModel(Protocol):
     def keep(self, label: str) -> None:
         """Take note that the merge in the model is there to stay, under this name."""
 
+    def describe(self, model: Mapping[str, str], fields: Mapping[str, str]) -> None:
+        """Take note of what is in the model, for the pictures that the user makes of it outside of this program.
+
+        Args:
+            model: What names it, for the infotext; empty if it is the checkpoint.
+            fields: Further texts for the pictures' files.
+        """
+
+    def replaced(self) -> bool:
+        """Tell whether the host has since loaded something else over these tensors, or in their place."""
+
 
 class Host(Protocol):
     """Whatever makes pictures."""
@@ -68,8 +98,25 @@ class Host(Protocol):
     def checkpoints(self) -> Sequence[CheckpointRef]:
         """List the checkpoints it can load."""
 
+    def models_folder(self) -> Path:
+        """Give the folder in which merges are saved, and models looked for that have moved."""
+
     def samplers(self) -> Sequence[str]:
         """List the samplers that requests may name."""
+
+    def loaded(self) -> CheckpointRef | None:
+        """Give the checkpoint that the live model was loaded from last, whatever was merged into it since."""
+
+    def before_loading(self, call: Callable[[], None]) -> None:
+        """Have something called whenever the user is about to load a checkpoint by the host's own means."""
+
+    def job(self, name: str, pictures: int) -> AbstractContextManager[None]:
+        """Have the host to oneself for a job, once those before it are done.
+
+        Args:
+            name: What to call it.
+            pictures: How many will be made.
+        """
 
     def open_model(self, checkpoint: CheckpointRef) -> LiveModel:
         """Load a checkpoint, unless it is the one in use, and give the live model.
@@ -78,12 +125,15 @@ class Host(Protocol):
             HostError: It cannot be loaded.
         """
 
-    def make_pictures(self, request: ImageRequest, *, model: Mapping[str, str]) -> Sequence[GeneratedImage]:
+    def make_pictures(
+        self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
+    ) -> Sequence[GeneratedImage]:
         """Make the pictures of a request from the live model as it is now.
 
         Args:
             request: What to make.
             model: What names the model, for the infotext.
+            fields: Further texts that the pictures are to carry.
 
         Raises:
             HostError: It cannot be done.
@@ -92,6 +142,12 @@ class Host(Protocol):
 
     def report(self, done: int, total: int, text: str) -> None:
         """Show how far a job is."""
+
+    def glimpse(self) -> Glimpse:
+        """Show the picture in the making."""
+
+    def stop(self) -> None:
+        """Have the job end soon, as if the user had pressed the host's own Stop; the next job starts afresh."""
 
     def should_stop(self) -> bool:
         """Tell whether the user pressed Stop."""

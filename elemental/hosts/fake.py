@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import HostError, Stopped
 from ..images.infotext import format_infotext
 from ..images.request import GeneratedImage, ImageRequest
-from .base import CheckpointRef, Claim
+from .base import NO_FIELDS, CheckpointRef, Claim, Glimpse
 
 Load = Callable[[Path], Mapping[str, Sequence[Tensor]]]
 
@@ -27,6 +27,8 @@ class FakeModel:
         moved: The keys of each call to :meth:`changed`.
         refuses: Keys whose change the model refuses.
         kept: The label that the merge in it was kept under.
+        described: What was said last of what is in it.
+        is_replaced: Whether to say that another model was loaded in its place.
     """
 
     def __init__(self, checkpoint: CheckpointRef | None, tensors: Mapping[str, Sequence[Tensor]]) -> None:
@@ -35,6 +37,8 @@ class FakeModel:
         self.moved: list[frozenset[str]] = []
         self.refuses: frozenset[str] = frozenset()
         self.kept: str | None = None
+        self.described: Mapping[str, str] = {}
+        self.is_replaced = False
         self._tensors = tensors
 
     def tensors(self) -> Mapping[str, Sequence[Tensor]]:
@@ -56,6 +60,14 @@ class FakeModel:
         self.kept = label
         self.checkpoint = None
 
+    def describe(self, model: Mapping[str, str], fields: Mapping[str, str]) -> None:
+        """Note what is said of the model."""
+        self.described = {**model, **fields}
+
+    def replaced(self) -> bool:
+        """Tell whether a test has said so."""
+        return self.is_replaced
+
     def digest(self) -> bytes:
         """Give the SHA-256 of all bytes of all tensors."""
         found = hashlib.sha256()
@@ -75,11 +87,15 @@ class FakeHost:
     Attributes:
         reports: What was reported.
         stopped: Whether the user pressed Stop.
+        jobs: The names of the jobs that were begun.
+        load_calls: What is called before the user loads a checkpoint.
     """
 
     def __init__(self, load: Load, *, output: Path = Path("outputs")) -> None:
         self.reports: list[tuple[int, int, str]] = []
         self.stopped = False
+        self.jobs: list[str] = []
+        self.load_calls: list[Callable[[], None]] = []
         self._load = load
         self._output = output
         self._live: FakeModel | None = None
@@ -87,6 +103,25 @@ class FakeHost:
     def checkpoints(self) -> Sequence[CheckpointRef]:
         """List the checkpoint that is loaded, if there is one."""
         return [] if self._live is None or self._live.checkpoint is None else [self._live.checkpoint]
+
+    def models_folder(self) -> Path:
+        """Give the folder for pictures, for want of another."""
+        return self._output
+
+    def loaded(self) -> CheckpointRef | None:
+        """Give the checkpoint that is loaded."""
+        return None if self._live is None else self._live.checkpoint
+
+    def before_loading(self, call: Callable[[], None]) -> None:
+        """Note what is to be called."""
+        self.load_calls.append(call)
+
+    @contextmanager
+    def job(self, name: str, pictures: int) -> Iterator[None]:  # noqa: ARG002
+        """Note the name."""
+        self.jobs.append(name)
+        self.stopped = False
+        yield
 
     def samplers(self) -> Sequence[str]:
         """List names that make a difference to the noise."""
@@ -101,11 +136,15 @@ class FakeHost:
                 self._live = live = FakeModel(checkpoint, self._load(checkpoint.path))
         return live
 
-    def make_pictures(self, request: ImageRequest, *, model: Mapping[str, str]) -> Sequence[GeneratedImage]:
+    def make_pictures(
+        self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
+    ) -> Sequence[GeneratedImage]:
         """Make pictures of noise that the model's bytes and the request decide."""
-        return list(self._pictures(request, model))
+        return list(self._pictures(request, model, fields))
 
-    def _pictures(self, request: ImageRequest, model: Mapping[str, str]) -> Iterator[GeneratedImage]:
+    def _pictures(
+        self, request: ImageRequest, model: Mapping[str, str], fields: Mapping[str, str]
+    ) -> Iterator[GeneratedImage]:
         if self._live is None:
             raise HostError("No model is loaded.")
         for index in range(request.batch):
@@ -117,11 +156,20 @@ class FakeHost:
                 0, 256, (request.height, request.width, 3), dtype=np.uint8
             )
             self.report(index + 1, request.batch, "generating")
-            yield GeneratedImage(Image.fromarray(noise), seed, format_infotext(request, seed=seed, model=model))
+            infotext = format_infotext(request, seed=seed, model=model)
+            yield GeneratedImage(Image.fromarray(noise), seed, infotext, fields)
 
     def report(self, done: int, total: int, text: str) -> None:
         """Note how far the job is."""
         self.reports.append((done, total, text))
+
+    def glimpse(self) -> Glimpse:
+        """Show nothing."""
+        return Glimpse()
+
+    def stop(self) -> None:
+        """Press Stop."""
+        self.stopped = True
 
     def should_stop(self) -> bool:
         """Tell whether the user pressed Stop."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..merge.checkpoint import Checkpoint, checkpoint_files, read_signature
 from ..merge.parts import copy_piece, count_numbers, pieces_of
 from ..spec.blocks import SD2, SDXL
 from ..spec.keys import input_channels
-from .base import CheckpointRef, Claim
+from .base import NO_FIELDS, CheckpointRef, Claim, Glimpse
 from .keymap import Network
 from .networks import Networks, allocate, build_networks, live_tensors
 from .samplers import SAMPLERS, make_sampler
@@ -78,6 +79,13 @@ class StandaloneModel:
         self.kept = label
         self.checkpoint = None
 
+    def describe(self, model: Mapping[str, str], fields: Mapping[str, str]) -> None:
+        """Do nothing: nobody else makes pictures of it."""
+
+    def replaced(self) -> bool:
+        """Tell that nothing is ever loaded over it: each checkpoint gets networks of its own."""
+        return False
+
 
 class StandaloneHost:
     """The port on diffusers.
@@ -85,10 +93,10 @@ class StandaloneHost:
     Args:
         device: Where to compute, as torch names it.
         dtype: Number format of the live model; by default fp32 on the CPU, fp16 elsewhere.
-        models: The folder whose checkpoints are listed.
+        models: The folder whose checkpoints are listed, and in which merges are saved.
         output: Where pictures are kept.
         report: Called with steps done, steps in all, and what is done.
-        should_stop: Asked after each step.
+        should_stop: Asked after each step, beside :meth:`stop`.
 
     Raises:
         HostError: The device cannot be used.
@@ -113,8 +121,11 @@ class StandaloneHost:
         self._models = models
         self._output = output
         self._live: StandaloneModel | None = None
-        self.report = report
-        self.should_stop = should_stop
+        self._report = report
+        self._asked_to_stop = should_stop
+        self._stopped = threading.Event()
+        self._one_job = threading.Lock()
+        self._glimpse = Glimpse()
 
     def checkpoints(self) -> Sequence[CheckpointRef]:
         """List the checkpoints in the models folder, at any depth."""
@@ -123,9 +134,30 @@ class StandaloneHost:
         found = checkpoint_files(self._models)
         return [CheckpointRef(path.relative_to(self._models).as_posix(), path) for path in found]
 
+    def models_folder(self) -> Path:
+        """Give the folder of the checkpoints; the working directory if none was given."""
+        return self._models or Path()
+
     def samplers(self) -> Sequence[str]:
         """List the samplers by the WebUI's names."""
         return list(SAMPLERS)
+
+    def loaded(self) -> CheckpointRef | None:
+        """Give the checkpoint that the live model was loaded from."""
+        return None if self._live is None else self._live.checkpoint
+
+    def before_loading(self, call: Callable[[], None]) -> None:
+        """Do nothing: checkpoints are loaded by :meth:`open_model` alone."""
+
+    @contextmanager
+    def job(self, name: str, pictures: int) -> Iterator[None]:  # noqa: ARG002
+        """Have the host to oneself for a job, once those before it are done."""
+        with self._one_job:
+            self._stopped.clear()
+            try:
+                yield
+            finally:
+                self._glimpse = Glimpse()
 
     def open_model(self, checkpoint: CheckpointRef) -> StandaloneModel:
         """Load a checkpoint, unless it is the one in use."""
@@ -142,7 +174,25 @@ class StandaloneHost:
         """Give the folder in which pictures are kept."""
         return self._output
 
-    def make_pictures(self, request: ImageRequest, *, model: Mapping[str, str]) -> Sequence[GeneratedImage]:
+    def report(self, done: int, total: int, text: str) -> None:
+        """Show how far a job is."""
+        self._report(done, total, text)
+
+    def glimpse(self) -> Glimpse:
+        """Tell the step of the picture in the making."""
+        return self._glimpse
+
+    def stop(self) -> None:
+        """Have the job end after the step that is being made."""
+        self._stopped.set()
+
+    def should_stop(self) -> bool:
+        """Tell whether the user pressed Stop."""
+        return self._stopped.is_set() or self._asked_to_stop()
+
+    def make_pictures(
+        self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
+    ) -> Sequence[GeneratedImage]:
         """Make the pictures of a request from the live model as it is now.
 
         The same request and the same model give the same pictures, byte for byte, on the same machine.
@@ -164,7 +214,7 @@ class StandaloneHost:
                 f"The memory of {self._device} is too small for these pictures; ask for smaller ones."
             ) from exc
         return [
-            GeneratedImage(image, seed, format_infotext(request, seed=seed, model=model))
+            GeneratedImage(image, seed, format_infotext(request, seed=seed, model=model), fields)
             for seed, image in enumerate(images, request.seed)
         ]
 
@@ -180,6 +230,7 @@ class StandaloneHost:
 
         def after_step(_: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
             self.report(step + 1, request.steps, "generating")
+            self._glimpse = Glimpse(step + 1, request.steps)
             if self.should_stop():
                 raise Stopped
             return values

@@ -44,6 +44,9 @@ class LiveTensors(Protocol):
     def keep(self, label: str) -> None:
         """Take note that the merge is there to stay."""
 
+    def replaced(self) -> bool:
+        """Tell whether the host has since loaded something else over these tensors, or in their place."""
+
 
 class LiveState(Enum):
     """Whether the merge is still in the live model."""
@@ -88,7 +91,7 @@ class LiveMerge:
 
     What is in the model is always what loading the merged file of the last recipe would put there, bit for bit: results
     are rounded to the file's number format, and then to the live tensor's. On leaving, the model is what it was before,
-    bit for bit, whatever happened; unless :meth:`keep` was called.
+    bit for bit, whatever happened; unless :meth:`keep` was called, or the host has loaded another model meanwhile.
 
     Memory is that of a few tensors: what a tensor held before is remembered by the file it came from. Only a tensor
     that differs from that file (a VAE chosen separately, say) is copied before it is written to.
@@ -122,7 +125,7 @@ class LiveMerge:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if not self._kept:
+            if not self._kept and not self._live.replaced():
                 uninterrupted(self.restore)
         finally:
             self._claim.__exit__(None, None, None)
@@ -143,6 +146,8 @@ class LiveMerge:
             ElementalError: It cannot be done; the model is then neither the one nor the other, until the next
                 successful call, or until the ``with`` block is left.
         """
+        if self._live.replaced():
+            raise HostError("Another checkpoint was loaded meanwhile, and the merge is gone: merge again.")
         live = self._live.tensors()
         frame = self._frame_for(recipe, live)
         ratios = frame.planner.ratios(recipe)
@@ -160,7 +165,7 @@ class LiveMerge:
     def check(self) -> LiveState:
         """Compare some tensors of the live model with what the last recipe makes of them."""
         frame = self._frame
-        if frame is None or frame.right != frame.present:
+        if frame is None or frame.right != frame.present or self._live.replaced():
             return LiveState.LOST
         live = self._live.tensors()
         sample = _sample(frame.planner.plan_some(frame.recipe, frame.right))
@@ -228,7 +233,7 @@ class LiveMerge:
     def _frame_for(self, recipe: MergeRecipe, live: Mapping[str, Sequence[Tensor]]) -> _Frame:
         """Prepare for a recipe, unless the last one was of the same models, mode, VAE and format."""
         before = self._frame
-        key = planning_key(recipe)
+        key = planning_key(recipe), len(live)  # a VAE chosen separately takes keys away, and brings them back
         if before is not None and before.key == key:
             return before
         models = self._open_models(recipe)

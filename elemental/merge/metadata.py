@@ -23,6 +23,9 @@ from .hashes import remembered_sha256
 from .plan import MergePlan, Role
 
 RECIPE_FIELD = "elemental_recipe"
+LABEL_FIELD = "Elemental"
+"""The name in an infotext of what is merged, in words."""
+
 _MODELS_FIELD = "sd_merge_models"
 _WEBUI_FIELD = "sd_merge_recipe"
 
