@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ImageError
-from .images.diff import compare_pictures, draw_difference
+from .images.diff import Difference, compare_pictures, draw_difference
 from .images.effects import BASE_COLUMN, DIFFERENCE_COLUMN, PROBE_COLUMN, EffectCheck
 from .images.files import read_picture, write_gif, write_png, write_whole
 from .images.grid import GridCell, GridSheet, draw_grid
 from .images.infotext import format_infotext
-from .images.report import Effect, describe_share, draw_ranking, format_csv
+from .images.report import Effect, describe_share, draw_ranking, format_csv, rank_effects
 from .images.request import GeneratedImage
 from .images.xyplot import Cell, group_ranges, place_name
 from .merge.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe
@@ -29,6 +29,17 @@ def check_folder(folder: Path, recipe: MergeRecipe) -> Path:
     """Give the folder of the checks of two models: ``FOLDER/A-B/diff``."""
     names = "-".join(Path(source.name).stem for source in (recipe.model_a, recipe.model_b))
     return folder / names / "diff"
+
+
+def list_effects(record: RunRecord) -> list[tuple[Effect, Path]]:
+    """List what a check has found so far, the largest effect first, each with its GIF."""
+    found = {}
+    for row, name, facts in _probes(record):
+        if "figures" in facts:
+            ratio = float(record.data["definition"]["ratio"])
+            effect = Effect(facts["elements"], ratio, Difference(**facts["figures"]), _picture_name(record, name))
+            found[effect] = _gif_path(record, row, effect.elements)
+    return [(effect, found[effect]) for effect in rank_effects(list(found))]
 
 
 @dataclass(frozen=True)
@@ -94,10 +105,9 @@ class CheckRun:
             difference = compare_pictures(base, probe)
             shown = GeneratedImage(draw_difference(base, probe), 0, "")
             write_png(files.cell(place_name(DIFFERENCE_COLUMN, row)), shown, replace=True)
-            write_gif(files.path("gif") / f"{row:02}-{_as_file_name(str(target))}.gif", base, probe)
+            write_gif(_gif_path(record, row, str(target)), base, probe)
             record.cells[name]["figures"] = difference._asdict()
-            picture = files.cell(name).relative_to(files.folder).as_posix()
-            yield row, Effect(str(target), self.check.ratio, difference, picture)
+            yield row, Effect(str(target), self.check.ratio, difference, _picture_name(record, name))
 
     def _write_grid(self, index: int, rows: range, effects: Mapping[int, Effect], record: RunRecord) -> Path:
         request = self.check.base.request
@@ -123,6 +133,22 @@ class CheckRun:
         picture = GeneratedImage(draw_grid(sheet), request.seed, infotext, {RECIPE_FIELD: json.dumps(recipe)})
         write_png(path, picture, replace=True)
         return path
+
+
+def _probes(record: RunRecord) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
+    rows = sum(map(len, record.data["definition"]["elements"]))
+    for row in range(rows):
+        name = place_name(PROBE_COLUMN, row)
+        if name in record.cells:
+            yield row, name, record.cells[name]
+
+
+def _gif_path(record: RunRecord, row: int, elements: str) -> Path:
+    return record.files.path("gif") / f"{row:02}-{_as_file_name(elements)}.gif"
+
+
+def _picture_name(record: RunRecord, name: str) -> str:
+    return record.files.cell(name).relative_to(record.files.folder).as_posix()
 
 
 def _share_line(effect: Effect | None) -> list[str]:

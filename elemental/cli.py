@@ -1,4 +1,4 @@
-"""The command line: ``elemental inspect | plan | merge | generate | plot | check | demo``."""
+"""The command line: ``elemental inspect | plan | merge | generate | plot | check | ui | demo``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .cli_demo import run_demo
 from .cli_pictures import add_request_options, run_generate
 from .cli_plots import AXES_HELP, CHECK_HELP, add_check_options, add_plot_options, run_check, run_plot
 from .cli_recipe import add_recipe_options, join_negative_numbers, recipe_from_options
+from .cli_ui import add_ui_options, run_ui
 from .errors import ElementalError, RecipeError, SpecError, Stopped
 from .merge import show
 from .merge.checkpoint import Checkpoint
@@ -179,6 +180,11 @@ def _check(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _ui(args: argparse.Namespace) -> int:
+    run_ui(args, say=_print_lines)
+    return DONE
+
+
 def _demo(args: argparse.Namespace) -> int:
     run_demo(Path(args.output), say=_print_lines)
     return DONE
@@ -286,6 +292,15 @@ def _parser() -> argparse.ArgumentParser:
     merge.set_defaults(run=_merge, parser=merge)
 
     _add_picture_commands(commands)
+
+    ui = _add(
+        commands,
+        "ui",
+        purpose="serve the tab by itself, to this machine alone",
+        example='elemental ui --models models --prompt "a cat"',
+    )
+    add_ui_options(ui)
+    ui.set_defaults(run=_ui, parser=ui)
 
     demo = _add(
         commands,

@@ -126,13 +126,19 @@ def _make_folder(name: str) -> Path:
 
 
 def make_host(
-    device: str, *, report: Callable[[int, int, str], None] = lambda _done, _total, _text: None
+    device: str,
+    *,
+    report: Callable[[int, int, str], None] = lambda _done, _total, _text: None,
+    models: Path | None = None,
+    output: Path = Path("outputs"),
 ) -> StandaloneHost:
     """Make the host that draws without a WebUI.
 
     Args:
         device: Where it computes, as torch names it.
         report: Shows the steps of a picture.
+        models: The folder whose checkpoints it lists.
+        output: Where pictures are kept that nobody names a folder for.
 
     Raises:
         HostError: A package is missing, or the device cannot be used.
@@ -141,7 +147,7 @@ def make_host(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of packages that nothing here needs
     from .hosts.standalone import StandaloneHost
 
-    return StandaloneHost(device=device, report=report)
+    return StandaloneHost(device=device, report=report, models=models, output=output)
 
 
 class _StepBar:

@@ -57,10 +57,12 @@ class RunWatcher:
     """What a caller does while a run goes on.
 
     Attributes:
+        on_begin: Called with the run's record before the first cell, when it is known which of them exist.
         on_cell: Called after each cell with it, its picture (None if it failed), and how far the run is.
         controls: Progress and stop of each merge.
     """
 
+    on_begin: Callable[[RunRecord], None] = lambda _record: None
     on_cell: Callable[[Cell, Image.Image | None, Progress], None] = lambda _cell, _image, _progress: None
     controls: Controls = field(default_factory=Controls)
 
@@ -189,7 +191,9 @@ def continue_run(
     products: Sequence[Path] = ()
     with watch("whole"):
         rounds = [[cell for cell in cells if not _is_made(record, cell)] for cells in run.rounds()]
-        job = _Job(host, record, watcher or RunWatcher(), sum(map(len, rounds)))
+        watcher = watcher or RunWatcher()
+        watcher.on_begin(record)
+        job = _Job(host, record, watcher, sum(map(len, rounds)))
         for cells in rounds:
             try:
                 _make_cells(job, cells, models_folder)

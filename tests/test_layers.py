@@ -45,10 +45,21 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "checks": ({"errors", "spec", "merge/metadata", "images", "plots", "run_files"}, set()),
     "resume": ({"errors", "spec", "images", "hosts/base", "checks", "plots", "run_files", "runs"}, set()),
+    "jobs": ({"errors"}, set()),
+    "history": (set(), set()),
+    "workbench": ({"errors", "spec", "merge", "images", "hosts/base", "workflows"}, set()),
+    "ui": (
+        {"errors", "spec", "merge", "images", "hosts/base", "workflows", "surveys", "run_files", "runs", "plots"}
+        | {"checks", "resume", "jobs", "history", "workbench", "ui"},
+        {"PIL"},
+    ),
+    "ui/compat": (set(), {"gradio"}),
     "cli": (
-        {"errors", "spec", "merge", "demo", "workflows", "cli_recipe", "cli_pictures", "cli_plots", "cli_demo", ""},
+        {"errors", "spec", "merge", "demo", "workflows", "cli_recipe", "cli_pictures", "cli_plots", "cli_demo"}
+        | {"cli_ui", ""},
         {"tqdm"},
     ),
+    "cli_ui": ({"errors", "ui", "cli_pictures", "cli_plots"}, set()),
     "cli_recipe": ({"errors", "spec", "merge", "workflows"}, set()),
     "cli_pictures": ({"errors", "spec", "merge", "images", "hosts", "demo", "workflows", "cli_recipe"}, {"tqdm"}),
     "cli_plots": (
@@ -63,6 +74,15 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "__main__": ({"cli"}, set()),
     "": ({"errors", "spec", "merge", "workflows"}, set()),
+}
+
+LAYERS |= {
+    f"hosts/{path.stem}": (
+        {"errors", "spec", "images/request", "images/infotext", "hosts/base", "merge/checkpoint"}
+        | {f"hosts/{other.stem}" for other in (PACKAGE / "hosts").glob("webui*.py")},
+        {"modules", "torch", "PIL", "gradio"},
+    )
+    for path in (PACKAGE / "hosts").glob("webui*.py")
 }
 
 # What planning goes through, and so must not load torch: these import it within functions at the most.
@@ -82,6 +102,7 @@ LIGHT = [
     "cli_pictures",
     "cli_plots",
     "cli_demo",
+    "cli_ui",
     "",
 ]
 

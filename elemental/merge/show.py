@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..spec.blocks import BASE, Architecture
+from ..spec.groups import group_name, natural_key
 from ..spec.keys import Component, KeyName, input_channels, name_key
 from ..spec.rules import format_ratio
 from ..spec.weights import BlockWeights, format_block_weights
@@ -179,25 +180,18 @@ class _Table:
 
     def add(self, name: KeyName, ratio: float | None, *, ruled: bool) -> None:
         if name.component is Component.UNET:
-            row = re.sub(r"\.(weight|bias)$", "", name.element)
-            row = re.sub(r"(?<=transformer_blocks\.)\d+", "*", row)
-            cell = self._cells.setdefault(row, {}).setdefault(name.block, _Cell())
+            cell = self._cells.setdefault(group_name(name.element), {}).setdefault(name.block, _Cell())
             cell.ratios.add(ratio)
             cell.ruled |= ruled
 
     def lines(self, draw: Callable[[_Cell], str]) -> Iterator[str]:
-        rows = sorted(self._cells, key=_natural)
+        rows = sorted(self._cells, key=natural_key)
         width = max(map(len, rows), default=0)
         for part in zip(*(f"{re.sub(r'[0-9]', '', block):>3.3}{block[-2:]}" for block in self._blocks), strict=True):
             yield " " * width + "  " + " ".join(part)
         for row in rows:
             cells, none = self._cells[row], _Cell()
             yield (f"{row:{width}}  " + " ".join(draw(cells.get(block, none)) for block in self._blocks).rstrip())
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Sort key that puts 2 before 10."""
-    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", text)]
 
 
 def _coloured(cell: _Cell) -> str:

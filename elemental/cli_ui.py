@@ -1,0 +1,61 @@
+"""The command that serves the tab by itself: ``elemental ui``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from .cli_pictures import DEFAULT_DEVICE, add_request_options, make_host, request_from_options
+from .errors import HostError
+
+LOOPBACK = "127.0.0.1"
+
+
+def add_ui_options(command: argparse.ArgumentParser) -> None:
+    """Declare the options of ``elemental ui``."""
+    group = command.add_argument_group("page")
+    group.add_argument(
+        "--models", metavar="DIR", help="the folder of the checkpoints, at any depth (default: the working directory)"
+    )
+    group.add_argument("-o", "--output", metavar="DIR", default="outputs", help="for pictures (default: %(default)s)")
+    group.add_argument("--port", type=int, metavar="N", help="default: the first free one from 7860 on")
+    group.add_argument("--browser", action="store_true", help="open the page")
+    add_request_options(command)
+
+
+def run_ui(args: argparse.Namespace, *, say: Callable[[Iterable[str]], None]) -> None:
+    """Serve the tab until the user presses Ctrl-C; to this machine alone.
+
+    Args:
+        args: What was given.
+        say: Prints lines.
+
+    Raises:
+        HostError: A package is missing, the folder of models is none, or the port is taken.
+    """
+    if find_spec("gradio") is None:
+        raise HostError('The page needs one more package, gradio: pip install "sd-webui-elemental[ui]"')
+    models = Path(args.models or ".").expanduser().resolve()
+    if not models.is_dir():
+        raise HostError(f"There is no folder {models}: name the one that your checkpoints are in, --models DIR.")
+    output = Path(args.output).expanduser().resolve()
+    host = make_host(args.device or DEFAULT_DEVICE, models=models, output=output)
+    say(["Starting ..."])
+    from .cli_plots import find_samples
+    from .ui.compat import serve
+    from .ui.picture_form import OwnPictureForm
+    from .ui.tab import make_tab
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is there, and tells of it
+    page = make_tab(
+        host, OwnPictureForm(host, request_from_options(args)), samples=list(find_samples().values()), alone=True
+    )
+    try:
+        _, url = serve(page, host=LOOPBACK, port=args.port, files=[output], in_browser=args.browser, wait=False)
+    except OSError as exc:
+        raise HostError(f"The page cannot be served: {exc}. Choose another port: --port N.") from exc
+    say([f"The tab is at {url} - models: {models} - pictures: {output}", "Ctrl-C ends it."])
+    page.block_thread()

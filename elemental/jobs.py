@@ -1,0 +1,144 @@
+"""One job at a time, in a thread of its own, which any number of pages may follow, and none of them keeps alive."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+
+from .errors import ElementalError, HostError, Stopped
+
+_log = logging.getLogger(__name__)
+
+
+class JobState(Enum):
+    """How far a job is."""
+
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class JobView:
+    """What can be seen of a job.
+
+    Attributes:
+        name: What it does, in some words.
+        state: How far it is.
+        text: What it does now, or what came of it.
+        done: The part of it that is done, from 0 to 1.
+        pictures: Files that it made, each with words about it.
+        products: What was drawn of all of them: grids and charts.
+        columns: How many of them belong into a row; 0 if that does not matter.
+        table: Figures, as an HTML table.
+        details: What else there is to read, as HTML.
+        started: When, in seconds since the epoch.
+        version: Counts what was changed.
+    """
+
+    name: str
+    state: JobState = JobState.RUNNING
+    text: str = ""
+    done: float = 0.0
+    pictures: tuple[tuple[Path, str], ...] = ()
+    products: tuple[Path, ...] = ()
+    columns: int = 0
+    table: str = ""
+    details: str = ""
+    started: float = field(default_factory=time.time)
+    version: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state is not JobState.RUNNING
+
+
+class Job:
+    """Something that takes its time.
+
+    Args:
+        name: What it does, in some words.
+
+    Attributes:
+        view: What can be seen of it now.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.view = JobView(name)
+        self._changed = threading.Condition()
+        self._stopped = threading.Event()
+
+    def show(self, **parts: object) -> None:
+        """Change what can be seen of the job; names and meanings are those of :class:`JobView`."""
+        with self._changed:
+            self.view = replace(self.view, **parts, version=self.view.version + 1)  # type: ignore[arg-type]
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Ask the job to end."""
+        self._stopped.set()
+
+    def should_stop(self) -> bool:
+        """Tell whether the job was asked to end."""
+        return self._stopped.is_set()
+
+    def wait(self, version: int, timeout: float) -> JobView:
+        """Wait until there is more to see than a version, for some seconds at the most."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.view.version > version, timeout)
+            return self.view
+
+
+class JobBoard:
+    """Where the one job is that runs, or that ran last.
+
+    Attributes:
+        job: That job, if there was any.
+    """
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        self._lock = threading.Lock()
+
+    def start(self, name: str, work: Callable[[Job], None]) -> Job:
+        """Begin a job.
+
+        Args:
+            name: What it does, in some words.
+            work: Does it, in a thread of its own; what it raises is shown.
+
+        Raises:
+            HostError: Another one is running.
+        """
+        with self._lock:
+            if self.job is not None and not self.job.view.ended:
+                raise HostError(f'"{self.job.view.name}" is still running; wait for it, or stop it.')
+            job = self.job = Job(name)
+        # not a daemon: the user's model is given back even if the program is told to end meanwhile
+        threading.Thread(target=_run, args=(job, work), name=f"elemental: {name}").start()
+        return job
+
+
+def _run(job: Job, work: Callable[[Job], None]) -> None:
+    try:
+        work(job)
+        if not job.view.ended:
+            job.show(state=JobState.DONE, done=1.0)
+    except Stopped as exc:
+        job.show(state=JobState.STOPPED, text=str(exc))
+    except ElementalError as exc:
+        job.show(state=JobState.FAILED, text=str(exc))
+    except MemoryError:
+        _log.exception("%s", job.view.name)
+        job.show(state=JobState.FAILED, text="The memory is too small for this; ask for less, or close other programs.")
+    except Exception as exc:  # nobody else would ever tell of it
+        _log.exception("%s", job.view.name)
+        reason = f"{type(exc).__name__}: {exc}"
+        job.show(state=JobState.FAILED, text=f"This failed, and should not have: {reason}\nThe console says where.")

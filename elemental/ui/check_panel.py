@@ -1,0 +1,106 @@
+"""The check panel: elements and a ratio, and the run that ranks what each of them does to a picture."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..errors import ImageError
+from ..images.samples import Sample
+from . import run_actions
+from .compat import make, on, update
+from .desk import Desk, PictureForm
+from .form import FIELDS
+from .merge_panel import read_form
+from .plot_panel import answer
+from .results import Results, Updates
+from .run_actions import CheckForm
+
+_HINT = """
+<p class="elemental-hint">One picture without, and one with each of these elements at the ratio, on top of the
+<b>Merge</b> panel. <code>ALL</code> is each block, <code>OUT05:ALL</code> each element of one.</p>"""
+
+
+class CheckPanel:
+    """The components of the panel, and what they do.
+
+    Args:
+        desk: Of the host.
+        pictures: Says what picture is wanted.
+        samples: To learn from.
+    """
+
+    def __init__(self, desk: Desk, pictures: PictureForm, samples: Sequence[Sample]) -> None:
+        self._desk = desk
+        self._pictures = pictures
+        self._samples = {f"{sample.number}  {sample.title}": sample for sample in samples if sample.elements}
+        make("HTML", value=_HINT, elem_id="elemental_check_hint")
+        self.elements = make(
+            "Textbox", label="Elements", lines=5, max_lines=16, elem_id="elemental_elements",
+            placeholder="OUT03:attn1, OUT03:attn2, OUT04",
+        )  # fmt: skip
+        self.ratio = make(
+            "Slider", label="Ratio", minimum=-1, maximum=2, step=0.01, value=1, elem_id="elemental_check_ratio"
+        )
+        self.sample = make(
+            "Dropdown", label="Sample to load", choices=list(self._samples), value=None,
+            elem_id="elemental_check_sample",
+        )  # fmt: skip
+        with make("Row"):
+            self.run = make("Button", value="Run check", variant="primary", elem_id="elemental_run_check")
+            self.estimate = make("Button", value="Estimate", elem_id="elemental_estimate_check")
+        self.answer = make("HTML", value="", elem_id="elemental_check_answer")
+
+    def wire(self, results: Results, form_components: Sequence[Any], gif: Any) -> None:
+        """Make the panel work.
+
+        Args:
+            results: Where what comes of it is shown.
+            form_components: Of the merge panel.
+            gif: A hidden text that names the GIF whose row was clicked.
+        """
+        desk = self._desk
+        inputs = [self.elements, self.ratio, *form_components, *self._pictures.components]
+
+        def read(values: Sequence[Any]) -> tuple[Any, ...]:
+            form, request = read_form(values[2 : 2 + len(FIELDS)]), self._pictures.read(values[2 + len(FIELDS) :])
+            return desk, form, CheckForm(values[0] or "", float(values[1])), request
+
+        def run(*values: Any) -> Iterator[Updates]:
+            yield from results.start(lambda: run_actions.run_check(*read(values)))
+
+        def estimate(*values: Any) -> str:
+            return answer(lambda: run_actions.describe_survey(run_actions.plan_check(*read(values))[1]))
+
+        on(self.run, "click", run, inputs, results.outputs, queue=True)
+        on(self.estimate, "click", estimate, inputs, [self.answer])
+        on(self.sample, "change", self._load_sample, [self.sample], [self.elements, self.ratio])
+        on(gif, "change", self._show_gif, [gif], [results.gif])
+
+    def _load_sample(self, title: str | None) -> Updates:
+        sample = self._samples.get(title or "")
+        return {} if sample is None else self.fill({"elements": sample.elements, "ratio": float(sample.ratio)})
+
+    def fill(self, data: dict[str, Any]) -> Updates:
+        """Fill those fields that there is something for."""
+        fields = {"elements": self.elements, "ratio": self.ratio}
+        return {field: update(value=data[name]) for name, field in fields.items() if name in data}
+
+    def _show_gif(self, asked: str) -> str:
+        """Give a GIF of a check within the page; none but those is ever read."""
+        path = Path(asked.partition("\n")[0])
+        folder = self._desk.host.output_folder().resolve()
+        if path.suffix != ".gif" or not path.resolve().is_relative_to(folder):
+            return ""
+        try:
+            data = path.read_bytes()
+        except OSError as exc:
+            raise ImageError(f"Cannot read {path}: {exc.strerror or exc}.") from exc
+        words = escape(path.stem.partition("-")[2])
+        code = base64.b64encode(data).decode()
+        return (
+            f'<figure><img src="data:image/gif;base64,{code}" alt="{words}"><figcaption>{words}</figcaption></figure>'
+        )

@@ -1,0 +1,139 @@
+"""What differs between gradio 3.41.2, 4 and 6: how components are made, events wired, and a page served alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+Component = Any
+"""A gradio component; what type it has depends on the version."""
+
+_JS_NAMES = ("js", "_js")
+_WORKERS = 16
+_MAJOR = int(gr.__version__.partition(".")[0])
+
+
+def make(kind: str, **arguments: Any) -> Component:
+    """Make a component, without the arguments that this version of gradio does not know.
+
+    Args:
+        kind: The name of its class.
+        **arguments: Of the newest version.
+    """
+    cls = getattr(gr, kind)
+    known = _parameters(cls.__init__)
+    if kind == "HTML":  # the newest would restyle what stands in it
+        arguments = {"apply_default_css": False, "padding": False, **arguments}
+    # up to 4 some classes take these two without naming them
+    kept = {name: value for name, value in arguments.items() if name in known or name in ("elem_id", "elem_classes")}
+    return cls(**kept)
+
+
+def make_file(**arguments: Any) -> Component:
+    """Make a place for a file; what it gives is read by :func:`file_path`."""
+    return make("File", type="filepath" if _MAJOR > 3 else "file", height=90, **arguments)
+
+
+def file_path(value: Any) -> Path:
+    """Give the path of what a place for a file gives: from gradio 4 on that itself, before it what has a name."""
+    return Path(value if isinstance(value, str) else value.name)
+
+
+def on(
+    component: Component,
+    event: str,
+    handler: Callable[..., Any] | None,
+    inputs: Sequence[Component] = (),
+    outputs: Sequence[Component] = (),
+    *,
+    js: str | None = None,
+    queue: bool = False,
+    latest: bool = False,
+) -> Component:
+    """Wire an event, if the component has it.
+
+    Args:
+        component: Where it happens.
+        event: Its name, such as "click".
+        handler: What is called; None if JavaScript alone is run.
+        inputs: Whose values it gets.
+        outputs: Which components its result changes.
+        js: JavaScript that is run before it.
+        queue: Whether it takes long, and its results come one after the other.
+        latest: Whether the last of several events counts, where gradio can tell (from 4 on).
+
+    Returns:
+        What a further step can be appended to by ``then``; None if there is no such event.
+    """
+    listen = getattr(component, event, None)
+    if listen is None:
+        return None
+    known = _parameters(listen)
+    given: dict[str, Any] = {
+        "inputs": list(inputs),
+        "outputs": list(outputs),
+        "queue": queue,
+        "show_progress": "hidden",
+        "api_name": False if "api_visibility" not in known else None,
+        "api_visibility": "private",
+    }
+    if js is not None:
+        given[next(name for name in _JS_NAMES if name in known)] = js
+    if latest:
+        given["trigger_mode"] = "always_last"
+    return listen(handler, **{name: value for name, value in given.items() if name in known})
+
+
+def update(**changes: Any) -> Any:
+    """Change some properties of a component, as an event's result."""
+    return gr.update(**changes)
+
+
+def serve(
+    page: gr.Blocks, *, host: str, port: int | None, files: Sequence[Path], in_browser: bool = False, wait: bool = True
+) -> tuple[Any, str]:
+    """Serve a page by itself.
+
+    Args:
+        page: Built already.
+        host: The address that it is bound to.
+        port: Its port; None for the first free one from 7860 on.
+        files: Folders whose files it may show.
+        in_browser: Whether to open it.
+        wait: Whether to stay until the user presses Ctrl-C.
+
+    Returns:
+        The web application, and its address.
+    """
+    queue = _parameters(page.queue)
+    workers = {name: _WORKERS for name in ("concurrency_count", "default_concurrency_limit") if name in queue}
+    page.queue(**workers)
+    given = {
+        "server_name": host,
+        "server_port": port,
+        "allowed_paths": [str(folder) for folder in files],
+        "inbrowser": in_browser,
+        "prevent_thread_lock": not wait,
+        "share": False,
+        "show_api": False,
+        "footer_links": [],
+        "run_history": False,  # it makes each event slower than the last
+        "quiet": True,
+        "ssr_mode": False,
+    }
+    known = _parameters(page.launch)
+    app, url, _ = page.launch(**{name: value for name, value in given.items() if name in known})
+    return app, str(url)
+
+
+def blocks(title: str) -> gr.Blocks:
+    """Make an empty page that reports to nobody."""
+    return gr.Blocks(title=title, analytics_enabled=False)
+
+
+def _parameters(function: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(function).parameters)

@@ -1,0 +1,120 @@
+"""The history panel: what was merged, drawn and saved before, and the way back into the form."""
+
+from __future__ import annotations
+
+import time
+from html import escape
+from typing import Any
+
+from ..errors import ElementalError
+from ..history import HistoryEntry
+from ..workflows import read_recipe
+from .check_panel import CheckPanel
+from .compat import file_path, make, make_file, on
+from .desk import Desk
+from .form import form_from_dict, form_from_recipe
+from .merge_panel import MergePanel
+from .plot_panel import PlotPanel
+from .results import Updates, draw_message
+
+_SHOWN = 200
+_CUT = 300
+
+
+class HistoryPanel:
+    """The components of the panel, and what they do.
+
+    Args:
+        desk: Of the host.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        with make("Row"):
+            self.file = make_file(
+                label="Load the recipe of a merged file or of a picture", elem_id="elemental_recipe_file",
+                file_types=[".png", ".safetensors", ".json"],
+            )  # fmt: skip
+            self.refresh = make("Button", value="Refresh", elem_id="elemental_refresh_history", scale=0, min_width=90)
+        self.answer = make("HTML", value="", elem_id="elemental_history_answer")
+        self.table = make("HTML", value="", elem_id="elemental_history")
+
+    def wire(self, merge: MergePanel, plot: PlotPanel, check: CheckPanel, choice: Any) -> None:
+        """Make the panel work.
+
+        Args:
+            merge: Filled by an entry or a file, as are
+            plot: and
+            check: by an entry.
+            choice: A hidden text that names the entry that was clicked.
+        """
+        desk = self._desk
+        outputs = [
+            self.answer,
+            *merge.form_components,
+            merge.preset,
+            *plot.fields.values(),
+            check.elements,
+            check.ratio,
+        ]
+
+        def load(asked: str) -> Updates:
+            number = asked.partition("\n")[0]
+            entry = desk.history.find(int(number)) if number.isdecimal() else None
+            if entry is None:
+                return {self.answer: draw_message("failed", "This entry is gone.", job=None)}
+            text = f"Loaded: {entry.name}"
+            data = dict(entry.form)
+            return {
+                **merge.fill(form_from_dict(data)),
+                **plot.fill(data),
+                **check.fill(data),
+                self.answer: draw_message("done", text, job=None),
+            }
+
+        def load_file(file: Any) -> Updates:
+            if file is None:
+                return {}
+            try:
+                recipe = read_recipe(file_path(file))
+                form = form_from_recipe(recipe, desk.checkpoints())
+            except ElementalError as exc:
+                return {self.answer: draw_message("failed", str(exc), job=None)}
+            return {**merge.fill(form), self.answer: draw_message("done", "Loaded the recipe of the file.", job=None)}
+
+        on(choice, "change", load, [choice], outputs)
+        on(self.file, "change", load_file, [self.file], [self.answer, *merge.form_components, merge.preset])
+        on(self.refresh, "click", self.draw, [], [self.table])
+
+    def draw(self) -> str:
+        """Draw the entries as a table with a button in each row."""
+        rows = "".join(map(_draw_entry, self._desk.history.entries()[:_SHOWN]))
+        if not rows:
+            return (
+                '<p class="elemental-hint">Nothing yet. Merges, plots, checks and saved files will be listed here.</p>'
+            )
+        return (
+            '<table class="elemental-table"><thead><tr><th>when</th><th>what</th><th>merge</th><th>result</th>'
+            f"<th></th></tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+
+def _draw_entry(entry: HistoryEntry) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.when))
+    name, result = (escape(_cut(text)) for text in (entry.name, entry.result))
+    button = f'<button type="button" data-entry="{entry.number}">load</button>'
+    return f"<tr><td>{when}</td><td>{escape(entry.kind)}</td><td>{name}</td><td>{result}</td><td>{button}</td></tr>"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _CUT else text[: _CUT - 4] + " ..."
+
+
+def recipe_updates(desk: Desk, merge: MergePanel, text: str) -> Updates:
+    """Fill the form from the JSON of a recipe that was pasted somewhere else; nothing if it is none."""
+    from ..merge.metadata import recipe_from_json
+
+    try:
+        return merge.fill(form_from_recipe(recipe_from_json(text, name="the picture"), desk.checkpoints()))
+    except ElementalError:
+        return {}

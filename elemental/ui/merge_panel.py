@@ -1,0 +1,264 @@
+"""The merge panel: models, mode, ratios, block weights and the spec, and beside them what they would do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..errors import ElementalError
+from ..spec.recipe import MergeMode, SaveDtype, VaeChoice
+from ..spec.weights import format_block_weights
+from ..workflows import load_presets
+from . import actions
+from .compat import make, on, update
+from .desk import Desk, PictureForm
+from .form import FIELDS, KEEP, MergeForm, block_names, form_from_dict
+from .results import Results, Updates
+
+_SPEC_HINT = "OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5\nIN00-IN05:ff:0.2"
+_TOOLS = """
+<div class="elemental-tools">
+<label>ratio for clicked cells <input id="elemental_brush" type="number" step="0.05" value="1"></label>
+<span>Click or drag over cells to write a rule; with the keyboard: arrow keys, Shift to extend, Enter.</span>
+</div>"""
+
+
+class MergePanel:
+    """The components of the panel, and what they do.
+
+    Args:
+        desk: Of the host.
+        pictures: Says what picture is wanted.
+    """
+
+    def __init__(self, desk: Desk, pictures: PictureForm) -> None:
+        self._desk = desk
+        self._pictures = pictures
+        self.fields: dict[str, Any] = {}
+        form = desk.form
+        self._draw_models(form)
+        self._draw_ratios(form)
+        self._draw_spec(form)
+        self._draw_buttons()
+        self._draw_save(form)
+        make("HTML", value=_TOOLS, elem_id="elemental_tools")
+        self.table = make("HTML", value="", elem_id="elemental_map")
+
+    @property
+    def form_components(self) -> list[Any]:
+        """The components of the form, in the order of its fields."""
+        return [self.fields[name] for name in FIELDS]
+
+    def _draw_models(self, form: MergeForm) -> None:
+        titles = [known.title for known in self._desk.checkpoints()]
+        with make("Row", elem_id="elemental_models"):
+            for letter in "abc":
+                name = f"model_{letter}"
+                self.fields[name] = make(
+                    "Dropdown", label=f"Model {letter.upper()}", choices=titles, value=getattr(form, name) or None,
+                    allow_custom_value=True, elem_id=f"elemental_{name}", min_width=120, scale=4,
+                    visible=letter != "c" or MergeMode(form.mode).uses_c,
+                )  # fmt: skip
+            self.swap = make("Button", value="A ⇄ B", elem_id="elemental_swap", scale=1, min_width=70, size="sm")
+            self.refresh = make(
+                "Button", value="Refresh", elem_id="elemental_refresh", scale=1, min_width=70, size="sm"
+            )
+
+    def _draw_ratios(self, form: MergeForm) -> None:
+        with make("Row"):
+            self.fields["mode"] = make(
+                "Dropdown", label="Mode", choices=[mode.value for mode in MergeMode], value=form.mode,
+                elem_id="elemental_mode", scale=2, min_width=140,
+            )  # fmt: skip
+            for name in ("alpha", "beta"):
+                self.fields[name] = make(
+                    "Slider", label=name, minimum=-1, maximum=2, step=0.01, value=getattr(form, name),
+                    elem_id=f"elemental_{name}", scale=3, min_width=160,
+                    visible=name == "alpha" or MergeMode(form.mode).uses_beta,
+                )  # fmt: skip
+        self.formula = make("HTML", value=_draw_formula(form.mode), elem_id="elemental_formula")
+        blocks = " ".join(("BASE", *block_names(0)))
+        with make("Accordion", label="Block weights (MBW)", open=False, elem_id="elemental_mbw"):
+            self.preset = make(
+                "Dropdown", label="Preset", choices=[], value=None, elem_id="elemental_preset", min_width=120
+            )
+            for name, label in (("blocks", "Weights, BASE first; empty for none"), ("blocks_beta", "Weights of beta")):
+                visible = name == "blocks" or MergeMode(form.mode).uses_beta
+                self.fields[name] = make(
+                    "Textbox", label=label, value=getattr(form, name), lines=1, elem_id=f"elemental_{name}",
+                    visible=visible, placeholder="26 numbers (SDXL: 20), or 25 (19) to leave BASE to alpha",
+                )  # fmt: skip
+            sliders = f'<div class="elemental-sliders" data-field="elemental_blocks" data-blocks="{blocks}"></div>'
+            make("HTML", value=sliders, elem_id="elemental_sliders")
+
+    def _draw_spec(self, form: MergeForm) -> None:
+        self.fields["spec"] = make(
+            "Textbox", label="Elemental spec: blocks:elements:ratio", value=form.spec, lines=4, max_lines=14,
+            elem_id="elemental_spec", placeholder=_SPEC_HINT,
+        )  # fmt: skip
+        self.report = make("HTML", value="", elem_id="elemental_report")
+
+    def _draw_buttons(self) -> None:
+        with make("Row", elem_id="elemental_buttons"):
+            # no id here ends in "_generate": the WebUI takes a button of such a name for the one that its keys press
+            self.both = make("Button", value="Merge & Generate", variant="primary", elem_id="elemental_run_both")
+            self.merge = make("Button", value="Merge", elem_id="elemental_run_merge")
+            self.generate = make("Button", value="Generate", elem_id="elemental_run_pictures")
+            self.print_change = make(
+                "Checkbox", label="print change", value=False, elem_id="elemental_print_change", min_width=120
+            )
+
+    def _draw_save(self, form: MergeForm) -> None:
+        with make("Accordion", label="Save ...", open=False, elem_id="elemental_save"):
+            with make("Row"):
+                self.name = make(
+                    "Textbox", label="File name", lines=1, elem_id="elemental_name", scale=3, min_width=160,
+                    info=f"in {self._desk.host.models_folder()}",
+                )  # fmt: skip
+                vaes = [choice.value for choice in VaeChoice if choice is not VaeChoice.FILE]
+                self.fields["vae"] = make(
+                    "Dropdown", label="VAE", choices=vaes, value=form.vae, elem_id="elemental_vae",
+                    min_width=100, info="merged with BASE, or taken whole",
+                )  # fmt: skip
+                self.fields["dtype"] = make(
+                    "Dropdown", label="Number format", choices=[KEEP, *(dtype.value for dtype in SaveDtype)],
+                    value=form.dtype, elem_id="elemental_dtype", min_width=100, info="of the saved file",
+                )  # fmt: skip
+            with make("Row"):
+                self.overwrite = make(
+                    "Checkbox", label="replace a file of that name", value=False, elem_id="elemental_overwrite"
+                )
+                self.save = make("Button", value="Save", elem_id="elemental_run_save")
+
+    def wire(self, results: Results, sync: Any) -> None:
+        """Make the panel work.
+
+        Args:
+            results: Where what comes of it is shown.
+            sync: A hidden button that asks for another look at the form.
+        """
+        self._wire_preview(sync)
+        self._wire_fields()
+        desk, count = self._desk, len(FIELDS)
+        form_inputs = [*self.form_components, *self._pictures.components]
+
+        def run(values: Sequence[Any], what: str, *options: Any) -> Iterator[Updates]:
+            def begin() -> Any:
+                form = read_form(values[:count])
+                if what == "merge":
+                    return actions.merge(desk, form, None, print_change=bool(options[0]))
+                request = self._pictures.read(values[count:])
+                if what == "generate":
+                    return actions.generate(desk, form, request)
+                return actions.merge(desk, form, request, print_change=bool(options[0]))
+
+            return results.start(begin)
+
+        def merge(*values: Any) -> Iterator[Updates]:
+            yield from run(values[1:], "merge", values[0])
+
+        def both(*values: Any) -> Iterator[Updates]:
+            yield from run(values[1:], "both", values[0])
+
+        def generate(*values: Any) -> Iterator[Updates]:
+            yield from run(values, "generate")
+
+        def save(name: str, overwrite: bool, *values: Any) -> Iterator[Updates]:
+            yield from results.start(lambda: actions.save(desk, read_form(values), name, overwrite=bool(overwrite)))
+
+        on(self.merge, "click", merge, [self.print_change, *form_inputs], results.outputs, queue=True)
+        on(self.both, "click", both, [self.print_change, *form_inputs], results.outputs, queue=True)
+        on(self.generate, "click", generate, form_inputs, results.outputs, queue=True)
+        on(self.save, "click", save, [self.name, self.overwrite, *self.form_components], results.outputs, queue=True)
+
+    def _wire_preview(self, sync: Any) -> None:
+        desk = self._desk
+        outputs = [self.report, self.table, self.preset]
+
+        def look(*values: Any) -> Updates:
+            form = read_form(values)
+            desk.form = form
+            seen = desk.previewer.look(form)
+            updates: Updates = {self.report: seen.report}
+            if seen.table is not None:
+                updates[self.table] = seen.table
+            return updates
+
+        for name in FIELDS:
+            on(self.fields[name], "change", look, self.form_components, outputs[:2], latest=True)
+        for name in ("alpha", "beta"):  # up to gradio 3 changes are dropped while one is looked at
+            on(self.fields[name], "release", look, self.form_components, outputs[:2], latest=True)
+        on(sync, "click", look, self.form_components, outputs[:2], latest=True)
+
+    def _wire_fields(self) -> None:
+        desk, fields = self._desk, self.fields
+
+        def choose_mode(name: str) -> Updates:
+            mode = MergeMode(name)
+            shown = {"model_c": mode.uses_c, "beta": mode.uses_beta, "blocks_beta": mode.uses_beta}
+            return {
+                self.formula: _draw_formula(name),
+                **{fields[field]: update(visible=visible) for field, visible in shown.items()},
+            }
+
+        def refresh() -> Updates:
+            relist = getattr(desk.host, "refresh", None)
+            if relist is not None:
+                relist()
+            return {**self.choices(), self.preset: update(choices=_preset_names())}
+
+        def apply_preset(name: str | None, *values: Any) -> Updates:
+            seen = desk.previewer.look(read_form(values))
+            depth = len(seen.architecture.unet_blocks) if seen.architecture else 0
+            return {fields["blocks"]: _preset_text(name, depth)} if name else {}
+
+        changed = [self.formula, fields["model_c"], fields["beta"], fields["blocks_beta"]]
+        on(fields["mode"], "change", choose_mode, [fields["mode"]], changed)
+        models = [fields["model_a"], fields["model_b"]]
+        on(self.swap, "click", lambda a, b: (b, a), models, models)
+        on(self.refresh, "click", refresh, [], [*self.model_fields, self.preset])
+        on(self.preset, "change", apply_preset, [self.preset, *self.form_components], [fields["blocks"]])
+
+    @property
+    def model_fields(self) -> list[Any]:
+        """The components that list checkpoints."""
+        return [self.fields[f"model_{letter}"] for letter in "abc"]
+
+    def choices(self) -> Updates:
+        """List the host's checkpoints anew."""
+        titles = [known.title for known in self._desk.checkpoints()]
+        return {field: update(choices=titles) for field in self.model_fields}
+
+    def fill(self, form: MergeForm) -> Updates:
+        """Fill the form."""
+        mode = MergeMode(form.mode)
+        shown = {"model_c": mode.uses_c, "beta": mode.uses_beta, "blocks_beta": mode.uses_beta}
+        return {
+            self.fields[name]: update(value=value, **({"visible": shown[name]} if name in shown else {}))
+            for name, value in form.to_dict().items()
+        } | {self.preset: update(choices=_preset_names())}
+
+
+def read_form(values: Sequence[Any]) -> MergeForm:
+    """Read the form from its components' values, in the order of its fields."""
+    return form_from_dict(dict(zip(FIELDS, values, strict=True)))
+
+
+def _draw_formula(mode: str) -> str:
+    found = MergeMode(mode)
+    names = "a is alpha, b is beta" if found.uses_beta else "a is alpha"
+    return f'<p class="elemental-formula">{found.formula} <small>{names}</small></p>'
+
+
+def _preset_names() -> list[str]:
+    try:
+        return list(load_presets())
+    except ElementalError:
+        return []  # the command line tells what is wrong with the user's own file
+
+
+def _preset_text(name: str, depth: int) -> str:
+    """Give a preset's numbers for so many blocks, or for another architecture if it has none for these."""
+    found = load_presets().get(name.upper(), ())
+    fitting = [weights for weights in found if len(weights.unet) == depth] or list(found)
+    return format_block_weights(fitting[0]) if fitting else ""

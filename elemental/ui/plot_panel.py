@@ -1,0 +1,133 @@
+"""The plot panel: two axes with their values, an estimate, and the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+from ..errors import ElementalError
+from ..images.axes import AXES
+from ..images.samples import Sample
+from . import run_actions
+from .compat import make, on, update
+from .desk import Desk, PictureForm
+from .form import FIELDS
+from .merge_panel import read_form
+from .results import Results, Updates
+from .run_actions import PlotForm
+
+_NONE = "none"
+_HINT = """
+<p class="elemental-hint">Every cell is the merge of the <b>Merge</b> panel with these values put over it. Blank lines
+separate whole specs, commas or lines the rest; <code>|</code> begins another grid.</p>"""
+
+
+class PlotPanel:
+    """The components of the panel, and what they do.
+
+    Args:
+        desk: Of the host.
+        pictures: Says what picture is wanted.
+        samples: To learn from.
+    """
+
+    def __init__(self, desk: Desk, pictures: PictureForm, samples: Sequence[Sample]) -> None:
+        self._desk = desk
+        self._pictures = pictures
+        self._samples = {f"{sample.number}  {sample.title}": sample for sample in samples if sample.axes}
+        make("HTML", value=_HINT, elem_id="elemental_plot_hint")
+        self.fields: dict[str, Any] = {}
+        for side, what, first in (("x", "columns", "elemental"), ("y", "rows", _NONE)):
+            with make("Row"):
+                self.fields[f"{side}_type"] = make(
+                    "Dropdown", label=f"{side.upper()}: {what}", choices=[_NONE, *AXES] if side == "y" else list(AXES),
+                    value=first, elem_id=f"elemental_{side}_type", scale=1, min_width=150,
+                )  # fmt: skip
+                self.fields[side] = make(
+                    "Textbox", label="values", lines=4, max_lines=16, elem_id=f"elemental_{side}_values", scale=3,
+                    min_width=240,
+                )  # fmt: skip
+        with make("Row"):
+            self.sample = make(
+                "Dropdown", label="Sample to load", choices=list(self._samples), value=None,
+                elem_id="elemental_plot_sample", scale=3,
+            )  # fmt: skip
+            self.fields["compare"] = make(
+                "Checkbox", label="say how much differs from the first of its row", value=False,
+                elem_id="elemental_compare", scale=2,
+            )  # fmt: skip
+        with make("Row"):
+            self.run = make("Button", value="Run plot", variant="primary", elem_id="elemental_run_plot")
+            self.estimate = make("Button", value="Estimate", elem_id="elemental_estimate_plot")
+        self.answer = make("HTML", value="", elem_id="elemental_plot_answer")
+        with make("Row"):
+            self.unfinished = make(
+                "Dropdown", label="Unfinished runs, of plots and checks", choices=[], value=None,
+                elem_id="elemental_unfinished", scale=3,
+            )  # fmt: skip
+            self.list = make("Button", value="List", elem_id="elemental_list_runs", scale=1, min_width=70)
+            self.resume = make("Button", value="Resume", elem_id="elemental_resume", scale=1, min_width=90)
+
+    def wire(self, results: Results, form_components: Sequence[Any]) -> None:
+        """Make the panel work.
+
+        Args:
+            results: Where what comes of it is shown.
+            form_components: Of the merge panel.
+        """
+        desk, names = self._desk, list(self.fields)
+        inputs = [*self.fields.values(), *form_components, *self._pictures.components]
+
+        def read(values: Sequence[Any]) -> tuple[Any, ...]:
+            plot, rest = dict(zip(names, values[: len(names)], strict=True)), values[len(names) :]
+            form, request = read_form(rest[: len(FIELDS)]), self._pictures.read(rest[len(FIELDS) :])
+            return desk, form, read_plot(plot), request
+
+        def run(*values: Any) -> Iterator[Updates]:
+            yield from results.start(lambda: run_actions.run_plot(*read(values)))
+
+        def estimate(*values: Any) -> str:
+            return answer(lambda: run_actions.describe_survey(run_actions.plan_plot(*read(values))[1]))
+
+        def resume(choice: str | None) -> Iterator[Updates]:
+            runs = dict(run_actions.unfinished_runs(desk))
+            yield from results.start(lambda: run_actions.resume(desk, runs.get(choice or "", "")))
+
+        def list_runs() -> Any:
+            found = [words for words, _ in run_actions.unfinished_runs(desk)]
+            return update(choices=found, value=found[0] if found else None)
+
+        on(self.run, "click", run, inputs, results.outputs, queue=True)
+        on(self.estimate, "click", estimate, inputs, [self.answer])
+        on(self.list, "click", list_runs, [], [self.unfinished])
+        step = on(self.resume, "click", resume, [self.unfinished], results.outputs, queue=True)
+        step.then(list_runs, [], [self.unfinished], queue=False)
+        on(self.sample, "change", self._load_sample, [self.sample], list(self.fields.values()))
+
+    def _load_sample(self, title: str | None) -> Updates:
+        sample = self._samples.get(title or "")
+        if sample is None:
+            return {}
+        found = {f"{side}_type": kind for side, (kind, _) in sample.axes.items()}
+        found |= {side: values for side, (_, values) in sample.axes.items()}
+        return self.fill({"y_type": "", "y": "", "compare": "--compare" in sample.options, **found})
+
+    def fill(self, data: dict[str, Any]) -> Updates:
+        """Fill those fields that there is something for."""
+        shown = {name: (value or _NONE) if name == "y_type" else value for name, value in data.items()}
+        return {self.fields[name]: update(value=shown[name]) for name in self.fields if name in shown}
+
+
+def read_plot(data: dict[str, Any]) -> PlotForm:
+    """Read the panel's fields."""
+    y_type = data["y_type"] if data["y_type"] != _NONE else ""
+    return PlotForm(data["x_type"] or "", data["x"] or "", y_type or "", data["y"] or "", bool(data["compare"]))
+
+
+def answer(ask: Any) -> str:
+    """Draw what a question gives, or why it cannot be answered."""
+    try:
+        return f'<div class="elemental-message done" role="status"><pre>{escape(ask())}</pre></div>'
+    except ElementalError as exc:
+        return f'<div class="elemental-message failed" role="alert"><pre>{escape(str(exc))}</pre></div>'

@@ -1,0 +1,164 @@
+"""The right side of the tab: what is live, how far the job is, and what it made; always in view, whatever the panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from html import escape
+from typing import Any
+
+from ..errors import ElementalError
+from ..jobs import Job, JobView
+from ..merge.metadata import name_recipe
+from ..workbench import LiveKind, LiveNow
+from .compat import make, on, update
+from .desk import Desk
+
+_SECONDS_BETWEEN = 0.25
+_MOST_COLUMNS = 12
+_LIVE = {LiveKind.NOTHING: "none", LiveKind.FILE: "file", LiveKind.ACTIVE: "active", LiveKind.LOST: "lost"}
+
+Updates = dict[Any, Any]
+
+
+class Results:
+    """The components of the right side.
+
+    Args:
+        desk: Of the host.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.live = make("HTML", value=draw_live(desk), elem_id="elemental_live")
+        with make("Row", elem_id="elemental_result_buttons"):
+            self.stop = make("Button", value="Stop", variant="stop", elem_id="elemental_stop")
+            self.restore = make("Button", value="Restore", elem_id="elemental_restore")
+        self.progress = make("HTML", value="", elem_id="elemental_progress")
+        self.table = make("HTML", value="", elem_id="elemental_table")
+        self.gif = make("HTML", value="", elem_id="elemental_gif_view")
+        self.products = make(
+            "Gallery", label="Grids and charts", show_label=False, elem_id="elemental_products", columns=1,
+            height="auto", object_fit="contain", interactive=False, visible=False,
+        )  # fmt: skip
+        self.gallery = make(
+            "Gallery", label="Pictures", show_label=False, elem_id="elemental_gallery", columns=3, height="auto",
+            object_fit="contain", interactive=False, visible=False,
+        )  # fmt: skip
+        self.details = make("HTML", value="", elem_id="elemental_details")
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What following a job changes."""
+        return [self.live, self.progress, self.table, self.gif, self.products, self.gallery, self.details]
+
+    def start(self, begin: Callable[[], Job]) -> Iterator[Updates]:
+        """Begin a job and follow it, or show why it cannot be begun.
+
+        Args:
+            begin: Begins it.
+        """
+        try:
+            begin()
+        except ElementalError as exc:
+            yield {self.progress: draw_message("failed", str(exc), job=self._desk.board.job, named=False)}
+            return
+        yield from self.follow()
+
+    def follow(self) -> Iterator[Updates]:
+        """Show the job that runs, or that ran last, until it has ended; any number of pages may."""
+        job = self._desk.board.job
+        if job is None:
+            yield {self.live: draw_live(self._desk)}
+            return
+        view = job.view
+        shown: tuple[object, ...] | None = None
+        while True:
+            updates: Updates = {self.progress: self._draw_progress(job, view), self.live: draw_live(self._desk)}
+            if shown is None:
+                updates[self.gif] = ""  # of another check
+            if shown is None or (view.pictures, view.products, view.table, view.details) != shown:
+                shown = view.pictures, view.products, view.table, view.details
+                updates |= self._show_made(view)
+            yield updates
+            if view.ended:
+                return
+            view = job.wait(view.version, _SECONDS_BETWEEN)
+
+    def _show_made(self, view: JobView) -> Updates:
+        columns = min(view.columns, _MOST_COLUMNS) or (3 if len(view.pictures) > 1 else 1)
+        pictures = [(str(path), caption) for path, caption in view.pictures]
+        products = [str(path) for path in view.products]
+        return {
+            self.gallery: update(value=pictures, visible=bool(pictures), columns=columns),
+            self.products: update(value=products, visible=bool(products)),
+            self.table: view.table,
+            self.details: view.details,
+        }
+
+    def _draw_progress(self, job: Job, view: JobView) -> str:
+        glimpse = self._desk.host.glimpse() if not view.ended else None
+        text, done = view.text, view.done
+        if glimpse is not None and glimpse.steps:
+            text = f"{text.removesuffix(' ...')}, step {glimpse.step} of {glimpse.steps}"
+            done = max(done, glimpse.step / glimpse.steps) if not view.columns else done
+        return draw_message(view.state.value, text, job=job, done=None if view.ended else done)
+
+    def wire(self) -> None:
+        """Make the buttons work."""
+        from . import actions
+
+        desk = self._desk
+
+        def restore() -> Iterator[Updates]:
+            yield from self.start(lambda: actions.restore(desk))
+
+        on(self.stop, "click", desk.stop)
+        on(self.restore, "click", restore, [], self.outputs, queue=True)
+
+
+def draw_live(desk: Desk) -> str:
+    """Say what is in the live model; which job runs stands in an attribute, for pages that do not follow it yet."""
+    job = desk.board.job
+    followed = "" if job is None else _job_id(job)
+    now = desk.bench.live()
+    return (
+        f'<div class="elemental-live {_LIVE[now.kind]}" data-job="{followed}" role="status"><b>Live model</b> '
+        f"{_describe_live(now)}</div>"
+    )
+
+
+def _describe_live(now: LiveNow) -> str:
+    title = escape(now.checkpoint.path.name) if now.checkpoint else ""
+    if now.recipe is None:
+        return title or "none is loaded yet"
+    name = escape(name_recipe(now.recipe)).replace("\n", ", ")
+    if now.kind is LiveKind.LOST:
+        return (
+            f"{title or 'another one'} <em>lost: another checkpoint was loaded over the merge</em> <span>{name}</span>"
+        )
+    return f"<em>merge active</em> <span>{name}</span>"
+
+
+def draw_message(state: str, text: str, *, job: Job | None, done: float | None = None, named: bool = True) -> str:
+    """Draw how far a job is.
+
+    Args:
+        state: The name of its state.
+        text: What to read.
+        job: The job that is shown.
+        done: The part that is done, from 0 to 1; None for no bar.
+        named: Whether the text is about that job.
+    """
+    followed = "" if job is None else _job_id(job)
+    name = "" if job is None or not named else f"<b>{escape(job.view.name)}</b> "
+    percent = "" if done is None else f"{100 * done:.0f}"
+    bar = "" if done is None else f'<progress max="100" value="{percent}">{percent} %</progress>'
+    role = "alert" if state == "failed" else "status"
+    return (
+        f'<div class="elemental-message {state}" data-job="{followed}" role="{role}">{bar}<div>{name}'
+        f"<span>{state if state != 'running' else ''}</span></div><pre>{escape(text)}</pre></div>"
+    )
+
+
+def _job_id(job: Job) -> str:
+    return f"{job.view.started:.6f}"

@@ -1,0 +1,119 @@
+"""The tab: the panels on the left, the results on the right, and what connects them with the page's JavaScript."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ElementalError
+from ..hosts.base import Host
+from ..images.samples import Sample
+from .check_panel import CheckPanel
+from .compat import blocks, make, on
+from .desk import PictureForm, desk_of
+from .history_panel import HistoryPanel, recipe_updates
+from .merge_panel import MergePanel
+from .plot_panel import PlotPanel
+from .results import Results, Updates, draw_live
+
+_log = logging.getLogger(__name__)
+
+TITLE = "Elemental"
+ROOT_ID = "elemental_tab"
+
+_ALONE = """
+.gradio-container { overflow: clip !important; max-width: 1800px !important; }
+#elemental_style { display: none; }
+"""
+"""Style of a page of our own: what is hidden could not be scrolled past, and so nothing would stay in view."""
+
+
+def make_tab(host: Host, pictures: PictureForm, *, samples: Sequence[Sample] = (), alone: bool = False) -> Any:
+    """Build the tab; what runs meanwhile, and what is in the live model, is the same in each tab of a host.
+
+    Args:
+        host: What makes the pictures.
+        pictures: Says what picture is wanted.
+        samples: Of plots and checks, to learn from.
+        alone: Whether it is a page by itself, which brings its own style and JavaScript.
+
+    Returns:
+        The ``gradio.Blocks``.
+    """
+    desk = desk_of(host)
+    with blocks(TITLE) as page:
+        if alone:
+            style = (asset_folder() / "style.css").read_text(encoding="utf-8")
+            make("HTML", value=f"<style>{style}{_ALONE}</style>", elem_id="elemental_style")
+        with make("Column", elem_id=ROOT_ID):
+            # hidden by the style, since what is invisible for gradio is not on the page at all
+            with make("Column", elem_id="elemental_bridges"):
+                bridges = {name: _bridge("Button", name) for name in ("sync", "poll", "boot", "follow")}
+                bridges |= {name: _bridge("Textbox", name) for name in ("entry", "gif")}
+            with make("Row", elem_id="elemental_columns"):
+                with make("Column", scale=11, min_width=560, elem_id="elemental_controls"):
+                    pictures.draw()
+                    with make("Tabs", elem_id="elemental_panels"):
+                        with make("Tab", label="Merge", elem_id="elemental_panel_merge"):
+                            merge = MergePanel(desk, pictures)
+                        with make("Tab", label="XY plot", elem_id="elemental_panel_plot"):
+                            plot = PlotPanel(desk, pictures, samples)
+                        with make("Tab", label="Effect check", elem_id="elemental_panel_check"):
+                            check = CheckPanel(desk, pictures, samples)
+                        with make("Tab", label="History", elem_id="elemental_panel_history") as history_tab:
+                            history = HistoryPanel(desk)
+                with make("Column", scale=9, min_width=420, elem_id="elemental_results"):
+                    results = Results(desk)
+        merge.wire(results, bridges["sync"])
+        plot.wire(results, merge.form_components)
+        check.wire(results, merge.form_components, bridges["gif"])
+        history.wire(merge, plot, check, bridges["entry"])
+        results.wire()
+        on(history_tab, "select", history.draw, [], [history.table])
+        _wire_page(desk, merge, history, results, bridges)
+        if alone:
+            script = (asset_folder() / "javascript" / "elemental.js").read_text(encoding="utf-8")
+            on(page, "load", None, js=f"() => {{ {script} }}")
+    return page
+
+
+def _wire_page(desk: Any, merge: MergePanel, history: HistoryPanel, results: Results, bridges: dict[str, Any]) -> None:
+    """Wire what the page's JavaScript asks for: a first filling, and what is live, again and again."""
+    host = desk.host
+
+    def boot() -> Updates:
+        filled, choices = merge.fill(desk.form), merge.choices()
+        models = {field: {**filled[field], **choices[field]} for field in choices}
+        return {**filled, **models, history.table: history.draw(), results.live: draw_live(desk)}
+
+    def poll() -> Updates:
+        updates: Updates = {results.live: draw_live(desk)}
+        take = getattr(host, "take_pasted", None)
+        pasted = take() if take is not None else None
+        return updates | (recipe_updates(desk, merge, pasted) if pasted else {})
+
+    form = [*merge.form_components, merge.preset]
+    on(bridges["boot"], "click", boot, [], [*form, history.table, results.live])
+    on(bridges["follow"], "click", results.follow, [], results.outputs, queue=True)
+    on(bridges["poll"], "click", poll, [], [results.live, *form])
+
+
+def _bridge(kind: str, name: str) -> Any:
+    return make(kind, value="", elem_id=f"elemental_{name}", label=name)
+
+
+def asset_folder() -> Path:
+    """Give the folder of the style and the JavaScript: in the package where it was installed, beside it elsewhere."""
+    own = Path(__file__).parent / "assets"
+    return own if own.is_dir() else own.parents[2]
+
+
+def make_message_tab(error: Exception) -> Any:
+    """Build a tab that says why the real one could not be built."""
+    _log.exception("the tab could not be built", exc_info=error)
+    text = str(error) if isinstance(error, ElementalError) else f"{type(error).__name__}: {error}"
+    with blocks(TITLE) as page, make("Column", elem_id=ROOT_ID):
+        make("Markdown", value=f"The tab could not be built: {text}\n\nThe console says more.")
+    return page

@@ -1,0 +1,203 @@
+"""The host's live model as the user works with it: a merge that stays in it, pictures of it, and the way back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import HostError, MergeError
+from .hosts.base import NO_FIELDS, CheckpointRef, Host, LiveModel
+from .merge.controls import Controls
+from .merge.hashes import remembered_sha256
+from .merge.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe, recipe_as_json
+from .merge.sources import locate_model
+from .spec.recipe import MergeRecipe, ModelSource
+from .workflows import live_merge, pictures_of_merge
+
+if TYPE_CHECKING:
+    from .images.request import GeneratedImage, ImageRequest
+    from .merge.live import LiveMerge
+
+
+class LiveKind(Enum):
+    """What is in the live model."""
+
+    NOTHING = "nothing"
+    FILE = "file"
+    ACTIVE = "active"
+    LOST = "lost"
+
+
+@dataclass(frozen=True)
+class LiveNow:
+    """What is in the live model.
+
+    Attributes:
+        kind: Nothing, a checkpoint as it is, a merge, or no longer the merge that was.
+        checkpoint: The file it was loaded from.
+        recipe: The merge, if there is one or was one.
+    """
+
+    kind: LiveKind
+    checkpoint: CheckpointRef | None = None
+    recipe: MergeRecipe | None = None
+
+
+@dataclass
+class _Active:
+    """A merge in the live model.
+
+    Attributes:
+        live: The model.
+        merge: What keeps it equal to the recipe.
+        stack: Gives the model back when it is closed.
+        recipe: The merge; None until the first is whole.
+        before: The checkpoint that was loaded before.
+    """
+
+    live: LiveModel
+    merge: LiveMerge
+    stack: ExitStack
+    recipe: MergeRecipe | None
+    before: CheckpointRef | None
+
+
+class Workbench:
+    """The live model of a host; its methods are called within a job of the host's, one at a time.
+
+    Args:
+        host: Whose model it is.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._active: _Active | None = None
+        self._lock = threading.RLock()
+        host.before_loading(self._leave)
+
+    def live(self) -> LiveNow:
+        """Tell what is in the model; cheap enough to be asked each second."""
+        active = self._active
+        loaded = self._host.loaded()
+        if active is not None and active.recipe is not None:
+            kind = LiveKind.LOST if active.live.replaced() else LiveKind.ACTIVE
+            return LiveNow(kind, loaded, active.recipe)
+        return LiveNow(LiveKind.NOTHING if loaded is None else LiveKind.FILE, loaded)
+
+    def merge(self, recipe: MergeRecipe, *, controls: Controls | None = None) -> None:
+        """Make the model equal to a recipe, and leave it so.
+
+        Args:
+            recipe: What to merge and how.
+            controls: Progress and stop.
+
+        Raises:
+            ElementalError: It cannot be done, or was stopped; the model is then what it was before any merge.
+        """
+        with self._lock:
+            path = locate_model(recipe.model_a, self._host.models_folder())
+            active = self._begin(path)
+            try:
+                active.merge.apply(recipe, controls=controls)
+                active.recipe = recipe
+                state = active.merge.check()
+                if state.value == LiveKind.LOST.value:
+                    raise MergeError("The merge is not in the live model; something else has written to it.")
+                text = recipe_as_json(recipe, active.merge.models)
+                active.live.describe({LABEL_FIELD: name_recipe(recipe)}, {RECIPE_FIELD: text})
+            except BaseException:
+                self.restore()
+                raise
+
+    def pictures(
+        self, request: ImageRequest, *, otherwise: ModelSource | None = None, controls: Controls | None = None
+    ) -> Sequence[GeneratedImage]:
+        """Make pictures of what is in the model.
+
+        Args:
+            request: What to make.
+            otherwise: What to load if nothing is.
+            controls: Progress and stop.
+
+        Raises:
+            HostError: No model is loaded, the merge was lost, or the host fails.
+            Stopped: The user asked for it.
+        """
+        with self._lock:
+            now = self.live()
+            if now.kind is LiveKind.LOST:
+                raise HostError("The merge was lost: another checkpoint was loaded meanwhile. Merge again, or restore.")
+            if self._active is not None and now.recipe is not None:
+                return pictures_of_merge(self._host, request, self._active.merge, now.recipe, controls=controls)
+            if now.checkpoint is None:
+                if otherwise is None:
+                    raise HostError("No model is loaded: choose models and merge them first.")
+                self._open(locate_model(otherwise, self._host.models_folder()))
+                now = self.live()
+            path = now.checkpoint.path if now.checkpoint else Path()
+            sha256 = remembered_sha256(path) if path.is_file() else None
+            names = {**({"Model hash": sha256[:10]} if sha256 else {}), "Model": path.stem}
+            return self._host.make_pictures(request, model=names, fields=NO_FIELDS)
+
+    def restore(self) -> None:
+        """Give the model back as it was before the first merge, and load what was loaded then.
+
+        Raises:
+            HostError: The host did not take it back.
+        """
+        with self._lock:
+            active, lost = self._active, self.live().kind is LiveKind.LOST
+            self._leave()
+            if active is None or active.before is None or lost:  # what took the merge's place is the user's own choice
+                return
+            loaded = self._host.loaded()
+            if loaded is None or loaded.path != active.before.path:
+                self._open(active.before.path)
+
+    @contextmanager
+    def lend(self) -> Iterator[None]:
+        """Put the merge aside for a run of many merges; afterwards the model is what it was, the merge included."""
+        with self._lock:
+            now, active = self.live(), self._active
+            self._leave()
+        try:
+            yield
+        finally:
+            with self._lock:
+                before = active.before if active else now.checkpoint
+                if now.kind is LiveKind.ACTIVE and now.recipe is not None:
+                    self.merge(now.recipe)
+                    if self._active is not None:
+                        self._active.before = before
+                elif now.kind is LiveKind.FILE and now.checkpoint is not None:
+                    self._open(now.checkpoint.path)
+
+    def _begin(self, path: Path) -> _Active:
+        """Open model A, in which the merge of the same model may go on."""
+        active = self._active
+        before = active.before if active else self._host.loaded()
+        loaded = self._host.loaded()
+        if active is not None and not active.live.replaced() and loaded is not None and loaded.path == path:
+            return active
+        self._leave()
+        live = self._open(path)
+        stack = ExitStack()
+        merge = stack.enter_context(live_merge(live, models_folder=self._host.models_folder()))
+        self._active = _Active(live, merge, stack, None, before)
+        return self._active
+
+    def _open(self, path: Path) -> LiveModel:
+        return self._host.open_model(CheckpointRef(path.stem, path))
+
+    def _leave(self) -> None:
+        """End the merge; the model is what it was before it, unless the host has loaded something over it."""
+        with self._lock:
+            active, self._active = self._active, None
+            if active is not None:
+                active.live.describe({}, NO_FIELDS)
+                active.stack.close()

@@ -1,0 +1,357 @@
+"""The tab in a real browser: each panel's main path, and what users meet when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elemental.demo.make import copy_pair
+from elemental.images.files import read_picture, read_texts
+from elemental.images.request import ImageRequest
+from elemental.images.samples import read_samples
+from elemental.merge.metadata import recipe_from_metadata
+from elemental.workflows import CONFIG_VARIABLE, read_recipe
+
+from .browser import Page, browser
+
+pytest.importorskip("gradio")
+pytest.importorskip("diffusers")
+
+from elemental.hosts.standalone import StandaloneHost
+from elemental.ui.compat import serve
+from elemental.ui.picture_form import OwnPictureForm
+from elemental.ui.tab import make_tab
+
+ROOT = Path(__file__).parent.parent
+SCREENS = "ELEMENTAL_SCREENSHOTS"
+SPEC = "OUT09::2\nIN00-IN05:ff:0.3"
+
+
+@dataclass
+class Site:
+    """The tab, served.
+
+    Attributes:
+        url: Its address.
+        models: The folder of checkpoints.
+        output: The folder for pictures.
+        host: What makes them.
+    """
+
+    url: str
+    models: Path
+    output: Path
+    host: StandaloneHost
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    models, output = folder / "models", folder / "out"
+    copy_pair(models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CONFIG_VARIABLE, str(folder / "config"))
+        host = StandaloneHost(models=models, output=output)
+        request = ImageRequest("a red circle on blue", seed=3, steps=2, cfg=4.0, width=64, height=64)
+        samples = list(read_samples(ROOT / "sample.txt").values())
+        page = make_tab(host, OwnPictureForm(host, request), samples=samples, alone=True)
+        _, url = serve(page, host="127.0.0.1", port=None, files=[output], wait=False)
+        yield Site(url, models, output, host)
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture
+def tab(site: Site, chromium: Any, tmp_path: Path) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+    context.set_default_timeout(15_000)
+    page = Page(context.new_page(), Path(os.environ.get(SCREENS, tmp_path / "screens")))
+    page.open(site.url)
+    # the page has the form that was looked at last
+    page.write("spec", "")
+    page.report("tensors differ")
+    yield page
+    assert page.errors == []
+    context.close()
+
+
+def live(tab: Page) -> str:
+    return tab.text("live")
+
+
+def test_a_merge_is_drawn_saved_and_given_back(tab: Page, site: Site) -> None:
+    tab.write("spec", SPEC)
+    tab.report("2 rules set 54 of 686 elements")
+    tab.page.locator("#elemental_print_change input").check()
+    said = tab.job("run_both")
+    assert "Merged in" in said
+    assert "merge active" in live(tab)
+    assert "OUT09::2" in live(tab)
+    assert "rule 1: OUT09::2" in tab.text("details")
+    (picture,) = (site.output / "pictures").glob("00000-3.png")
+    recipe = recipe_from_metadata(read_texts(picture), name="the picture")
+    assert [str(rule) for rule in recipe.rules.rules] == SPEC.splitlines()
+    tab.wait(lambda: tab.page.locator("#elemental_gallery img").count() >= 1, "the picture")
+    tab.screenshot("merge")
+
+    tab.page.get_by_text("Save ...").click()
+    tab.write("name", "../outside")
+    tab.press("run_save")
+    tab.wait(lambda: "is no name for a file" in tab.text("progress"), "the name to be refused")
+    tab.write("name", "ab")
+    assert "Saved ab.safetensors" in tab.job("run_save")
+    assert [str(rule) for rule in read_recipe(site.models / "ab.safetensors").rules.rules] == SPEC.splitlines()
+    assert "exists" in tab.job("run_save", ends="failed")
+
+    merged = read_picture(picture).tobytes()
+    tab.job("restore")
+    assert "a.safetensors" in live(tab)
+    assert "merge" not in live(tab)
+    tab.job("run_pictures")
+    plain = read_picture(site.output / "pictures" / "00001-3.png").tobytes()
+    assert plain != merged
+    tab.write("spec", "")
+    tab.report("tensors differ")
+    (site.models / "ab.safetensors").unlink()
+
+
+def test_a_mistake_is_shown_with_a_caret_and_mended(tab: Page) -> None:
+    tab.write("spec", "OUT12:attn2:0.5")
+    tab.report('unknown block "OUT12"')
+    assert "^^^^^" in tab.text("report")
+    assert "stale" in str(tab.page.locator("#elemental_map").first.get_attribute("class"))
+    tab.screenshot("mistake")
+    tab.press("run_merge")
+    tab.wait(lambda: "unknown block" in tab.text("progress"), "the refusal")
+    tab.write("spec", "OUT11:atn2:0.5")
+    tab.report("warning")
+    tab.report("matches no tensor")
+    tab.write("spec", "OUT11:attn2:0.5")
+    tab.report("1 rule sets 5 of 686 elements")
+    assert "stale" not in str(tab.page.locator("#elemental_map").first.get_attribute("class"))
+
+
+def test_fast_typing_ends_on_a_report_of_what_stands_there(tab: Page) -> None:
+    area = tab.page.locator("#elemental_spec textarea")
+    for _ in range(3):
+        area.fill("")
+        area.press_sequentially("OUT03 OUT04:attn2:0.5", delay=3)
+        tab.report("1 rule sets 10 of 686 elements")
+
+
+def test_cells_write_rules(tab: Page) -> None:
+    tab.page.locator("#elemental_brush").fill("0.25")
+    rows = tab.page.locator(".elemental-map tbody tr")
+    row = next(i for i in range(rows.count()) if rows.nth(i).locator("th").inner_text() == "attn2.to_k")
+    cells = rows.nth(row).locator("td")
+    cells.nth(18).hover()  # OUT04: BASE, 12 of IN, M00 and four of OUT stand before it
+    tip = tab.page.locator("#elemental_tooltip")
+    assert "model.diffusion_model.output_blocks.4.1.transformer_blocks.*.attn2.to_k" in tip.inner_text()
+    assert "alpha 0.5" in tip.inner_text()
+    tab.page.mouse.down()
+    cells.nth(20).hover()
+    tab.page.mouse.up()
+    tab.wait(lambda: tab.read("spec") == "OUT04-OUT06:attn2.to_k:0.25", "the rule")
+    tab.report("1 rule sets 3 of 686 elements")
+    tab.page.locator("#elemental_brush").fill("1")
+    cells.nth(18).click()
+    tab.wait(lambda: tab.read("spec").endswith("\nOUT04:attn2.to_k:1"), "the second rule")
+    cells.nth(18).click()
+    tab.page.wait_for_timeout(300)
+    assert tab.read("spec").count("\n") == 1  # the same cell again writes the same rule
+    tab.report("2 rules set 3 of 686 elements")
+    cells.nth(18).hover()
+    tab.wait(lambda: "rule 2: OUT04:attn2.to_k:1" in tip.inner_text(), "the deciding rule")
+    tab.page.locator(".elemental-map").focus()
+    for key in ("ArrowDown", "ArrowRight", "Shift+ArrowRight"):
+        tab.page.keyboard.press(key)
+    tab.page.keyboard.press("Enter")
+    tab.wait(lambda: tab.read("spec").count("\n") == 2, "a rule by the keyboard")
+
+
+def test_tab_completes_names_and_leaves_an_empty_field(tab: Page) -> None:
+    area = tab.page.locator("#elemental_spec textarea")
+    area.fill("")
+    area.press_sequentially("OUT1")
+    area.press("Tab")
+    assert "OUT10" in tab.page.locator("#elemental_completions").inner_text()
+    area.press_sequentially("0:skip")
+    area.press("Tab")
+    assert tab.read("spec") == "OUT10:skip_connection"
+    area.press("End")
+    area.press_sequentially(":1, ")
+    area.press("Tab")
+    assert not tab.page.evaluate("document.activeElement.closest('#elemental_spec') !== null")
+
+
+def test_sliders_and_text_follow_each_other(tab: Page) -> None:
+    tab.page.get_by_text("Block weights (MBW)").click()
+    slider = tab.page.locator(".elemental-sliders input[data-block=IN01]")
+    slider.wait_for()
+    slider.fill("1.5")
+    tab.wait(lambda: tab.read("blocks").split(",")[:4] == ["0.5", "0.5", "1.5", "0.5"], "the text")
+    tab.write("blocks", ",".join(["0.1"] * 26))
+    tab.wait(lambda: slider.input_value() == "0.1", "the slider")
+    cell = tab.page.locator(".elemental-map td.e[data-r='0.1']").first
+    tab.wait(lambda: cell.count() == 1, "the map")
+    tab.choose("preset", "GRAD_V")
+    tab.wait(lambda: len(tab.read("blocks").split(",")) in (25, 26) and "0.1" not in tab.read("blocks")[:4], "a preset")
+    tab.screenshot("weights")
+    tab.write("blocks", "1,2")
+    tab.report("block weights")
+    tab.write("blocks", "")
+    tab.report("tensors differ")
+
+
+def test_modes_show_what_they_need(tab: Page) -> None:
+    assert not tab.page.locator("#elemental_model_c").is_visible()
+    tab.choose("mode", "triple-sum")
+    tab.page.locator("#elemental_model_c").wait_for()
+    assert "b C" in tab.text("formula")
+    tab.report("Choose model C")
+    tab.choose("model_c", "b.safetensors")
+    tab.report("tensors differ")
+    assert tab.page.locator(".elemental-map").count() == 2
+    tab.choose("mode", "weight-sum")
+    tab.page.locator("#elemental_model_c").wait_for(state="hidden")
+    tab.report("tensors differ")
+
+
+def test_ctrl_enter_runs(tab: Page) -> None:
+    area = tab.page.locator("#elemental_spec textarea")
+    area.fill("OUT08::1")
+    tab.report("1 rule sets")
+    area.press("Control+Enter")
+    tab.wait(lambda: "OUT08::1" in live(tab), "the merge")
+    tab.ended()
+    tab.job("restore")
+
+
+def test_a_plot_is_stopped_seen_after_a_reload_and_resumed(tab: Page, site: Site) -> None:
+    tab.panel("XY plot")
+    tab.choose("x_type", "pinpoint-element")
+    tab.write("x_values", "OUT09:attn1, OUT09:ff, OUT08:attn2")
+    tab.choose("y_type", "alpha")
+    tab.write("y_values", "0, 1, 2")
+    tab.press("estimate_plot")
+    tab.wait(lambda: "picture" in tab.text("plot_answer"), "the estimate")
+    assert "9 pictures, 9 merges" in tab.text("plot_answer")
+    drawn, gate = threading.Event(), threading.Event()
+    whole = site.host.make_pictures
+
+    def slow(*args: Any, **options: Any) -> Any:
+        pictures = whole(*args, **options)
+        drawn.set()
+        gate.wait(20)
+        return pictures
+
+    site.host.make_pictures = slow  # type: ignore[method-assign]
+    try:
+        tab.press("run_plot")
+        tab.wait(
+            lambda: "running" in str(tab.page.locator("#elemental_progress .elemental-message").get_attribute("class")),
+            "it",
+        )
+        tab.wait(drawn.is_set, "the first picture")
+        tab.page.reload()
+        tab.ready()
+        progress = tab.page.locator("#elemental_progress .elemental-message.running")
+        tab.wait(lambda: progress.count() == 1, "the running plot after the page was loaded anew")
+        tab.panel("XY plot")
+        tab.wait(lambda: tab.read("x_values").startswith("OUT09:attn1"), "what was typed")
+        tab.press("run_plot")
+        tab.press("stop")
+        tab.page.wait_for_timeout(300)
+    finally:
+        gate.set()
+        site.host.make_pictures = whole  # type: ignore[method-assign]
+    tab.ended("stopped")
+    (folder,) = (site.output / "plots").iterdir()
+    made = len(list((folder / "cells").glob("*.png")))
+    assert 0 < made < 9
+    tab.press("list_runs")
+    tab.wait(lambda: f"{made} of 9" in tab.read("unfinished"), "the unfinished run")
+    said = tab.job("resume")
+    assert f"{9 - made} pictures" in said
+    assert len(list((folder / "cells").glob("*.png"))) == 9
+    assert (folder / "grid.png").is_file()
+    tab.wait(lambda: tab.page.locator("#elemental_products img").count() >= 1, "the grid")
+    tab.screenshot("plot")
+    assert "merge" not in live(tab)
+
+
+def test_a_check_ranks_and_shows_what_changes(tab: Page, site: Site) -> None:
+    tab.panel("Effect check")
+    tab.write("elements", "OUT09, OUT09:attn1, OUT08")
+    tab.write("check_ratio", "2")
+    said = tab.job("run_check")
+    assert "4 pictures" in said
+    rows = tab.page.locator("#elemental_table tbody tr")
+    assert rows.count() == 3
+    rows.first.click()
+    tab.page.locator("#elemental_gif_view img").wait_for()
+    assert (site.output / "checks" / "a-b" / "diff" / "diff.csv").is_file()
+    tab.screenshot("check")
+
+
+def test_history_loads_a_spec_of_several_lines(tab: Page) -> None:
+    spec = "OUT09::0.7\nOUT08:attn1:0.2\nNOT OUT03:ff:0.1"
+    tab.write("spec", spec)
+    tab.report("3 rules")
+    tab.job("run_merge")
+    tab.write("spec", "")
+    tab.report("tensors differ")
+    tab.panel("History")
+    tab.press("refresh_history")
+    tab.page.locator("#elemental_history [data-entry]").first.wait_for()
+    tab.screenshot("history")
+    tab.page.locator("#elemental_history [data-entry]").first.click()
+    tab.panel("Merge")
+    tab.wait(lambda: tab.read("spec") == spec, "the spec")
+    tab.job("restore")
+
+
+def test_what_is_wrong_is_said_and_the_next_run_works(tab: Page, site: Site) -> None:
+    copy = site.models / "gone.safetensors"
+    copy.write_bytes((site.models / "b.safetensors").read_bytes())
+    tab.press("refresh")
+    tab.choose("model_b", "gone.safetensors")
+    tab.report("tensors differ")
+    copy.unlink()
+    tab.press("run_merge")
+    tab.wait(lambda: "There is no model gone.safetensors any more" in tab.text("progress"), "the message")
+    tab.choose("model_b", "a.safetensors")
+    tab.report("same file")
+    tab.choose("model_b", "b.safetensors")
+    tab.report("tensors differ")
+    tab.write("width", "63")
+    tab.press("run_both")
+    tab.wait(lambda: "multiple of 8" in tab.text("progress"), "the refused size")
+    tab.write("width", "64")
+    tab.job("run_both")
+    tab.job("restore")
+
+
+def test_two_browsers_see_one_job(tab: Page, site: Site, chromium: Any, tmp_path: Path) -> None:
+    context = chromium.new_context()
+    other = Page(context.new_page(), tmp_path)
+    other.open(site.url)
+    tab.write("spec", "OUT07::1")
+    tab.report("1 rule")
+    tab.job("run_merge")
+    other.wait(lambda: "OUT07::1" in live(other), "the other page to see it")
+    other.wait(lambda: "Merged in" in other.text("progress"), "the other page to follow it")
+    other.job("restore")
+    tab.wait(lambda: "merge" not in live(tab), "this page to see it")
+    context.close()
