@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from pathlib import Path
 
 from ..errors import ElementalError
@@ -99,7 +100,12 @@ def _read_models(recipe: MergeRecipe) -> _Opened:
 
 
 def _draw_error(text: str, stamp: str) -> str:
-    return f'<div class="elemental-report error" role="alert" data-stamp="{stamp}"><pre>{escape(text)}</pre></div>'
+    """Draw a message whose indented lines, a line of the spec and carets under it, keep their places."""
+    parts = []
+    for quoted, lines in groupby(text.splitlines(), key=lambda line: line.startswith("    ")):
+        shown = escape("\n".join(lines))
+        parts.append(f"<pre>{shown}</pre>" if quoted else f"<p>{shown}</p>")
+    return f'<div class="elemental-report error" role="alert" data-stamp="{stamp}">{"".join(parts)}</div>'
 
 
 def _draw_report(plan: MergePlan, stamp: str) -> str:

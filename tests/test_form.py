@@ -1,0 +1,157 @@
+"""The form, what is shown beside it as one types, and the names of files; without a page."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from elemental import MergeMode, MergeRecipe, RecipeError, SaveDtype, SpecError, model_source, parse_rules
+from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, tensor_shapes
+from elemental.hosts.base import CheckpointRef
+from elemental.spec.blocks import BASE
+from elemental.spec.groups import find_groups
+from elemental.spec.keys import detect_architecture, name_key
+from elemental.spec.parser import parse_rules as parse
+from elemental.spec.select import Selection, members
+from elemental.spec.weights import parse_block_weights
+from elemental.ui.form import MergeForm, finder, form_from_dict, form_from_recipe, safe_file_name
+from elemental.ui.preview import Previewer, stamp_of
+
+
+@pytest.fixture
+def refs(models: dict[str, Path]) -> list[CheckpointRef]:
+    return [CheckpointRef(f"{name}.safetensors", path) for name, path in models.items()]
+
+
+@pytest.fixture
+def form() -> MergeForm:
+    return MergeForm(model_a="a.safetensors", model_b="b.safetensors")
+
+
+def test_a_form_and_its_recipe_are_the_same(refs: list[CheckpointRef], models: dict[str, Path]) -> None:
+    recipe = MergeRecipe(
+        model_source(models["a"]),
+        model_source(models["b"]),
+        model_source(models["c"]),
+        mode=MergeMode.TRIPLE_SUM,
+        alpha=0.3,
+        beta=0.2,
+        block_alpha=parse_block_weights(",".join(["0.1"] * 26)),
+        rules=parse_rules("OUT03:attn2:0.5:0.1\nIN00::1"),
+        dtype=SaveDtype.BF16,
+    )
+    form = form_from_recipe(recipe, refs)
+    assert form.model_c == "c.safetensors"
+    assert form.recipe(finder(refs)) == recipe
+    assert form_from_dict(form.to_dict()) == form
+    assert form_from_dict({"alpha": None, "unknown": 1, "spec": "x"}) == MergeForm(spec="x")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"spec": "OUT12:x:1"}, SpecError, "OUT12"),
+        ({"model_b": ""}, RecipeError, "Choose model B"),
+        ({"model_a": None, "model_b": ""}, RecipeError, "Choose model A and B"),
+        ({"mode": "sum-twice"}, RecipeError, "Choose model C"),
+        ({"model_b": "gone.safetensors"}, RecipeError, "no model gone.safetensors any more"),
+        ({"blocks": "1, 2"}, RecipeError, "block weights: "),
+        ({"alpha": ""}, RecipeError, "alpha must be a number"),
+        ({"spec": "OUT03::1:1"}, SpecError, "has no beta"),
+    ],
+)
+def test_what_is_missing_is_said(
+    refs: list[CheckpointRef], form: MergeForm, changes: dict[str, object], error: type[Exception], words: str
+) -> None:
+    wrong = replace(form, **changes)  # type: ignore[arg-type]
+    with pytest.raises(error, match=words):
+        wrong.recipe(finder(refs))
+    assert 'class="elemental-report error"' in Previewer(lambda: refs).look(wrong).report
+
+
+def test_unused_fields_are_passed_over(refs: list[CheckpointRef], form: MergeForm) -> None:
+    recipe = replace(form, model_c="c.safetensors", beta=0.7, blocks_beta=",".join("0" * 26)).recipe(finder(refs))
+    assert (recipe.model_c, recipe.beta, recipe.block_beta) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "  ", "..", "../x", "/etc/x", "a/b", "C:\\x", "x\ny", "..safetensors", ".x", "a" * 300]
+)
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RecipeError):
+        safe_file_name(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x", "x.safetensors", " x ", "x.SAFETENSORS"])
+def test_a_plain_name_is_a_file_of_the_folder(tmp_path: Path, name: str) -> None:
+    assert safe_file_name(name, tmp_path) == tmp_path / "x.safetensors"
+
+
+def test_the_preview_counts_and_stamps(refs: list[CheckpointRef], form: MergeForm) -> None:
+    previewer = Previewer(lambda: refs)
+    spec = "OUT03 OUT04:attn2:0.5\r\nTE:mlp:1"
+    seen = previewer.look(replace(form, spec=spec))
+    assert f'data-stamp="{stamp_of(spec)}"' in seen.report
+    assert stamp_of(spec) == stamp_of(spec.replace("\r", ""))
+    assert "2 rules set 10 of 686 elements, and " in seen.report
+    assert "SD 1.x: " in seen.report
+    assert "nothing would change" in previewer.look(replace(form, alpha=0)).report
+    assert "warning:</b> Rule 1" in previewer.look(replace(form, spec="OUT03:atn2:1")).report
+
+
+def test_the_preview_sees_that_a_file_changed(tmp_path: Path, models: dict[str, Path], form: MergeForm) -> None:
+    a, b = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    a.write_bytes(models["a"].read_bytes())
+    b.write_bytes(models["b"].read_bytes())
+    previewer = Previewer(lambda: [CheckpointRef(path.name, path) for path in (a, b)])
+    assert previewer.look(form).plan is not None
+    b.write_bytes(b"damaged")
+    assert previewer.look(form).plan is None
+
+
+def test_the_map_shows_each_ratio_where_it_will_be(refs: list[CheckpointRef], form: MergeForm) -> None:
+    spec = "OUT04:attn2.to_k:0.25\nOUT05:ff.net.0.proj.weight:2\nIN01:norm1:-1"
+    seen = Previewer(lambda: refs).look(replace(form, spec=spec, vae="a"))
+    assert seen.table is not None
+    rows = {
+        re.search(r"<th[^>]*>([^<]*)</th>", row)[1]: re.findall(r"<td(?: ([^>]*))?></td>", row)  # type: ignore[index]
+        for row in re.findall(r"<tr>(<th scope=\"row\".*?)</tr>", seen.table)
+    }
+    blocks = re.findall(r'data-block="(\w+)"', seen.table)
+    cell = {(row, block): mark for row, cells in rows.items() for block, mark in zip(blocks, cells, strict=True)}
+    assert "data-r=0.25" in cell["attn2.to_k", "OUT04"]
+    assert "data-rules=1" in cell["attn2.to_k", "OUT04"]
+    assert "data-r=0.5" in cell["attn2.to_k", "OUT03"]
+    assert 'data-r="0.5 2"' in cell["ff.net.0.proj", "OUT05"]
+    assert "mixed above ruled" in cell["ff.net.0.proj", "OUT05"]
+    assert "below" in cell["norm1", "IN01"]
+    assert cell["attn2.to_k", "OUT00"] == ""  # no such element there
+    assert "kept" in cell["VAE", BASE]
+    assert "VAE taken from model A" in cell["VAE", BASE]
+
+
+@pytest.mark.parametrize("layout", [SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT])
+def test_the_words_of_a_cell_select_its_tensors_and_no_others(layout: object) -> None:
+    shapes = tensor_shapes(layout)  # type: ignore[arg-type]
+    names = [name_key(key, detect_architecture(shapes, name="x")) for key in shapes]
+    selection = Selection(names)
+    seen: set[int] = set()
+    for group in find_groups(names):
+        for place in group.places.values():
+            (rule,) = parse(f"{place.word}:{place.part}:1").rules
+            assert tuple(members(selection.matching(rule))) == place.indices, (group.name, place.block)
+            seen.update(place.indices)
+    assert len(seen) > 0.99 * len(names)  # all but what is neither U-Net nor text encoder nor VAE
+
+
+def test_a_planner_of_many_rules_is_drawn_in_time(refs: list[CheckpointRef], form: MergeForm) -> None:
+    """No timing: that a thousand rules give one table whose size does not grow with them."""
+    rules = "\n".join(f"OUT{number % 12:02}:attn2.to_k:0.{number % 9 + 1}" for number in range(1000))
+    few = Previewer(lambda: refs).look(replace(form, spec=rules[:200].rpartition("\n")[0]))
+    many = Previewer(lambda: refs).look(replace(form, spec=rules))
+    assert few.table is not None
+    assert many.table is not None
+    assert len(many.table) < 1.2 * len(few.table)

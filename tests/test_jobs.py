@@ -1,0 +1,82 @@
+"""Jobs and the history: one at a time, seen by whoever asks, and nothing lost by a damaged line."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from elemental import HostError, MergeError, Stopped
+from elemental.history import History, HistoryEntry
+from elemental.jobs import Job, JobBoard, JobState
+
+
+def ended(job: Job) -> JobState:
+    view = job.view
+    while not view.ended:
+        view = job.wait(view.version, 5)
+    return view.state
+
+
+def test_one_job_at_a_time_and_what_it_shows() -> None:
+    board, gate = JobBoard(), threading.Event()
+
+    def work(job: Job) -> None:
+        job.show(text="begun", done=0.5)
+        gate.wait(10)
+        job.show(text="over")
+
+    job = board.start("first", work)
+    while job.view.text != "begun":
+        job.wait(job.view.version, 5)
+    with pytest.raises(HostError, match='"first" is still running'):
+        board.start("second", work)
+    gate.set()
+    assert ended(job) is JobState.DONE
+    assert (job.view.text, job.view.done) == ("over", 1.0)
+    assert ended(board.start("second", work)) is JobState.DONE
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "words"),
+    [
+        (Stopped("Stopped here."), JobState.STOPPED, "Stopped here."),
+        (MergeError("cannot"), JobState.FAILED, "cannot"),
+        (MemoryError(), JobState.FAILED, "memory is too small"),
+        (ZeroDivisionError("by zero"), JobState.FAILED, "ZeroDivisionError: by zero"),
+    ],
+)
+def test_what_goes_wrong_is_shown(error: Exception, state: JobState, words: str) -> None:
+    def work(_: Job) -> None:
+        raise error
+
+    job = JobBoard().start("it", work)
+    assert ended(job) is state
+    assert words in job.view.text
+
+
+def entry(name: str) -> HistoryEntry:
+    return HistoryEntry("merge", name, "Merged.", {"spec": "OUT03::1\nIN00::0.5"}, {"version": 1})
+
+
+def test_history_survives_damaged_lines_and_two_writers(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "history.jsonl"
+    assert History(path).entries() == []
+    first, second = History(path), History(path)
+    first.add(entry("one"))
+    with path.open("ab") as file:
+        file.write(b'{"kind": "merge", "na\n[1]\n\xff\xfe\n{"kind": 3}\n')
+    second.add(entry("two"))
+    assert [found.name for found in first.entries()] == ["two", "one"]
+    newest = first.entries()[0]
+    assert first.find(newest.number) == newest
+    assert newest.form["spec"] == "OUT03::1\nIN00::0.5"
+    assert first.find(1) is None
+
+
+def test_history_that_cannot_be_written_is_no_reason_to_fail(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    history = History(tmp_path / "file" / "history.jsonl")
+    history.add(entry("one"))
+    assert history.entries() == []

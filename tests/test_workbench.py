@@ -1,0 +1,152 @@
+"""The live model as the user works with it: merges follow one another, survive plots, and are given back whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+from elemental import Controls, HostError, MergeRecipe, Stopped, model_source, parse_rules
+from elemental.hosts.base import CheckpointRef
+from elemental.hosts.fake import FakeHost, FakeModel
+from elemental.images.request import ImageRequest
+from elemental.workbench import LiveKind, Workbench
+
+REQUEST = ImageRequest("a cat", steps=1, width=16, height=16)
+
+
+def load(path: Path) -> Mapping[str, Sequence[Tensor]]:
+    return {key: (tensor,) for key, tensor in load_file(path).items() if tensor.is_floating_point()}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> FakeHost:
+    return FakeHost(load, output=tmp_path)
+
+
+@pytest.fixture
+def recipe(models: dict[str, Path]) -> MergeRecipe:
+    return MergeRecipe(model_source(models["a"]), model_source(models["b"]), rules=parse_rules("OUT03:attn2:1"))
+
+
+def opened(host: FakeHost, path: Path) -> FakeModel:
+    return host.open_model(CheckpointRef(path.stem, path))
+
+
+def test_a_merge_stays_until_it_is_given_back(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
+    own = opened(host, models["c"])
+    before = own.digest()
+    bench = Workbench(host)
+    assert bench.live().kind is LiveKind.FILE
+    bench.merge(recipe)
+    live = opened(host, models["a"])
+    assert bench.live().kind is LiveKind.ACTIVE
+    assert bench.live().recipe == recipe
+    assert "rules OUT03:attn2:1" in live.described["Elemental"]
+    assert '"rules"' in live.described["elemental_recipe"]
+    (picture,) = bench.pictures(REQUEST)
+    assert "elemental_recipe" in picture.fields
+    bench.restore()
+    assert live.described == {}
+    assert bench.live().kind is LiveKind.FILE
+    loaded = host.loaded()
+    assert loaded is not None
+    assert loaded.path == models["c"]  # what the user had before
+    assert opened(host, models["c"]).digest() == before
+
+
+def test_the_next_merge_writes_what_differs_alone(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
+    bench = Workbench(host)
+    bench.merge(recipe)
+    live = opened(host, models["a"])
+    first = len(live.moved[-1])
+    bench.merge(replace(recipe, rules=parse_rules("OUT03:attn2:0.9")))
+    assert len(live.moved) == 2
+    assert len(live.moved[-1]) < first / 20
+    bench.restore()
+    assert live.digest() == FakeModel(None, load(models["a"])).digest()
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_a_merge_that_fails_gives_the_model_back(
+    host: FakeHost, recipe: MergeRecipe, models: dict[str, Path], stop: bool
+) -> None:
+    own = opened(host, models["a"])
+    before = own.digest()
+    bench = Workbench(host)
+    bench.merge(recipe)
+    if stop:
+        with pytest.raises(Stopped):
+            bench.merge(replace(recipe, alpha=0.1), controls=Controls(should_stop=lambda: True))
+    else:
+        own.refuses = frozenset({min(own.tensors())})
+        with pytest.raises(HostError, match="refuses"):
+            bench.merge(replace(recipe, alpha=0.1))
+        own.refuses = frozenset()
+    assert own.digest() == before
+    assert bench.live().kind is LiveKind.FILE
+    bench.merge(recipe)  # and the next one works
+    bench.restore()
+    assert own.digest() == before
+
+
+def test_a_merge_that_was_loaded_over_is_lost(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
+    bench = Workbench(host)
+    bench.merge(recipe)
+    live = opened(host, models["a"])
+    live.is_replaced = True
+    others = live.digest()
+    assert bench.live().kind is LiveKind.LOST
+    with pytest.raises(HostError, match="lost"):
+        bench.pictures(REQUEST)
+    bench.restore()
+    assert live.digest() == others  # nobody writes over what the user loaded
+    assert bench.live().kind is LiveKind.FILE
+
+
+def test_loading_a_checkpoint_ends_the_merge(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
+    live = opened(host, models["a"])
+    before = live.digest()
+    bench = Workbench(host)
+    bench.merge(recipe)
+    assert live.digest() != before
+    for call in host.load_calls:
+        call()
+    assert live.digest() == before
+    assert bench.live().kind is LiveKind.FILE
+
+
+def test_a_run_borrows_the_model_and_gives_the_merge_back(
+    host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]
+) -> None:
+    opened(host, models["c"])
+    bench = Workbench(host)
+    bench.merge(recipe)
+    merged = opened(host, models["a"]).digest()
+
+    def run() -> None:
+        with bench.lend():
+            opened(host, models["b"])
+            raise HostError("the run failed")
+
+    with pytest.raises(HostError, match="the run failed"):
+        run()
+    assert bench.live().recipe == recipe
+    assert opened(host, models["a"]).digest() == merged
+    bench.restore()
+    loaded = host.loaded()
+    assert loaded is not None
+    assert loaded.path == models["c"]
+
+
+def test_pictures_without_a_merge(host: FakeHost, models: dict[str, Path]) -> None:
+    bench = Workbench(host)
+    with pytest.raises(HostError, match="No model is loaded"):
+        bench.pictures(REQUEST)
+    (picture,) = bench.pictures(REQUEST, otherwise=model_source(models["a"]))
+    assert "Model: a" in picture.infotext
+    assert picture.fields == {}
