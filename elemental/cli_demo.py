@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .cli_pictures import DEFAULT_DEVICE, make_host, require_packages
-from .cli_plots import CellBar, find_samples, tell_result
+from .cli_plots import CellBar, tell_result
 from .demo.make import copy_pair
 from .merge.sources import model_source
 from .spec.recipe import MergeRecipe
@@ -30,6 +30,7 @@ def run_demo(folder: Path, *, say: Callable[[Iterable[str]], None]) -> None:
     require_packages()
     from .images.axes import Setting
     from .images.request import ImageRequest
+    from .images.samples import find_samples
     from .images.xyplot import read_axis
     from .plots import PlotRun, known_for, make_plot
     from .runs import start_run
@@ -66,7 +67,7 @@ def run_demo(folder: Path, *, say: Callable[[Iterable[str]], None]) -> None:
             f'  elemental check {pair} --alpha 0 --elements ALL --ratio 1 --prompt "a red circle on blue" \\',
             f"    --width 128 --height 128 -o {shlex.quote(str(folder / 'checks'))}",
             "and in a page, with all its elements to click on:",
-            f'  elemental ui --models {shlex.quote(str(folder))} --prompt "a red circle on blue" --width 128 --height 128 '
-            "--cfg 4",
+            f'  elemental ui --models {shlex.quote(str(folder))} --prompt "a red circle on blue" \\',
+            "    --width 128 --height 128 --cfg 4",
         ]
     )

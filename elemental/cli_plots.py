@@ -13,6 +13,7 @@ from .cli_pictures import DEFAULT_DEVICE, add_request_options, make_host, reques
 from .cli_recipe import add_recipe_options, recipe_from_options
 from .errors import CheckpointError, ImageError, Stopped
 from .images.axes import AXES
+from .images.samples import find_samples
 from .spec.recipe import MergeMode, MergeRecipe
 from .workflows import identify_models
 
@@ -300,18 +301,6 @@ def _read_text(name: str) -> str:
         return Path(name).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise CheckpointError(f"Cannot read the values in {name}: {exc}.") from exc
-
-
-def find_samples() -> dict[int, Sample]:
-    """Read the samples that come with the program.
-
-    Raises:
-        ImageError: Their file is missing.
-    """
-    from .images.samples import read_samples
-
-    own = Path(__file__).with_name("sample.txt")  # installed, it lies in the package, otherwise beside it
-    return read_samples(own if own.is_file() else own.parents[1] / own.name)
 
 
 def _take_sample(args: argparse.Namespace) -> Sample | None:

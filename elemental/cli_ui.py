@@ -44,15 +44,12 @@ def run_ui(args: argparse.Namespace, *, say: Callable[[Iterable[str]], None]) ->
     output = Path(args.output).expanduser().resolve()
     host = make_host(args.device or DEFAULT_DEVICE, models=models, output=output)
     say(["Starting ..."])
-    from .cli_plots import find_samples
     from .ui.compat import serve
     from .ui.picture_form import OwnPictureForm
     from .ui.tab import make_tab
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is there, and tells of it
-    page = make_tab(
-        host, OwnPictureForm(host, request_from_options(args)), samples=list(find_samples().values()), alone=True
-    )
+    page = make_tab(host, OwnPictureForm(host, request_from_options(args)), alone=True)
     try:
         _, url = serve(page, host=LOOPBACK, port=args.port, files=[output], in_browser=args.browser, wait=False)
     except OSError as exc:

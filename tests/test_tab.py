@@ -14,7 +14,6 @@ import pytest
 from elemental.demo.make import copy_pair
 from elemental.images.files import read_picture, read_texts
 from elemental.images.request import ImageRequest
-from elemental.images.samples import read_samples
 from elemental.merge.metadata import recipe_from_metadata
 from elemental.workflows import CONFIG_VARIABLE, read_recipe
 
@@ -28,7 +27,6 @@ from elemental.ui.compat import serve
 from elemental.ui.picture_form import OwnPictureForm
 from elemental.ui.tab import make_tab
 
-ROOT = Path(__file__).parent.parent
 SCREENS = "ELEMENTAL_SCREENSHOTS"
 SPEC = "OUT09::2\nIN00-IN05:ff:0.3"
 
@@ -59,8 +57,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         patch.setenv(CONFIG_VARIABLE, str(folder / "config"))
         host = StandaloneHost(models=models, output=output)
         request = ImageRequest("a red circle on blue", seed=3, steps=2, cfg=4.0, width=64, height=64)
-        samples = list(read_samples(ROOT / "sample.txt").values())
-        page = make_tab(host, OwnPictureForm(host, request), samples=samples, alone=True)
+        page = make_tab(host, OwnPictureForm(host, request), alone=True)
         _, url = serve(page, host="127.0.0.1", port=None, files=[output], wait=False)
         yield Site(url, models, output, host)
         page.close()

@@ -44,6 +44,17 @@ class Sample:
     options: str = ""
 
 
+def find_samples() -> dict[int, Sample]:
+    """Read the samples that come with the program.
+
+    Raises:
+        ImageError: Their file is missing.
+    """
+    package = Path(__file__).parents[1]
+    own = package / "sample.txt"  # installed, it lies in the package, otherwise beside it
+    return read_samples(own if own.is_file() else package.parent / own.name)
+
+
 def read_samples(path: Path) -> dict[int, Sample]:
     """Read the samples of a file, by number.
 

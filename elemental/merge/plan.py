@@ -223,6 +223,7 @@ class Planner:
         alpha_rules = rule_by_tensor(decision.alpha, tensors)
         beta_rules = rule_by_tensor(decision.beta, tensors)
         rules = recipe.rules.rules
+        sole: dict[Ratio, Role | None] = {}
         planned = []
         for index in range(len(self.names)) if tensors == self.everything else members(tensors):
             name, note = self.names[index], self._notes[index]
@@ -230,7 +231,9 @@ class Planner:
             base_alpha, base_beta = alphas[name.block], betas[name.block]
             alpha = base_alpha if alpha_rule is None else rules[alpha_rule].alpha
             beta = base_beta if beta_rule is None else rules[beta_rule].beta
-            inputs = self._whole_source(name) if note else self._inputs(name, alpha, beta or 0.0)
+            if (alpha, beta) not in sole:
+                sole[alpha, beta] = self._sole_source(alpha, beta or 0.0)
+            inputs = self._whole_source(name) if note else self._inputs(name, sole[alpha, beta])
             info = self.infos[name.key]
             planned.append(
                 TensorPlan(name, info, alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta, inputs, note)
@@ -257,14 +260,19 @@ class Planner:
     def _whole_source(self, name: KeyName) -> tuple[Role, ...]:
         return (_VAE_ROLES.get(self._recipe.vae, Role.A) if name.component is Component.VAE else Role.A,)
 
-    def _inputs(self, name: KeyName, alpha: float, beta: float) -> tuple[Role, ...]:
-        shapes = {role: self._models[role][name.key].shape for role in self._roles}
+    def _sole_source(self, alpha: float, beta: float) -> Role | None:
+        """Give the model that the formula leaves as it is with these ratios, if there is one."""
         factors = zip((Role.A, Role.B, Role.C), self._recipe.mode.coefficients(alpha, beta), strict=True)
         used = {role: factor for role, factor in factors if factor}
-        if list(used.values()) == [1.0]:
-            (only,) = used
-            if shapes[only] == shapes[Role.A]:  # a narrower convolution cannot stand for an inpainting model's
-                return (only,)
+        return next(iter(used)) if list(used.values()) == [1.0] else None
+
+    def _inputs(self, name: KeyName, sole: Role | None) -> tuple[Role, ...]:
+        if sole is Role.A:
+            return (sole,)
+        models = self._models
+        # a narrower convolution cannot stand for an inpainting model's
+        if sole is not None and models[sole][name.key].shape == models[Role.A][name.key].shape:
+            return (sole,)
         return self._roles
 
 

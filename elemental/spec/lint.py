@@ -113,8 +113,8 @@ def _ends(word: str) -> list[str]:
 
 
 def _blocks_of(tensors: TensorSet, selection: Selection) -> list[str]:
-    found = {selection.names[index].block: None for index in members(tensors)}
-    return [block for block in found if block != BASE] or list(found)
+    found = selection.blocks_of(tensors)
+    return [block for block in found if block != BASE] or found
 
 
 def _list_some(names: list[str]) -> str:

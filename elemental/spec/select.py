@@ -40,6 +40,7 @@ class Selection:
         self._by_block: dict[str, TensorSet] = {}
         self._by_element: dict[str, TensorSet] = {}
         self._by_part: dict[str, TensorSet] = {}
+        self._blocks = list(dict.fromkeys(name.block for name in names))
         for index, name in enumerate(names):
             bit = 1 << index
             self._by_element[name.element] = self._by_element.get(name.element, 0) | bit
@@ -64,6 +65,10 @@ class Selection:
     def of_elements(self, selector: ElementSelector) -> TensorSet:
         """Select by the other side of a rule."""
         return self._choose(map(self.with_part, selector.parts), selector)
+
+    def blocks_of(self, tensors: TensorSet) -> list[str]:
+        """List the blocks that some of these tensors are in, in the order of the names."""
+        return [block for block in self._blocks if self._by_block[block] & tensors]
 
     def matching(self, rule: Rule) -> TensorSet:
         """Select the tensors that a rule is for."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ElementalError
 from ..hosts.base import Host
-from ..images.samples import Sample
+from ..images.samples import find_samples
 from .check_panel import CheckPanel
 from .compat import blocks, make, on
 from .desk import PictureForm, desk_of
@@ -30,19 +29,18 @@ _ALONE = """
 """Style of a page of our own: what is hidden could not be scrolled past, and so nothing would stay in view."""
 
 
-def make_tab(host: Host, pictures: PictureForm, *, samples: Sequence[Sample] = (), alone: bool = False) -> Any:
+def make_tab(host: Host, pictures: PictureForm, *, alone: bool = False) -> Any:
     """Build the tab; what runs meanwhile, and what is in the live model, is the same in each tab of a host.
 
     Args:
         host: What makes the pictures.
         pictures: Says what picture is wanted.
-        samples: Of plots and checks, to learn from.
         alone: Whether it is a page by itself, which brings its own style and JavaScript.
 
     Returns:
         The ``gradio.Blocks``.
     """
-    desk = desk_of(host)
+    desk, samples = desk_of(host), list(find_samples().values())
     with blocks(TITLE) as page:
         if alone:
             style = (asset_folder() / "style.css").read_text(encoding="utf-8")
