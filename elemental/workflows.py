@@ -20,6 +20,7 @@ from .merge.hashes import compute_sha256, legacy_hash, remembered_sha256
 from .merge.metadata import (
     LABEL_FIELD,
     RECIPE_FIELD,
+    RECIPE_NAME,
     SourceFacts,
     make_metadata,
     metadata_room,
@@ -69,9 +70,13 @@ def read_recipe(path: str | Path) -> MergeRecipe:
     """
     file = Path(path)
     if file.suffix.lower() == ".png":
-        from .images.files import read_texts
+        from .images.files import INFOTEXT_FIELD, read_texts
+        from .images.infotext import find_value
 
-        return recipe_from_metadata(read_texts(file), name=str(file))
+        texts = read_texts(file)
+        noted = find_value(texts.get(INFOTEXT_FIELD, ""), RECIPE_NAME)
+        # pictures that the WebUI made on its own have it in the infotext alone
+        return recipe_from_metadata({**({RECIPE_FIELD: noted} if noted else {}), **texts}, name=str(file))
     if file.suffix.lower() in SAFETENSORS:
         with Checkpoint(file) as checkpoint:
             return recipe_from_metadata(checkpoint.metadata, name=str(file))

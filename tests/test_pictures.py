@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from elemental import MergeRecipe, ModelSource, RecipeError, parse_rules, read_recipe
 from elemental.errors import ImageError
 from elemental.images.diff import Difference, compare_pictures, draw_difference
-from elemental.images.files import write_gif, write_whole
+from elemental.images.files import write_gif, write_png, write_whole
 from elemental.images.grid import PAPER, GridCell, GridSheet, draw_grid
+from elemental.images.infotext import format_infotext
 from elemental.images.report import CSV_COLUMNS, Effect, draw_ranking, format_csv, rank_effects
+from elemental.images.request import GeneratedImage, ImageRequest
 from elemental.images.text import SMALLEST, find_font, fit_text, text_box
 
 GREY = Image.new("RGB", (10, 10), (100, 100, 100))
@@ -198,3 +202,15 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
         write_whole(tmp_path / "b.png", b"newer")
     assert [found.name for found in tmp_path.iterdir()] == ["a.png"]
     assert path.read_bytes() == b"new"
+
+
+def test_a_recipe_is_found_in_an_infotext_that_the_webui_wrote(tmp_path: Path) -> None:
+    rules = parse_rules("IN00::1\nOUT03:ff:0.2")
+    recipe = MergeRecipe(ModelSource('/a, b: "c".safetensors'), ModelSource("/b"), rules=rules)
+    pairs = {"Elemental": "weight-sum of a, b", "Elemental recipe": json.dumps(recipe.to_dict())}
+    infotext = format_infotext(ImageRequest("a cat,\nElemental recipe: none"), seed=1, model=pairs)
+    write_png(tmp_path / "a.png", GeneratedImage(GREY, 1, infotext))
+    assert read_recipe(tmp_path / "a.png") == recipe
+    write_png(tmp_path / "b.png", GeneratedImage(GREY, 1, "a cat\nSteps: 20"))
+    with pytest.raises(RecipeError, match="carries no recipe"):
+        read_recipe(tmp_path / "b.png")

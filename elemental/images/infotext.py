@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 from .request import ImageRequest
@@ -31,6 +32,19 @@ def format_infotext(request: ImageRequest, *, seed: int, model: Mapping[str, str
     pairs |= {"CFG scale": request.cfg, "Seed": seed, "Size": f"{request.width}x{request.height}", **model}
     negative = f"Negative prompt: {request.negative}\n" if request.negative else ""
     return f"{request.prompt}\n{negative}{', '.join(f'{name}: {_quoted(value)}' for name, value in pairs.items())}"
+
+
+def find_value(infotext: str, name: str) -> str | None:
+    """Find the value of one of the pairs in an infotext's last line, whoever wrote it; None if it is not there."""
+    last = infotext.strip().rpartition("\n")[2]
+    found = re.search(rf"""(?:^|,\s*){re.escape(name)}:\s*("(?:\\.|[^"\\])*"|[^,]*)""", last)
+    if found is None:
+        return None
+    text = found[1].strip()
+    try:
+        return str(json.loads(text)) if text.startswith('"') else text
+    except ValueError:
+        return None
 
 
 def _quoted(value: object) -> str:

@@ -23,6 +23,9 @@ from .hashes import remembered_sha256
 from .plan import MergePlan, Role
 
 RECIPE_FIELD = "elemental_recipe"
+RECIPE_NAME = "Elemental recipe"
+"""The name of the same recipe in the infotext of pictures that the WebUI makes on its own."""
+
 LABEL_FIELD = "Elemental"
 """The name in an infotext of what is merged, in words."""
 

@@ -16,7 +16,7 @@ from ..merge.show import describe_changes, format_size
 from ..spec.recipe import MergeRecipe
 from ..workflows import merge_to_file, plan_merge
 from .desk import Desk
-from .form import MergeForm, safe_file_name
+from .form import MergeForm, safe_file_name, shown_path
 
 
 def merge(desk: Desk, form: MergeForm, request: ImageRequest | None, *, print_change: bool) -> Job:
@@ -35,7 +35,8 @@ def merge(desk: Desk, form: MergeForm, request: ImageRequest | None, *, print_ch
                 job.show(details=_print_changes(recipe))
             desk.bench.merge(recipe, controls=desk.controls())
             seconds = time.perf_counter() - started
-            text = f"Merged in {seconds:.1f} s; it is in the live model, and in no file."
+            took = f"{seconds:.1f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
+            text = f"Merged in {took}; it is in the live model, and in no file."
             if request is not None:
                 text += _make_pictures(desk, job, request)
         job.show(text=text)
@@ -79,7 +80,9 @@ def save(desk: Desk, form: MergeForm, name: str, *, overwrite: bool) -> Job:
         result = merge_to_file(
             recipe, target, models_folder=desk.host.models_folder(), overwrite=overwrite, controls=desk.controls()
         )
-        text = f"Saved {result.path.name} ({format_size(result.path.stat().st_size)}) in {result.path.parent}."
+        text = (
+            f"Saved {result.path.name} ({format_size(result.path.stat().st_size)}) in {shown_path(result.path.parent)}."
+        )
         if result.not_finite:
             text += (
                 f"\n{len(result.not_finite)} tensors of the models hold NaN or infinite numbers, and so does the file."
@@ -119,7 +122,7 @@ def _make_pictures(desk: Desk, job: Job, request: ImageRequest, **options: Any) 
     pictures = desk.bench.pictures(request, controls=desk.controls(), **options)
     paths = [_keep(desk.pictures, picture) for picture in pictures]
     job.show(pictures=tuple((path, f"seed {picture.seed}") for path, picture in zip(paths, pictures, strict=True)))
-    return f" {len(paths)} picture{'s' * (len(paths) != 1)} in {desk.pictures}."
+    return f" {len(paths)} picture{'s' * (len(paths) != 1)} in {shown_path(desk.pictures)}."
 
 
 def _keep(folder: Path, picture: GeneratedImage) -> Path:

@@ -197,6 +197,11 @@ def _number(name: str, value: Any) -> float:
         raise RecipeError(f"{name} must be a number.") from exc
 
 
+def shown_path(path: Path) -> str:
+    """Write a path as people do, the user's home as ``~``."""
+    return model_source(path).path
+
+
 def safe_file_name(text: str, folder: Path) -> Path:
     """Give the file in a folder that a merge is saved as.
 

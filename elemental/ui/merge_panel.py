@@ -12,7 +12,7 @@ from ..workflows import load_presets
 from . import actions
 from .compat import make, on, update
 from .desk import Desk, PictureForm
-from .form import FIELDS, KEEP, MergeForm, block_names, form_from_dict
+from .form import FIELDS, KEEP, MergeForm, block_names, form_from_dict, shown_path
 from .results import Results, Updates
 
 _SPEC_HINT = "OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5\nIN00-IN05:ff:0.2"
@@ -113,7 +113,7 @@ class MergePanel:
             with make("Row"):
                 self.name = make(
                     "Textbox", label="File name", lines=1, elem_id="elemental_name", scale=3, min_width=160,
-                    info=f"in {self._desk.host.models_folder()}",
+                    info=f"in {shown_path(self._desk.host.models_folder())}",
                 )  # fmt: skip
                 vaes = [choice.value for choice in VaeChoice if choice is not VaeChoice.FILE]
                 self.fields["vae"] = make(

@@ -26,7 +26,7 @@ from ..spec.rules import format_ratio
 from ..surveys import MOST_CELLS, Survey, refuse_many, survey_check, survey_plot
 from ..workflows import identify_models
 from .desk import Desk
-from .form import MergeForm, finder
+from .form import MergeForm, finder, shown_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -258,7 +258,7 @@ class _RunShow:
         products = tuple(path for path in result.products if path.suffix == ".png")
         lines = [
             f"{result.made} pictures in {result.seconds['whole']:.1f} s, {result.outside:.1f} % of it outside of "
-            f"generating; all in {result.files.folder}"
+            f"generating; all in {shown_path(result.files.folder)}"
         ]
         lines += [f"{name} failed: {error}" for name, error in result.failed.items()]
         if result.waiting:
