@@ -5,17 +5,17 @@
     "use strict";
 
     const ROOT = "elemental_tab";
-    const POLL_MS = 2000;
+    const POLL_MS = 400; // while a job runs; five times as long otherwise
     const SETTLE_MS = 150;
     const RUN_BUTTONS = ["elemental_run_both", "elemental_run_plot", "elemental_run_check"];
-    const OWN_FORM = ["elemental_spec", "elemental_blocks", "elemental_blocks_beta", "elemental_entry", "elemental_gif"];
+    const OWN_FORM = ["elemental_spec", "elemental_blocks", "elemental_blocks_beta", "elemental_entry", "elemental_gif", "elemental_seen"];
 
     let root = null;
     let tooltip = null;
     let drag = null; // {table, from: [row, column], to: [row, column]}
     let pointer = [0, 0];
     let count = 0; // of what was sent over a bridge, so that the same value is a change again
-    let askedFor = ""; // the job that this page has asked to follow
+    let asked = 0; // when the server was asked last
 
     const byId = (id) => document.getElementById(id);
     const inputOf = (id) => document.querySelector(`#${id} textarea, #${id} input`);
@@ -412,20 +412,19 @@
         for (const box of root.querySelectorAll(".elemental-sliders")) buildSliders(box);
         renewTooltip();
         restoreTexts();
-        follow();
     }
 
-    function follow() {
+    /* The page asks, so that a page that is left takes nothing with it. */
+    function poll() {
+        if (document.hidden || !visible(root)) return;
         const live = root.querySelector(".elemental-live");
         const message = root.querySelector("#elemental_progress .elemental-message");
         const job = live ? live.dataset.job : "";
-        if (!job || job === askedFor || (message && message.dataset.job === job)) return;
-        askedFor = job;
-        press("elemental_follow");
-    }
-
-    function poll() {
-        if (!document.hidden && visible(root)) press("elemental_poll");
+        const running = message && message.classList.contains("running");
+        const unseen = job && (!message || message.dataset.job !== job);
+        if (!running && !unseen && Date.now() - asked < 5 * POLL_MS) return;
+        asked = Date.now();
+        press("elemental_poll");
     }
 
     /* What was typed is still there after the page was loaded anew; the merge panel's fields the server knows. */

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,13 @@ class CheckPanel:
             form, request = read_form(values[2 : 2 + len(FIELDS)]), self._pictures.read(values[2 + len(FIELDS) :])
             return desk, form, CheckForm(values[0] or "", float(values[1])), request
 
-        def run(*values: Any) -> Iterator[Updates]:
-            yield from results.start(lambda: run_actions.run_check(*read(values)))
+        def run(*values: Any) -> Updates:
+            return results.start(lambda: run_actions.run_check(*read(values)))
 
         def estimate(*values: Any) -> str:
             return answer(lambda: run_actions.describe_survey(run_actions.plan_check(*read(values))[1]))
 
-        on(self.run, "click", run, inputs, results.outputs, queue=True)
+        on(self.run, "click", run, inputs, results.outputs)
         on(self.estimate, "click", estimate, inputs, [self.answer])
         on(self.sample, "change", self._load_sample, [self.sample], [self.elements, self.ratio])
         on(gif, "change", self._show_gif, [gif], [results.gif])

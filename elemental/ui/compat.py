@@ -51,10 +51,12 @@ def on(
     outputs: Sequence[Component] = (),
     *,
     js: str | None = None,
-    queue: bool = False,
     latest: bool = False,
-) -> Component:
+) -> None:
     """Wire an event, if the component has it.
+
+    None goes through gradio's queue: up to gradio 3 a page that is left while an event of the queue is under way keeps
+    the server from ever being closed.
 
     Args:
         component: Where it happens.
@@ -63,20 +65,16 @@ def on(
         inputs: Whose values it gets.
         outputs: Which components its result changes.
         js: JavaScript that is run before it.
-        queue: Whether it takes long, and its results come one after the other.
         latest: Whether the last of several events counts, where gradio can tell (from 4 on).
-
-    Returns:
-        What a further step can be appended to by ``then``; None if there is no such event.
     """
     listen = getattr(component, event, None)
     if listen is None:
-        return None
+        return
     known = _parameters(listen)
     given: dict[str, Any] = {
         "inputs": list(inputs),
         "outputs": list(outputs),
-        "queue": queue,
+        "queue": False,
         "show_progress": "hidden",
         "api_name": False if "api_visibility" not in known else None,
         "api_visibility": "private",
@@ -85,7 +83,7 @@ def on(
         given[next(name for name in _JS_NAMES if name in known)] = js
     if latest:
         given["trigger_mode"] = "always_last"
-    return listen(handler, **{name: value for name, value in given.items() if name in known})
+    listen(handler, **{name: value for name, value in given.items() if name in known})
 
 
 def update(**changes: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ElementalError
@@ -142,7 +142,7 @@ class MergePanel:
         desk, count = self._desk, len(FIELDS)
         form_inputs = [*self.form_components, *self._pictures.components]
 
-        def run(values: Sequence[Any], what: str, *options: Any) -> Iterator[Updates]:
+        def run(values: Sequence[Any], what: str, *options: Any) -> Updates:
             def begin() -> Any:
                 form = read_form(values[:count])
                 if what == "merge":
@@ -154,22 +154,22 @@ class MergePanel:
 
             return results.start(begin)
 
-        def merge(*values: Any) -> Iterator[Updates]:
-            yield from run(values[1:], "merge", values[0])
+        def merge(*values: Any) -> Updates:
+            return run(values[1:], "merge", values[0])
 
-        def both(*values: Any) -> Iterator[Updates]:
-            yield from run(values[1:], "both", values[0])
+        def both(*values: Any) -> Updates:
+            return run(values[1:], "both", values[0])
 
-        def generate(*values: Any) -> Iterator[Updates]:
-            yield from run(values, "generate")
+        def generate(*values: Any) -> Updates:
+            return run(values, "generate")
 
-        def save(name: str, overwrite: bool, *values: Any) -> Iterator[Updates]:
-            yield from results.start(lambda: actions.save(desk, read_form(values), name, overwrite=bool(overwrite)))
+        def save(name: str, overwrite: bool, *values: Any) -> Updates:
+            return results.start(lambda: actions.save(desk, read_form(values), name, overwrite=bool(overwrite)))
 
-        on(self.merge, "click", merge, [self.print_change, *form_inputs], results.outputs, queue=True)
-        on(self.both, "click", both, [self.print_change, *form_inputs], results.outputs, queue=True)
-        on(self.generate, "click", generate, form_inputs, results.outputs, queue=True)
-        on(self.save, "click", save, [self.name, self.overwrite, *self.form_components], results.outputs, queue=True)
+        on(self.merge, "click", merge, [self.print_change, *form_inputs], results.outputs)
+        on(self.both, "click", both, [self.print_change, *form_inputs], results.outputs)
+        on(self.generate, "click", generate, form_inputs, results.outputs)
+        on(self.save, "click", save, [self.name, self.overwrite, *self.form_components], results.outputs)
 
     def _wire_preview(self, sync: Any) -> None:
         desk = self._desk

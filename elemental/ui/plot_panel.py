@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -84,25 +84,24 @@ class PlotPanel:
             form, request = read_form(rest[: len(FIELDS)]), self._pictures.read(rest[len(FIELDS) :])
             return desk, form, read_plot(plot), request
 
-        def run(*values: Any) -> Iterator[Updates]:
-            yield from results.start(lambda: run_actions.run_plot(*read(values)))
+        def run(*values: Any) -> Updates:
+            return results.start(lambda: run_actions.run_plot(*read(values)))
 
         def estimate(*values: Any) -> str:
             return answer(lambda: run_actions.describe_survey(run_actions.plan_plot(*read(values))[1]))
 
-        def resume(choice: str | None) -> Iterator[Updates]:
+        def resume(choice: str | None) -> Updates:
             runs = dict(run_actions.unfinished_runs(desk))
-            yield from results.start(lambda: run_actions.resume(desk, runs.get(choice or "", "")))
+            return results.start(lambda: run_actions.resume(desk, runs.get(choice or "", "")))
 
         def list_runs() -> Any:
             found = [words for words, _ in run_actions.unfinished_runs(desk)]
             return update(choices=found, value=found[0] if found else None)
 
-        on(self.run, "click", run, inputs, results.outputs, queue=True)
+        on(self.run, "click", run, inputs, results.outputs)
         on(self.estimate, "click", estimate, inputs, [self.answer])
         on(self.list, "click", list_runs, [], [self.unfinished])
-        step = on(self.resume, "click", resume, [self.unfinished], results.outputs, queue=True)
-        step.then(list_runs, [], [self.unfinished], queue=False)
+        on(self.resume, "click", resume, [self.unfinished], results.outputs)
         on(self.sample, "change", self._load_sample, [self.sample], list(self.fields.values()))
 
     def _load_sample(self, title: str | None) -> Updates:

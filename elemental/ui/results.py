@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -12,8 +12,8 @@ from ..merge.metadata import name_recipe
 from ..workbench import LiveKind, LiveNow
 from .compat import make, on, update
 from .desk import Desk
+from .preview import stamp_of
 
-_SECONDS_BETWEEN = 0.25
 _MOST_COLUMNS = 12
 _LIVE = {LiveKind.NOTHING: "none", LiveKind.FILE: "file", LiveKind.ACTIVE: "active", LiveKind.LOST: "lost"}
 
@@ -25,10 +25,12 @@ class Results:
 
     Args:
         desk: Of the host.
+        seen: A hidden text: what the page has seen of the job.
     """
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, seen: Any) -> None:
         self._desk = desk
+        self._seen = seen
         self.live = make("HTML", value=draw_live(desk), elem_id="elemental_live")
         with make("Row", elem_id="elemental_result_buttons"):
             self.stop = make("Button", value="Stop", variant="stop", elem_id="elemental_stop")
@@ -48,11 +50,12 @@ class Results:
 
     @property
     def outputs(self) -> list[Any]:
-        """What following a job changes."""
-        return [self.live, self.progress, self.table, self.gif, self.products, self.gallery, self.details]
+        """What a job changes."""
+        made = [self.table, self.gif, self.products, self.gallery, self.details]
+        return [self.live, self.progress, *made, self._seen]
 
-    def start(self, begin: Callable[[], Job]) -> Iterator[Updates]:
-        """Begin a job and follow it, or show why it cannot be begun.
+    def start(self, begin: Callable[[], Job]) -> Updates:
+        """Begin a job, and show it or why it cannot be begun.
 
         Args:
             begin: Begins it.
@@ -60,29 +63,34 @@ class Results:
         try:
             begin()
         except ElementalError as exc:
-            yield {self.progress: draw_message("failed", str(exc), job=self._desk.board.job, named=False)}
-            return
-        yield from self.follow()
+            return {self.progress: draw_message("failed", str(exc), job=self._desk.board.job, named=False)}
+        return self.look("")
 
-    def follow(self) -> Iterator[Updates]:
-        """Show the job that runs, or that ran last, until it has ended; any number of pages may."""
+    def look(self, seen: str) -> Updates:
+        """Show the job that runs, or that ran last, as far as a page has not seen it yet; any number of pages may.
+
+        Pages ask again and again, rather than being told: a page that is left takes nothing with it then.
+
+        Args:
+            seen: What the page was given when it asked last.
+        """
         job = self._desk.board.job
+        updates: Updates = {self.live: draw_live(self._desk)}
         if job is None:
-            yield {self.live: draw_live(self._desk)}
-            return
+            return updates
         view = job.view
-        shown: tuple[object, ...] | None = None
-        while True:
-            updates: Updates = {self.progress: self._draw_progress(job, view), self.live: draw_live(self._desk)}
-            if shown is None:
-                updates[self.gif] = ""  # of another check
-            if shown is None or (view.pictures, view.products, view.table, view.details) != shown:
-                shown = view.pictures, view.products, view.table, view.details
-                updates |= self._show_made(view)
-            yield updates
-            if view.ended:
-                return
-            view = job.wait(view.version, _SECONDS_BETWEEN)
+        known_job, _, rest = (seen or "").partition(" ")
+        known_version, _, known_made = rest.partition(" ")
+        same_job = known_job == job_id(job)
+        if not view.ended or not same_job or known_version != str(view.version):
+            updates[self.progress] = self._draw_progress(job, view)
+        made = stamp_of(repr((view.pictures, view.products, view.table, view.details)))
+        if not same_job:
+            updates[self.gif] = ""  # of another check
+        if not same_job or known_made != made:
+            updates |= self._show_made(view)
+        updates[self._seen] = f"{job_id(job)} {view.version} {made}"
+        return updates
 
     def _show_made(self, view: JobView) -> Updates:
         columns = min(view.columns, _MOST_COLUMNS) or (3 if len(view.pictures) > 1 else 1)
@@ -109,17 +117,17 @@ class Results:
 
         desk = self._desk
 
-        def restore() -> Iterator[Updates]:
-            yield from self.start(lambda: actions.restore(desk))
+        def restore() -> Updates:
+            return self.start(lambda: actions.restore(desk))
 
         on(self.stop, "click", desk.stop)
-        on(self.restore, "click", restore, [], self.outputs, queue=True)
+        on(self.restore, "click", restore, [], self.outputs)
 
 
 def draw_live(desk: Desk) -> str:
     """Say what is in the live model; which job runs stands in an attribute, for pages that do not follow it yet."""
     job = desk.board.job
-    followed = "" if job is None else _job_id(job)
+    followed = "" if job is None else job_id(job)
     now = desk.bench.live()
     return (
         f'<div class="elemental-live {_LIVE[now.kind]}" data-job="{followed}" role="status"><b>Live model</b> '
@@ -149,7 +157,7 @@ def draw_message(state: str, text: str, *, job: Job | None, done: float | None =
         done: The part that is done, from 0 to 1; None for no bar.
         named: Whether the text is about that job.
     """
-    followed = "" if job is None else _job_id(job)
+    followed = "" if job is None else job_id(job)
     name = "" if job is None or not named else f"<b>{escape(job.view.name)}</b> "
     percent = "" if done is None else f"{100 * done:.0f}"
     bar = "" if done is None else f'<progress max="100" value="{percent}">{percent} %</progress>'
@@ -160,5 +168,6 @@ def draw_message(state: str, text: str, *, job: Job | None, done: float | None =
     )
 
 
-def _job_id(job: Job) -> str:
+def job_id(job: Job) -> str:
+    """Give what tells one job from another on a page."""
     return f"{job.view.started:.6f}"

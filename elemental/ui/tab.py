@@ -48,8 +48,8 @@ def make_tab(host: Host, pictures: PictureForm, *, alone: bool = False) -> Any:
         with make("Column", elem_id=ROOT_ID):
             # hidden by the style, since what is invisible for gradio is not on the page at all
             with make("Column", elem_id="elemental_bridges"):
-                bridges = {name: _bridge("Button", name) for name in ("sync", "poll", "boot", "follow")}
-                bridges |= {name: _bridge("Textbox", name) for name in ("entry", "gif")}
+                bridges = {name: _bridge("Button", name) for name in ("sync", "poll", "boot")}
+                bridges |= {name: _bridge("Textbox", name) for name in ("entry", "gif", "seen")}
             with make("Row", elem_id="elemental_columns"):
                 with make("Column", scale=11, min_width=560, elem_id="elemental_controls"):
                     pictures.draw()
@@ -63,7 +63,7 @@ def make_tab(host: Host, pictures: PictureForm, *, alone: bool = False) -> Any:
                         with make("Tab", label="History", elem_id="elemental_panel_history") as history_tab:
                             history = HistoryPanel(desk)
                 with make("Column", scale=9, min_width=420, elem_id="elemental_results"):
-                    results = Results(desk)
+                    results = Results(desk, bridges["seen"])
         merge.wire(results, bridges["sync"])
         plot.wire(results, merge.form_components)
         check.wire(results, merge.form_components, bridges["gif"])
@@ -86,16 +86,15 @@ def _wire_page(desk: Any, merge: MergePanel, history: HistoryPanel, results: Res
         models = {field: {**filled[field], **choices[field]} for field in choices}
         return {**filled, **models, history.table: history.draw(), results.live: draw_live(desk)}
 
-    def poll() -> Updates:
-        updates: Updates = {results.live: draw_live(desk)}
+    def poll(seen: str) -> Updates:
+        updates = results.look(seen)
         take = getattr(host, "take_pasted", None)
         pasted = take() if take is not None else None
         return updates | (recipe_updates(desk, merge, pasted) if pasted else {})
 
     form = [*merge.form_components, merge.preset]
     on(bridges["boot"], "click", boot, [], [*form, history.table, results.live])
-    on(bridges["follow"], "click", results.follow, [], results.outputs, queue=True)
-    on(bridges["poll"], "click", poll, [], [results.live, *form])
+    on(bridges["poll"], "click", poll, [bridges["seen"]], [*results.outputs, *form])
 
 
 def _bridge(kind: str, name: str) -> Any:
