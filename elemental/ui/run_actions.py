@@ -162,9 +162,7 @@ def resume(desk: Desk, path: str) -> Job:
 
 def describe_survey(survey: Survey, labels: Sequence[str] = ()) -> str:
     """Say what a run will cost, and what was probably not meant."""
-    counts = (
-        f"{survey.cells:,} picture{'s' * (survey.cells != 1)}, {survey.merges:,} merge{'s' * (survey.merges != 1)}."
-    )
+    counts = f"{_count(survey.cells)}, {survey.merges:,} merge{'s' * (survey.merges != 1)}."
     return "\n".join([counts, *labels, *survey.warnings])
 
 
@@ -257,12 +255,12 @@ class _RunShow:
         assert self._record is not None
         products = tuple(path for path in result.products if path.suffix == ".png")
         lines = [
-            f"{result.made} pictures in {result.seconds['whole']:.1f} s, {result.outside:.1f} % of it outside of "
+            f"{_count(result.made)} in {result.seconds['whole']:.1f} s, {result.outside:.1f} % of it outside of "
             f"generating; all in {shown_path(result.files.folder)}"
         ]
         lines += [f"{name} failed: {error}" for name, error in result.failed.items()]
         if result.waiting:
-            lines.append(f'Stopped; {result.waiting} pictures wait for "Resume".')
+            lines.append(f"Stopped; {_count(result.waiting)} to make: Resume goes on.")
         table = draw_effects(self._record) if self._run.kind == CheckRun.kind else ""
         self._job.show(text="\n".join(lines), products=products, table=table)
         if result.failed:
@@ -289,6 +287,10 @@ def draw_effects(record: RunRecord) -> str:
         f'<table class="elemental-ranking"><caption>Effect of each at {ratio};'
         f" click a row to see it change</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _count(pictures: int) -> str:
+    return f"{pictures:,} picture{'s' * (pictures != 1)}"
 
 
 def _new_folder(parent: Path) -> Path:

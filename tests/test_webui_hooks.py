@@ -1,0 +1,315 @@
+"""What the WebUI calls, on a stand-in: the user's own pictures of a merge, choices of checkpoints, the tab."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from elemental import HostError, live_merge
+from elemental.merge.metadata import recipe_from_json
+from elemental.workbench import LiveKind, Workbench
+
+from .webui_standin_fixtures import REQUEST, Rig, mark, webui_rig  # noqa: F401
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(name="bench")
+def workbench(rig: Rig) -> Workbench:
+    return Workbench(rig.host)
+
+
+def put_merge(rig: Rig, bench: Workbench, a: str = "a", b: str = "b") -> str:
+    """Put a merge into the model, and give the picture that it makes."""
+    with rig.host.job("merge", 1):
+        bench.merge(rig.recipe("BASE:mlp:1", a=a, b=b))
+        (picture,) = bench.pictures(REQUEST)
+    return mark(picture)
+
+
+def test_the_users_own_pictures_are_of_the_merge_and_say_so(rig: Rig, bench: Workbench) -> None:
+    before, plain = rig.webui.digest(), rig.webui.generate()
+    assert "Elemental" not in plain.infotext
+    seen = put_merge(rig, bench)
+    own = rig.webui.generate()
+    assert own.data == seen != plain.data
+    assert "Model" not in own.infotext
+    assert 'Elemental: "weight-sum of a, b; alpha 0.5; rules BASE:mlp:1"' in own.infotext
+    with rig.host.job("restore", 1):
+        bench.restore()
+    again = rig.webui.generate()
+    assert (again.data, again.infotext, rig.webui.digest()) == (plain.data, plain.infotext, before)
+
+
+def test_they_are_so_though_another_checkpoint_is_chosen(rig: Rig, bench: Workbench) -> None:
+    plain = rig.webui.generate().data
+    seen = put_merge(rig, bench, a="b", b="c")
+    del rig.webui.opts.data["sd_model_checkpoint"]
+    shared_by_scripts: dict[str, Any] = {}
+    for _ in range(2):  # as a script does that makes many pictures with copies of one request
+        assert rig.webui.generate(override_settings=shared_by_scripts).data == seen
+    assert bench.live().kind is LiveKind.ACTIVE
+    assert (shared_by_scripts, rig.webui.opts.data["sd_model_checkpoint"]) == ({}, None)
+    rig.webui.opts.data["sd_model_checkpoint"] = "a.safetensors"
+    with rig.host.job("restore", 1):
+        bench.restore()
+    assert rig.webui.generate().data == plain
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"override_settings": {"sd_model_checkpoint": "b.safetensors"}}, False),
+        ({"override_settings": {"sd_model_checkpoint": "a.safetensors"}}, False),
+        ({"refiner_checkpoint": "b"}, False),
+        ({"enable_hr": True, "hr_checkpoint_name": "b"}, False),
+        ({"hr_checkpoint_name": "b"}, True),
+        ({"refiner_checkpoint": "a"}, True),
+        ({"enable_hr": True, "hr_checkpoint_name": "Use same checkpoint"}, True),
+        ({"override_settings": {"clip_skip": 2}}, True),
+    ],
+)
+def test_a_request_for_another_checkpoint_ends_the_merge_first(
+    rig: Rig, bench: Workbench, fields: dict[str, Any], kept: bool
+) -> None:
+    def copied() -> dict[str, Any]:
+        return {key: dict(value) if isinstance(value, dict) else value for key, value in fields.items()}
+
+    before, expected = rig.webui.digest(), rig.webui.generate(**copied())
+    rig.webui.reload()
+    seen = put_merge(rig, bench)
+    own = rig.webui.generate(**copied())
+    assert (bench.live().kind is LiveKind.ACTIVE) is kept
+    assert own.data == (seen if kept else expected.data)
+    assert ("Elemental" in own.infotext, bool(own.p.comments)) == (kept, not kept)
+    if not kept:
+        rig.webui.reload()
+        assert rig.webui.digest() == before
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_choosing_a_checkpoint_ends_the_merge_and_gives_it(rig: Rig, bench: Workbench, name: str) -> None:
+    rig.webui.opts.choose("sd_model_checkpoint", f"{name}.safetensors")
+    wanted, picture = rig.webui.digest(), rig.webui.generate()
+    rig.webui.opts.choose("sd_model_checkpoint", "c.safetensors" if name != "c" else "a.safetensors")
+    put_merge(rig, bench)
+    rig.webui.opts.choose("sd_model_checkpoint", f"{name}.safetensors")
+    assert bench.live().kind is LiveKind.FILE
+    assert rig.webui.digest() == wanted
+    assert (rig.webui.generate().data, rig.webui.generate().infotext) == (picture.data, picture.infotext)
+    assert rig.webui.opts.data["sd_model_checkpoint"] == f"{name}.safetensors"
+
+
+def test_picking_the_checkpoint_that_is_chosen_already_ends_the_merge(rig: Rig, bench: Workbench) -> None:
+    picks: list[Any] = []
+    listed = SimpleNamespace(elem_id="setting_sd_model_checkpoint", select=lambda fn, **_: picks.append(fn))
+    rig.webui.fire("after_component", listed)
+    rig.webui.fire("after_component", SimpleNamespace(elem_id="setting_sd_vae", select=pytest.fail))
+    (pick,) = picks
+    before, plain = rig.webui.digest(), rig.webui.generate().data
+    turns = rig.webui.lock.turns
+    pick("a.safetensors")
+    assert rig.webui.lock.turns == turns  # there is nothing to end
+    put_merge(rig, bench)
+    for other in ("b.safetensors", "gone", None):
+        pick(other)
+        assert bench.live().kind is LiveKind.ACTIVE
+    pick("a.safetensors")
+    assert (bench.live().kind, rig.webui.digest()) == (LiveKind.FILE, before)
+    with live_merge(rig.open()) as merge:
+        merge.apply(rig.recipe())
+        merge.keep("mine")
+    pick("a.safetensors")
+    assert (rig.webui.generate().data, rig.webui.digest()) == (plain, before)
+
+
+@pytest.mark.parametrize("opened", ["a", "b"])
+@pytest.mark.parametrize("chosen", ["a", "b", "c"])
+def test_a_choice_in_mid_job_waits_until_its_end(rig: Rig, opened: str, chosen: str) -> None:
+    rig.webui.opts.choose("sd_model_checkpoint", "b.safetensors")
+    wanted = {}
+    for name in "abc":
+        rig.webui.reload(info=rig.webui.closest(name))
+        wanted[name] = rig.webui.digest()
+    rig.webui.opts.data["sd_model_checkpoint"] = "b.safetensors"
+    threads: list[threading.Thread] = []
+    started = threading.Event()
+
+    def choose() -> None:
+        started.set()
+        rig.webui.opts.choose("sd_model_checkpoint", f"{chosen}.safetensors")
+
+    def on_step(_: int) -> None:
+        if not threads:
+            threads.append(threading.Thread(target=choose))
+            threads[0].start()
+            started.wait(5)
+            threads[0].join(0.2)  # it waits for the queue by now, if it has to
+
+    rig.webui.on_step = on_step
+    rig.host.txt2img_values = None
+    with rig.host.job("plot", 2):
+        rig.open(opened)
+        first, second = rig.pictures(), rig.pictures()
+        assert first == second
+        assert rig.webui.digest() == wanted[opened]
+    threads[0].join(5)
+    rig.webui.generate()
+    assert rig.webui.digest() == wanted[chosen]
+    assert rig.webui.opts.data["sd_model_checkpoint"] == f"{chosen}.safetensors"
+
+
+@pytest.mark.parametrize("option", ["fp8_storage", "cache_fp16_weight"])
+def test_other_settings_that_load_checkpoints_end_the_merge(rig: Rig, bench: Workbench, option: str) -> None:
+    before = rig.webui.digest()
+    put_merge(rig, bench)
+    rig.webui.opts.choose(option, "Enable")
+    assert bench.live().kind is LiveKind.FILE
+    assert rig.webui.digest() == before
+
+
+def test_a_merge_that_is_lost_is_not_spoken_of(rig: Rig, bench: Workbench) -> None:
+    before, plain = rig.webui.digest(), rig.webui.generate()
+    put_merge(rig, bench)
+    rig.webui.reload(forced_reload=True)  # the same checkpoint, whose prompts the host has encoded with the merge
+    assert bench.live().kind is LiveKind.LOST
+    own = rig.webui.generate()
+    assert (own.data, own.infotext, rig.webui.digest()) == (plain.data, plain.infotext, before)
+
+
+def test_what_fails_before_a_load_does_not_prevent_it(rig: Rig) -> None:
+    def fail() -> None:
+        raise HostError("no")
+
+    rig.host.before_loading(fail)
+    rig.webui.opts.choose("sd_model_checkpoint", "b.safetensors")
+    assert rig.host.loaded().path == rig.paths["b"]
+
+
+def run_script(monkeypatch: pytest.MonkeyPatch, tab: ModuleType | None) -> ModuleType:
+    """Run the extension's script as the WebUI does."""
+    monkeypatch.setitem(sys.modules, "elemental.ui.tab", tab)  # None: it cannot be imported
+    spec = importlib.util.spec_from_file_location("elemental_webui.py", ROOT / "scripts" / "elemental_webui.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_reload_ui_registers_everything_once(rig: Rig, bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    tab: Any = ModuleType("tab")
+    tab.make_tab = lambda host, form: (host, form)
+    seen = put_merge(rig, bench)
+    for _ in range(3):
+        rig.webui.callbacks.clear()
+        module = run_script(monkeypatch, tab)
+        counts = {event: len(calls) for event, calls in rig.webui.callbacks.items()}
+        assert counts == {"after_component": 2, "ui_tabs": 1, "infotext_pasted": 1, "model_loaded": 1}
+        classes = [value for value in vars(module).values() if isinstance(value, type)]
+        assert [kind for kind in classes if issubclass(kind, rig.webui.scripts.Script)] == [rig.hooks.ElementalScript]
+        (((host, _), title, name),) = rig.webui.fire("ui_tabs")[0]
+        assert (host, title, name) == (rig.host, "Elemental", "elemental")
+        for option in ("sd_model_checkpoint", "fp8_storage", "cache_fp16_weight"):
+            gate = rig.webui.opts.data_labels[option].onchange
+            assert type(gate).__name__ == "LoadGate"
+            assert type(gate._then).__name__ == "function"
+    assert rig.webui.generate().data == seen  # the merge has outlived it
+    script = rig.hooks.ElementalScript()
+    assert (script.title(), script.show(False)) == ("Elemental", rig.webui.scripts.AlwaysVisible)
+
+
+def test_a_tab_that_cannot_be_made_says_why(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    tab: Any = ModuleType("tab")
+    tab.make_tab = lambda _host, _form: 1 / 0
+    rig.webui.callbacks.clear()
+    run_script(monkeypatch, tab)
+    ((blocks, title, _),) = rig.webui.fire("ui_tabs")[0]
+    assert title == "Elemental"
+    assert "ZeroDivisionError: division by zero" in blocks[-1]
+    rig.webui.callbacks.clear()
+    with pytest.raises(ImportError):
+        run_script(monkeypatch, None)
+    ((blocks, title, _),) = rig.webui.fire("ui_tabs")[0]
+    assert title == "Elemental"
+    assert "could not start: ModuleNotFoundError" in blocks[-1]
+
+
+def test_the_generate_buttons_inputs_are_found(rig: Rig) -> None:
+    fields = {number: SimpleNamespace(elem_id=f"field {number}") for number in range(5)}
+    blocks = SimpleNamespace(parent=None, blocks=fields, dependencies=[])
+    button = SimpleNamespace(elem_id="txt2img_generate", _id=9, parent=SimpleNamespace(parent=blocks))
+    form = rig.hooks.TabForm(rig.host)
+    assert list(form.components) == []
+    for component in (fields[1], button, SimpleNamespace(elem_id="img2img_generate", _id=10, parent=None)):
+        form.notice(component, elem_id="whatever")
+    assert list(form.components) == []
+    blocks.dependencies += [
+        {"targets": [8], "js": "submit", "inputs": [0, 4]},
+        {"targets": [9], "js": None, "inputs": [0, 3]},
+        {"targets": [9], "js": "submit", "inputs": [0, 2, 1]},
+        {"targets": [], "inputs": []},
+    ]
+    assert list(form.components) == [fields[2], fields[1]]
+    blocks.dependencies[2]["targets"] = [(9, "click")]  # as later versions of gradio have it
+    assert list(form.components) == [fields[2], fields[1]]
+
+
+def test_a_pasted_infotext_gives_its_recipe_once(rig: Rig, bench: Workbench) -> None:
+    put_merge(rig, bench)
+    own = rig.webui.generate()
+    recipe = own.p.extra_generation_params["Elemental recipe"]
+    for params in ({"Prompt": "x"}, {"Elemental recipe": ""}):
+        rig.webui.fire("infotext_pasted", "", params)
+        assert rig.host.take_pasted() is None
+    rig.webui.fire("infotext_pasted", own.infotext, {"Elemental recipe": recipe})
+    assert recipe_from_json(rig.host.take_pasted(), name="x").rules == rig.recipe("BASE:mlp:1").rules
+    assert rig.host.take_pasted() is None
+
+
+@pytest.fixture(name="installer")
+def install_module() -> Any:
+    spec = importlib.util.spec_from_file_location("install", ROOT / "install.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_install_does_nothing_if_all_is_there(
+    installer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("pip was run"))
+    installer.main()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_install_installs_what_is_missing_and_nothing_else(
+    installer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
+    commands = []
+
+    def pip(command: list[str], **_: object) -> None:
+        commands.append(command)
+        if code:
+            raise subprocess.CalledProcessError(code, command, "", "no network\nERROR: none found")
+
+    monkeypatch.setattr(installer, "NEEDED", ("torch", "no-such-package"))
+    monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setenv("INDEX_URL", "https://index.example")
+    installer.main()
+    (command,) = commands
+    assert command[:4] == [sys.executable, "-m", "pip", "install"]
+    assert {"--no-deps", "https://index.example", "no-such-package"} <= set(command)
+    assert not {"torch", "--upgrade", "-U"} & set(command)
+    said = "could not install no-such-package (ERROR: none found)" if code else "installed no-such-package"
+    assert said in capsys.readouterr().out

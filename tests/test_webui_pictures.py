@@ -1,0 +1,339 @@
+"""Pictures of the port on the WebUI, on a stand-in: as the txt2img tab is set up, and what goes wrong meanwhile."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from elemental import HostError, ImageError, Stopped, live_merge
+from elemental.images.axes import Setting
+from elemental.images.xyplot import read_axis
+from elemental.merge.metadata import recipe_from_json
+from elemental.plots import PlotRun, known_for, make_plot
+from elemental.runs import RunResult, RunWatcher, start_run
+from elemental.surveys import survey_plot
+from elemental.workflows import pictures_of_merge
+
+from .webui_standin_fixtures import REQUEST, Rig, mark, webui_rig  # noqa: F401
+from .webui_standin_parts import DEFAULTS, SCRIPTS
+
+
+def values(**changes: Any) -> list[Any]:
+    """Give the values of the txt2img tab."""
+    names = ["prompt", "negative", "styles", "count", "size", "cfg", "height", "width", "hires", "second", "overrides"]
+    names += ["script", "steps", "sampler", "scheduler", "seed", "refiner"]
+    return list({**dict(zip(names, [*DEFAULTS, *SCRIPTS], strict=True)), **changes}.values())
+
+
+def form_of(rig: Rig) -> Any:
+    return rig.hooks.TabForm(rig.host)
+
+
+def test_the_tab_says_what_picture_is_wanted(rig: Rig) -> None:
+    given = values(prompt="a cat", negative="a dog", seed=7.0, width=72, cfg=3.5, count=2, size=2)
+    request = form_of(rig).read(given)
+    assert request == replace(REQUEST, negative="a dog", width=72, cfg=3.5, batch=4)
+    assert rig.host.txt2img_values == tuple(given)
+    assert form_of(rig).read(values(sampler="DPM++ 2M", scheduler="Karras")).sampler == "DPM++ 2M Karras"
+    for seed in (-1, "", None):
+        drawn = {form_of(rig).read(values(seed=seed)).seed for _ in range(4)}
+        assert len(drawn) == 4
+        assert all(0 <= seed < 2**32 for seed in drawn)
+
+
+def test_a_tab_that_cannot_be_read(rig: Rig) -> None:
+    with pytest.raises(HostError, match="txt2img tab were not found"):
+        form_of(rig).read([])
+    with pytest.raises(HostError, match="AssertionError: the tab has other fields"):
+        form_of(rig).read(values()[:-1])
+    with pytest.raises(ImageError, match="width is 100"):
+        form_of(rig).read(values(width=100))
+    assert rig.host.txt2img_values is None
+
+
+def test_pictures_are_those_of_the_hosts_own_tab(rig: Rig) -> None:
+    own = rig.webui.generate().data
+    assert rig.pictures() == [own]  # without the tab's values
+    four = replace(REQUEST, batch=4)
+    together = rig.host.make_pictures(four, model={})
+    assert [picture.seed for picture in together] == [7, 8, 9, 10]
+    rig.host.txt2img_values = values(count=2, size=2, prompt="another", seed=99)
+    seen: list[tuple[int, int]] = []
+    rig.webui.scripts.scripts_txt2img.scripts.append(
+        SimpleNamespace(process=lambda p: seen.append((p.n_iter, p.batch_size)))
+    )
+    assert rig.pictures(four) == [mark(picture) for picture in together]
+    assert rig.pictures(REQUEST) == [own]
+    assert seen == [(2, 2), (1, 1)]
+    (karras,) = rig.host.make_pictures(replace(REQUEST, sampler="dpm++ 2m karras"), model={})
+    assert "Sampler: DPM++ 2M, Schedule type: Karras, " in karras.infotext
+    with pytest.raises(HostError, match='no sampler "Eular"'):
+        rig.pictures(replace(REQUEST, sampler="Eular"))
+
+
+def test_the_infotext_names_the_merge_and_not_the_checkpoint(rig: Rig) -> None:
+    recipe = rig.recipe("IN03-OUT05:attn2:0.7")
+    with live_merge(rig.open()) as merge:
+        (picture,) = pictures_of_merge(rig.host, REQUEST, merge, recipe)
+    assert "Model" not in picture.infotext
+    assert (
+        'Elemental: "weight-sum of a, b; alpha 0.5; rules IN03-OUT05:attn2:0.7", Elemental recipe: ' in picture.infotext
+    )
+    found = json.loads(picture.infotext.split("Elemental recipe: ")[1])
+    assert recipe_from_json(found, name="x").rules == recipe.rules
+    assert recipe_from_json(picture.fields["elemental_recipe"], name="x").rules == recipe.rules
+    (plain,) = rig.host.make_pictures(REQUEST, model={"Model": "a"})
+    assert ", Model hash: " in plain.infotext
+    assert ", Model: a" in plain.infotext
+
+
+def test_the_live_model_stays_whatever_the_settings_choose(rig: Rig) -> None:
+    rig.open("b")
+    settings = dict(rig.webui.opts.data)
+    during: list[str] = []
+    rig.webui.on_step = lambda _: during.append(rig.webui.opts.data["sd_model_checkpoint"])
+    picture = rig.pictures(replace(REQUEST, batch=1))
+    assert rig.host.loaded() == rig.ref("b").__class__("b.safetensors", rig.paths["b"])
+    assert not {"a.safetensors", "b.safetensors"} & set(during)  # what the user chooses meanwhile differs from it
+    assert rig.webui.opts.data == settings
+    rig.webui.opts.data["sd_model_checkpoint"] = "b.safetensors"
+    during.clear()
+    assert rig.pictures() == picture
+    assert set(during) == {"b.safetensors"}
+
+
+def test_settings_that_no_file_has_are_not_left_overridden(rig: Rig) -> None:
+    rig.host.txt2img_values = values(overrides=["clip_skip: 2"])
+    rig.webui.opts.data.pop("sd_model_checkpoint")
+    rig.pictures()
+    assert rig.webui.opts.data.get("clip_skip") is None
+    assert rig.webui.opts.data.get("sd_model_checkpoint") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"refiner": "b"}, "A refiner would replace"),
+        ({"hires": True, "second": "b"}, "Hires. fix with a checkpoint of its own"),
+        ({"overrides": ["sd_model_checkpoint: b.safetensors"]}, "override settings ask for the checkpoint b"),
+        ({"overrides": ["sd_model_checkpoint: gone"]}, "override settings ask for the checkpoint gone"),
+    ],
+)
+def test_what_would_replace_the_model_is_refused(rig: Rig, changes: dict[str, Any], message: str) -> None:
+    rig.host.txt2img_values = values(**changes)
+    with pytest.raises(HostError, match=message):
+        rig.pictures()
+
+
+def test_the_same_checkpoint_in_those_places_does_no_harm(rig: Rig) -> None:
+    (plain,) = rig.pictures()
+    for changes in ({"refiner": "a"}, {"hires": True, "second": "a"}, {"second": "b"}, {"refiner": "None"}):
+        rig.host.txt2img_values = values(**changes)
+        assert rig.pictures() == [plain]
+    rig.host.txt2img_values = values(overrides=["sd_model_checkpoint: a"])
+    assert rig.pictures() == [plain]
+
+
+def test_scripts_run_and_what_they_add_is_not_taken_for_a_picture(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    (plain,) = rig.pictures()
+    rig.webui.extra_images = 2
+    assert rig.pictures() == [plain]
+    rig.webui.extra_images = 0
+    runner = rig.webui.scripts.scripts_txt2img
+    rig.host.txt2img_values = values(script=1)
+    runner.chosen = rig.webui.process_images
+    assert rig.pictures() == [plain]
+
+    def two(p: Any) -> Any:
+        made = rig.webui.process_images(p)
+        return SimpleNamespace(**{**vars(made), "images": made.images * 2})
+
+    runner.chosen = two
+    with pytest.raises(HostError, match="made 2 pictures, where 1 were asked for; choose no script"):
+        rig.pictures()
+    rig.host.txt2img_values = values()
+    none = SimpleNamespace(images=[], index_of_first_image=0)
+    monkeypatch.setattr(sys.modules["modules"].processing, "process_images", lambda _: none)
+    with pytest.raises(HostError, match="made 0 pictures, where 1 were asked for"):
+        rig.pictures()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("a part"), "KeyError: 'a part'"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "memory is too small"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory is too small"),
+        (MemoryError(), "memory is too small"),
+        ("nans", r"no numbers \(NaN\): all black"),
+    ],
+)
+def test_what_scripts_raise_costs_one_picture_and_the_model_is_given_back(rig: Rig, error: Any, message: str) -> None:
+    before, plain = rig.webui.digest(), rig.pictures()
+    raised = rig.webui.devices.NansException("all black\nand more") if error == "nans" else error
+    requests: list[Any] = []
+
+    def fail(p: Any) -> None:
+        requests.append(p)
+        raise raised
+
+    runner = rig.webui.scripts.scripts_txt2img
+    broken = SimpleNamespace(process=fail)
+    with live_merge(rig.open()) as merge:
+        runner.scripts.append(broken)
+        with pytest.raises(HostError, match=message):
+            pictures_of_merge(rig.host, REQUEST, merge, rig.recipe())
+        runner.scripts.remove(broken)
+        assert pictures_of_merge(rig.host, REQUEST, merge, rig.recipe())
+    assert requests[0].closed
+    assert rig.webui.digest() == before
+    assert rig.pictures() == plain
+
+
+def press(rig: Rig, button: str, at: int) -> None:
+    """Press a button at a step, once."""
+    steps: list[int] = []
+
+    def on_step(_: int) -> None:
+        steps.append(1)
+        if len(steps) == at:
+            setattr(rig.webui.state, button, True)
+
+    rig.webui.on_step = on_step
+
+
+def test_buttons(rig: Rig) -> None:
+    (plain,) = rig.pictures()
+    press(rig, "interrupted", 1)
+    with rig.host.job("x", 1):
+        with pytest.raises(Stopped):
+            rig.pictures()
+        assert rig.host.should_stop()
+    assert not rig.host.should_stop()
+    press(rig, "stopping_generation", 1)
+    with rig.host.job("x", 1):
+        assert rig.pictures() == [plain]  # whole
+        assert rig.host.should_stop()
+    press(rig, "skipped", 1)
+    with rig.host.job("x", 1):
+        with pytest.raises(HostError, match="skipped"):
+            rig.pictures()
+        assert rig.pictures() == [plain]
+        assert not rig.host.should_stop()
+
+
+def test_buttons_between_the_rounds_of_a_batch(rig: Rig) -> None:
+    rig.host.txt2img_values = values(count=2)
+    two = replace(REQUEST, batch=2)
+    press(rig, "skipped", 1)  # the host forgets it before the second round
+    with pytest.raises(HostError, match="skipped"):
+        rig.pictures(two)
+    press(rig, "stopping_generation", 1)
+    with pytest.raises(Stopped):
+        rig.pictures(two)
+    assert not rig.webui.state.stopping_generation
+    press(rig, "stopping_generation", 3)
+    assert len(rig.pictures(two)) == 2
+
+
+def test_a_job_has_the_queue_and_lets_go_of_it(rig: Rig) -> None:
+    lock, state = rig.webui.lock, rig.webui.state
+    turns = lock.turns
+    with rig.host.job("plot", 4):
+        assert (state.job, state.job_count, lock.owner) == ("plot", 4, threading.get_ident())
+        with rig.host.job("a part", 1):
+            rig.open("b")
+            rig.pictures(replace(REQUEST, batch=3))
+        assert (state.job, state.job_no) == ("plot", 3)
+        rig.host.report(1, 4, "merging")
+        assert state.textinfo == "merging: 25%"
+        state.interrupted = True
+    assert (lock.turns, state.job, state.interrupted) == (turns + 1, "", False)
+    with pytest.raises(KeyError), rig.host.job("plot", 1):
+        raise KeyError
+    assert (lock.owner, state.job) == (None, "")
+    rig.open("a")
+    rig.pictures()
+    assert lock.turns == turns + 4
+
+
+def test_only_jobs_of_ours_are_stopped_and_shown(rig: Rig) -> None:
+    state = rig.webui.state
+    state.begin("somebody else's")
+    state.sampling_steps = 5
+    rig.host.stop()
+    assert not state.interrupted
+    assert (rig.host.glimpse().steps, rig.host.should_stop()) == (0, False)
+    rig.host.report(1, 2, "x")
+    assert state.textinfo is None
+    with rig.host.job("x", 1):
+        state.sampling_step, state.sampling_steps = 1, 5
+        glimpse = rig.host.glimpse()
+        assert (glimpse.step, glimpse.steps, glimpse.image is not None) == (1, 5, True)
+        rig.host.stop()
+        assert rig.host.should_stop()
+
+
+def plot(rig: Rig, folder: Path, on_cell: Callable[..., None] = lambda *_: None) -> RunResult:
+    setting = Setting(rig.recipe(alpha=0), REQUEST)
+    known = known_for(rig.host, setting.recipe)
+    axes = [
+        read_axis("x", "alpha", "0,0.5,1", known),
+        read_axis("y", "pinpoint-element", "IN01:attn1,M00:attn2", known),
+    ]
+    plotted = make_plot(setting, *axes, known=known)
+    with rig.host.job("plot", 6):
+        return start_run(
+            rig.host, PlotRun(plotted), folder, survey=survey_plot(plotted), watcher=RunWatcher(on_cell=on_cell)
+        )
+
+
+def test_a_plot_while_others_ask_for_pictures(rig: Rig, tmp_path: Path) -> None:
+    before, own = rig.webui.digest(), rig.webui.generate()
+    answers: list[Any] = []
+    threads: list[threading.Thread] = []
+
+    def ask(*_: object) -> None:
+        threads.append(threading.Thread(target=lambda: answers.append(rig.webui.generate())))
+        threads[-1].start()
+
+    result = plot(rig, tmp_path / "plot", ask)
+    for thread in threads:
+        thread.join()
+    assert (result.made, result.failed) == (6, {})
+    assert [(answer.data, answer.infotext) for answer in answers] == [(own.data, own.infotext)] * 6
+    assert rig.webui.digest() == before
+
+
+def test_a_plot_that_is_interrupted_and_one_with_a_skipped_cell(rig: Rig, tmp_path: Path) -> None:
+    before = rig.webui.digest()
+    press(rig, "interrupted", 4)
+    result = plot(rig, tmp_path / "stopped")
+    assert (result.made, result.waiting) == (1, 5)
+    assert rig.webui.digest() == before
+    press(rig, "skipped", 4)
+    result = plot(rig, tmp_path / "skipped")
+    assert (result.made, list(result.failed.values())) == (5, ["The picture was skipped."])
+    assert rig.webui.digest() == before
+
+
+def test_pictures_are_rgb(rig: Rig) -> None:
+    process = rig.webui.process_images
+
+    def with_alpha(p: Any) -> Any:
+        made = process(p)
+        images: Sequence[Image.Image] = [image.convert("RGBA") for image in made.images]
+        return SimpleNamespace(**{**vars(made), "images": images})
+
+    sys.modules["modules"].processing.process_images = with_alpha
+    assert rig.host.make_pictures(REQUEST, model={})[0].image.mode == "RGB"

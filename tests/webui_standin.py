@@ -1,0 +1,323 @@
+"""A stand-in for the WebUI's modules, as much of them as the port uses; made from what is known of version 1.10.1.
+
+It loads checkpoints into real torch modules, skips loads as the WebUI skips them, caches what it caches, and makes
+pictures from the bytes of the live tensors, so that whatever is stale or lost shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from .webui_standin_models import LORA, build_model, digest, hijack, set_lora, undo_hijack
+from .webui_standin_parts import (
+    DEFAULTS,
+    SCRIPTS,
+    CheckpointInfo,
+    Options,
+    Processing,
+    QueueLock,
+    Runner,
+    Script,
+    State,
+    Txt2Img,
+)
+
+VAE = "first_stage_model."
+TEXT = ("cond_stage_model.", "conditioner.")
+
+
+class StandIn:
+    """The WebUI.
+
+    Args:
+        folder: Of its checkpoints.
+
+    Attributes:
+        on_step: Called at each step of a picture, with what is done as its argument.
+        loads: The file of each load.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        Processing.cached_c, Processing.cached_uc = [None, None], [None, None]
+        self.hashed = False
+        self.opts, self.state, self.lock = Options(), State(), QueueLock()
+        self.loads: list[str] = []
+        self.on_step: Callable[[int], None] = lambda _step: None
+        self.extra_images = 0
+        self.callbacks: dict[str, list[Callable[..., Any]]] = {}
+        self.scripts: Any = SimpleNamespace(Script=Script, AlwaysVisible=object(), scripts_txt2img=Runner([]))
+        self.cmd_opts = SimpleNamespace(ckpt_dir=None)
+        self.devices: Any = SimpleNamespace(
+            fp8=False,
+            torch_gc=lambda: None,
+            autocast=nullcontext,
+            NansException=type("NansException", (Exception,), {}),
+        )
+        self.sd_vae: Any = SimpleNamespace(loaded_vae_file=None, base_vae=None, checkpoint_info=None)
+        self.sd_vae.get_base_vae = self._base_vae
+        self.sd_models: Any = self._sd_models()
+        self.list_models()
+        self.opts.data_labels["sd_model_checkpoint"].onchange = self._queued(self.reload)
+        self.opts.data_labels["fp8_storage"].onchange = self._queued(self.reload)
+        self.opts.data_labels["cache_fp16_weight"].onchange = self._queued(lambda: self.reload(forced_reload=True))
+
+    @property
+    def model(self) -> Any:
+        """The live model."""
+        return self.sd_models.model_data.sd_model
+
+    def digest(self, *parts: str) -> str:
+        """Give the digest of the live model, or of parts of it."""
+        return digest(self.model, *parts)
+
+    def modules(self) -> Mapping[str, Any]:
+        """Give the modules by name, for ``sys.modules``."""
+        total = SimpleNamespace(clear=lambda: None)
+        shared = SimpleNamespace(
+            opts=self.opts, state=self.state, cmd_opts=self.cmd_opts, total_tqdm=total, sd_model=None
+        )
+        samplers = SimpleNamespace(visible_sampler_names=lambda: ["Euler a", "DPM++ 2M"])
+        labels = ("Automatic", "Karras", "SGM Uniform")
+        parts = {
+            "shared": shared,
+            "sd_models": self.sd_models,
+            "sd_vae": self.sd_vae,
+            "scripts": self.scripts,
+            "script_callbacks": SimpleNamespace(
+                **{
+                    f"on_{name}": self._register(name)
+                    for name in ("after_component", "ui_tabs", "infotext_pasted", "model_loaded")
+                }
+            ),
+            "call_queue": SimpleNamespace(queue_lock=self.lock),
+            "devices": self.devices,
+            "sd_samplers": samplers,
+            "sd_schedulers": SimpleNamespace(schedulers=[SimpleNamespace(label=label) for label in labels]),
+            "processing": SimpleNamespace(
+                StableDiffusionProcessing=Processing,
+                StableDiffusionProcessingTxt2Img=Txt2Img,
+                process_images=self.process_images,
+            ),
+            "txt2img": SimpleNamespace(txt2img_create_processing=self.create_processing),
+        }
+        root = ModuleType("modules")
+        root.__dict__.update(parts)
+        return {"modules": root, **{f"modules.{name}": part for name, part in parts.items()}}
+
+    def fire(self, event: str, *args: Any) -> list[Any]:
+        """Call what is registered for an event."""
+        return [call(*args) for call in self.callbacks.get(event, [])]
+
+    def _register(self, event: str) -> Callable[[Callable[..., Any]], None]:
+        return lambda call: self.callbacks.setdefault(event, []).append(call)
+
+    def _queued(self, call: Callable[[], Any]) -> Callable[[], None]:
+        def queued() -> None:
+            with self.lock:
+                call()
+
+        return queued
+
+    def _sd_models(self) -> Any:
+        found: Any = SimpleNamespace(checkpoints_list={}, checkpoint_aliases={}, checkpoints_loaded=OrderedDict())
+        found.model_path, found.skip = str(self.folder), 0
+        found.model_data = SimpleNamespace(sd_model=None, loaded_sd_models=[], lock=threading.Lock())
+        found.list_models, found.reload_model_weights = self.list_models, self.reload
+        found.get_closet_checkpoint_match = self.closest
+        found.get_empty_cond = lambda model: torch.tensor([float(int(digest(model, *TEXT)[:6], 16))])
+        found.SkipWritingToConfig = self._skipping
+        return found
+
+    @contextmanager
+    def _skipping(self) -> Iterator[None]:
+        self.sd_models.skip += 1
+        try:
+            yield
+        finally:
+            self.sd_models.skip -= 1
+
+    def list_models(self) -> None:
+        """Look for checkpoints."""
+        self.sd_models.checkpoints_list.clear()
+        self.sd_models.checkpoint_aliases.clear()
+        for path in sorted(self.folder.glob("*.safetensors")):
+            info = CheckpointInfo(path, hashed=self.hashed)
+            self.sd_models.checkpoints_list[info.title] = info
+            self.sd_models.checkpoint_aliases.update(dict.fromkeys(info.ids, info))
+
+    def closest(self, name: str) -> Any:
+        """Find a checkpoint by a part of its title."""
+        known = self.sd_models.checkpoint_aliases.get(name)
+        return known or next((i for i in self.sd_models.checkpoints_list.values() if name and name in i.title), None)
+
+    def select(self) -> Any:
+        """Find the checkpoint that the settings choose, or any."""
+        chosen = self.sd_models.checkpoint_aliases.get(self.opts.data.get("sd_model_checkpoint"))
+        return chosen or next(iter(self.sd_models.checkpoints_list.values()))
+
+    def reload(self, sd_model: Any = None, info: Any = None, forced_reload: bool = False) -> Any:  # noqa: ARG002
+        """Load a checkpoint, unless the file's name is that of the one in use."""
+        info = info or self.select()
+        data = self.sd_models.model_data
+        if data.sd_model is not None and data.sd_model.sd_model_checkpoint == info.filename and not forced_reload:
+            return data.sd_model
+        same = data.sd_model if data.sd_model and data.sd_model.sd_model_checkpoint == info.filename else None
+        other = next((m for m in data.loaded_sd_models if m.sd_model_checkpoint == info.filename), None)
+        if other is not None and same is None:
+            self._use(other)
+            if not self.sd_models.skip:
+                self.opts.data["sd_model_checkpoint"] = info.title
+            return other
+        fresh = data.sd_model is None or (same is None and len(data.loaded_sd_models) < self.opts.sd_checkpoints_limit)
+        self._load(info, None if fresh else same or data.loaded_sd_models[-1])
+        return data.sd_model
+
+    def _load(self, info: Any, model: Any) -> None:
+        if model is not None:
+            undo_hijack(model)
+        cached = self.sd_models.checkpoints_loaded.get(info)
+        state = load_file(info.filename) if cached is None else cached
+        self.loads.append(info.filename)
+        if model is None:
+            model = build_model(state)
+        else:
+            model.load_state_dict(state, strict=False)
+            for layer in model.modules():
+                layer.__dict__.pop("network_weights_backup", None)
+                layer.__dict__.pop("network_bias_backup", None)
+                layer.__dict__.pop("network_current_names", None)
+        if self.opts.sd_checkpoint_cache:
+            self.sd_models.checkpoints_loaded[info] = dict(model.state_dict())  # the live tensors themselves
+        if not self.sd_models.skip:
+            self.opts.data["sd_model_checkpoint"] = info.title
+        model.sd_model_checkpoint, model.sd_checkpoint_info, model.sd_model_hash = info.filename, info, info.hash
+        self.sd_vae.base_vae = self.sd_vae.checkpoint_info = self.sd_vae.loaded_vae_file = None
+        hijack(model)
+        self._use(model)
+        self.fire("model_loaded", model)
+
+    def _use(self, model: Any) -> None:
+        data = self.sd_models.model_data
+        data.sd_model = model
+        data.loaded_sd_models = [model, *(other for other in data.loaded_sd_models if other is not model)]
+
+    def choose_vae(self, state: Mapping[str, torch.Tensor] | None) -> None:
+        """Put another VAE into the model, or take it out again."""
+        vae, model = self.sd_vae, self.model
+        if state is not None:
+            if vae.checkpoint_info is not model.sd_checkpoint_info:
+                own = model.first_stage_model.state_dict()
+                vae.base_vae, vae.checkpoint_info = {k: v.clone() for k, v in own.items()}, model.sd_checkpoint_info
+            model.first_stage_model.load_state_dict(dict(state))
+        elif vae.base_vae is not None:
+            model.first_stage_model.load_state_dict(vae.base_vae)
+            vae.base_vae = vae.checkpoint_info = None
+        vae.loaded_vae_file = None if state is None else "chosen.vae"
+        self.fire("model_loaded", model)
+
+    def _base_vae(self, model: Any) -> Any:
+        return self.sd_vae.base_vae if self.sd_vae.checkpoint_info is model.sd_checkpoint_info else None
+
+    def create_processing(self, _task: str, _request: Any, *values: Any) -> Processing:
+        """Make a request of the txt2img tab's values."""
+        names = "prompt negative_prompt styles n_iter batch_size cfg_scale height width enable_hr hr_checkpoint_name"
+        count = len(DEFAULTS)
+        assert len(values) == count + len(SCRIPTS), "the tab has other fields"
+        p = Txt2Img(**dict(zip(names.split(), values, strict=False)))
+        p.override_settings = dict(text.split(": ", 1) for text in values[count - 1])
+        p.scripts, p.script_args = self.scripts.scripts_txt2img, values[count:]
+        return p
+
+    def generate(self, prompt: str = "a cat", **fields: Any) -> Any:
+        """Make a picture as the user's own Generate and the API do, which take the lock."""
+        p = Txt2Img(prompt=prompt)
+        p.scripts, p.script_args = self.scripts.scripts_txt2img, [*SCRIPTS[:4], 7, None]
+        p.__dict__.update(fields)
+        with self.lock:
+            self.state.begin("user")
+            try:
+                made = self.process_images(p)
+            finally:
+                self.state.end()
+        return SimpleNamespace(
+            p=p, data=hashlib.sha256(made.images[0].tobytes()).hexdigest(), infotext=made.infotexts[0]
+        )
+
+    def process_images(self, p: Any) -> Any:
+        """Make the pictures of a request."""
+        p.scripts.each("before_process", p)
+        stored = {key: self.opts.data[key] for key in p.override_settings if key in self.opts.data}
+        try:
+            if p.override_settings.get("sd_model_checkpoint") not in self.sd_models.checkpoint_aliases:
+                p.override_settings.pop("sd_model_checkpoint", None)
+                self.reload()
+            for key, value in p.override_settings.items():
+                self.opts.data[key] = value
+                if key == "sd_model_checkpoint":
+                    self.reload()
+            return self._make(p)
+        finally:
+            self.opts.data.update(stored)
+
+    def _make(self, p: Any) -> Any:
+        p.sd_model_name, p.sd_model_hash = self.model.sd_checkpoint_info.name_for_extra, self.model.sd_model_hash
+        seeds = [p.seed + index for index in range(p.n_iter * p.batch_size)]
+        p.scripts.each("process", p)
+        images: list[Image.Image] = []
+        for round_ in range(p.n_iter):
+            self.state.skipped = False
+            if self.state.interrupted or self.state.stopping_generation:
+                break
+            self.reload()
+            batch = seeds[round_ * p.batch_size : (round_ + 1) * p.batch_size]
+            images += self._sample(p, batch)
+            self.state.job_no += 1
+            p.scripts.each("postprocess_batch", p, images=images, batch_number=round_)
+        texts = [self._infotext(p, seed) for seed in seeds[: len(images)]] or [""]
+        images += [Image.new("RGBA", (8, 8))] * self.extra_images
+        return SimpleNamespace(images=images, infotexts=texts, info=texts[0], all_seeds=seeds, index_of_first_image=0)
+
+    def _sample(self, p: Any, seeds: Sequence[int]) -> Iterator[Image.Image]:
+        set_lora(self.model, wanted=LORA in p.prompt)
+        params = (p.prompt, p.negative_prompt, self.model.sd_checkpoint_info)
+        if p.cached_c[0] != params:
+            p.cached_c[:] = [params, digest(self.model, *TEXT)]
+        self.state.sampling_steps = p.steps
+        for step in range(p.steps):
+            self.state.sampling_step = step
+            self.on_step(step)
+            if self.state.interrupted or self.state.skipped:
+                break
+        drawn = digest(self.model, "model.", VAE, "alphas") + str(p.cached_c[1]) + f"{p.steps} {p.sampler_name} {step}"
+        for seed in seeds:
+            noise = np.random.default_rng(list(hashlib.sha256(f"{drawn} {seed} {p.scheduler}".encode()).digest()))
+            pixels = noise.integers(0, 256, (p.height, p.width, 3), dtype=np.uint8)
+            yield Image.fromarray(pixels)
+
+    def _infotext(self, p: Any, seed: int) -> str:
+        named = {"Model hash": p.sd_model_hash, "Model": p.sd_model_name, **p.extra_generation_params}
+        pairs = {"Steps": p.steps, "Sampler": p.sampler_name, "Schedule type": p.scheduler, "CFG scale": p.cfg_scale}
+        pairs |= {"Seed": seed, "Size": f"{p.width}x{p.height}"}
+        pairs |= {name: value for name, value in named.items() if value is not None}
+        negative = f"Negative prompt: {p.negative_prompt}\n" if p.negative_prompt else ""
+        texts = (f"{name}: {_quoted(value)}" for name, value in pairs.items())
+        return f"{p.prompt}\n{negative}{', '.join(texts)}"
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text) if any(mark in text for mark in ",:\n") else text

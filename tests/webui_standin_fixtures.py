@@ -1,0 +1,121 @@
+"""The port on the stand-in for the WebUI, ready for tests."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from elemental import MergeRecipe, model_source, parse_rules
+from elemental.hosts.base import CheckpointRef
+from elemental.images.request import GeneratedImage, ImageRequest
+
+from .conftest import LAYOUTS, random_state, save
+from .webui_standin import StandIn
+
+REQUEST = ImageRequest("a cat", seed=7, steps=2, cfg=4.0, width=64, height=64)
+
+
+def mark(picture: GeneratedImage) -> str:
+    """Give what tells a picture from others."""
+    return hashlib.sha256(picture.image.tobytes()).hexdigest()
+
+
+@dataclass
+class Rig:
+    """The stand-in and the port on it.
+
+    Attributes:
+        webui: The stand-in.
+        host: The port.
+        hooks: The module that the WebUI calls.
+        paths: The checkpoints.
+    """
+
+    webui: StandIn
+    host: Any
+    hooks: Any
+    paths: Mapping[str, Path]
+
+    def ref(self, name: str) -> CheckpointRef:
+        return CheckpointRef(name, self.paths[name])
+
+    def open(self, name: str = "a") -> Any:
+        return self.host.open_model(self.ref(name))
+
+    def recipe(self, rules: str = "", *, a: str = "a", b: str = "b", alpha: float = 0.5) -> MergeRecipe:
+        return MergeRecipe(
+            model_source(self.paths[a]), model_source(self.paths[b]), alpha=alpha, rules=parse_rules(rules)
+        )
+
+    def pictures(self, request: ImageRequest = REQUEST) -> list[str]:
+        return [mark(picture) for picture in self.host.make_pictures(request, model={})]
+
+
+def _stub_gradio() -> Any:
+    made: list[str] = []
+    return SimpleNamespace(
+        Blocks=lambda **_: nullcontext(made), HTML=made.append, Textbox=lambda text, **_: made.append(text)
+    )
+
+
+@pytest.fixture(name="rig")
+def webui_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Mapping[str, Path]) -> Iterator[Rig]:
+    """Give the port on a stand-in with three SD 1.x checkpoints, of which a is chosen and loaded."""
+    with make_rig(tmp_path, monkeypatch, models) as rig:
+        yield rig
+
+
+class make_rig:  # noqa: N801 - a context manager
+    """Put the stand-in's modules in place, and import the port on them."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, models: Mapping[str, Path]) -> None:
+        self._patch = monkeypatch
+        self._folder = folder / "models"
+        self._models = models
+
+    def __enter__(self) -> Rig:
+        self._folder.mkdir()
+        paths = {}
+        for name, path in self._models.items():
+            paths[name] = self._folder / path.name
+            shutil.copy(path, paths[name])
+        webui = StandIn(self._folder)
+        for name, module in webui.modules().items():
+            self._patch.setitem(sys.modules, name, module)
+        self._patch.setitem(sys.modules, "gradio", _stub_gradio())
+        _forget_port()
+        hooks = importlib.import_module("elemental.hosts.webui_hooks")
+        hooks.register(lambda _host, _form: "the tab")
+        webui.scripts.scripts_txt2img.scripts = [hooks.ElementalScript()]
+        webui.reload()
+        self.rig = Rig(webui, hooks.webui_host(), hooks, paths)
+        return self.rig
+
+    def __exit__(self, *_: object) -> None:
+        _forget_port()
+        assert self.rig.webui.lock.owner is None, "the queue lock was not released"
+
+
+def _forget_port() -> None:
+    for name in [name for name in sys.modules if name.startswith("elemental.hosts.webui")]:
+        del sys.modules[name]
+
+
+def other_models(folder: Path, kind: str) -> dict[str, Path]:
+    """Write two checkpoints of a kind."""
+    folder.mkdir()
+    return {
+        name: save(folder / f"{name}.safetensors", random_state(LAYOUTS[kind], seed, torch.float16))
+        for seed, name in enumerate("ab", 1)
+    }
