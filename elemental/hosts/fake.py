@@ -83,6 +83,7 @@ class FakeHost:
     Args:
         load: Gives the tensors of a checkpoint.
         output: The folder for pictures.
+        models: The folder whose checkpoints it lists, and in which merges are saved; none by default.
 
     Attributes:
         reports: What was reported.
@@ -91,22 +92,25 @@ class FakeHost:
         load_calls: What is called before the user loads a checkpoint.
     """
 
-    def __init__(self, load: Load, *, output: Path = Path("outputs")) -> None:
+    def __init__(self, load: Load, *, output: Path = Path("outputs"), models: Path | None = None) -> None:
         self.reports: list[tuple[int, int, str]] = []
         self.stopped = False
         self.jobs: list[str] = []
         self.load_calls: list[Callable[[], None]] = []
         self._load = load
         self._output = output
+        self._models = models
         self._live: FakeModel | None = None
 
     def checkpoints(self) -> Sequence[CheckpointRef]:
-        """List the checkpoint that is loaded, if there is one."""
+        """List those of its folder, or else the one that is loaded, if there is one."""
+        if self._models is not None:
+            return [CheckpointRef(path.name, path) for path in sorted(self._models.glob("*.safetensors"))]
         return [] if self._live is None or self._live.checkpoint is None else [self._live.checkpoint]
 
     def models_folder(self) -> Path:
-        """Give the folder for pictures, for want of another."""
-        return self._output
+        """Give the folder of checkpoints, or that for pictures, for want of another."""
+        return self._models or self._output
 
     def loaded(self) -> CheckpointRef | None:
         """Give the checkpoint that is loaded."""
