@@ -246,6 +246,7 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_demo_keeps_its_hands_off_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("diffusers")
     (tmp_path / "a.safetensors").write_bytes(b"mine")
     assert main(["demo", "-o", str(tmp_path)]) == FAILED
     assert "name another folder" in capsys.readouterr().err

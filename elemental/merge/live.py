@@ -222,9 +222,11 @@ class LiveMerge:
 
     def _restore(self, key: str, parts: Sequence[Tensor]) -> None:
         saved = self._saved[key]
-        numbers = self._original_numbers(key) if saved is None else torch.cat([part.reshape(-1) for part in saved])
-        for part, at, piece in pieces_of(parts, 0, numbers):
-            copy_piece(part, at, piece)
+        start = 0
+        for numbers in [self._original_numbers(key)] if saved is None else saved:
+            for part, at, piece in pieces_of(parts, start, numbers.reshape(-1)):
+                copy_piece(part, at, piece)
+            start += numbers.numel()
 
     def _original_numbers(self, key: str) -> Tensor:
         assert self._original is not None
