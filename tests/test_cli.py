@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -238,11 +239,34 @@ def test_debug_shows_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["inspect", "plan", "merge", "generate", "plot", "check", "demo"])
+@pytest.mark.parametrize("command", ["inspect", "plan", "merge", "generate", "plot", "check", "ui", "demo"])
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
     assert f"example:\n  elemental {command}" in capsys.readouterr().out
+
+
+def test_the_page_is_served_to_this_machine_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("diffusers")
+    pytest.importorskip("gradio")
+    served: dict[str, Any] = {}
+
+    class Page:
+        def queue(self, **_: Any) -> None: ...
+
+        def launch(self, *, server_name: str, server_port: int | None, share: bool) -> tuple[None, str, None]:
+            served.update(server_name=server_name, server_port=server_port, share=share)
+            return None, "http://x", None
+
+        def block_thread(self) -> None: ...
+
+    monkeypatch.setattr("elemental.ui.tab.make_tab", lambda *_, **__: Page())
+    assert main(["ui", "--models", str(tmp_path), "--port", "7999"]) == DONE
+    assert served == {"server_name": "127.0.0.1", "server_port": 7999, "share": False}
+    assert main(["ui", "--models", str(tmp_path / "none")]) == FAILED
+    assert "name the one that your checkpoints are in" in capsys.readouterr().err
 
 
 def test_the_demo_keeps_its_hands_off_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
