@@ -96,7 +96,10 @@ class Host(Protocol):
     """Whatever makes pictures."""
 
     def checkpoints(self) -> Sequence[CheckpointRef]:
-        """List the checkpoints it can load."""
+        """List the checkpoints that it knew of when it last looked for them."""
+
+    def refresh(self) -> None:
+        """Look for checkpoints anew."""
 
     def models_folder(self) -> Path:
         """Give the folder in which merges are saved, and models looked for that have moved."""

@@ -108,6 +108,9 @@ class FakeHost:
             return [CheckpointRef(path.name, path) for path in sorted(self._models.glob("*.safetensors"))]
         return [] if self._live is None or self._live.checkpoint is None else [self._live.checkpoint]
 
+    def refresh(self) -> None:
+        """Do nothing: it looks each time."""
+
     def models_folder(self) -> Path:
         """Give the folder of checkpoints, or that for pictures, for want of another."""
         return self._models or self._output

@@ -121,6 +121,7 @@ class StandaloneHost:
         self._models = models
         self._output = output
         self._live: StandaloneModel | None = None
+        self._listed: list[CheckpointRef] | None = None
         self._report = report
         self._asked_to_stop = should_stop
         self._stopped = threading.Event()
@@ -128,11 +129,16 @@ class StandaloneHost:
         self._glimpse = Glimpse()
 
     def checkpoints(self) -> Sequence[CheckpointRef]:
-        """List the checkpoints in the models folder, at any depth."""
-        if self._models is None:
-            return []
-        found = checkpoint_files(self._models)
-        return [CheckpointRef(path.relative_to(self._models).as_posix(), path) for path in found]
+        """List the checkpoints that were in the models folder, at any depth, when it last looked."""
+        if self._listed is None:
+            self.refresh()
+        return self._listed or []
+
+    def refresh(self) -> None:
+        """Look through the models folder, which may be large."""
+        found = [] if self._models is None else checkpoint_files(self._models)
+        folder = self._models or Path()
+        self._listed = [CheckpointRef(path.relative_to(folder).as_posix(), path) for path in found]
 
     def models_folder(self) -> Path:
         """Give the folder of the checkpoints; the working directory if none was given."""

@@ -80,6 +80,7 @@ def save(desk: Desk, form: MergeForm, name: str, *, overwrite: bool) -> Job:
         result = merge_to_file(
             recipe, target, models_folder=desk.host.models_folder(), overwrite=overwrite, controls=desk.controls()
         )
+        desk.host.refresh()
         text = (
             f"Saved {result.path.name} ({format_size(result.path.stat().st_size)}) in {shown_path(result.path.parent)}."
         )

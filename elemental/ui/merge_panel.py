@@ -202,9 +202,7 @@ class MergePanel:
             }
 
         def refresh() -> Updates:
-            relist = getattr(desk.host, "refresh", None)
-            if relist is not None:
-                relist()
+            desk.host.refresh()
             return {**self.choices(), self.preset: update(choices=_preset_names())}
 
         def apply_preset(name: str | None, *values: Any) -> Updates:
