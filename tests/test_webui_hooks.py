@@ -6,6 +6,8 @@ import importlib.util
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,13 +19,17 @@ from elemental.merge.metadata import recipe_from_json
 from elemental.workbench import LiveKind, Workbench
 
 from .webui_standin_fixtures import REQUEST, Rig, mark, webui_rig  # noqa: F401
+from .webui_standin_parts import DEFAULTS, SCRIPTS
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(name="bench")
-def workbench(rig: Rig) -> Workbench:
-    return Workbench(rig.host)
+def workbench(rig: Rig) -> Iterator[Workbench]:
+    bench = Workbench(rig.host)
+    yield bench
+    with rig.host.job("restore", 1):
+        bench.restore()
 
 
 def put_merge(rig: Rig, bench: Workbench, a: str = "a", b: str = "b") -> str:
@@ -148,16 +154,17 @@ def test_a_choice_in_mid_job_waits_until_its_end(rig: Rig, opened: str, chosen: 
 
     def on_step(_: int) -> None:
         if not threads:
-            threads.append(threading.Thread(target=choose))
+            threads.append(threading.Thread(target=choose, daemon=True))
             threads[0].start()
             started.wait(5)
             threads[0].join(0.2)  # it waits for the queue by now, if it has to
 
     rig.webui.on_step = on_step
-    rig.host.txt2img_values = None
-    with rig.host.job("plot", 2):
+    rig.host.txt2img_values = [*DEFAULTS[:3], 2, *DEFAULTS[4:], *SCRIPTS]  # in two rounds, before each of which
+    two = replace(REQUEST, batch=2)  # the host goes by its settings
+    with rig.host.job("plot", 4):
         rig.open(opened)
-        first, second = rig.pictures(), rig.pictures()
+        first, second = rig.pictures(two), rig.pictures(two)
         assert first == second
         assert rig.webui.digest() == wanted[opened]
     threads[0].join(5)
@@ -191,6 +198,16 @@ def test_what_fails_before_a_load_does_not_prevent_it(rig: Rig) -> None:
     rig.host.before_loading(fail)
     rig.webui.opts.choose("sd_model_checkpoint", "b.safetensors")
     assert rig.host.loaded().path == rig.paths["b"]
+
+
+def test_what_is_called_before_a_load_may_use_the_host(rig: Rig, bench: Workbench) -> None:
+    opened: list[Any] = []
+    rig.host.before_loading(lambda: opened.append(rig.open()))  # within a turn that the host itself has given
+    put_merge(rig, bench)
+    rig.webui.generate(override_settings={"sd_model_checkpoint": "b.safetensors"})
+    rig.webui.opts.choose("sd_model_checkpoint", "c.safetensors")
+    assert len(opened) == 2
+    assert rig.host.loaded().path == rig.paths["c"]
 
 
 def run_script(monkeypatch: pytest.MonkeyPatch, tab: ModuleType | None) -> ModuleType:

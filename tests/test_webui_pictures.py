@@ -304,12 +304,12 @@ def test_a_plot_while_others_ask_for_pictures(rig: Rig, tmp_path: Path) -> None:
     threads: list[threading.Thread] = []
 
     def ask(*_: object) -> None:
-        threads.append(threading.Thread(target=lambda: answers.append(rig.webui.generate())))
+        threads.append(threading.Thread(target=lambda: answers.append(rig.webui.generate()), daemon=True))
         threads[-1].start()
 
     result = plot(rig, tmp_path / "plot", ask)
     for thread in threads:
-        thread.join()
+        thread.join(30)
     assert (result.made, result.failed) == (6, {})
     assert [(answer.data, answer.infotext) for answer in answers] == [(own.data, own.infotext)] * 6
     assert rig.webui.digest() == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,3 +152,21 @@ def test_pictures_without_a_merge(host: FakeHost, models: dict[str, Path]) -> No
     (picture,) = bench.pictures(REQUEST, otherwise=model_source(models["a"]))
     assert "Model: a" in picture.infotext
     assert picture.fields == {}
+
+
+def test_a_process_ends_though_a_merge_is_in_the_model(models: dict[str, Path], tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from safetensors.torch import load_file
+from elemental import MergeRecipe, model_source
+from elemental.hosts.fake import FakeHost
+from elemental.workbench import Workbench
+
+host = FakeHost(lambda path: {{key: (value,) for key, value in load_file(path).items() if value.is_floating_point()}},
+                output=Path({str(tmp_path)!r}))
+bench = Workbench(host)
+bench.merge(MergeRecipe(model_source({str(models["a"])!r}), model_source({str(models["b"])!r})))
+print("merged")
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "merged\n"), ended.stderr

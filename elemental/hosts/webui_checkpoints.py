@@ -114,7 +114,7 @@ def load(info: Any, *, force: bool) -> None:
 
 
 def _load(info: Any, force: bool) -> None:
-    with _choice_kept(), sd_models.SkipWritingToConfig():
+    with sd_models.SkipWritingToConfig():
         sd_models.reload_model_weights(info=info, forced_reload=force)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +53,9 @@ class Stopwatch:
 
 def uninterrupted(job: Callable[[], None]) -> None:
     """Finish a job though the user presses Ctrl-C meanwhile; the interrupt is raised afterwards."""
+    if sys.is_finalizing():  # threads cannot be started any more
+        job()
+        return
     errors: list[BaseException] = []
 
     def run() -> None:

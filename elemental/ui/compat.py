@@ -30,7 +30,9 @@ def make(kind: str, **arguments: Any) -> Component:
         arguments = {"apply_default_css": False, "padding": False, **arguments}
     # up to 4 some classes take these two without naming them
     kept = {name: value for name, value in arguments.items() if name in known or name in ("elem_id", "elem_classes")}
-    return cls(**kept)
+    made = cls(**kept)
+    made.do_not_save_to_config = True  # the WebUI would keep what the fields say at first for ever
+    return made
 
 
 def make_file(**arguments: Any) -> Component:
