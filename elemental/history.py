@@ -84,7 +84,9 @@ class History:
 def _read(line: bytes) -> HistoryEntry | None:
     try:
         entry = HistoryEntry(**json.loads(line))
-        float(entry.when), int(entry.number), dict(entry.form), dict(entry.recipe)
-    except (ValueError, TypeError):
+        time.localtime(entry.when)
+    except (ValueError, TypeError, OverflowError, OSError):
         return None  # cut off, or another version's
-    return entry
+    texts = (entry.kind, entry.name, entry.result)
+    right = all(isinstance(text, str) for text in texts) and isinstance(entry.number, int)
+    return entry if right and isinstance(entry.form, dict) and isinstance(entry.recipe, dict) else None

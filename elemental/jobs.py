@@ -120,9 +120,14 @@ class JobBoard:
         with self._lock:
             if self.job is not None and not self.job.view.ended:
                 raise HostError(f'"{self.job.view.name}" is still running; wait for it, or stop it.')
-            job = self.job = Job(name)
-        # not a daemon: the user's model is given back even if the program is told to end meanwhile
-        threading.Thread(target=_run, args=(job, work), name=f"elemental: {name}").start()
+            before, job = self.job, Job(name)
+            self.job = job  # before it begins, for it looks itself up here
+            try:
+                # not a daemon: the user's model is given back even if the program is told to end meanwhile
+                threading.Thread(target=_run, args=(job, work), name=f"elemental: {name}").start()
+            except RuntimeError as exc:
+                self.job = before
+                raise HostError(f"No thread can be started for it: {exc}.") from exc
         return job
 
 
@@ -138,7 +143,7 @@ def _run(job: Job, work: Callable[[Job], None]) -> None:
     except MemoryError:
         _log.exception("%s", job.view.name)
         job.show(state=JobState.FAILED, text="The memory is too small for this; ask for less, or close other programs.")
-    except Exception as exc:  # nobody else would ever tell of it
+    except BaseException as exc:  # nobody else would ever tell of it, and no other job could begin
         _log.exception("%s", job.view.name)
         reason = f"{type(exc).__name__}: {exc}"
         job.show(state=JobState.FAILED, text=f"This failed, and should not have: {reason}\nThe console says where.")

@@ -139,6 +139,14 @@ class RunRecord:
         self._written = time.monotonic()
 
 
+def _is_whole(data: dict[str, Any]) -> bool:
+    """Tell whether all entries of a record are there and of the right kind."""
+    dicts = [data.get(name) for name in _ENTRIES if name != "kind"]
+    if not isinstance(data.get("kind"), str) or not all(isinstance(entry, dict) for entry in dicts):
+        return False
+    return all(isinstance(facts, dict) and "state" in facts for facts in data["cells"].values())
+
+
 def read_record(files: RunFiles) -> RunRecord:
     """Read the record of a run.
 
@@ -149,6 +157,6 @@ def read_record(files: RunFiles) -> RunRecord:
         data = json.loads(files.record.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
         raise ImageError(f"Cannot read {files.record}: {exc}.") from exc
-    if not isinstance(data, dict) or data.get("version") != VERSION or not set(_ENTRIES) <= set(data):
+    if not isinstance(data, dict) or data.get("version") != VERSION or not _is_whole(data):
         raise ImageError(f"{files.record} is no record of a run that this program knows.")
     return RunRecord(files, data)

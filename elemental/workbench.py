@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import HostError, MergeError
+from .errors import ElementalError, HostError, MergeError, Stopped
 from .hosts.base import NO_FIELDS, CheckpointRef, Host, LiveModel
+from .merge.checkpoint import read_signature
 from .merge.controls import Controls
 from .merge.hashes import remembered_sha256
 from .merge.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe, recipe_as_json
 from .merge.sources import locate_model
 from .spec.recipe import MergeRecipe, ModelSource
-from .workflows import live_merge, pictures_of_merge
+from .workflows import live_merge, pictures_of_merge, plan_merge
 
 if TYPE_CHECKING:
     from .images.request import GeneratedImage, ImageRequest
@@ -97,22 +98,50 @@ class Workbench:
             controls: Progress and stop.
 
         Raises:
-            ElementalError: It cannot be done, or was stopped; the model is then what it was before any merge.
+            ElementalError: It cannot be done, or was stopped; what was in the model before, another merge maybe, is in
+                it again then.
         """
         with self._lock:
-            path = locate_model(recipe.model_a, self._host.models_folder())
-            active = self._begin(path)
+            now, before = self.live(), self._before
             try:
-                active.merge.apply(recipe, controls=controls)
-                active.recipe = recipe
-                state = active.merge.check()
-                if state.value == LiveKind.LOST.value:
-                    raise MergeError("The merge is not in the live model; something else has written to it.")
-                text = recipe_as_json(recipe, active.merge.models)
-                active.live.describe({LABEL_FIELD: name_recipe(recipe)}, {RECIPE_FIELD: text})
+                self._merge(recipe, controls)
             except BaseException:
-                self.restore()
+                with suppress(ElementalError):  # what went wrong first is what the user is to be told
+                    self._put_back(now, before)
                 raise
+
+    def _merge(self, recipe: MergeRecipe, controls: Controls | None) -> None:
+        active = self._begin(recipe)
+        active.merge.apply(recipe, controls=controls)
+        active.recipe = recipe
+        if active.merge.check().value == LiveKind.LOST.value:
+            raise MergeError("The merge is not in the live model; something else has written to it.")
+        text = recipe_as_json(recipe, active.merge.models)
+        active.live.describe({LABEL_FIELD: name_recipe(recipe)}, {RECIPE_FIELD: text})
+
+    @property
+    def _before(self) -> CheckpointRef | None:
+        """The checkpoint that the user had before the first merge."""
+        return self._active.before if self._active is not None else self._host.loaded()
+
+    def _put_back(self, now: LiveNow, before: CheckpointRef | None) -> None:
+        """Have the model be what it was: with the merge that was in it, or as the user's checkpoint is."""
+        self._leave()
+        if now.kind is LiveKind.ACTIVE and now.recipe is not None:
+            try:
+                self._merge(now.recipe, None)
+            except ElementalError:
+                self._leave()
+                raise
+            if self._active is not None:
+                self._active.before = before
+        elif now.kind is LiveKind.FILE and now.checkpoint is not None:
+            self._load(now.checkpoint)
+
+    def _load(self, wanted: CheckpointRef) -> None:
+        loaded = self._host.loaded()
+        if loaded is None or loaded.path != wanted.path:
+            self._open(wanted.path)
 
     def pictures(
         self, request: ImageRequest, *, otherwise: ModelSource | None = None, controls: Controls | None = None
@@ -139,6 +168,8 @@ class Workbench:
                     raise HostError("No model is loaded: choose models and merge them first.")
                 self._open(locate_model(otherwise, self._host.models_folder()))
                 now = self.live()
+            if controls is not None and controls.should_stop():
+                raise Stopped
             path = now.checkpoint.path if now.checkpoint else Path()
             sha256 = remembered_sha256(path) if path.is_file() else None
             names = {**({"Model hash": sha256[:10]} if sha256 else {}), "Model": path.stem}
@@ -153,37 +184,30 @@ class Workbench:
         with self._lock:
             active, lost = self._active, self.live().kind is LiveKind.LOST
             self._leave()
-            if active is None or active.before is None or lost:  # what took the merge's place is the user's own choice
-                return
-            loaded = self._host.loaded()
-            if loaded is None or loaded.path != active.before.path:
-                self._open(active.before.path)
+            if active is not None and active.before is not None and not lost:
+                self._load(active.before)  # what took a lost merge's place is the user's own choice
 
     @contextmanager
     def lend(self) -> Iterator[None]:
         """Put the merge aside for a run of many merges; afterwards the model is what it was, the merge included."""
         with self._lock:
-            now, active = self.live(), self._active
+            now, before = self.live(), self._before
             self._leave()
         try:
             yield
         finally:
             with self._lock:
-                before = active.before if active else now.checkpoint
-                if now.kind is LiveKind.ACTIVE and now.recipe is not None:
-                    self.merge(now.recipe)
-                    if self._active is not None:
-                        self._active.before = before
-                elif now.kind is LiveKind.FILE and now.checkpoint is not None:
-                    self._open(now.checkpoint.path)
+                self._put_back(now, before)
 
-    def _begin(self, path: Path) -> _Active:
+    def _begin(self, recipe: MergeRecipe) -> _Active:
         """Open model A, in which the merge of the same model may go on."""
-        active = self._active
-        before = active.before if active else self._host.loaded()
-        loaded = self._host.loaded()
-        if active is not None and not active.live.replaced() and loaded is not None and loaded.path == path:
+        path = locate_model(recipe.model_a, self._host.models_folder())
+        active, loaded = self._active, self._host.loaded()
+        before = self._before
+        here = active is not None and loaded is not None and loaded.path == path and not active.live.replaced()
+        if active is not None and here and not _any_changed(active.merge):
             return active
+        plan_merge(recipe, models_folder=self._host.models_folder())  # what cannot be merged costs nobody a model
         self._leave()
         live = self._open(path)
         stack = ExitStack()
@@ -201,3 +225,8 @@ class Workbench:
             if active is not None:
                 active.live.describe({}, NO_FIELDS)
                 active.stack.close()
+
+
+def _any_changed(merge: LiveMerge) -> bool:
+    """Tell whether the file of a model has changed since it was opened."""
+    return any(read_signature(model.path) != model.signature for model in merge.models.values())

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from elemental import Controls, HostError, MergeRecipe, Stopped, model_source, parse_rules
+from elemental import CheckpointError, Controls, HostError, MergeRecipe, Stopped, model_source, parse_rules
 from elemental.hosts.base import CheckpointRef
 from elemental.hosts.fake import FakeHost, FakeModel
 from elemental.images.request import ImageRequest
@@ -73,27 +73,71 @@ def test_the_next_merge_writes_what_differs_alone(host: FakeHost, recipe: MergeR
     assert live.digest() == FakeModel(None, load(models["a"])).digest()
 
 
-@pytest.mark.parametrize("stop", [True, False])
-def test_a_merge_that_fails_gives_the_model_back(
-    host: FakeHost, recipe: MergeRecipe, models: dict[str, Path], stop: bool
+def test_a_merge_that_is_stopped_leaves_what_was_there(
+    host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]
+) -> None:
+    own = opened(host, models["a"])
+    before = own.digest()
+    bench = Workbench(host)
+    stop = Controls(should_stop=lambda: True)
+    with pytest.raises(Stopped):
+        bench.merge(recipe, controls=stop)
+    assert (own.digest(), bench.live().kind) == (before, LiveKind.FILE)
+    bench.merge(recipe)
+    merged = own.digest()
+    with pytest.raises(Stopped):
+        bench.merge(replace(recipe, alpha=0.1), controls=stop)
+    assert (own.digest(), bench.live().recipe) == (merged, recipe)  # the merge that was there is nobody's to lose
+    bench.restore()
+    assert own.digest() == before
+
+
+def test_a_merge_that_the_host_refuses_gives_the_model_back(
+    host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]
 ) -> None:
     own = opened(host, models["a"])
     before = own.digest()
     bench = Workbench(host)
     bench.merge(recipe)
-    if stop:
-        with pytest.raises(Stopped):
-            bench.merge(replace(recipe, alpha=0.1), controls=Controls(should_stop=lambda: True))
-    else:
-        own.refuses = frozenset({min(own.tensors())})
-        with pytest.raises(HostError, match="refuses"):
-            bench.merge(replace(recipe, alpha=0.1))
-        own.refuses = frozenset()
-    assert own.digest() == before
-    assert bench.live().kind is LiveKind.FILE
+    own.refuses = frozenset({min(own.tensors())})
+    with pytest.raises(HostError, match="refuses"):
+        bench.merge(replace(recipe, alpha=0.1))
+    own.refuses = frozenset()
+    assert (own.digest(), bench.live().kind) == (before, LiveKind.FILE)
     bench.merge(recipe)  # and the next one works
     bench.restore()
     assert own.digest() == before
+
+
+def test_models_that_cannot_be_merged_cost_nobody_a_model(
+    host: FakeHost, recipe: MergeRecipe, models: dict[str, Path], tmp_path: Path
+) -> None:
+    bench = Workbench(host)
+    bench.merge(recipe)
+    live = opened(host, models["a"])
+    merged = live.digest()
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(models["b"].read_bytes()[:1000])
+    with pytest.raises(CheckpointError):
+        bench.merge(replace(recipe, model_a=model_source(damaged)))
+    assert opened(host, models["a"]) is live
+    assert (live.digest(), bench.live().recipe) == (merged, recipe)
+
+
+def test_a_file_that_was_replaced_is_seen(
+    host: FakeHost, recipe: MergeRecipe, models: dict[str, Path], tmp_path: Path
+) -> None:
+    b = tmp_path / "b.safetensors"
+    b.write_bytes(models["b"].read_bytes())
+    now = replace(recipe, model_b=model_source(b), alpha=1.0)
+    bench = Workbench(host)
+    bench.merge(now)
+    first = opened(host, models["a"]).digest()
+    other = tmp_path / "other"
+    other.write_bytes(models["c"].read_bytes())
+    other.replace(b)
+    bench.merge(now)
+    assert opened(host, models["a"]).digest() != first
 
 
 def test_a_merge_that_was_loaded_over_is_lost(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:

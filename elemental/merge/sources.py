@@ -47,7 +47,8 @@ class Sources:
     def open_one(self, source: ModelSource, role: Role = Role.A) -> Checkpoint:
         """Open one model for its part in a merge."""
         key = source, role is Role.VAE
-        if key not in self._open:
+        known = self._open.get(key)
+        if known is None or read_signature(known.path) != known.signature:
             path = locate_model(source, self._folder)
             file = self._stack.enter_context(VaeFile(path) if role is Role.VAE else Checkpoint(path))
             if role is not Role.VAE:
