@@ -107,6 +107,15 @@ class JobBoard:
         self.job: Job | None = None
         self._lock = threading.Lock()
 
+    def refuse_another(self) -> None:
+        """Make sure that a job could begin now.
+
+        Raises:
+            HostError: Another one is running.
+        """
+        if self.job is not None and not self.job.view.ended:
+            raise HostError(f'"{self.job.view.name}" is still running; wait for it, or stop it.')
+
     def start(self, name: str, work: Callable[[Job], None]) -> Job:
         """Begin a job.
 
@@ -118,8 +127,7 @@ class JobBoard:
             HostError: Another one is running.
         """
         with self._lock:
-            if self.job is not None and not self.job.view.ended:
-                raise HostError(f'"{self.job.view.name}" is still running; wait for it, or stop it.')
+            self.refuse_another()
             before, job = self.job, Job(name)
             self.job = job  # before it begins, for it looks itself up here
             try:

@@ -8,7 +8,8 @@
     const POLL_MS = 400; // while a job runs; five times as long otherwise
     const SETTLE_MS = 150;
     const RUN_BUTTONS = ["elemental_run_both", "elemental_run_plot", "elemental_run_check"];
-    const OWN_FORM = ["elemental_spec", "elemental_blocks", "elemental_blocks_beta", "elemental_entry", "elemental_gif", "elemental_seen"];
+    const BRIDGES = ["elemental_entry", "elemental_gif", "elemental_seen"];
+    const STORE = "elemental"; // of this page alone, until it is closed
 
     let root = null;
     let tooltip = null;
@@ -182,7 +183,8 @@
         let lines = spec.value.split("\n");
         for (const rule of rulesFor(table, from, to, ratio)) {
             const selector = rule.slice(0, rule.lastIndexOf(":") + 1);
-            lines = lines.filter((line) => !line.startsWith(selector) || line.slice(selector.length).includes(":"));
+            const same = (line) => line.startsWith(selector) && !/[:#,]/.test(line.slice(selector.length));
+            lines = lines.filter((line) => !same(line)); // what says more than that rule is the user's own
             lines.push(rule);
         }
         write("elemental_spec", lines.filter((line, at) => line.trim() || at < lines.length - 1).join("\n").replace(/^\n+/, ""));
@@ -194,6 +196,7 @@
         const table = cell && cell.closest("table");
         if (event.type === "mousedown" && isElement(cell) && event.button === 0 && table.dataset.ratio === "alpha") {
             drag = {table, from: place(cell), to: place(cell)};
+            keyboard = {from: drag.from, to: drag.to};
             markSelection(table, drag.from, drag.to);
             event.preventDefault(); // no text is selected
             table.focus({preventScroll: true});
@@ -219,13 +222,13 @@
     }
 
     const STEPS = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
-    let keyboard = {from: [0, 0], to: [0, 0]};
+    let keyboard = null; // {from, to}: the cells that the keys have chosen, as a drag has
 
     function onMapKey(event, table) {
         const step = STEPS[event.key];
         if (step) {
-            keyboard.to = nextCell(table, keyboard.to, step);
-            if (!event.shiftKey) keyboard.from = keyboard.to;
+            const to = keyboard ? nextCell(table, keyboard.to, step) : firstCell(table);
+            keyboard = {from: keyboard && event.shiftKey ? keyboard.from : to, to};
             markSelection(table, keyboard.from, keyboard.to);
             const cell = cellAt(table, keyboard.to);
             const box = cell.getBoundingClientRect();
@@ -233,7 +236,7 @@
             showTooltip(table, cell, box.left, box.bottom);
             table.setAttribute("aria-label", describe(table, cell).join(", "));
             event.preventDefault();
-        } else if ((event.key === "Enter" || event.key === " ") && table.dataset.ratio === "alpha") {
+        } else if ((event.key === "Enter" || event.key === " ") && keyboard && table.dataset.ratio === "alpha") {
             writeRules(table, keyboard.from, keyboard.to);
             event.preventDefault();
         } else if (event.key === "Escape") {
@@ -242,15 +245,18 @@
         }
     }
 
+    /* The nearest cell with an element in the next row or column that has one; the same cell at the edge. */
     function nextCell(table, [row, column], [down, right]) {
-        for (let at = [row + down, column + right]; cellAt(table, at) && at[1] >= 0; at = [at[0] + down, at[1] + right]) {
-            if (isElement(cellAt(table, at))) return at;
-        }
-        return isElement(cellAt(table, [row, column])) ? [row, column] : firstCell(table);
+        const cells = Array.from(table.querySelectorAll("td.e"), place);
+        const ahead = ([r, c]) => (down ? (r - row) * down : (c - column) * right);
+        const aside = ([r, c]) => Math.abs(down ? c - column : r - row);
+        const found = cells.filter((at) => ahead(at) > 0).sort((a, b) => ahead(a) - ahead(b) || aside(a) - aside(b));
+        return found[0] || [row, column];
     }
 
     function firstCell(table) {
-        return place(table.querySelector("td.e"));
+        const cells = Array.from(table.querySelectorAll("td.e"));
+        return place(cells.find((cell) => cell.cellIndex > 1) || cells[0]); // of the U-Net: BASE is the first column
     }
 
     /* ---- block weights: sliders and text ---- */
@@ -288,9 +294,14 @@
         moveSliders(box);
     }
 
+    /* The pieces of the text, which may leave BASE out, and which slider each belongs to. */
     function weights(box) {
         const text = (inputOf(box.dataset.field) || {value: ""}).value;
-        return text.split(/[\s,]+/).filter(Boolean).map(Number);
+        const pieces = text.split(/[\s,]+/).filter(Boolean);
+        const count = box.querySelectorAll("input").length;
+        const offset = pieces.length === count - 1 ? 1 : 0;
+        const right = pieces.length + offset === count && pieces.every((piece) => Number.isFinite(Number(piece)));
+        return {pieces, offset, fits: right || pieces.length === 0};
     }
 
     function plainRatio() {
@@ -299,26 +310,28 @@
     }
 
     function moveSliders(box) {
-        const sliders = Array.from(box.querySelectorAll("input"));
-        if (sliders.includes(document.activeElement) && document.activeElement.dataset.held) return;
-        const numbers = weights(box);
-        if (numbers.some(Number.isNaN)) return;
-        const plain = plainRatio();
-        const all = numbers.length === sliders.length - 1 ? [plain, ...numbers] : numbers;
-        box.classList.toggle("unused", numbers.length === 0);
-        sliders.forEach((slider, index) => {
-            slider.value = String(all.length === sliders.length ? all[index] : plain);
-            slider.nextElementSibling.textContent = String(Number(Number(slider.value).toFixed(3)));
+        const {pieces, offset, fits} = weights(box);
+        box.classList.toggle("unused", pieces.length === 0 || !fits);
+        Array.from(box.querySelectorAll("input")).forEach((slider, index) => {
+            const piece = pieces[index - offset];
+            slider.disabled = !fits || (pieces.length > 0 && index < offset);
+            if (slider.dataset.held || !fits) return;
+            const value = piece === undefined ? plainRatio() : Number(piece);
+            slider.value = String(value);
+            slider.nextElementSibling.textContent = String(Number(value.toFixed(3)));
         });
     }
 
+    /* Only the number of the slider that moved is written: the others may be finer than a slider, or beyond its ends. */
     function onSlider(slider) {
         const box = slider.closest(".elemental-sliders");
         const sliders = Array.from(box.querySelectorAll("input"));
+        const {pieces, offset} = weights(box);
+        const numbers = pieces.length ? pieces : sliders.map(() => String(plainRatio()));
+        numbers[sliders.indexOf(slider) - offset] = String(Number(slider.value));
         slider.nextElementSibling.textContent = slider.value;
-        box.classList.remove("unused");
         slider.dataset.held = "1";
-        write(box.dataset.field, sliders.map((each) => String(Number(each.value))).join(","));
+        write(box.dataset.field, numbers.join(","));
         delete slider.dataset.held;
     }
 
@@ -349,8 +362,11 @@
         return Array.from(names).filter((name) => !/^\d+$/.test(name)).sort();
     }
 
+    let leaving = false; // the next Tab leaves the editor
+
     function complete(event, area) {
-        const {word, found} = completions(area);
+        const {word, found} = leaving ? {word: "", found: []} : completions(area);
+        leaving = false;
         const list = completionList();
         if (!found.length) {
             list.hidden = true;
@@ -360,6 +376,7 @@
         let common = found[0];
         for (const name of found) while (!name.toLowerCase().startsWith(common.toLowerCase())) common = common.slice(0, -1);
         const text = found.length === 1 ? found[0] : common.length > word.length ? common : word;
+        leaving = text === word; // nothing to add: asked again, Tab does what it does elsewhere
         area.setRangeText(text, area.selectionStart - word.length, area.selectionStart, "end");
         area.dispatchEvent(new Event("input", {bubbles: true}));
         list.hidden = found.length === 1;
@@ -396,11 +413,9 @@
             showGif(area);
             event.preventDefault();
         }
-        if (event.key === "Escape") {
-            const list = byId("elemental_completions");
-            if (list) list.hidden = true;
-            event.stopPropagation(); // as above
-        }
+        if (event.key !== "Tab" && event.key !== "Shift") leaving = event.key === "Escape" && Boolean(inSpec);
+        const list = byId("elemental_completions");
+        if (event.key === "Escape" && list) list.hidden = true;
     }
 
     /* ---- following the server ---- */
@@ -427,13 +442,45 @@
         press("elemental_poll");
     }
 
-    /* What was typed is still there after the page was loaded anew; the merge panel's fields the server knows. */
+    /* What was typed on this page is still there after it was loaded anew; the rest the server knows. */
+    let kept = {};
+    let filled = false; // by the server, once; what is kept goes over that
+
+    function fieldsToKeep() {
+        const inputs = root.querySelectorAll("textarea, input[type=number]");
+        return Array.from(inputs, (input) => [input.closest("[id^=elemental_]"), input]).filter(
+            ([owner]) => owner && owner.id !== ROOT && !BRIDGES.includes(owner.id)
+        );
+    }
+
     function restoreTexts() {
-        for (const area of root.querySelectorAll("textarea:not([data-seen])")) {
-            area.dataset.seen = "1"; // panels may be built when they are opened
-            const owner = area.closest("[id^=elemental_]");
-            const kept = owner && !OWN_FORM.includes(owner.id) && sessionStorage.getItem(owner.id);
-            if (kept && !area.value) setTimeout(() => area.value || write(owner.id, kept), 0);
+        for (const [owner, input] of filled ? fieldsToKeep() : []) {
+            if (input.dataset.seen) continue;
+            input.dataset.seen = "1"; // panels may be built when they are opened
+            const text = kept[owner.id];
+            if (text === undefined || text === input.value) continue;
+            setTimeout(() => {
+                input.value = text;
+                for (const type of ["input", "change", "blur"]) input.dispatchEvent(new Event(type, {bubbles: true}));
+            }, 0);
+        }
+    }
+
+    function keepTexts() {
+        if (!filled) return;
+        for (const [owner, input] of fieldsToKeep()) if (input.dataset.seen) kept[owner.id] = input.value;
+        try {
+            sessionStorage.setItem(STORE, JSON.stringify(kept));
+        } catch {
+            kept = {}; // there is no room for so much
+        }
+    }
+
+    function readKept() {
+        try {
+            kept = JSON.parse(sessionStorage.getItem(STORE) || "{}");
+        } catch {
+            kept = {};
         }
     }
 
@@ -443,9 +490,6 @@
         if (event.target.type === "range" && event.target.dataset.block) onSlider(event.target);
         if (owner.id === "elemental_spec") reconcile();
         for (const box of root.querySelectorAll(".elemental-sliders")) if (owner.id === box.dataset.field) moveSliders(box);
-        if (event.target.tagName === "TEXTAREA" && !OWN_FORM.includes(owner.id)) {
-            sessionStorage.setItem(owner.id, event.target.value);
-        }
     }
 
     function onClick(event) {
@@ -477,6 +521,9 @@
         for (const type of ["mousedown", "mouseover", "mouseout"]) root.addEventListener(type, onMapPointer);
         document.addEventListener("mouseup", endDrag);
         root.addEventListener("keydown", onKey, true);
+        root.addEventListener("keydown", (event) => {
+            if (event.key === "Escape") event.stopPropagation(); // the WebUI would look for an Interrupt button here
+        });
         root.addEventListener("input", onInput);
         root.addEventListener("click", onClick);
         let waiting = false;
@@ -488,7 +535,13 @@
                 onChange();
             });
         }).observe(root, {childList: true, subtree: true});
+        readKept();
         press("elemental_boot");
+        setTimeout(() => {
+            filled = true;
+            restoreTexts();
+            setInterval(keepTexts, 500);
+        }, 1000);
         watchWeights();
         reconcile();
         setInterval(poll, POLL_MS);

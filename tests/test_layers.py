@@ -53,7 +53,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         | {"checks", "resume", "jobs", "history", "workbench", "ui"},
         {"PIL"},
     ),
-    "ui/compat": (set(), {"gradio"}),
+    "ui/compat": ({"errors"}, {"gradio"}),
     "cli": (
         {"errors", "spec", "merge", "demo", "workflows", "cli_recipe", "cli_pictures", "cli_plots", "cli_demo"}
         | {"cli_ui", ""},

@@ -120,7 +120,7 @@ def test_a_merge_is_drawn_saved_and_given_back(tab: Page, site: Site) -> None:
     tab.page.get_by_text("Save ...").click()
     tab.write("name", "../outside")
     tab.press("run_save")
-    tab.wait(lambda: "is no name for a file" in tab.text("progress"), "the name to be refused")
+    tab.wait(lambda: "is no name for a file" in tab.text("notice"), "the name to be refused")
     tab.write("name", "ab")
     assert "Saved ab.safetensors" in tab.job("run_save")
     assert [str(rule) for rule in read_recipe(site.models / "ab.safetensors").rules.rules] == SPEC.splitlines()
@@ -135,7 +135,23 @@ def test_a_merge_is_drawn_saved_and_given_back(tab: Page, site: Site) -> None:
     assert plain != merged
     tab.write("spec", "")
     tab.report("tensors differ")
+
+    tab.write("spec", "OUT08::0.5")  # what is saved is what was seen, whatever the form says by now
+    tab.report("1 rule sets")
+    tab.job("run_merge")
+    tab.write("spec", "OUT03::0")
+    tab.report("1 rule sets")
+    tab.page.locator("#elemental_overwrite input").check()
+    assert "not what the form says by now" in tab.job("run_save")
+    assert [str(rule) for rule in read_recipe(site.models / "ab.safetensors").rules.rules] == ["OUT08::0.5"]
+    tab.panel("History")
+    tab.press("refresh_history")
+    tab.page.locator("#elemental_history [data-entry]").first.click()
+    tab.panel("Merge")
+    tab.wait(lambda: tab.read("spec") == "OUT08::0.5", "what was saved")
+    tab.job("restore")
     (site.models / "ab.safetensors").unlink()
+    tab.press("refresh")
 
 
 def test_a_mistake_is_shown_with_a_caret_and_mended(tab: Page) -> None:
@@ -145,7 +161,7 @@ def test_a_mistake_is_shown_with_a_caret_and_mended(tab: Page) -> None:
     assert "stale" in str(tab.page.locator("#elemental_map").first.get_attribute("class"))
     tab.screenshot("mistake")
     tab.press("run_merge")
-    tab.wait(lambda: "unknown block" in tab.text("progress"), "the refusal")
+    tab.wait(lambda: "unknown block" in tab.text("notice"), "the refusal")
     tab.write("spec", "OUT11:atn2:0.5")
     tab.report("warning")
     tab.report("matches no tensor")
@@ -185,11 +201,21 @@ def test_cells_write_rules(tab: Page) -> None:
     tab.report("2 rules set 3 of 686 elements")
     cells.nth(18).hover()
     tab.wait(lambda: "rule 2: OUT04:attn2.to_k:1" in tip.inner_text(), "the deciding rule")
+    tab.write("spec", "OUT04:attn2.to_k:0.3  # mine")
+    tab.report("1 rule sets")
+    cells.nth(18).click()
+    tab.wait(lambda: tab.read("spec") == "OUT04:attn2.to_k:0.3  # mine\nOUT04:attn2.to_k:1", "a rule below the comment")
+
+
+def test_the_map_is_used_by_the_keyboard(tab: Page) -> None:
+    tab.page.locator("#elemental_brush").fill("0.5")
     tab.page.locator(".elemental-map").focus()
-    for key in ("ArrowDown", "ArrowRight", "Shift+ArrowRight"):
+    for key in ["ArrowDown"] * 12 + ["ArrowRight"] * 30 + ["Shift+ArrowLeft"] * 2:
         tab.page.keyboard.press(key)
+    assert "OUT09" in tab.page.locator("#elemental_tooltip").inner_text()
     tab.page.keyboard.press("Enter")
-    tab.wait(lambda: tab.read("spec").count("\n") == 2, "a rule by the keyboard")
+    tab.wait(lambda: tab.read("spec").startswith("OUT09-OUT11:"), "a rule by the keyboard")
+    tab.report("1 rule sets 6 of 686 elements")
 
 
 def test_tab_completes_names_and_leaves_an_empty_field(tab: Page) -> None:
@@ -204,7 +230,16 @@ def test_tab_completes_names_and_leaves_an_empty_field(tab: Page) -> None:
     area.press("End")
     area.press_sequentially(":1, ")
     area.press("Tab")
-    assert not tab.page.evaluate("document.activeElement.closest('#elemental_spec') !== null")
+    inside = "document.activeElement.closest('#elemental_spec') !== null"
+    assert not tab.page.evaluate(inside)
+    area.fill("OUT1")
+    for _ in range(2):
+        area.press("Tab")
+    assert not tab.page.evaluate(inside)  # asked again, it goes on
+    area.fill("OUT0")
+    area.press("Escape")
+    area.press("Tab")
+    assert not tab.page.evaluate(inside)
 
 
 def test_sliders_and_text_follow_each_other(tab: Page) -> None:
@@ -213,6 +248,11 @@ def test_sliders_and_text_follow_each_other(tab: Page) -> None:
     slider.wait_for()
     slider.fill("1.5")
     tab.wait(lambda: tab.read("blocks").split(",")[:4] == ["0.5", "0.5", "1.5", "0.5"], "the text")
+    tab.write("blocks", ",".join(["0.3333"] * 25 + ["3"]))
+    tab.wait(lambda: slider.input_value() == "0.33", "the slider")
+    slider.fill("1")
+    tab.wait(lambda: tab.read("blocks").split(",")[1:4] == ["0.3333", "1", "0.3333"], "that number alone")
+    assert tab.read("blocks").endswith(",3")
     tab.write("blocks", ",".join(["0.1"] * 26))
     tab.wait(lambda: slider.input_value() == "0.1", "the slider")
     cell = tab.page.locator(".elemental-map td.e[data-r='0.1']").first
@@ -283,6 +323,7 @@ def test_a_plot_is_stopped_seen_after_a_reload_and_resumed(tab: Page, site: Site
         tab.panel("XY plot")
         tab.wait(lambda: tab.read("x_values").startswith("OUT09:attn1"), "what was typed")
         tab.press("run_plot")
+        tab.wait(lambda: "still running" in tab.text("notice"), "the second one to be refused")
         tab.press("stop")
         tab.page.wait_for_timeout(300)
     finally:
@@ -292,9 +333,7 @@ def test_a_plot_is_stopped_seen_after_a_reload_and_resumed(tab: Page, site: Site
     (folder,) = (site.output / "plots").iterdir()
     made = len(list((folder / "cells").glob("*.png")))
     assert 0 < made < 9
-    tab.press("list_runs")
-    tab.wait(lambda: f"{made} of 9" in tab.read("unfinished"), "the unfinished run")
-    said = tab.job("resume")
+    said = tab.job("resume")  # the latest, since none is chosen
     assert f"{9 - made} pictures" in said
     assert len(list((folder / "cells").glob("*.png"))) == 9
     assert (folder / "grid.png").is_file()
@@ -342,14 +381,14 @@ def test_what_is_wrong_is_said_and_the_next_run_works(tab: Page, site: Site) -> 
     tab.report("tensors differ")
     copy.unlink()
     tab.press("run_merge")
-    tab.wait(lambda: "There is no model gone.safetensors any more" in tab.text("progress"), "the message")
+    tab.wait(lambda: "There is no model gone.safetensors any more" in tab.text("notice"), "the message")
     tab.choose("model_b", "a.safetensors")
     tab.report("same file")
     tab.choose("model_b", "b.safetensors")
     tab.report("tensors differ")
     tab.write("width", "63")
     tab.press("run_both")
-    tab.wait(lambda: "multiple of 8" in tab.text("progress"), "the refused size")
+    tab.wait(lambda: "multiple of 8" in tab.text("notice"), "the refused size")
     tab.write("width", "64")
     tab.job("run_both")
     tab.job("restore")

@@ -14,9 +14,10 @@ from ..images.request import GeneratedImage, ImageRequest
 from ..jobs import Job
 from ..merge.show import describe_changes, format_size
 from ..spec.recipe import MergeRecipe
+from ..workbench import LiveKind, LiveNow
 from ..workflows import merge_to_file, plan_merge
 from .desk import Desk
-from .form import MergeForm, safe_file_name, shown_path
+from .form import MergeForm, finder, safe_file_name, shown_path
 
 
 def merge(desk: Desk, form: MergeForm, request: ImageRequest | None, *, print_change: bool) -> Job:
@@ -28,17 +29,19 @@ def merge(desk: Desk, form: MergeForm, request: ImageRequest | None, *, print_ch
     recipe = desk.recipe(form)
 
     def work(job: Job) -> None:
-        with desk.host.job("elemental merge", request.batch if request else 0):
+        with desk.turn(job, "merge", request.batch if request else 0):
             started = time.perf_counter()
             job.show(text="merging ...")
             if print_change:
                 job.show(details=_print_changes(recipe))
             desk.bench.merge(recipe, controls=desk.controls())
-            seconds = time.perf_counter() - started
-            took = f"{seconds:.1f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
-            text = f"Merged in {took}; it is in the live model, and in no file."
-            if request is not None:
-                text += _make_pictures(desk, job, request)
+            desk.live_form = form
+            text = f"Merged in {_duration(time.perf_counter() - started)}; it is in the live model, and in no file."
+            try:
+                text += f" {_make_pictures(desk, job, request)}" if request is not None else ""
+            except ElementalError as exc:
+                desk.remember("merge", recipe, text, form)
+                raise type(exc)(f"{text}\nNo picture: {exc or 'stopped'}") from exc
         job.show(text=text)
         desk.remember("generate" if request else "merge", recipe, text, form)
 
@@ -49,47 +52,51 @@ def generate(desk: Desk, form: MergeForm, request: ImageRequest) -> Job:
     """Make pictures of what is in the live model, or of model A if nothing is.
 
     Raises:
-        ElementalError: A job is running.
+        ElementalError: A job is running, or model A is not there.
     """
+    title = form.model_a.strip()
+    otherwise = finder(desk.checkpoints())(title) if title and desk.bench.live().kind is LiveKind.NOTHING else None
 
     def work(job: Job) -> None:
+        with desk.turn(job, "generate", request.batch):
+            text = _make_pictures(desk, job, request, otherwise=otherwise)
         now = desk.bench.live()
-        otherwise = desk.recipe(replace(form, model_b=form.model_b or form.model_a)).model_a if form.model_a else None
-        with desk.host.job("elemental generate", request.batch):
-            text = _make_pictures(desk, job, request, otherwise=None if now.checkpoint else otherwise)
-        job.show(text=text.strip())
+        drawn = _describe_drawn(desk, now, form)
+        text = f"{text} {drawn if now.recipe is None else f'They show {drawn}.'}"
+        job.show(text=text)
         if now.recipe is not None:
-            desk.remember("generate", now.recipe, text.strip(), form)
+            desk.remember("generate", now.recipe, text, desk.live_form)
 
     return desk.board.start("Generate", work)
 
 
 def save(desk: Desk, form: MergeForm, name: str, *, overwrite: bool) -> Job:
-    """Save what is in the live model, or what the form says if no merge is, from the models' files.
+    """Save the merge that is in the live model, or what the form says if none is, from the models' files.
 
     Raises:
         ElementalError: The name or the form cannot be used, or a job is running.
     """
     now = desk.bench.live()
-    wanted = desk.recipe(form) if now.recipe is None else None
-    recipe = wanted or replace(now.recipe or desk.recipe(form), dtype=_dtype(desk, form))
+    seen = now.recipe if now.kind is LiveKind.ACTIVE else None
+    recipe = desk.recipe(form) if seen is None else replace(seen, dtype=form.save_dtype)
+    made_from = form if seen is None else desk.live_form
     target = safe_file_name(name, desk.host.models_folder())
+    what = "what the form says" if seen is None else _describe_drawn(desk, now, form)
 
     def work(job: Job) -> None:
         job.show(text=f"saving {target.name} ...")
+        controls = replace(desk.controls(), should_stop=job.should_stop)  # no turn of the host's is needed for it
         result = merge_to_file(
-            recipe, target, models_folder=desk.host.models_folder(), overwrite=overwrite, controls=desk.controls()
+            recipe, target, models_folder=desk.host.models_folder(), overwrite=overwrite, controls=controls
         )
         desk.host.refresh()
-        text = (
-            f"Saved {result.path.name} ({format_size(result.path.stat().st_size)}) in {shown_path(result.path.parent)}."
-        )
+        size, folder = format_size(result.path.stat().st_size), shown_path(result.path.parent)
+        text = f"Saved {result.path.name} ({size}) in {folder}: {what}."
         if result.not_finite:
-            text += (
-                f"\n{len(result.not_finite)} tensors of the models hold NaN or infinite numbers, and so does the file."
-            )
+            count = len(result.not_finite)
+            text += f"\n{count} tensors of the models hold NaN or infinite numbers, and so does the file."
         job.show(text=text)
-        desk.remember("save", recipe, text, form)
+        desk.remember("save", recipe, text, made_from)
 
     return desk.board.start(f"Save {target.name}", work)
 
@@ -102,7 +109,7 @@ def restore(desk: Desk) -> Job:
     """
 
     def work(job: Job) -> None:
-        with desk.host.job("elemental restore", 0):
+        with desk.turn(job, "restore", 0):
             desk.bench.restore()
         loaded = desk.host.loaded()
         job.show(text=f"The live model is {loaded.title}, as it is." if loaded else "No model is loaded.")
@@ -123,7 +130,7 @@ def _make_pictures(desk: Desk, job: Job, request: ImageRequest, **options: Any) 
     pictures = desk.bench.pictures(request, controls=desk.controls(), **options)
     paths = [_keep(desk.pictures, picture) for picture in pictures]
     job.show(pictures=tuple((path, f"seed {picture.seed}") for path, picture in zip(paths, pictures, strict=True)))
-    return f" {len(paths)} picture{'s' * (len(paths) != 1)} in {shown_path(desk.pictures)}."
+    return f"{len(paths)} picture{'s' * (len(paths) != 1)} in {shown_path(desk.pictures)}."
 
 
 def _keep(folder: Path, picture: GeneratedImage) -> Path:
@@ -136,9 +143,13 @@ def _keep(folder: Path, picture: GeneratedImage) -> Path:
     return path
 
 
-def _dtype(desk: Desk, form: MergeForm) -> Any:
-    """Read the number format of a file from the form, whatever else it says by now."""
-    try:
-        return desk.recipe(form).dtype
-    except ElementalError:
-        return None
+def _describe_drawn(desk: Desk, now: LiveNow, form: MergeForm) -> str:
+    """Say what is in the live model, and if the form says something else by now."""
+    if now.recipe is None:
+        return f"The model is {now.checkpoint.path.name}, as it is." if now.checkpoint else ""
+    same = replace(form, dtype="") == replace(desk.live_form, dtype="")
+    return "the live merge" if same else "the live merge, not what the form says by now"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+
+from ..errors import ElementalError
+
+_log = logging.getLogger(__name__)
 
 Component = Any
 """A gradio component; what type it has depends on the version."""
@@ -85,7 +91,26 @@ def on(
         given[next(name for name in _JS_NAMES if name in known)] = js
     if latest:
         given["trigger_mode"] = "always_last"
-    listen(handler, **{name: value for name, value in given.items() if name in known})
+    listen(
+        None if handler is None else _explained(handler),
+        **{name: value for name, value in given.items() if name in known},
+    )
+
+
+def _explained(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a page say what went wrong in a handler; gradio by itself would say no more than that something did."""
+
+    @functools.wraps(handler)
+    def handle(*values: Any) -> Any:
+        try:
+            return handler(*values)
+        except ElementalError as exc:
+            raise gr.Error(str(exc)) from exc
+        except Exception as exc:
+            _log.exception("an event of the tab failed")
+            raise gr.Error(f"This failed, and should not have: {type(exc).__name__}: {exc}") from exc
+
+    return handle
 
 
 def update(**changes: Any) -> Any:

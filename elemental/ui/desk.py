@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..errors import ElementalError, Stopped
 from ..history import History, HistoryEntry
 from ..hosts.base import CheckpointRef, Host
 from ..images.request import ImageRequest
-from ..jobs import JobBoard
+from ..jobs import Job, JobBoard
 from ..merge.controls import Controls
 from ..merge.metadata import name_recipe
 from ..spec.recipe import MergeRecipe
 from ..workbench import Workbench
-from ..workflows import user_presets_path
+from ..workflows import identify_models, user_presets_path
 from .form import MergeForm, finder
 from .preview import Previewer
 
@@ -53,6 +55,7 @@ class Desk:
         history: What was done before.
         previewer: Plans what the form says.
         form: What was previewed last, for a page that is loaded anew.
+        live_form: What the form said when the merge was made that is in the live model.
     """
 
     host: Host
@@ -61,6 +64,7 @@ class Desk:
     history: History
     previewer: Previewer
     form: MergeForm
+    live_form: MergeForm = field(default_factory=MergeForm)
 
     def recipe(self, form: MergeForm) -> MergeRecipe:
         """Make the recipe that a form asks for.
@@ -86,8 +90,22 @@ class Desk:
             form: What the merge panel said.
             extra: What another panel said, by the names of its fields.
         """
+        with suppress(ElementalError):  # a file that went meanwhile is no reason to forget what was done with it
+            recipe = identify_models(recipe)
         fields = {**form.to_dict(), **(extra or {})}
         self.history.add(HistoryEntry(kind, name_recipe(recipe), result, fields, recipe.to_dict()))
+
+    @contextmanager
+    def turn(self, job: Job, name: str, pictures: int) -> Iterator[None]:
+        """Have the host to oneself for a job, unless it was stopped while it waited for that.
+
+        Raises:
+            Stopped: It was.
+        """
+        with self.host.job(f"elemental {name}", pictures):
+            if job.should_stop():
+                raise Stopped
+            yield
 
     def stop(self) -> None:
         """Ask the job to end."""

@@ -66,6 +66,18 @@ class MergeForm:
         except ValueError as exc:
             raise RecipeError(f'There is no merge mode "{self.mode}".') from exc
 
+    @property
+    def save_dtype(self) -> SaveDtype | None:
+        """The number format of a saved file; None for each tensor's own.
+
+        Raises:
+            RecipeError: There is none of that name.
+        """
+        try:
+            return None if self.dtype == KEEP else SaveDtype(self.dtype)
+        except ValueError as exc:
+            raise RecipeError(f'There is no number format "{self.dtype}".') from exc
+
     def recipe(self, find_model: FindModel) -> MergeRecipe:
         """Make the recipe that the form asks for.
 
@@ -87,7 +99,7 @@ class MergeForm:
             "block_beta": _weights("block weights of beta", self.blocks_beta),
             "rules": rules,
             "vae": VaeChoice(self.vae) if self.vae in _VAES else VaeChoice.MERGED,
-            "dtype": None if self.dtype == KEEP else SaveDtype(self.dtype),
+            "dtype": self.save_dtype,
         }
         kept = drop_unused(parts, mode)
         kept["rules"] = rules  # what is typed is not dropped silently: the recipe refuses a beta that it has no use for
@@ -157,7 +169,7 @@ def finder(checkpoints: Sequence[CheckpointRef]) -> FindModel:
 
     def find(title: str) -> ModelSource:
         path = by_title.get(title.strip()) or expand_home(title.strip())
-        if not path.is_file():
+        if not _is_file(path):
             raise RecipeError(
                 f"There is no model {title.strip()} any more: press the refresh button, and choose again."
             )
@@ -179,6 +191,13 @@ def block_names(count: int) -> tuple[str, ...]:
     """List the U-Net's blocks of an architecture that has so many; of the first one for any other number."""
     found = (known for known in ARCHITECTURES if len(known.unet_blocks) == count)
     return next(found, ARCHITECTURES[0]).unet_blocks
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no system has files of such a name
+        return False
 
 
 def _weights(name: str, text: str) -> BlockWeights | None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from ..errors import ElementalError
 from ..history import HistoryEntry
+from ..merge.sources import expand_home, locate_model
+from ..spec.recipe import MergeRecipe, recipe_from_dict
 from ..workflows import read_recipe
 from .check_panel import CheckPanel
 from .compat import file_path, make, make_file, on
 from .desk import Desk
-from .form import form_from_dict, form_from_recipe
+from .form import finder, form_from_dict, form_from_recipe
 from .merge_panel import MergePanel
 from .plot_panel import PlotPanel
 from .results import Updates, draw_message
@@ -32,9 +35,12 @@ class HistoryPanel:
         self._desk = desk
         with make("Row"):
             self.file = make_file(
-                label="Load the recipe of a merged file or of a picture", elem_id="elemental_recipe_file",
-                file_types=[".png", ".safetensors", ".json"],
+                label="Load the recipe of a picture, or of a JSON file", elem_id="elemental_recipe_file",
+                file_types=[".png", ".json"],
             )  # fmt: skip
+            self.of_a = make(
+                "Button", value="Recipe of model A", elem_id="elemental_recipe_of_a", scale=0, min_width=140
+            )
             self.refresh = make("Button", value="Refresh", elem_id="elemental_refresh_history", scale=0, min_width=90)
         self.answer = make("HTML", value="", elem_id="elemental_history_answer")
         self.table = make("HTML", value="", elem_id="elemental_history")
@@ -62,28 +68,49 @@ class HistoryPanel:
             number = asked.partition("\n")[0]
             entry = desk.history.find(int(number)) if number.isdecimal() else None
             if entry is None:
-                return {self.answer: draw_message("failed", "This entry is gone.", job=None)}
-            text = f"Loaded: {entry.name}"
+                return {self.answer: draw_message("failed", "This entry is gone.")}
             data = dict(entry.form)
+            try:
+                remarks = _remarks(desk, recipe_from_dict(entry.recipe))
+            except ElementalError as exc:
+                remarks = [str(exc)]
+            text = "\n".join([f"Loaded: {_cut(entry.name)}", *remarks])
             return {
                 **merge.fill(form_from_dict(data)),
                 **plot.fill(data),
                 **check.fill(data),
-                self.answer: draw_message("done", text, job=None),
+                self.answer: draw_message("done", text),
             }
 
-        def load_file(file: Any) -> Updates:
-            if file is None:
-                return {}
+        def load_recipe(path: Path) -> Updates:
             try:
-                recipe = read_recipe(file_path(file))
+                recipe = read_recipe(path)
                 form = form_from_recipe(recipe, desk.checkpoints())
             except ElementalError as exc:
-                return {self.answer: draw_message("failed", str(exc), job=None)}
-            return {**merge.fill(form), self.answer: draw_message("done", "Loaded the recipe of the file.", job=None)}
+                return {self.answer: draw_message("failed", str(exc))}
+            text = "\n".join([f"Loaded the recipe of {path.name}.", *_remarks(desk, recipe)])
+            return {**merge.fill(form), self.answer: draw_message("done", text)}
+
+        def load_file(file: Any) -> Updates:
+            return {} if file is None else load_recipe(file_path(file))
+
+        def load_of_a(title: str | None) -> Updates:
+            """Read the header where the file lies; uploading it would copy gigabytes."""
+            try:
+                source = finder(desk.checkpoints())(title or "")
+            except ElementalError as exc:
+                return {self.answer: draw_message("failed", str(exc))}
+            return load_recipe(expand_home(source.path))
 
         on(choice, "change", load, [choice], outputs)
         on(self.file, "change", load_file, [self.file], [self.answer, *merge.form_components, merge.preset])
+        on(
+            self.of_a,
+            "click",
+            load_of_a,
+            [merge.fields["model_a"]],
+            [self.answer, *merge.form_components, merge.preset],
+        )
         on(self.refresh, "click", self.draw, [], [self.table])
 
     def draw(self) -> str:
@@ -104,6 +131,20 @@ def _draw_entry(entry: HistoryEntry) -> str:
     name, result = (escape(_cut(text)) for text in (entry.name, entry.result))
     button = f'<button type="button" data-entry="{entry.number}">load</button>'
     return f"<tr><td>{when}</td><td>{escape(entry.kind)}</td><td>{name}</td><td>{result}</td><td>{button}</td></tr>"
+
+
+def _remarks(desk: Desk, recipe: MergeRecipe) -> list[str]:
+    """Say which models of a recipe are not what they were when it was made."""
+    found = []
+    for role, source in recipe.sources.items():
+        try:
+            path = locate_model(source, desk.host.models_folder())
+        except ElementalError as exc:
+            found.append(f"Model {role.upper()}: {exc}")
+            continue
+        if path != expand_home(source.path):
+            found.append(f"Model {role.upper()} lies now at {path}; choose it.")
+    return found
 
 
 def _cut(text: str) -> str:

@@ -19,7 +19,8 @@ _SPEC_HINT = "OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5\nIN00-IN05:ff:0.2"
 _TOOLS = """
 <div class="elemental-tools">
 <label>ratio for clicked cells <input id="elemental_brush" type="number" step="0.05" value="1"></label>
-<span>Click or drag over cells to write a rule; with the keyboard: arrow keys, Shift to extend, Enter.</span>
+<span>Click or drag over cells to write a rule; with the keyboard: arrow keys, Shift to extend, Enter. In the spec, Tab
+completes names (Esc, then Tab leaves it), and Ctrl+Enter runs.</span>
 </div>"""
 
 
@@ -70,6 +71,11 @@ class MergePanel:
                 "Dropdown", label="Mode", choices=[mode.value for mode in MergeMode], value=form.mode,
                 elem_id="elemental_mode", scale=2, min_width=140,
             )  # fmt: skip
+            vaes = [choice.value for choice in VaeChoice if choice is not VaeChoice.FILE]
+            self.fields["vae"] = make(
+                "Dropdown", label="VAE of", choices=vaes, value=form.vae, elem_id="elemental_vae", scale=1,
+                min_width=100,
+            )  # fmt: skip
             for name in ("alpha", "beta"):
                 self.fields[name] = make(
                     "Slider", label=name, minimum=-1, maximum=2, step=0.01, value=getattr(form, name),
@@ -114,11 +120,6 @@ class MergePanel:
                 self.name = make(
                     "Textbox", label="File name", lines=1, elem_id="elemental_name", scale=3, min_width=160,
                     info=f"in {shown_path(self._desk.host.models_folder())}",
-                )  # fmt: skip
-                vaes = [choice.value for choice in VaeChoice if choice is not VaeChoice.FILE]
-                self.fields["vae"] = make(
-                    "Dropdown", label="VAE", choices=vaes, value=form.vae, elem_id="elemental_vae",
-                    min_width=100, info="merged with BASE, or taken whole",
                 )  # fmt: skip
                 self.fields["dtype"] = make(
                     "Dropdown", label="Number format", choices=[KEEP, *(dtype.value for dtype in SaveDtype)],

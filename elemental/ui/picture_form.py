@@ -48,15 +48,15 @@ class OwnPictureForm:
             )  # fmt: skip
             for name, label, step in (
                 ("steps", "Steps", 1),
-                ("cfg", "CFG scale", 0.5),
+                ("cfg", "CFG", 0.5),
                 ("width", "Width", 8),
                 ("height", "Height", 8),
                 ("seed", "Seed", 1),
                 ("batch", "Pictures", 1),
             ):
                 self._fields[name] = make(
-                    "Number", label=label, value=getattr(start, name), elem_id=f"elemental_{name}", min_width=70,
-                    scale=1, step=step,
+                    "Number", label=label, value=getattr(start, name), elem_id=f"elemental_{name}", step=step,
+                    min_width=130 if name == "seed" else 70, scale=2 if name == "seed" else 1,
                 )  # fmt: skip
 
     def read(self, values: Sequence[Any]) -> ImageRequest:

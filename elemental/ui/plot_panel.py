@@ -91,8 +91,7 @@ class PlotPanel:
             return answer(lambda: run_actions.describe_survey(run_actions.plan_plot(*read(values))[1]))
 
         def resume(choice: str | None) -> Updates:
-            runs = dict(run_actions.unfinished_runs(desk))
-            return results.start(lambda: run_actions.resume(desk, runs.get(choice or "", "")))
+            return results.start(lambda: run_actions.resume(desk, choice or ""))
 
         def list_runs() -> Any:
             found = [words for words, _ in run_actions.unfinished_runs(desk)]

@@ -15,6 +15,7 @@ from .desk import Desk
 from .preview import stamp_of
 
 _MOST_COLUMNS = 12
+_MOST_LETTERS = 300
 _LIVE = {LiveKind.NOTHING: "none", LiveKind.FILE: "file", LiveKind.ACTIVE: "active", LiveKind.LOST: "lost"}
 
 Updates = dict[Any, Any]
@@ -35,6 +36,7 @@ class Results:
         with make("Row", elem_id="elemental_result_buttons"):
             self.stop = make("Button", value="Stop", variant="stop", elem_id="elemental_stop")
             self.restore = make("Button", value="Restore", elem_id="elemental_restore")
+        self.notice = make("HTML", value="", elem_id="elemental_notice")
         self.progress = make("HTML", value="", elem_id="elemental_progress")
         self.table = make("HTML", value="", elem_id="elemental_table")
         self.gif = make("HTML", value="", elem_id="elemental_gif_view")
@@ -52,7 +54,7 @@ class Results:
     def outputs(self) -> list[Any]:
         """What a job changes."""
         made = [self.table, self.gif, self.products, self.gallery, self.details]
-        return [self.live, self.progress, *made, self._seen]
+        return [self.live, self.notice, self.progress, *made, self._seen]
 
     def start(self, begin: Callable[[], Job]) -> Updates:
         """Begin a job, and show it or why it cannot be begun.
@@ -61,10 +63,12 @@ class Results:
             begin: Begins it.
         """
         try:
+            self._desk.board.refuse_another()  # before anything is planned for it
             begin()
         except ElementalError as exc:
-            return {self.progress: draw_message("failed", str(exc), job=self._desk.board.job, named=False)}
-        return self.look("")
+            # in a place of its own: a job that runs draws over its progress again and again
+            return {self.notice: draw_message("failed", str(exc))}
+        return {**self.look(""), self.notice: ""}
 
     def look(self, seen: str) -> Updates:
         """Show the job that runs, or that ran last, as far as a page has not seen it yet; any number of pages may.
@@ -139,7 +143,8 @@ def _describe_live(now: LiveNow) -> str:
     title = escape(now.checkpoint.path.name) if now.checkpoint else ""
     if now.recipe is None:
         return title or "none is loaded yet"
-    name = escape(name_recipe(now.recipe)).replace("\n", ", ")
+    name = name_recipe(now.recipe).replace("\n", ", ")
+    name = escape(name if len(name) <= _MOST_LETTERS else f"{name[:_MOST_LETTERS]} ...")
     if now.kind is LiveKind.LOST:
         return (
             f"{title or 'another one'} <em>lost: another checkpoint was loaded over the merge</em> <span>{name}</span>"
@@ -147,18 +152,17 @@ def _describe_live(now: LiveNow) -> str:
     return f"<em>merge active</em> <span>{name}</span>"
 
 
-def draw_message(state: str, text: str, *, job: Job | None, done: float | None = None, named: bool = True) -> str:
+def draw_message(state: str, text: str, *, job: Job | None = None, done: float | None = None) -> str:
     """Draw how far a job is.
 
     Args:
         state: The name of its state.
         text: What to read.
-        job: The job that is shown.
+        job: The job that it is about, if it is about one.
         done: The part that is done, from 0 to 1; None for no bar.
-        named: Whether the text is about that job.
     """
     followed = "" if job is None else job_id(job)
-    name = "" if job is None or not named else f"<b>{escape(job.view.name)}</b> "
+    name = "" if job is None else f"<b>{escape(job.view.name)}</b> "
     percent = "" if done is None else f"{100 * done:.0f}"
     bar = "" if done is None else f'<progress max="100" value="{percent}">{percent} %</progress>'
     role = "alert" if state == "failed" else "status"

@@ -133,23 +133,28 @@ def unfinished_runs(desk: Desk) -> list[tuple[str, str]]:
             continue  # begun, and killed before anything was known of it; or another version's
         states = [facts.get("state") for facts in record.cells.values()]
         if states.count(DONE) < len(states):
-            words = f"{record.data['kind']} {path.parent.relative_to(folder).as_posix()}"
+            number = "" if record.files.number == 1 else f", run {record.files.number}"
+            words = f"{record.data['kind']} {path.parent.relative_to(folder).as_posix()}{number}"
             found.append((f"{words}: {states.count(DONE)} of {len(states)} pictures", str(path)))
     return found
 
 
-def resume(desk: Desk, path: str) -> Job:
+def resume(desk: Desk, choice: str) -> Job:
     """Go on with a run.
 
     Args:
         desk: Of the host.
-        path: Its record, as :func:`unfinished_runs` gives it.
+        choice: The words that :func:`unfinished_runs` had for it, however many pictures there were then; the latest
+            if empty.
 
     Raises:
         ElementalError: It cannot go on, or a job is running.
     """
-    if path not in [known for _, known in unfinished_runs(desk)]:
-        raise ImageError("Choose an unfinished run; this one is finished, or gone.")
+    runs = unfinished_runs(desk)
+    wanted = choice.partition(":")[0].strip()
+    path = next((path for words, path in runs if not wanted or words.partition(":")[0] == wanted), None)
+    if path is None:
+        raise ImageError("There is no unfinished run." if not runs else f'"{wanted}" is finished, or gone: press List.')
     record = _read_run(Path(path))
     folder = desk.host.models_folder()
     run = open_run(desk.host, record, models_folder=folder)
@@ -181,8 +186,9 @@ def _start(
             desk.host, run, folder, survey=survey, watcher=watcher, models_folder=desk.host.models_folder()
         )
 
+    recipe = desk.recipe(form)
+
     def note(text: str) -> None:
-        recipe = desk.recipe(form)
         desk.remember(run.kind, recipe, text, form, extra)
 
     return _follow(desk, name, run, begin, note)
@@ -201,14 +207,22 @@ def _follow(
         shown = _RunShow(job, run)
         job.show(text="planning ...", columns=shown.columns)
         count = sum(len(cells) for cells in run.rounds())
-        with desk.host.job(f"elemental {name}", count), desk.bench.lend():
-            controls = desk.controls()
-            quiet = replace(controls, begin=lambda _: None, advance=lambda _: None, stage=lambda _: None)
-            result = go(RunWatcher(on_begin=shown.begin, on_cell=shown.cell, controls=quiet))
-        shown.end(result)
-        note(job.view.text)
+        result: RunResult | None = None
+        try:
+            with desk.turn(job, name, count), desk.bench.lend():
+                controls = desk.controls()
+                quiet = replace(controls, begin=lambda _: None, advance=lambda _: None, stage=lambda _: None)
+                result = go(RunWatcher(on_begin=shown.begin, on_cell=shown.cell, controls=quiet))
+                shown.end(result)
+                note(job.view.text)
+        except ElementalError as exc:
+            if result is None:
+                raise
+            raise type(exc)(f"{job.view.text}\nWhat was in the live model could not be put back: {exc}") from exc
         if result.waiting:
             raise Stopped(job.view.text)
+        if result.failed:
+            job.show(state=JobState.FAILED)
 
     return desk.board.start(name, work)
 
@@ -263,8 +277,6 @@ class _RunShow:
             lines.append(f"Stopped; {_count(result.waiting)} to make: Resume goes on.")
         table = draw_effects(self._record) if self._run.kind == CheckRun.kind else ""
         self._job.show(text="\n".join(lines), products=products, table=table)
-        if result.failed:
-            self._job.show(state=JobState.FAILED)
 
 
 def draw_effects(record: RunRecord) -> str:
