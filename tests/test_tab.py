@@ -322,6 +322,7 @@ def test_a_plot_is_stopped_seen_after_a_reload_and_resumed(tab: Page, site: Site
         tab.wait(lambda: progress.count() == 1, "the running plot after the page was loaded anew")
         tab.panel("XY plot")
         tab.wait(lambda: tab.read("x_values").startswith("OUT09:attn1"), "what was typed")
+        assert "pinpoint-element" in tab.read("x_type")
         tab.press("run_plot")
         tab.wait(lambda: "still running" in tab.text("notice"), "the second one to be refused")
         tab.press("stop")

@@ -66,6 +66,7 @@ class CheckPanel:
         inputs = [self.elements, self.ratio, *form_components, *self._pictures.components]
 
         def read(values: Sequence[Any]) -> tuple[Any, ...]:
+            desk.panels.update(elements=values[0], ratio=values[1])
             form, request = read_form(values[2 : 2 + len(FIELDS)]), self._pictures.read(values[2 + len(FIELDS) :])
             return desk, form, CheckForm(values[0] or "", float(values[1])), request
 

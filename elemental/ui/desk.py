@@ -56,6 +56,7 @@ class Desk:
         previewer: Plans what the form says.
         form: What was previewed last, for a page that is loaded anew.
         live_form: What the form said when the merge was made that is in the live model.
+        panels: What the other panels said when they were used last, by the names of their fields.
     """
 
     host: Host
@@ -65,6 +66,7 @@ class Desk:
     previewer: Previewer
     form: MergeForm
     live_form: MergeForm = field(default_factory=MergeForm)
+    panels: dict[str, Any] = field(default_factory=dict)
 
     def recipe(self, form: MergeForm) -> MergeRecipe:
         """Make the recipe that a form asks for.

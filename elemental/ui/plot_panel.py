@@ -81,6 +81,7 @@ class PlotPanel:
 
         def read(values: Sequence[Any]) -> tuple[Any, ...]:
             plot, rest = dict(zip(names, values[: len(names)], strict=True)), values[len(names) :]
+            desk.panels.update(plot)
             form, request = read_form(rest[: len(FIELDS)]), self._pictures.read(rest[len(FIELDS) :])
             return desk, form, read_plot(plot), request
 

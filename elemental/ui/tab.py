@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ElementalError
 from ..hosts.base import Host
 from ..images.samples import find_samples
 from .check_panel import CheckPanel
 from .compat import blocks, make, on
-from .desk import PictureForm, desk_of
+from .desk import Desk, PictureForm, desk_of
 from .history_panel import HistoryPanel, recipe_updates
 from .merge_panel import MergePanel
 from .plot_panel import PlotPanel
@@ -70,21 +70,32 @@ def make_tab(host: Host, pictures: PictureForm, *, alone: bool = False) -> Any:
         history.wire(merge, plot, check, bridges["entry"])
         results.wire()
         on(history_tab, "select", history.draw, [], [history.table])
-        _wire_page(desk, merge, history, results, bridges)
+        _wire_page(_Panels(desk, merge, plot, check, history, results), bridges)
         if alone:
             script = (asset_folder() / "javascript" / "elemental.js").read_text(encoding="utf-8")
             on(page, "load", None, js=f"() => {{ {script} }}")
     return page
 
 
-def _wire_page(desk: Any, merge: MergePanel, history: HistoryPanel, results: Results, bridges: dict[str, Any]) -> None:
+class _Panels(NamedTuple):
+    desk: Desk
+    merge: MergePanel
+    plot: PlotPanel
+    check: CheckPanel
+    history: HistoryPanel
+    results: Results
+
+
+def _wire_page(panels: _Panels, bridges: dict[str, Any]) -> None:
     """Wire what the page's JavaScript asks for: a first filling, and what is live, again and again."""
+    desk, merge, plot, check, history, results = panels
     host = desk.host
 
     def boot() -> Updates:
         filled, choices = merge.fill(desk.form), merge.choices()
         models = {field: {**filled[field], **choices[field]} for field in choices}
-        return {**filled, **models, history.table: history.draw(), results.live: draw_live(desk)}
+        others = {**plot.fill(desk.panels), **check.fill(desk.panels)}
+        return {**filled, **models, **others, history.table: history.draw(), results.live: draw_live(desk)}
 
     def poll(seen: str) -> Updates:
         updates = results.look(seen)
@@ -93,7 +104,8 @@ def _wire_page(desk: Any, merge: MergePanel, history: HistoryPanel, results: Res
         return updates | (recipe_updates(desk, merge, pasted) if pasted else {})
 
     form = [*merge.form_components, merge.preset]
-    on(bridges["boot"], "click", boot, [], [*form, history.table, results.live])
+    others = [*plot.fields.values(), check.elements, check.ratio]
+    on(bridges["boot"], "click", boot, [], [*form, *others, history.table, results.live])
     on(bridges["poll"], "click", poll, [bridges["seen"]], [*results.outputs, *form])
 
 
