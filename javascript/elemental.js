@@ -426,6 +426,13 @@
         if (report && map) map.classList.toggle("stale", report.classList.contains("error"));
         for (const box of root.querySelectorAll(".elemental-sliders")) buildSliders(box);
         renewTooltip();
+        if (!root.dataset.ready && root.querySelector(".elemental-live[data-first]")) {
+            root.dataset.ready = "1"; // the fields are filled with the same answer, in a moment
+            setTimeout(() => {
+                filled = true;
+                restoreTexts();
+            }, 200);
+        }
         restoreTexts();
     }
 
@@ -537,11 +544,7 @@
         }).observe(root, {childList: true, subtree: true});
         readKept();
         press("elemental_boot");
-        setTimeout(() => {
-            filled = true;
-            restoreTexts();
-            setInterval(keepTexts, 500);
-        }, 1000);
+        setInterval(keepTexts, 500);
         watchWeights();
         reconcile();
         setInterval(poll, POLL_MS);

@@ -70,7 +70,8 @@ class Page:
 
     def ready(self) -> None:
         """Wait until the page's own script has begun and the map is drawn."""
-        self.page.wait_for_selector("#elemental_tab[data-started]", timeout=30_000)
+        self.page.wait_for_selector("#elemental_tab[data-ready]", timeout=30_000)
+        self.page.wait_for_timeout(300)
         self.page.wait_for_selector("#elemental_report .elemental-report", timeout=15_000)
 
     def panel(self, name: str) -> None:

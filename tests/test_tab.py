@@ -146,7 +146,9 @@ def test_a_merge_is_drawn_saved_and_given_back(tab: Page, site: Site) -> None:
     assert [str(rule) for rule in read_recipe(site.models / "ab.safetensors").rules.rules] == ["OUT08::0.5"]
     tab.panel("History")
     tab.press("refresh_history")
-    tab.page.locator("#elemental_history [data-entry]").first.click()
+    newest = tab.page.locator("#elemental_history tbody tr").first
+    tab.wait(lambda: "not what the form says" in newest.inner_text(), "the newest entry")
+    newest.locator("[data-entry]").click()
     tab.panel("Merge")
     tab.wait(lambda: tab.read("spec") == "OUT08::0.5", "what was saved")
     tab.job("restore")
@@ -354,6 +356,14 @@ def test_a_check_ranks_and_shows_what_changes(tab: Page, site: Site) -> None:
     rows.first.click()
     tab.page.locator("#elemental_gif_view img").wait_for()
     assert (site.output / "checks" / "a-b" / "diff" / "diff.csv").is_file()
+    for name in ("products", "gallery"):
+        tab.page.locator(f"#elemental_{name} img").first.wait_for()
+    places = [
+        tab.page.locator(f"#elemental_{name}").first.bounding_box() for name in ("gif_view", "products", "gallery")
+    ]
+    tops = [place["y"] for place in places if place]
+    assert len(tops) == 3
+    assert tops == sorted(tops)  # one below the other, and nothing beside them
     tab.screenshot("check")
 
 
@@ -366,7 +376,8 @@ def test_history_loads_a_spec_of_several_lines(tab: Page) -> None:
     tab.report("tensors differ")
     tab.panel("History")
     tab.press("refresh_history")
-    tab.page.locator("#elemental_history [data-entry]").first.wait_for()
+    newest = tab.page.locator("#elemental_history tbody tr").first
+    tab.wait(lambda: "OUT08:attn1:0.2" in newest.inner_text(), "the newest entry")
     tab.screenshot("history")
     tab.page.locator("#elemental_history [data-entry]").first.click()
     tab.panel("Merge")

@@ -42,11 +42,11 @@ class Results:
         self.gif = make("HTML", value="", elem_id="elemental_gif_view")
         self.products = make(
             "Gallery", label="Grids and charts", show_label=False, elem_id="elemental_products", columns=1,
-            height="auto", object_fit="contain", interactive=False, visible=False,
+            height="auto", object_fit="contain", interactive=False,
         )  # fmt: skip
         self.gallery = make(
             "Gallery", label="Pictures", show_label=False, elem_id="elemental_gallery", columns=3, height="auto",
-            object_fit="contain", interactive=False, visible=False,
+            object_fit="contain", interactive=False,
         )  # fmt: skip
         self.details = make("HTML", value="", elem_id="elemental_details")
 
@@ -101,8 +101,8 @@ class Results:
         pictures = [(str(path), caption) for path, caption in view.pictures]
         products = [str(path) for path in view.products]
         return {
-            self.gallery: update(value=pictures, visible=bool(pictures), columns=columns),
-            self.products: update(value=products, visible=bool(products)),
+            self.gallery: update(value=pictures, columns=columns),
+            self.products: update(value=products),
             self.table: view.table,
             self.details: view.details,
         }
@@ -128,13 +128,19 @@ class Results:
         on(self.restore, "click", restore, [], self.outputs)
 
 
-def draw_live(desk: Desk) -> str:
-    """Say what is in the live model; which job runs stands in an attribute, for pages that do not follow it yet."""
+def draw_live(desk: Desk, *, first: bool = False) -> str:
+    """Say what is in the live model; which job runs stands in an attribute, for pages that do not follow it yet.
+
+    Args:
+        desk: Of the host.
+        first: Whether this comes with what fills a page that was just loaded.
+    """
     job = desk.board.job
     followed = "" if job is None else job_id(job)
     now = desk.bench.live()
+    mark = " data-first" if first else ""
     return (
-        f'<div class="elemental-live {_LIVE[now.kind]}" data-job="{followed}" role="status"><b>Live model</b> '
+        f'<div class="elemental-live {_LIVE[now.kind]}" data-job="{followed}"{mark} role="status"><b>Live model</b> '
         f"{_describe_live(now)}</div>"
     )
 

@@ -95,7 +95,7 @@ def _wire_page(panels: _Panels, bridges: dict[str, Any]) -> None:
         filled, choices = merge.fill(desk.form), merge.choices()
         models = {field: {**filled[field], **choices[field]} for field in choices}
         others = {**plot.fill(desk.panels), **check.fill(desk.panels)}
-        return {**filled, **models, **others, history.table: history.draw(), results.live: draw_live(desk)}
+        return {**filled, **models, **others, history.table: history.draw(), results.live: draw_live(desk, first=True)}
 
     def poll(seen: str) -> Updates:
         updates = results.look(seen)
