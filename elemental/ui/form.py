@@ -178,15 +178,6 @@ def finder(checkpoints: Sequence[CheckpointRef]) -> FindModel:
     return find
 
 
-def depth_of(text: str) -> int:
-    """Tell for how many blocks a text of weights is, BASE left out; 0 if for none that is known."""
-    try:
-        weights = parse_block_weights(text)
-    except RecipeError:
-        return 0
-    return len(weights.unet)
-
-
 def block_names(count: int) -> tuple[str, ...]:
     """List the U-Net's blocks of an architecture that has so many; of the first one for any other number."""
     found = (known for known in ARCHITECTURES if len(known.unet_blocks) == count)

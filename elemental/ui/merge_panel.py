@@ -174,7 +174,7 @@ class MergePanel:
 
     def _wire_preview(self, sync: Any) -> None:
         desk = self._desk
-        outputs = [self.report, self.table, self.preset]
+        outputs = [self.report, self.table]
 
         def look(*values: Any) -> Updates:
             form = read_form(values)
@@ -186,20 +186,18 @@ class MergePanel:
             return updates
 
         for name in FIELDS:
-            on(self.fields[name], "change", look, self.form_components, outputs[:2], latest=True)
+            on(self.fields[name], "change", look, self.form_components, outputs, latest=True)
         for name in ("alpha", "beta"):  # up to gradio 3 changes are dropped while one is looked at
-            on(self.fields[name], "release", look, self.form_components, outputs[:2], latest=True)
-        on(sync, "click", look, self.form_components, outputs[:2], latest=True)
+            on(self.fields[name], "release", look, self.form_components, outputs, latest=True)
+        on(sync, "click", look, self.form_components, outputs, latest=True)
 
     def _wire_fields(self) -> None:
         desk, fields = self._desk, self.fields
 
         def choose_mode(name: str) -> Updates:
-            mode = MergeMode(name)
-            shown = {"model_c": mode.uses_c, "beta": mode.uses_beta, "blocks_beta": mode.uses_beta}
             return {
                 self.formula: _draw_formula(name),
-                **{fields[field]: update(visible=visible) for field, visible in shown.items()},
+                **{fields[field]: update(visible=visible) for field, visible in _shown_by(name).items()},
             }
 
         def refresh() -> Updates:
@@ -230,8 +228,7 @@ class MergePanel:
 
     def fill(self, form: MergeForm) -> Updates:
         """Fill the form."""
-        mode = MergeMode(form.mode)
-        shown = {"model_c": mode.uses_c, "beta": mode.uses_beta, "blocks_beta": mode.uses_beta}
+        shown = _shown_by(form.mode)
         return {
             self.fields[name]: update(value=value, **({"visible": shown[name]} if name in shown else {}))
             for name, value in form.to_dict().items()
@@ -241,6 +238,12 @@ class MergePanel:
 def read_form(values: Sequence[Any]) -> MergeForm:
     """Read the form from its components' values, in the order of its fields."""
     return form_from_dict(dict(zip(FIELDS, values, strict=True)))
+
+
+def _shown_by(mode: str) -> dict[str, bool]:
+    """Tell which fields that not every mode has a use for are shown, by name."""
+    found = MergeMode(mode)
+    return {"model_c": found.uses_c, "beta": found.uses_beta, "blocks_beta": found.uses_beta}
 
 
 def _draw_formula(mode: str) -> str:

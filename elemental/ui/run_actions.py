@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -165,10 +165,10 @@ def resume(desk: Desk, choice: str) -> Job:
     return _follow(desk, "XY plot" if run.kind == PlotRun.kind else "Effect check", run, go_on, lambda _: None)
 
 
-def describe_survey(survey: Survey, labels: Sequence[str] = ()) -> str:
+def describe_survey(survey: Survey) -> str:
     """Say what a run will cost, and what was probably not meant."""
     counts = f"{_count(survey.cells)}, {survey.merges:,} merge{'s' * (survey.merges != 1)}."
-    return "\n".join([counts, *labels, *survey.warnings])
+    return "\n".join([counts, *survey.warnings])
 
 
 def _start(

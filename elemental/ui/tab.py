@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import ElementalError
 from ..hosts.base import Host
 from ..images.samples import find_samples
 from .check_panel import CheckPanel
@@ -16,8 +14,6 @@ from .history_panel import HistoryPanel, recipe_updates
 from .merge_panel import MergePanel
 from .plot_panel import PlotPanel
 from .results import Results, Updates, draw_live
-
-_log = logging.getLogger(__name__)
 
 TITLE = "Elemental"
 ROOT_ID = "elemental_tab"
@@ -117,12 +113,3 @@ def asset_folder() -> Path:
     """Give the folder of the style and the JavaScript: in the package where it was installed, beside it elsewhere."""
     own = Path(__file__).parent / "assets"
     return own if own.is_dir() else own.parents[2]
-
-
-def make_message_tab(error: Exception) -> Any:
-    """Build a tab that says why the real one could not be built."""
-    _log.exception("the tab could not be built", exc_info=error)
-    text = str(error) if isinstance(error, ElementalError) else f"{type(error).__name__}: {error}"
-    with blocks(TITLE) as page, make("Column", elem_id=ROOT_ID):
-        make("Markdown", value=f"The tab could not be built: {text}\n\nThe console says more.")
-    return page
