@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import CheckpointError
 from ..spec.blocks import Architecture
 from ..spec.keys import VAE_PREFIX, detect_architecture
+from .pickles import StoredTensor, read_pickled
 from .tensors import BITS, TensorInfo
 
 if TYPE_CHECKING:
@@ -42,8 +39,8 @@ class Signature(NamedTuple):
 class Checkpoint:
     """A checkpoint file, open for reading; a context manager.
 
-    Opening reads the header alone, of a pickled file what lies before its tensors; neither needs memory for the
-    tensors. A ``.safetensors`` file is opened without torch.
+    Opening reads the header alone, of a pickled file its index; neither needs memory for the tensors, or torch. Nothing
+    that stands in a pickle is run.
 
     Attributes:
         path: The file.
@@ -60,17 +57,16 @@ class Checkpoint:
     metadata: Mapping[str, str]
     signature: Signature
     _mapped: Any = None
-    _loaded: dict[str, torch.Tensor] | None
+    _stored: Mapping[str, StoredTensor] | None = None
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.signature = read_signature(self.path)
         if self.path.suffix.lower() in SAFETENSORS:
             self.tensors, self.metadata = _read_header(self.path)
-            self._loaded = None
         elif self.path.suffix.lower() in PICKLES:
-            self._loaded = _unpickle(self.path)
-            self.tensors, self.metadata = _describe(self._loaded, self.path), {}
+            self._stored = read_pickled(self.path)
+            self.tensors, self.metadata = {key: stored.info for key, stored in self._stored.items()}, {}
         else:
             raise CheckpointError(f"{self.path} is no checkpoint: its name ends in none of {', '.join(SUFFIXES)}.")
 
@@ -85,8 +81,6 @@ class Checkpoint:
     def close(self) -> None:
         """Let go of the file; tensors that were read before stay valid."""
         self._mapped = None
-        if self._loaded is not None:
-            self._loaded = {}
 
     @property
     def name(self) -> str:
@@ -110,8 +104,8 @@ class Checkpoint:
             KeyError: The file has no such tensor.
             CheckpointError: The file has changed since it was opened.
         """
-        if self._loaded is not None:
-            return self._loaded[key]
+        if self._stored is not None:
+            return self._numbers(self._stored[key])
         try:
             if self._mapped is None:
                 self._mapped = safe_open(self.path, framework="pt", device="cpu")
@@ -119,6 +113,22 @@ class Checkpoint:
         except (OSError, SafetensorError) as exc:
             raise CheckpointError(f"{self.path} changed since it was opened.") from exc
         return tensor
+
+    def _numbers(self, stored: StoredTensor) -> torch.Tensor:
+        """Give a tensor of a pickled file."""
+        import torch
+
+        from .dtypes import TORCH_DTYPES
+
+        if self._mapped is None:
+            if read_signature(self.path) != self.signature:
+                raise CheckpointError(f"{self.path} changed since it was opened.")
+            self._mapped = torch.from_file(str(self.path), size=self.signature.size, dtype=torch.uint8)
+        found: torch.Tensor = self._mapped[stored.start : stored.start + stored.extent]
+        dtype = TORCH_DTYPES[stored.info.dtype]
+        if stored.start % dtype.itemsize:
+            found = found.clone()  # numbers that begin anywhere cannot be looked at where they are
+        return found.view(dtype).as_strided(stored.info.shape, stored.stride)
 
 
 def read_signature(path: Path) -> Signature:
@@ -191,55 +201,3 @@ def _check_formats(tensors: Mapping[str, TensorInfo], path: Path) -> None:
     for key, info in tensors.items():
         if info.dtype not in BITS:
             raise CheckpointError(f"{path} holds {key} as {info.dtype}, a number format this program does not know.")
-
-
-def _unpickle(path: Path) -> dict[str, torch.Tensor]:
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Only files in torch's zip format can be mapped; older ones are read into memory.
-            content = torch.load(
-                str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None
-            )
-    except OSError as exc:
-        raise CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.") from exc
-    except pickle.UnpicklingError as exc:
-        raise CheckpointError(_pickle_refusal(path, exc)) from exc
-    except Exception as exc:  # there is hardly an error that reading a damaged pickle cannot end in
-        raise CheckpointError(f"{path} is damaged, or no checkpoint: {_first_line(exc)}") from exc
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    tensors = (
-        {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-        if isinstance(state, dict)
-        else {}
-    )
-    if not tensors:
-        raise CheckpointError(f"{path} holds no tensors by name.")
-    for key, tensor in tensors.items():
-        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
-            raise CheckpointError(f"{path} holds {key} in a form without plain numbers (sparse, or empty).")
-    return tensors
-
-
-def _describe(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, TensorInfo]:
-    from .dtypes import DTYPE_NAMES
-
-    infos = {key: TensorInfo(DTYPE_NAMES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in tensors.items()}
-    _check_formats(infos, path)
-    return infos
-
-
-def _pickle_refusal(path: Path, exc: pickle.UnpicklingError) -> str:
-    wanted = re.search(r"GLOBAL ([\w.]+)|Unsupported class ([\w.]+)", str(exc))
-    if wanted is None:
-        return f"{path} is damaged, or no file of tensors alone."
-    return (
-        f"{path} was not loaded: its pickle wants to run code ({wanted[1] or wanted[2]}).\n"
-        "Only files of tensors and plain values are read; a .safetensors copy of the model is safe."
-    )
-
-
-def _first_line(exc: BaseException) -> str:
-    return re.split(r"\n|(?<=\.) ", str(exc).strip())[0] or type(exc).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 TORCH_DTYPES = {
     "F64": torch.float64,
@@ -28,3 +29,19 @@ def working_dtype(device: torch.device) -> torch.dtype:
     is left of it. float64 costs little beside the copying; Apple's devices have none.
     """
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+_LARGEST_E4M3 = 464.0
+"""What lies beyond would round to more than 448, the largest number that F8_E4M3 has."""
+
+
+def round_to(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round floats to a format; those too large for it become NaN or infinite in every version of torch.
+
+    F8_E4M3 has no infinity, and torch has come to give 448 for numbers beyond it, infinite ones too, where it gave NaN.
+    """
+    result = values.to(dtype)
+    if dtype is torch.float8_e4m3fn and values.dtype is not dtype:
+        wide = values.float() if values.element_size() == 1 else values
+        result.view(torch.uint8)[wide.abs() > _LARGEST_E4M3] = 0x7F  # NaN
+    return result

@@ -17,7 +17,7 @@ from ..errors import MergeError, Stopped
 from ..spec.keys import FIRST_CONV
 from ..spec.recipe import MergeMode
 from .controls import Controls
-from .dtypes import TORCH_DTYPES, working_dtype
+from .dtypes import TORCH_DTYPES, round_to, working_dtype
 from .modes import FORMULAS, half_weight_sum
 from .plan import MergePlan, Role, TensorPlan
 from .writer import SafetensorsWriter
@@ -225,12 +225,12 @@ class _Run:
     def _compute(self, plan: TensorPlan, inputs: Sequence[Tensor]) -> Tensor:
         saved = TORCH_DTYPES[plan.info.dtype]
         if len(inputs) == 1:
-            return inputs[0].to(saved)
+            return round_to(inputs[0], saved)
         if self._fuses(plan, inputs):
             return half_weight_sum(inputs[0].to(self._device), inputs[1].to(self._device), plan.alpha)
         a, b, *rest = self._working_copies(inputs)
         c = rest[0] if rest else a
-        return FORMULAS[self._plan.mode](a, b, c, alpha=plan.alpha, beta=plan.beta or 0.0).to(saved)
+        return round_to(FORMULAS[self._plan.mode](a, b, c, alpha=plan.alpha, beta=plan.beta or 0.0), saved)
 
     def _working_copies(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         dtype = working_dtype(self._device)
