@@ -238,7 +238,9 @@ def _place_tensor(key: str, arguments: tuple[object, ...], storages: _Storages, 
         raise Damaged(f"{key} is cut off")
     if info.numel > last + 1:
         raise CheckpointError(f"{path} holds {key} in a form without plain numbers (one for many).")
-    return StoredTensor(info, stride, piece.start + offset[0] * size, (last + 1) * size)
+    # of a dimension that has no neighbours anything may be said
+    steps = tuple(step if info.numel and count > 1 else 1 for count, step in zip(shape, stride, strict=True))
+    return StoredTensor(info, steps, piece.start + offset[0] * size, (last + 1) * size)
 
 
 def _whole(numbers: object) -> TypeGuard[tuple[int, ...]]:
