@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from elemental.spec.parser import parse_rules
 from elemental.spec.rules import format_rules
 from elemental.spec.select import Selection, members
 
+from .attacks.spec import check, large_texts, texts
 from .conftest import LAYOUTS
 from .reference import slow_name, slow_ratio
 
@@ -92,18 +95,52 @@ def test_a_rule_matches_what_the_selection_selects(text: str, layout: str) -> No
         ]
 
 
-@given(st.text(alphabet=st.sampled_from(" ,:\n\r\t#-NOTINUMBASEV0123456789.eattn_\uff1a\u00a0"), max_size=80))
+WORDS = ("IN03", "mid", "OUT02-IN10", "BASE", "TE", "vae", "NOT", "OUT12", "TE-IN00", "-")
+PARTS = ("attn2", "to_k", "NOT", "not", "model.diffusion_model.output_blocks", "first_stage_model.")
+
+
+def orders(words: tuple[str, ...]) -> list[str]:
+    return [" ".join(chosen) for count in range(4) for chosen in product(words, repeat=count)]
+
+
+def is_written_right(words: list[str], names: tuple[str, ...]) -> bool:
+    """NOT comes first or not at all, something follows it, and all else is a name."""
+    late = [word for word in words[1:] if word.upper() == "NOT"]
+    alone = [word.upper() for word in words] == ["NOT"]
+    return not late and not alone and all(word in names or word.upper() == "NOT" for word in words)
+
+
+@pytest.mark.parametrize("side", ["blocks", "elements"])
+def test_names_ranges_and_not_in_every_order(side: str) -> None:
+    allowed = WORDS[:6] if side == "blocks" else PARTS
+    some = {(name.block, name.component, name.element[-9:]): name for name in names("sd1")}  # of each kind one
+    selection = Selection(list(some.values()))
+    right = 0
+    for text in orders(WORDS if side == "blocks" else PARTS):
+        spec = f"{text}::1" if side == "blocks" else f":{text}:1"
+        try:
+            (rule,) = parse_rules(spec).rules
+        except SpecError:
+            assert not is_written_right(text.split(), allowed), text
+            continue
+        assert is_written_right(text.split(), allowed), text
+        selected = selection.matching(rule)
+        found = [1.0 if selected >> index & 1 else None for index in range(len(selection.names))]
+        assert found == [slow_ratio(spec, name.key, SD1.depth) for name in selection.names], text
+        right += 1
+    assert right > 100
+
+
+@given(texts)
 @example("::")
 @example("NOT:NOT:NOT")
 def test_any_text_gives_rules_or_a_spec_error(text: str) -> None:
-    try:
-        parse_rules(text)
-    except SpecError as error:
-        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        for problem in error.problems:
-            line = lines[problem.span.line - 1]
-            assert 1 <= problem.span.column <= len(line) + 1
-            assert problem.message
+    check(text)
+
+
+@pytest.mark.parametrize("name", large_texts(1))
+def test_100_kb(name: str) -> None:
+    check(large_texts(1)[name])
 
 
 def test_names_agree_with_the_table() -> None:

@@ -16,27 +16,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 from ..errors import Span
 from .blocks import TEXT_ENCODER, VAE, normalise_block
-from .problems import Mistake, Problem, spec_error, split_lines
+from .problems import MOST_PROBLEMS, Mistake, Problem, plain_line_ends, spec_error
 from .rules import NOT, BlockSelector, ElementSelector, Rule, RuleSet
 from .targets import ALL, Target
 
+_T = TypeVar("_T")
+_PIECE = re.compile(r"#[^\n]*|[^\s,#][^,#\n]*")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-
-
-class _Field(NamedTuple):
-    """A stripped piece of one line; ``line`` counts from 1, ``start`` from 0."""
-
-    text: str
-    line: int
-    start: int
-
-    def span(self) -> Span:
-        return Span(self.line, self.start + 1, max(1, len(self.text)))
 
 
 def parse_rules(text: str, *, name: str = "spec") -> RuleSet:
@@ -47,17 +38,10 @@ def parse_rules(text: str, *, name: str = "spec") -> RuleSet:
         name: What to call the text in errors, "spec" or a file name.
 
     Raises:
-        SpecError: With every mistake of the text, each with line, column, caret and what is allowed.
+        SpecError: With every mistake of the text, each with line, column, caret and what is allowed; of a text that has
+            thousands, the first thousand.
     """
-    parser = _Parser()
-    rules, spans = [], []
-    for piece in _pieces(text):
-        rule = parser.rule(piece)
-        if rule is not None:
-            rules.append(rule)
-            spans.append(piece.span())
-    if parser.problems:
-        raise spec_error(parser.problems, text, name=name)
+    rules, spans = _read_all(text, _Reader.rule, name)
     return RuleSet(tuple(rules), text, tuple(spans), name)
 
 
@@ -71,13 +55,9 @@ def parse_targets(text: str, *, name: str = "elements") -> tuple[Target, ...]:
         name: What to call the text in errors.
 
     Raises:
-        SpecError: With every mistake of the text.
+        SpecError: With the mistakes of the text, as for rules.
     """
-    parser = _Parser()
-    targets = [parser.target(piece) for piece in _pieces(text)]
-    if parser.problems:
-        raise spec_error(parser.problems, text, name=name)
-    return tuple(target for target in targets if target is not None)
+    return tuple(_read_all(text, _Reader.target, name)[0])
 
 
 def parse_ratio(text: str) -> float | None:
@@ -85,123 +65,198 @@ def parse_ratio(text: str) -> float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
-def _pieces(text: str) -> Iterator[_Field]:
-    for number, line in enumerate(split_lines(text), 1):
-        start = 0
-        for piece in line.partition("#")[0].split(","):
-            field = _strip(piece, number, start)
-            if field.text:
-                yield field
-            start += len(piece) + 1
+def _read_all(text: str, read: Callable[[_Reader, str], _T | None], name: str) -> tuple[list[_T], list[Span]]:
+    """Read each piece of a text, once however often it stands there; give what is read, and where it stands."""
+    reader, judge = _Reader(), _Judge(is_target=read is _Reader.target)
+    known: dict[str, _T] = {}
+    found, spans = [], []
+    try:
+        for piece, span in _pieces(text):
+            value = known.get(piece)
+            if value is None:
+                value = read(reader, piece)
+                if value is None:
+                    judge.piece(_Field(piece, span.line, span.column - 1))
+                    continue
+                known[piece] = value
+            found.append(value)
+            spans.append(span)
+    except _TooMany:
+        pass
+    if judge.problems:
+        raise spec_error(judge.problems, text, name=name)
+    return found, spans
 
 
-def _strip(text: str, line: int, start: int) -> _Field:
-    stripped = text.strip()
-    return _Field(stripped, line, start + text.find(stripped))
+def _pieces(text: str) -> Iterator[tuple[str, Span]]:
+    text = plain_line_ends(text)
+    line, line_start, end = 1, 0, 0
+    for found in _PIECE.finditer(text):
+        piece, start = found[0], found.start()
+        if piece[0] == "#":
+            continue
+        passed = text.count("\n", end, start)
+        if passed:
+            line, line_start = line + passed, text.rfind("\n", end, start) + 1
+        end = start
+        piece = piece.rstrip()
+        yield piece, Span(line, start - line_start + 1, len(piece))
 
 
-class _Parser:
-    """Reads rules one by one, and collects what is wrong with them.
+class _Reader:
+    """Reads what is written without a mistake; of anything else it says no more than that it is none.
 
     The same blocks, elements and ratios come again and again in a long spec: each spelling is read once.
     """
 
     def __init__(self) -> None:
-        self.problems: list[Problem] = []
-        self._blocks: dict[str, BlockSelector] = {"": BlockSelector()}
-        self._elements: dict[str, ElementSelector] = {"": ElementSelector()}
-        self._ratios: dict[str, float] = {}
+        self._blocks: dict[str, BlockSelector | None] = {}
+        self._elements: dict[str, ElementSelector | None] = {}
+        self._ratios: dict[str, float | None] = {}
 
-    def rule(self, piece: _Field) -> Rule | None:
-        fields = piece.text.split(":")
+    def rule(self, piece: str) -> Rule | None:
+        fields = piece.split(":")
         if not 3 <= len(fields) <= 4:
-            self._fail(piece, Mistake.COLONS)
             return None
-        texts = [field.strip() for field in fields]
-        blocks = self._blocks.get(texts[0])
-        elements = self._elements.get(texts[1])
-        ratios = [self._ratios.get(text) for text in texts[2:]]
-        if blocks is None or elements is None or None in ratios:
-            placed = _place(fields, piece)
-            blocks = self._read_blocks(placed[0])
-            elements = self._read_elements(placed[1])
-            ratios = [self._read_ratio(field) for field in placed[2:]]
-        beta = ratios[1] if len(ratios) == 2 else None
-        if blocks is None or elements is None or ratios[0] is None or (len(ratios) == 2 and beta is None):
+        blocks = _once(self._blocks, fields[0], _read_blocks)
+        elements = _once(self._elements, fields[1], _read_elements)
+        alpha = _once(self._ratios, fields[2], _read_ratio)
+        beta = _once(self._ratios, fields[3], _read_ratio) if len(fields) == 4 else None
+        if blocks is None or elements is None or alpha is None or (len(fields) == 4 and beta is None):
             return None
-        return Rule(blocks, elements, ratios[0], beta)
+        return Rule(blocks, elements, alpha, beta)
 
-    def target(self, piece: _Field) -> Target | None:
-        fields = piece.text.split(":")
-        if len(fields) > 2:
-            self._fail(piece, Mistake.TARGET_COLONS)
+    def target(self, piece: str) -> Target | None:
+        fields = [*(field.strip() for field in piece.split(":")), ""]
+        if len(fields) > 3:
             return None
-        placed = _place([*fields, ""][:2], piece)
-        each = [field.text.upper() == ALL for field in placed]
-        blocks = BlockSelector() if each[0] else self._read_blocks(placed[0])
-        elements = ElementSelector() if each[1] else self._read_elements(placed[1])
+        each = [text.upper() == ALL for text in fields]
+        blocks = BlockSelector() if each[0] else _once(self._blocks, fields[0], _read_blocks)
+        elements = ElementSelector() if each[1] else _once(self._elements, fields[1], _read_elements)
         if blocks is None or elements is None:
             return None
         return Target(blocks, elements, each_block=each[0], each_element=each[1])
 
-    def _read_blocks(self, field: _Field) -> BlockSelector | None:
-        words = self._words(field)
-        if words is None:
-            return None
-        inverted, fields = words
-        names = [self._block(word) for word in fields]
-        if None in names:
-            return None
-        return self._blocks.setdefault(field.text, BlockSelector(tuple(filter(None, names)), inverted))
 
-    def _block(self, word: _Field) -> str | None:
-        name = normalise_block(word.text)
+def _once(known: dict[str, _T | None], text: str, read: Callable[[str], _T | None]) -> _T | None:
+    if text not in known:
+        known[text] = read(text)
+    return known[text]
+
+
+def _read_blocks(text: str) -> BlockSelector | None:
+    inverted, words = _split(text)
+    names = []
+    for word in words:
+        name = normalise_block(word)
         if name is None:
-            ends = word.text.upper().split("-")
-            if word.text == "-":
-                self._fail(word, Mistake.BARE_DASH)
-            elif len(ends) == 2 and (TEXT_ENCODER in ends or VAE in ends):
-                self._fail(word, Mistake.PART_IN_RANGE)
-            else:
-                self._fail(word, Mistake.BLOCK)
-        return name
-
-    def _read_elements(self, field: _Field) -> ElementSelector | None:
-        words = self._words(field)
-        if words is None:
             return None
-        inverted, fields = words
-        return self._elements.setdefault(field.text, ElementSelector(tuple(word.text for word in fields), inverted))
+        names.append(name)
+    return None if len(names) < inverted else BlockSelector(tuple(names), inverted)
 
-    def _words(self, field: _Field) -> tuple[bool, list[_Field]] | None:
+
+def _read_elements(text: str) -> ElementSelector | None:
+    inverted, words = _split(text)
+    wrong = len(words) < inverted or (NOT in text.upper() and any(word.upper() == NOT for word in words))
+    return None if wrong else ElementSelector(tuple(words), inverted)
+
+
+def _split(text: str) -> tuple[bool, list[str]]:
+    """Split at white space, and take NOT off the front."""
+    words = text.split()
+    inverted = bool(words) and words[0].upper() == NOT
+    return inverted, words[inverted:]
+
+
+def _read_ratio(text: str) -> float | None:
+    ratio = parse_ratio(text.strip())
+    return ratio if ratio is not None and math.isfinite(ratio) else None
+
+
+class _Field(NamedTuple):
+    """A stripped piece of one line; ``line`` counts from 1, ``start`` from 0."""
+
+    text: str
+    line: int
+    start: int
+
+    def span(self) -> Span:
+        return Span(self.line, self.start + 1, max(1, len(self.text)))
+
+
+class _TooMany(Exception):
+    """There are more mistakes than anybody will read."""
+
+
+class _Judge:
+    """Finds what is wrong with pieces that cannot be read, and where."""
+
+    def __init__(self, *, is_target: bool) -> None:
+        self.problems: list[Problem] = []
+        self._is_target = is_target
+
+    def piece(self, piece: _Field) -> None:
+        fields = piece.text.split(":")
+        if self._is_target and len(fields) > 2:
+            self._fail(piece, Mistake.TARGET_COLONS)
+        elif not self._is_target and not 3 <= len(fields) <= 4:
+            self._fail(piece, Mistake.COLONS)
+        else:
+            blocks, *others = _place(fields, piece)
+            if not (self._is_target and blocks.text.upper() == ALL):
+                self._blocks(blocks)
+            if others and not (self._is_target and others[0].text.upper() == ALL):
+                self._elements(others[0])
+            for ratio in others[1:]:
+                self._ratio(ratio)
+
+    def _blocks(self, field: _Field) -> None:
+        for word in self._words(field):
+            self._block(word)
+
+    def _block(self, word: _Field) -> None:
+        if normalise_block(word.text) is not None:
+            return
+        ends = word.text.upper().split("-")
+        if word.text == "-":
+            self._fail(word, Mistake.BARE_DASH)
+        elif len(ends) == 2 and (TEXT_ENCODER in ends or VAE in ends):
+            self._fail(word, Mistake.PART_IN_RANGE)
+        else:
+            self._fail(word, Mistake.BLOCK)
+
+    def _elements(self, field: _Field) -> None:
+        for _ in self._words(field):
+            pass  # any word may be a part of an element's name
+
+    def _words(self, field: _Field) -> Iterator[_Field]:
         """Split at white space, take NOT off the front, and refuse it everywhere else."""
-        words = [_Field(found[0], field.line, field.start + found.start()) for found in re.finditer(r"\S+", field.text)]
-        inverted = bool(words) and words[0].text.upper() == NOT
-        if inverted and len(words) == 1:
-            self._fail(words[0], Mistake.EMPTY_NOT)
-            return None
-        late = [word for word in words[inverted:] if word.text.upper() == NOT]
-        for word in late:
-            self._fail(word, Mistake.LATE_NOT)
-        return None if late else (inverted, words[inverted:])
+        for index, found in enumerate(re.finditer(r"\S+", field.text)):
+            word = _Field(found[0], field.line, field.start + found.start())
+            if word.text.upper() != NOT:
+                yield word
+            elif index:
+                self._fail(word, Mistake.LATE_NOT)
+            elif word.text == field.text:
+                self._fail(word, Mistake.EMPTY_NOT)
 
-    def _read_ratio(self, field: _Field) -> float | None:
+    def _ratio(self, field: _Field) -> None:
         ratio = parse_ratio(field.text)
         if ratio is None:
             self._fail(field, Mistake.RATIO)
-            return None
-        if not math.isfinite(ratio):
+        elif not math.isfinite(ratio):
             self._fail(field, Mistake.INFINITE)
-            return None
-        return self._ratios.setdefault(field.text, ratio)
 
     def _fail(self, field: _Field, mistake: Mistake) -> None:
         self.problems.append(Problem(field.span(), mistake, field.text))
+        if len(self.problems) == MOST_PROBLEMS:
+            raise _TooMany
 
 
 def _place(fields: list[str], piece: _Field) -> list[_Field]:
     placed, start = [], piece.start
     for field in fields:
-        placed.append(_strip(field, piece.line, start))
+        stripped = field.strip()
+        placed.append(_Field(stripped, piece.line, start + field.find(stripped)))
         start += len(field) + 1
     return placed

@@ -14,6 +14,8 @@ from .blocks import ARCHITECTURES, RULE_NAMES, TEXT_ENCODER, VAE
 _FORM = "A rule is blocks:elements:ratio or blocks:elements:ratio:beta, as in OUT03 OUT04:attn2:0.5"
 _LOOKALIKES = {"\uff1a": ":", "\uff0c": ",", "\u3001": ",", "\uff0e": "."}
 _SHOWN = 100
+MOST_PROBLEMS = 1000
+"""Mistakes after which a text is not read any further: it was probably not meant as a spec."""
 _WINDOW = 100
 
 
@@ -72,13 +74,19 @@ def spec_error(problems: Sequence[SpecProblem], source: str, *, name: str = "spe
         if problem.allowed not in parts:  # the same advice once is enough
             parts.append(problem.allowed)
     if len(problems) > _SHOWN:
-        parts.append(f"... and {len(problems) - _SHOWN} more mistakes")
+        least = "at least " if len(problems) == MOST_PROBLEMS else ""
+        parts.append(f"... and {least}{len(problems) - _SHOWN} more mistakes")
     return SpecError("\n".join(parts), problems)
 
 
 def split_lines(text: str) -> list[str]:
     """Split a text at the line ends of any system, and at no other character."""
-    return re.split(r"\r\n|\r|\n", text)
+    return plain_line_ends(text).split("\n")
+
+
+def plain_line_ends(text: str) -> str:
+    """Put a newline in the place of the line ends of any system."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def suggest(word: str, names: Iterable[str]) -> str:

@@ -48,8 +48,7 @@ def part_of_base(component: Component) -> str | None:
     return {Component.TEXT_ENCODER: TEXT_ENCODER, Component.VAE: VAE}.get(component)
 
 
-@dataclass(frozen=True)
-class ElementSelector:
+class ElementSelector(NamedTuple):
     """Which elements of those blocks a rule is for.
 
     Attributes:
