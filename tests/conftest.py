@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from elemental import MergeRecipe, cli, model_source
 from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, Layout, shrink, tensor_shapes
+from elemental.hosts.fake import FakeHost
+from elemental.images.axes import Setting
 from elemental.merge.hashes import CACHE_VARIABLE
 from elemental.workflows import CONFIG_VARIABLE
+
+from .plotting import REQUEST, RULES, load
+from .refusing import OLD, Merge
 
 LAYOUTS = {
     "sd1": shrink(SD1_LAYOUT, width=8, text_width=8),
@@ -74,3 +82,31 @@ def drawable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         larger = {key: value * 3 if value.is_floating_point() else value for key, value in state.items()}
         paths[name] = save(folder / f"{name}.safetensors", larger)
     return paths
+
+
+@pytest.fixture
+def fake() -> FakeHost:
+    """Give a host that draws noise from the numbers of the live model."""
+    return FakeHost(load)
+
+
+@pytest.fixture
+def base(models: dict[str, Path]) -> Setting:
+    """Start from tiny models, which the fake host draws noise from."""
+    return Setting(MergeRecipe(model_source(models["a"]), model_source(models["b"]), alpha=0.3, rules=RULES), REQUEST)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, models: dict[str, Path]) -> Path:
+    """Give a folder with models a and b, and with an older result."""
+    for name in "ab":
+        shutil.copy(models[name], tmp_path)
+    (tmp_path / "out.safetensors").write_bytes(OLD)
+    return tmp_path
+
+
+@pytest.fixture
+def merge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Merge:
+    """Give the command ``elemental merge``, run in this process for speed; it gives exit code and stderr."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handlers
+    return lambda *arguments: (cli.main(["merge", *map(str, arguments)]), capsys.readouterr().err)

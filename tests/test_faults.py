@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import io
 import itertools
 import os
-import pickle
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -30,132 +27,16 @@ from elemental.merge import writer
 from elemental.merge.controls import Controls
 from elemental.merge.hashes import compute_sha256, remembered_sha256
 from elemental.merge.plan import Role
-from elemental.merge.sources import model_source
-from elemental.spec.recipe import MergeRecipe
 from elemental.workflows import merge_to_file
 
 from .conftest import LAYOUTS, random_state, save
+from .refusing import OLD, TEMPORARY, Merge, inputs, recipe, refusal, snapshot
 
-Merge = Callable[..., tuple[int, str]]
 ROOT = Path(__file__).parents[1]
-OLD = b"an older result"
-TEMPORARY = f".*{writer.SUFFIX}"
 KEY = "model.diffusion_model.out.2.weight"
 OTHER_KEY = "model.diffusion_model.out.2.bias"
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals, modes or links")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, models: dict[str, Path]) -> Path:
-    """Give a folder with models a and b, and with an older result."""
-    for name in "ab":
-        shutil.copy(models[name], tmp_path)
-    (tmp_path / "out.safetensors").write_bytes(OLD)
-    return tmp_path
-
-
-@pytest.fixture
-def merge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Merge:
-    """Give the command ``elemental merge``, run in this process for speed; it gives exit code and stderr."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handlers
-    return lambda *arguments: (cli.main(["merge", *map(str, arguments)]), capsys.readouterr().err)
-
-
-def refusal(merge: Merge, folder: Path, *arguments: object) -> str:
-    """Check that a merge is refused properly and changes nothing in a folder; give the message."""
-    before = snapshot(folder)
-    code, error = merge(*arguments)
-    assert code == cli.FAILED, error
-    assert error.startswith("error: ")
-    assert len(error.splitlines()) <= 3
-    assert not re.search("Traceback|defect", error), error
-    assert snapshot(folder) == before
-    return error
-
-
-def snapshot(folder: Path) -> dict[str, bytes | None]:
-    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
-
-
-def inputs(folder: Path) -> tuple[Path, Path]:
-    return folder / "a.safetensors", folder / "b.safetensors"
-
-
-def recipe(folder: Path) -> MergeRecipe:
-    a, b = map(model_source, inputs(folder))
-    return MergeRecipe(a, b)
-
-
-def tensor(start: int, end: int, dtype: str = "F16") -> str:
-    shape = (end - start) // (8 if dtype == "C64" else 2)
-    return f'"w{start}": {{"dtype": "{dtype}", "shape": [{shape}], "data_offsets": [{start}, {end}]}}'
-
-
-def with_header(*tensors: str) -> bytes:
-    text = f"{{{','.join(tensors)}}}".encode()
-    return struct.pack("<Q", len(text)) + text + bytes(8)
-
-
-def pickled(content: object, *, as_zip: bool = True) -> bytes:
-    file = io.BytesIO()
-    torch.save(content, file, _use_new_zipfile_serialization=as_zip)
-    return file.getvalue()
-
-
-STATE = random_state(LAYOUTS["sd1"], 1)
-WHOLE = with_header(tensor(0, 8))
-ZIPPED, UNZIPPED = (pickled({"w": torch.ones(8)}, as_zip=as_zip) for as_zip in (True, False))
-BAD_MODELS: dict[str, tuple[str, bytes | None]] = {
-    "missing": (".safetensors", None),
-    "folder": (".safetensors", None),
-    "wrong suffix": (".txt", WHOLE),
-    "empty": (".safetensors", b""),
-    "header cut off": (".safetensors", WHOLE[:20]),
-    "tensors cut off": (".safetensors", WHOLE[:-1]),
-    "offsets past the end": (".safetensors", with_header(tensor(0, 800))),
-    "overlapping": (".safetensors", with_header(tensor(0, 6), tensor(2, 8))),
-    "10 GB header": (".safetensors", struct.pack("<Q", 10**10) + WHOLE[8:]),
-    "largest header": (".safetensors", struct.pack("<Q", 2**64 - 1) + WHOLE[8:]),
-    "not JSON": (".safetensors", with_header("once upon a time")),
-    "unknown format": (".safetensors", with_header(tensor(0, 8, "F17"))),
-    "unused format": (".safetensors", with_header(tensor(0, 8, "C64"))),
-    "zip cut off": (".ckpt", ZIPPED[:-30]),
-    "old format cut off": (".ckpt", UNZIPPED[:-8]),
-    # The last name in a file of the old format is that of the numbers; tensors ask for another.
-    "numbers misplaced": (".ckpt", re.sub(rb"(?s)\d{6,}(?!.*\d{6})", lambda name: b"0" * len(name[0]), UNZIPPED)),
-    "junk": (".pt", b"once upon a time"),
-    "junk like a pickle": (".pt", b"\x80\x02X\x09"),
-    "numbered": (".pt", pickled({1: STATE[KEY]})),
-    "sparse": (".pt", pickled({**STATE, KEY: STATE[KEY].float().to_sparse()})),
-    "without numbers": (".pt", pickled({**STATE, KEY: STATE[KEY].to("meta")})),
-}
-
-
-@pytest.mark.parametrize("name", BAD_MODELS)
-def test_bad_model(name: str, folder: Path, merge: Merge) -> None:
-    suffix, data = BAD_MODELS[name]
-    bad = folder / f"bad{suffix}"
-    if data is not None:
-        bad.write_bytes(data)
-    elif name == "folder":
-        bad.mkdir()
-    a, output = folder / "a.safetensors", folder / "out.safetensors"
-    assert bad.name in refusal(merge, folder, a, bad, "-o", output, "--overwrite")
-
-
-class Attack(str):
-    def __reduce__(self) -> tuple[object, ...]:
-        return open, (str(self), "w")
-
-
-@pytest.mark.parametrize("form", ["zip", "old", "bare pickle"])
-def test_model_that_wants_to_run_code(form: str, folder: Path, merge: Merge) -> None:
-    content = {"state_dict": {KEY: 1}, "extra": Attack(folder / "marker")}
-    bad, b = folder / "bad.ckpt", folder / "b.safetensors"
-    bad.write_bytes(pickle.dumps(content, 2) if form == "bare pickle" else pickled(content, as_zip=form == "zip"))
-    # That the folder stays as it was means that there is no marker, either.
-    assert "wants to run code" in refusal(merge, folder, bad, b, "-o", folder / "new.safetensors")
 
 
 @pytest.mark.parametrize("name", [
@@ -179,7 +60,7 @@ def test_bad_target(name: str, folder: Path, merge: Merge) -> None:
 def test_no_permission(forbidden: str, mode: int, folder: Path) -> None:
     (folder / "results").mkdir()
     for name in ("results/out.safetensors", "bad.sft", "bad.ckpt"):
-        (folder / name).write_bytes(WHOLE)
+        (folder / name).write_bytes(b"a model")
     command = [sys.executable, "-m", "elemental", "merge", "--overwrite"]
     if os.geteuid() == 0:  # file modes do not count for root without this
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]

@@ -1,21 +1,15 @@
-"""Plots and checks on hosts: each cell shows its value, a failure stays in its cell, a run goes on where it ended."""
+"""Plots and checks on hosts: each cell shows its value, and what cannot be is said before."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from safetensors.torch import load_file
-from torch import Tensor
 
 from elemental import (
     CheckpointError,
@@ -30,19 +24,15 @@ from elemental import (
     parse_rules,
 )
 from elemental.checks import CheckRun, check_folder
-from elemental.hosts.base import NO_FIELDS, CheckpointRef, Host
+from elemental.hosts.base import CheckpointRef, Host
 from elemental.hosts.fake import FakeHost
 from elemental.images.axes import Setting
 from elemental.images.diff import compare_pictures
 from elemental.images.effects import read_check
 from elemental.images.files import read_picture, read_texts
-from elemental.images.grid import BLANK
-from elemental.images.request import GeneratedImage, ImageRequest
-from elemental.images.xyplot import Cell, XYPlot, read_axis
-from elemental.plots import PLOT_FIELD, PlotRun, known_for, make_plot
-from elemental.resume import open_run
-from elemental.run_files import latest_run, read_record
-from elemental.runs import Progress, RunResult, RunWatcher, continue_run, start_run
+from elemental.images.xyplot import Cell
+from elemental.plots import PLOT_FIELD, known_for
+from elemental.runs import Progress, RunResult, start_run
 from elemental.spec.weights import parse_block_weights
 from elemental.surveys import survey_check, survey_plot
 
@@ -50,29 +40,14 @@ pytest.importorskip("diffusers")
 
 from elemental.hosts.standalone import StandaloneHost
 
-REQUEST = ImageRequest("a red circle", seed=3, steps=1, width=64, height=64)
-RULES = parse_rules("IN01::0.2")
+from .plotting import REQUEST, plot, resume, run
+
 HALVES = ",".join(["0.5"] * 13 + ["0"] * 13)
-
-
-def load(path: Path) -> Mapping[str, Sequence[Tensor]]:
-    return {key: (tensor,) for key, tensor in load_file(path).items() if tensor.is_floating_point()}
-
-
-@pytest.fixture
-def fake() -> FakeHost:
-    return FakeHost(load)
 
 
 @pytest.fixture(scope="module")
 def standalone() -> StandaloneHost:
     return StandaloneHost()
-
-
-@pytest.fixture
-def base(models: Mapping[str, Path]) -> Setting:
-    """Start from tiny models, which the fake host draws noise from."""
-    return Setting(MergeRecipe(model_source(models["a"]), model_source(models["b"]), alpha=0.3, rules=RULES), REQUEST)
 
 
 @pytest.fixture
@@ -82,24 +57,6 @@ def drawn(drawable: Mapping[str, Path]) -> Setting:
     rules = parse_rules("IN01::0.2:0.3")  # all else is A's, so that there is little to merge
     recipe = MergeRecipe(a, b, c, mode=MergeMode.TRIPLE_SUM, alpha=0, beta=0, rules=rules)
     return Setting(recipe, REQUEST)
-
-
-def plot(
-    host: Host, base: Setting, x: tuple[str, str], y: tuple[str, str] | None = None, most: int | None = None
-) -> XYPlot:
-    known = known_for(host, base.recipe)
-    rows = None if y is None else read_axis("y", *y, known)
-    return make_plot(base, read_axis("x", *x, known), rows, known=known, most=most)
-
-
-def run(host: Host, plotted: XYPlot, folder: Path, on_cell: Callable[..., None] | None = None) -> RunResult:
-    watcher = RunWatcher() if on_cell is None else RunWatcher(on_cell=on_cell)
-    return start_run(host, PlotRun(plotted), folder, survey=survey_plot(plotted), watcher=watcher)
-
-
-def resume(host: Host, folder: Path) -> RunResult:
-    record = read_record(latest_run(folder))
-    return continue_run(host, open_run(host, record), record)
 
 
 @pytest.mark.parametrize(
@@ -224,186 +181,6 @@ def test_grids_are_made_one_after_the_other(fake: FakeHost, base: Setting, tmp_p
 
     run(fake, plot(fake, base, ("seed", "1 | 2"), ("alpha", "0, 1")), tmp_path, note)
     assert made == ["x00-y00", "x00-y01", "x01-y00", "x01-y01"]
-
-
-def test_each_recipe_is_merged_once(fake: FakeHost, base: Setting, tmp_path: Path) -> None:
-    live = fake.open_model(CheckpointRef("a", Path(base.recipe.model_a.path)))
-    run(fake, plot(fake, base, ("seed", "1,2,3,4"), ("alpha", "0.5, 1")), tmp_path)
-    assert len(live.moved) == 3  # the two recipes, and the way back
-
-
-class Broken(FakeHost):
-    """Fails for one seed, in a way that no host should."""
-
-    def make_pictures(
-        self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
-    ) -> Sequence[GeneratedImage]:
-        if request.seed == 2:
-            raise RuntimeError("a part came off")
-        return super().make_pictures(request, model=model, fields=fields)
-
-
-def test_a_failing_cell_is_a_labelled_blank(base: Setting, tmp_path: Path) -> None:
-    host = Broken(load)
-    result = run(host, plot(host, base, ("seed", "1,2,3")), tmp_path)
-    assert result.failed == {"x01-y00": "RuntimeError: a part came off"}
-    assert result.made == 2
-    colours = read_picture(result.products[0]).getcolors(1 << 24)
-    assert colours is not None
-    blank = {colour: count for count, colour in colours}[BLANK]
-    assert 0.5 < blank / 192**2 < 1  # a box of this colour, with words in it
-    good = FakeHost(load)
-    again = resume(good, tmp_path)
-    assert (again.made, again.failed, again.waiting) == (1, {}, 0)
-    whole = run(good, plot(good, base, ("seed", "1,2,3")), tmp_path / "whole")
-    assert again.products[0].read_bytes() == whole.products[0].read_bytes()
-
-
-def test_a_model_that_cannot_be_opened_fails_its_cells_alone(
-    base: Setting, models: Mapping[str, Path], tmp_path: Path
-) -> None:
-    def refuse(path: Path) -> Mapping[str, Sequence[Tensor]]:
-        if path == models["b"]:
-            raise HostError("b is too large")
-        return load(path)
-
-    host = FakeHost(refuse)
-    text = f"{models['b']}, {models['a']}"
-    result = run(host, plot(host, base, ("model-a", text), ("seed", "1,2")), tmp_path)
-    assert result.failed == {"x00-y00": "b is too large", "x00-y01": "b is too large"}
-    assert result.made == 2
-
-
-@pytest.mark.parametrize("interrupt", [True, False])
-def test_stop_keeps_what_is_done_and_goes_on_later(
-    fake: FakeHost, base: Setting, tmp_path: Path, interrupt: bool
-) -> None:
-    plotted = plot(fake, base, ("alpha", "0, 0.5, 1"), ("seed", "1, 2"))
-    live = fake.open_model(CheckpointRef("a", Path(base.recipe.model_a.path)))
-    before = live.digest()
-
-    def stop(_cell: Cell, _image: Image.Image | None, progress: Progress) -> None:
-        assert progress.total == 6
-        assert progress.seconds_each > 0
-        assert progress.seconds_left == pytest.approx(progress.seconds_each * (6 - progress.done))
-        if progress.done == 2 and interrupt:
-            raise KeyboardInterrupt
-        fake.stopped = progress.done == 2
-
-    result = run(fake, plotted, tmp_path / "stopped", stop)
-    fake.stopped = False
-    assert (result.made, result.waiting) == (2, 4)
-    assert live.digest() == before
-    early = read_picture(tmp_path / "stopped" / "grid.png")
-    again = resume(fake, tmp_path / "stopped")
-    assert (again.made, again.waiting) == (4, 0)
-    whole = run(fake, plotted, tmp_path / "whole")
-    assert again.products[0].read_bytes() == whole.products[0].read_bytes()
-    assert early.size == read_picture(whole.products[0]).size
-    assert early.tobytes() != read_picture(whole.products[0]).tobytes()
-
-
-class Killed(BaseException):
-    """Ends a run as a kill does: nothing handles it."""
-
-
-def test_a_run_killed_anywhere_goes_on_to_the_same_grid(
-    fake: FakeHost, base: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed as each of its files is about to appear, one after the other: record, pictures, grids."""
-    plotted = plot(fake, base, ("alpha", "0, 1"), ("seed", "1 | 2"))
-    whole = run(fake, plotted, tmp_path / "whole")
-    real, at, seen = Path.replace, 0, []
-
-    def killing(self: Path, target: Path) -> Path:
-        seen.append(target.name)
-        if len(seen) == at:
-            raise Killed
-        return real(self, target)
-
-    while True:
-        at += 1
-        seen.clear()
-        folder = tmp_path / str(at)
-        with monkeypatch.context() as patched:
-            patched.setattr(Path, "replace", killing)
-            try:
-                run(fake, plotted, folder)
-                break
-            except Killed:
-                pass
-        if at == 1:  # before its record there is no run
-            with pytest.raises(ImageError, match="no run to go on with"):
-                resume(fake, folder)
-            continue
-        times = {path: path.stat().st_mtime_ns for path in (folder / "cells").glob("x*.png")}
-        result = resume(fake, folder)
-        assert (result.made, result.failed, result.waiting) == (4 - len(times), {}, 0)
-        assert all(path.stat().st_mtime_ns == time for path, time in times.items())  # none was made again
-        assert [path.read_bytes() for path in result.products] == [path.read_bytes() for path in whole.products]
-        assert {facts["state"] for facts in read_record(latest_run(folder)).cells.values()} == {"done"}
-    assert {"run.json", "x00-y00.png", "x01-y01.png", "grid-1of2.png", "grid-2of2.png"} <= set(seen)
-
-
-_KILL_AT_THE_SECOND_PICTURE = """
-import os, signal, sys
-from pathlib import Path
-from safetensors.torch import load_file
-from elemental.hosts.fake import FakeHost
-from elemental.resume import open_run
-from elemental.run_files import latest_run, read_record
-from elemental.runs import RunWatcher, continue_run
-def load(path):
-    return {key: (tensor,) for key, tensor in load_file(path).items() if tensor.is_floating_point()}
-def kill(cell, image, progress):
-    if progress.done == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-host, record = FakeHost(load), read_record(latest_run(Path(sys.argv[1])))
-continue_run(host, open_run(host, record), record, watcher=RunWatcher(on_cell=kill))
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_killed_process_goes_on_to_the_same_grid(fake: FakeHost, base: Setting, tmp_path: Path) -> None:
-    plotted = plot(fake, base, ("alpha", "0, 1"), ("seed", "1, 2"))
-    whole = run(fake, plotted, tmp_path / "whole")
-    folder = tmp_path / "killed"
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    run(fake, plotted, folder, stop)
-    command = [sys.executable, "-c", _KILL_AT_THE_SECOND_PICTURE, str(folder)]
-    ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    result = resume(fake, folder)
-    assert (result.made, result.waiting) == (1, 0)
-    assert result.products[0].read_bytes() == whole.products[0].read_bytes()
-
-
-def test_a_damaged_picture_is_made_again(fake: FakeHost, base: Setting, tmp_path: Path) -> None:
-    run(fake, plot(fake, base, ("seed", "1, 2")), tmp_path)
-    cell = tmp_path / "cells" / "x01-y00.png"
-    cell.write_bytes(cell.read_bytes()[:500])
-    assert resume(fake, tmp_path).made == 1
-    before = read_record(latest_run(tmp_path)).data["sessions"]
-    assert [session["made"] for session in before] == [2, 1]
-    assert resume(fake, tmp_path).made == 0
-    assert read_record(latest_run(tmp_path)).data["sessions"] == before
-
-
-def test_a_run_does_not_go_on_with_other_models(
-    fake: FakeHost, base: Setting, models: Mapping[str, Path], tmp_path: Path
-) -> None:
-    copy = tmp_path / "b.safetensors"
-    copy.write_bytes(models["b"].read_bytes())
-    base = replace(base, recipe=replace(base.recipe, model_b=model_source(copy)))
-    run(fake, plot(fake, base, ("seed", "1, 2")), tmp_path / "run")
-    os.utime(copy, ns=(1, 1))
-    with pytest.raises(CheckpointError, match="changed since the run began"):
-        resume(fake, tmp_path / "run")
-    with pytest.raises(ImageError, match="no run to go on with"):
-        resume(fake, tmp_path / "none")
 
 
 @pytest.mark.parametrize(

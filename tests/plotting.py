@@ -1,0 +1,45 @@
+"""What tests of plots and checks share: a setting to start from, and a plot made, run, and gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from elemental import parse_rules
+from elemental.hosts.base import Host
+from elemental.images.axes import Setting
+from elemental.images.request import ImageRequest
+from elemental.images.xyplot import XYPlot, read_axis
+from elemental.plots import PlotRun, known_for, make_plot
+from elemental.resume import open_run
+from elemental.run_files import latest_run, read_record
+from elemental.runs import RunResult, RunWatcher, continue_run, start_run
+from elemental.surveys import survey_plot
+
+REQUEST = ImageRequest("a red circle", seed=3, steps=1, width=64, height=64)
+RULES = parse_rules("IN01::0.2")
+
+
+def load(path: Path) -> Mapping[str, Sequence[Tensor]]:
+    return {key: (tensor,) for key, tensor in load_file(path).items() if tensor.is_floating_point()}
+
+
+def plot(
+    host: Host, base: Setting, x: tuple[str, str], y: tuple[str, str] | None = None, most: int | None = None
+) -> XYPlot:
+    known = known_for(host, base.recipe)
+    rows = None if y is None else read_axis("y", *y, known)
+    return make_plot(base, read_axis("x", *x, known), rows, known=known, most=most)
+
+
+def run(host: Host, plotted: XYPlot, folder: Path, on_cell: Callable[..., None] | None = None) -> RunResult:
+    watcher = RunWatcher() if on_cell is None else RunWatcher(on_cell=on_cell)
+    return start_run(host, PlotRun(plotted), folder, survey=survey_plot(plotted), watcher=watcher)
+
+
+def resume(host: Host, folder: Path) -> RunResult:
+    record = read_record(latest_run(folder))
+    return continue_run(host, open_run(host, record), record)
