@@ -82,6 +82,8 @@ _PRECISION = {
     torch.float16: (10, -14),
     torch.bfloat16: (7, -126),
     torch.float8_e4m3fn: (3, -6),
+    torch.float8_e5m2: (2, -14),
+    torch.float64: (52, -1022),
 }
 """Bits after the point, and the least exponent of a normal number."""
 

@@ -76,6 +76,12 @@ def test_training_state_of_a_package_that_is_not_there(tmp_path: Path, monkeypat
         assert list(found.tensors) == list(state)
 
 
+def test_a_state_dict_in_a_state_dict(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"state_dict": {"w": torch.ones(2)}, "step": 1}}, tmp_path / "x.ckpt")
+    with Checkpoint(tmp_path / "x.ckpt") as found:
+        assert list(found.tensors) == ["w"]
+
+
 def test_opening_loads_no_torch(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(3)}, tmp_path / "x.ckpt")
     code = "import sys; from elemental.merge.checkpoint import Checkpoint; Checkpoint(sys.argv[1]); print(*sys.modules)"

@@ -92,7 +92,7 @@ def recipe_from_json(text: str, *, name: str) -> MergeRecipe:
     """
     try:
         data = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise RecipeError(f"The recipe in {name} is no JSON: {exc}.") from exc
     if not isinstance(data, dict):
         raise RecipeError(f"{name} holds no recipe of this program.")
@@ -185,6 +185,6 @@ def _parsed(text: str | None) -> dict[str, Any]:
     """Read a field of somebody else's file, which may hold anything."""
     try:
         data = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -180,7 +180,9 @@ def _number_sizes(content: object) -> dict[str, int]:
 
 def _state_dict(content: object, path: Path) -> dict[str, Call]:
     """Take what looks like tensors, by their keys."""
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    state = content
+    while isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
     tensors = {}
     for key, value in state.items() if isinstance(state, dict) else ():
         call = _unwrapped(value)

@@ -9,7 +9,17 @@ from typing import NamedTuple
 
 from ..errors import MergeError
 from ..spec.blocks import Architecture
-from ..spec.keys import FIRST_CONV, VAE_PREFIX, Component, KeyName, detect_architecture, name_key
+from ..spec.keys import (
+    EMA_PREFIX,
+    FIRST_CONV,
+    PREFIXES,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    Component,
+    KeyName,
+    detect_architecture,
+    name_key,
+)
 from ..spec.lint import SpecWarning, warn_of_ratios, warn_of_rules
 from ..spec.recipe import MergeMode, MergeRecipe, SaveDtype, VaeChoice
 from ..spec.select import Decision, Selection, TensorSet, members, rule_by_tensor
@@ -148,6 +158,7 @@ class Planner:
         self._recipe = recipe
         self._models = models
         self._roles = tuple(role for role in (Role.A, Role.B, Role.C) if role in models)
+        _refuse_scaled(models)
         self.architecture = _common_architecture(models)
         self.infos = _result_infos(recipe, models)
         self.names = [name_key(key, self.architecture) for key in self.infos]
@@ -172,7 +183,8 @@ class Planner:
         warnings = [
             *warn_of_ratios(recipe),
             *warn_of_rules(recipe.rules, self._selection, decision, architecture=self.architecture),
-            *_warn_of_result(recipe, tensors, self._left_out),
+            *_warn_of_result(recipe, tensors),
+            *_warn_of_models(self.names, self._models),
         ]
         return MergePlan(self.architecture, recipe, tensors, tuple(warnings), self._left_out)
 
@@ -250,6 +262,8 @@ class Planner:
             return f"VAE taken from {_VAE_ROLES[self._recipe.vae].spoken}"
         if name.key.endswith("position_ids"):
             return "an index, kept from A"
+        if name.component is Component.OTHER and not name.key.startswith((UNET_PREFIX, EMA_PREFIX)):
+            return "no weight (noise schedule, marker), kept from A"
         for role in self._roles:
             if name.key not in self._models[role]:
                 return f"not in {role.name}, kept from A"
@@ -332,18 +346,44 @@ def _left_out(models: Mapping[Role, Infos], result: Infos) -> dict[Role, tuple[s
     return {role: tuple(key for key in infos if key not in result) for role, infos in others.items()}
 
 
-def _warn_of_result(
-    recipe: MergeRecipe, tensors: Sequence[TensorPlan], left_out: Mapping[Role, Sequence[str]]
-) -> Iterator[SpecWarning]:
+def _refuse_scaled(models: Mapping[Role, Infos]) -> None:
+    """Refuse fp8 numbers that are weights only together with a factor beside them.
+
+    Raises:
+        MergeError: A model has such.
+    """
+    for role, infos in models.items():
+        key = next((key for key in infos if key == "scaled_fp8" or key.endswith(".scale_weight")), None)
+        if key is not None:
+            raise MergeError(
+                f"{role.spoken} holds scaled fp8 numbers ({key}), which cannot be merged; use its fp16 file."
+            )
+
+
+def _warn_of_models(names: Sequence[KeyName], models: Mapping[Role, Infos]) -> Iterator[SpecWarning]:
+    """Tell of what the models are, and of parts that go unmerged since their tensors are called otherwise."""
+    own = models[Role.A]
+    for role, infos in models.items():
+        if role not in (Role.B, Role.C):
+            continue
+        for marker, meaning in _MARKERS.items():
+            if (marker in own) != (marker in infos):
+                marked, other = (Role.A, role) if marker in own else (role, Role.A)
+                yield SpecWarning(f'{marked.name} is marked as {meaning} ("{marker}") and {other.name} is not.')
+        for component in (Component.TEXT_ENCODER, Component.VAE):
+            keys = [name.key for name in names if name.component is component and name.key in own]
+            has_it = any(key.startswith(PREFIXES[component]) for key in infos)
+            if keys and has_it and not any(key in infos for key in keys):
+                part = f"The {component.value} of {role.name}"
+                yield SpecWarning(f"{part} has other names for its tensors than A's; none of it is merged.")
+
+
+def _warn_of_result(recipe: MergeRecipe, tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
     if not any(tensor.changed for tensor in tensors):
         yield NOTHING_CHANGES
     paths = [source.path for source in recipe.sources.values()]
     if len(set(paths)) < len(paths):
         yield SpecWarning("The same file is given for two of the models.")
-    for role, keys in left_out.items():
-        for marker, meaning in _MARKERS.items():
-            if marker in keys:
-                yield SpecWarning(f'{role.name} is marked as {meaning} ("{marker}") and A is not.')
     idle = sorted({t.rule for t in tensors if t.rule is not None and t.name.component is Component.VAE and t.note})
     for rule in idle if recipe.vae is not VaeChoice.MERGED else ():
         yield SpecWarning(

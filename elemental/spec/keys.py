@@ -13,6 +13,8 @@ from .blocks import BASE, SD1, SD2, SDXL, Architecture
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIXES = ("cond_stage_model.", "conditioner.")
+EMA_PREFIX = "model_ema."
+"""Of averages of the U-Net's weights, which some training checkpoints carry; they belong to BASE."""
 FIRST_CONV = UNET_PREFIX + "input_blocks.0.0.weight"
 """The U-Net's first convolution: its second dimension tells inpainting (9) from normal (4)."""
 
@@ -26,6 +28,13 @@ class Component(Enum):
     TEXT_ENCODER = "text encoder"
     VAE = "VAE"
     OTHER = "other"
+
+
+PREFIXES: Mapping[Component, tuple[str, ...]] = {
+    Component.UNET: (UNET_PREFIX,),
+    Component.TEXT_ENCODER: TEXT_PREFIXES,
+    Component.VAE: (VAE_PREFIX,),
+}
 
 
 class KeyName(NamedTuple):
@@ -118,7 +127,7 @@ _STRANGERS = (
     ("a Flux model", ("double_blocks.",)),
     ("a Stable Diffusion 3 model", ("joint_blocks.",)),
     ("a Stable Cascade model", ("effnet_mapper.", "clip_txt_pooled_mapper.")),
-    ("an EMA-only checkpoint", ("model_ema.",)),
+    ("an EMA-only checkpoint", (EMA_PREFIX,)),
     (
         "a U-Net in diffusers layout",
         ("down_blocks.0.resnets.0.time_emb_proj", "add_embedding.", "time_embedding."),

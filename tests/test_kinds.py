@@ -1,0 +1,198 @@
+"""Kinds of checkpoints that are found: with EMA weights, pruned, for inpainting, marked as v-prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import elemental
+from elemental import CheckpointError, MergeError, MergeMode, VaeChoice
+from elemental.cli import DONE, main
+from elemental.spec.keys import FIRST_CONV, Component
+
+from .merging import (
+    EMA,
+    SPEC,
+    State,
+    assert_merged,
+    ema_of,
+    merge,
+    only,
+    same_bits,
+    save_all,
+    some_elements,
+    u_net,
+    whole,
+)
+
+VAE, TEXT = "first_stage_model.", ("cond_stage_model.", "conditioner.")
+
+
+def test_ema_weights_of_both_are_merged_as_base(tmp_path: Path) -> None:
+    states = [{**state, **ema_of(state, seed)} for seed, state in ((1, u_net(1)), (2, u_net(2)))]
+    assert EMA + "diffusion_modelinput_blocks00weight" in states[0]
+    paths = save_all(tmp_path, states)
+    result = merge(paths, tmp_path / "out.safetensors", spec=SPEC + ",BASE::0.4")
+    assert_merged(result, states, spec=SPEC + ",BASE::0.4")
+    assert int(result[EMA + "num_updates"]) == 470_000
+    of_a, of_b = map(elemental.model_source, paths)
+    recipe = elemental.MergeRecipe(of_a, of_b, rules=elemental.parse_rules("OUT05::0.9"))
+    planned = [tensor for tensor in elemental.plan_merge(recipe).tensors if tensor.name.key.startswith(EMA)]
+    assert {(t.name.component, t.name.block, t.alpha) for t in planned} == {(Component.OTHER, "BASE", 0.5)}
+
+
+@pytest.mark.parametrize("owner", ["A", "B"])
+def test_ema_weights_of_one_model(tmp_path: Path, owner: str, capsys: pytest.CaptureFixture[str]) -> None:
+    states = [u_net(1), u_net(2)]
+    mine = states["AB".index(owner)]
+    mine |= ema_of(mine, 3)
+    a, b = save_all(tmp_path, states)
+    out = tmp_path / "out.safetensors"
+    assert main(["merge", str(a), str(b), "-o", str(out), "--alpha", "0.3"]) == DONE
+    result = load_file(out)
+    assert_merged(result, states)  # so that those of A stay as they are, and those of B are left out
+    notes = {"A": "687 tensors: not in B, kept from A.", "B": "688 tensors: only in B, left out, such as model_ema."}
+    assert notes[owner] in capsys.readouterr().out
+
+
+def test_what_pruning_leaves_of_ema_weights(tmp_path: Path) -> None:
+    states = [u_net(1), u_net(2)]
+    for state in states:
+        state |= {key: tensor for key, tensor in ema_of(state, 3).items() if key.endswith(("decay", "num_updates"))}
+    result = merge(save_all(tmp_path, states), tmp_path / "out.safetensors")
+    assert_merged(result, states)
+    assert all(same_bits(result[key], states[0][key]) for key in (EMA + "decay", EMA + "num_updates"))
+
+
+def test_ema_weights_alone_are_no_model(tmp_path: Path) -> None:
+    paths = save_all(tmp_path, [u_net(1), ema_of(u_net(1), 2)])
+    with pytest.raises(CheckpointError, match=r"b\.safetensors looks like an EMA-only checkpoint"):
+        merge(paths, tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize(("layout", "parts"), [("sd1", (VAE,)), ("sd2", TEXT), ("sdxl", (VAE, *TEXT))])
+def test_pruned_and_whole_models(
+    tmp_path: Path, layout: str, parts: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = [whole(seed, layout=layout) for seed in (1, 2)]
+    lacking = only(states[0], *parts)
+    for key in lacking:
+        del states[0][key]
+    a, b = save_all(tmp_path, states)
+    out = tmp_path / "out.safetensors"
+    kept = sum(not key.endswith("position_ids") for key in lacking)
+    for paths, ordered, note in (
+        ([a, b], states, f"{len(lacking)} tensors: only in B, left out"),
+        ([b, a], states[::-1], f"{kept} tensors: not in B, kept from A."),
+    ):
+        arguments = ["-o", str(out), "--alpha", "0.3", "--elemental", "BASE:norm:0.8", "--overwrite"]
+        assert main(["merge", *map(str, paths), *arguments]) == DONE
+        assert_merged(load_file(out), ordered, spec="BASE:norm:0.8", depth=9 if layout == "sdxl" else 12)
+        assert note in capsys.readouterr().out
+
+
+def test_models_pruned_in_different_ways(tmp_path: Path) -> None:
+    states = [only(whole(1), "model.", VAE), only(whole(2), "model.", *TEXT)]
+    assert_merged(merge(save_all(tmp_path, states), tmp_path / "out.safetensors", spec=SPEC), states, spec=SPEC)
+
+
+def test_a_pruned_model_can_get_a_vae(tmp_path: Path) -> None:
+    states = [u_net(1), whole(2, torch.float32)]
+    result = merge(save_all(tmp_path, states), tmp_path / "out.safetensors", vae=VaeChoice.B)
+    vae = only(states[1], VAE)
+    assert result.keys() == states[0].keys() | vae.keys()
+    assert all(same_bits(result[key], tensor) for key, tensor in vae.items())
+    assert_merged(only(result, "model."), states)
+
+
+OF_TWO, OF_THREE = ([mode for mode in MergeMode if mode.uses_c is uses_c] for uses_c in (False, True))
+CHANNELS = [
+    *((mode, channels) for mode in OF_TWO for channels in ((9, 9), (8, 8), (9, 4))),
+    *((mode, channels) for mode in OF_THREE for channels in ((9, 9, 9), (9, 4, 9), (9, 9, 4), (9, 4, 4))),
+]
+REFUSED = [
+    *((mode, channels) for mode in OF_TWO for channels in ((4, 9), (8, 9), (4, 8), (5, 4))),
+    *((mode, channels) for mode in OF_THREE for channels in ((4, 9, 4), (4, 4, 9), (4, 9, 9), (9, 8, 9))),
+]
+
+
+@pytest.mark.parametrize(("mode", "channels"), CHANNELS)
+def test_inpainting_models_as_a(tmp_path: Path, mode: MergeMode, channels: Sequence[int]) -> None:
+    states = [some_elements(u_net(seed, channels=count)) for seed, count in enumerate(channels)]
+    result = merge(save_all(tmp_path, states), tmp_path / "out.safetensors", mode=mode, spec=SPEC)
+    if len(set(channels)) > 1:  # what not all have is A's
+        assert torch.equal(result[FIRST_CONV][:, 4:], states[0][FIRST_CONV][:, 4:])
+        for state in (result, *states):
+            state[FIRST_CONV] = state[FIRST_CONV][:, :4]
+    assert_merged(result, states, mode=mode, spec=SPEC)
+
+
+@pytest.mark.parametrize(("mode", "channels"), REFUSED)
+def test_models_with_channels_that_a_lacks(tmp_path: Path, mode: MergeMode, channels: Sequence[int]) -> None:
+    states = [some_elements(u_net(seed, channels=count)) for seed, count in enumerate(channels)]
+    paths = save_all(tmp_path, states)
+    with pytest.raises(MergeError, match=r"input_blocks\.0\.0\.weight is .* in the result") as caught:
+        merge(paths, tmp_path / "out.safetensors", mode=mode)
+    assert ("must be model A" in str(caught.value)) is (9 in channels[1:] and channels[0] != 9)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+MARKERS: dict[str, State] = {
+    "empty": {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)},
+    "scalar": {"v_pred": torch.tensor(1.0), "ztsnr": torch.tensor(1.0)},
+    "one": {"v_pred": torch.ones(1, dtype=torch.float16), "ztsnr": torch.ones(1, dtype=torch.float16)},
+    "integer": {"v_pred": torch.tensor(1), "ztsnr": torch.tensor(True)},
+    "EDM": {"edm_vpred.sigma_max": torch.tensor(120.0), "edm_vpred.sigma_min": torch.tensor(0.002)},
+}
+
+
+@pytest.mark.parametrize("form", MARKERS)
+@pytest.mark.parametrize("owners", ["A", "B", "AB"])
+def test_markers_are_those_of_a(tmp_path: Path, form: str, owners: str, capsys: pytest.CaptureFixture[str]) -> None:
+    states = [some_elements(u_net(seed)) for seed in (1, 2)]
+    for owner in owners:
+        states["AB".index(owner)] |= MARKERS[form]
+    a, b = map(str, save_all(tmp_path, states))
+    out = tmp_path / "out.safetensors"
+    assert main(["merge", a, b, "-o", str(out), "--alpha", "0.3", "--elemental", SPEC]) == DONE
+    markers = {key: tensor for key, tensor in load_file(out).items() if not key.startswith("model.")}
+    assert markers.keys() == (MARKERS[form].keys() if "A" in owners else set())
+    assert all(same_bits(tensor, MARKERS[form][key]) for key, tensor in markers.items())
+    warned = "is marked as v-prediction" in capsys.readouterr().err
+    assert warned is (owners != "AB" and form != "EDM")
+
+
+def test_the_noise_schedule_is_that_of_a(tmp_path: Path) -> None:
+    """The middle of two schedules is none: of one that ends in pure noise and one that does not, say."""
+    states = []
+    for seed, last in enumerate((0.0047, 0.0)):
+        schedule = {
+            "alphas_cumprod": torch.linspace(1, last, 1000),
+            "denoiser.sigmas": torch.linspace(0.1, 9 - last, 9),
+        }
+        states.append(some_elements(u_net(seed)) | schedule | {"scale_factor": torch.tensor(0.18215 + last)})
+    result = merge(save_all(tmp_path, states), tmp_path / "out.safetensors", spec=":alphas_cumprod:1")
+    for key in ("alphas_cumprod", "denoiser.sigmas", "scale_factor"):
+        assert same_bits(result[key], states[0][key])
+
+
+def test_text_encoders_that_are_called_otherwise_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Early files of SD 1.x have no ``text_model`` in the names of their text encoder."""
+    states = [whole(1), {key.replace("transformer.text_model.", "transformer."): t for key, t in whole(2).items()}]
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b, "--alpha", "0.3"]) == DONE
+    assert "The text encoder of B has other names for its tensors than A's" in capsys.readouterr().err
+    assert main(["plan", a, b, "--alpha", "0.3", "--strict"]) != DONE
+
+
+@pytest.mark.parametrize("key", ["scaled_fp8", "model.diffusion_model.out.2.scale_weight"])
+def test_scaled_numbers_are_no_weights_by_themselves(tmp_path: Path, key: str) -> None:
+    paths = save_all(tmp_path, [u_net(1), {**u_net(2), key: torch.ones(1)}])
+    with pytest.raises(MergeError, match="model B holds scaled fp8 numbers"):
+        merge(paths, tmp_path / "out.safetensors")
