@@ -26,9 +26,12 @@ from ..spec.select import Decision, Selection, TensorSet, members, rule_by_tenso
 from .tensors import TensorInfo
 
 Infos = Mapping[str, TensorInfo]
+"""Number format and shape of every tensor of a file by its key."""
 
 _SAVED_AS = {SaveDtype.FP16: "F16", SaveDtype.BF16: "BF16", SaveDtype.FP32: "F32"}
 
+# Empty tensors by which checkpoints tell how they were trained; source: comfy/supported_models.py of
+# github.com/comfyanonymous/ComfyUI, which reads them.
 _MARKERS = {"v_pred": "v-prediction", "ztsnr": "zero-terminal-SNR"}
 
 
@@ -47,6 +50,7 @@ class Role(Enum):
 
 
 NOTHING_CHANGES = SpecWarning("Nothing would change: the result is model A.")
+"""What a plan without effect warns of; in a plot or a check, one cell may well show A."""
 
 _VAE_ROLES = {VaeChoice.A: Role.A, VaeChoice.B: Role.B, VaeChoice.FILE: Role.VAE}
 
@@ -189,12 +193,20 @@ class Planner:
         return MergePlan(self.architecture, recipe, tensors, tuple(warnings), self._left_out)
 
     def plan_some(self, recipe: MergeRecipe, tensors: TensorSet) -> MergePlan:
-        """Work out what a recipe does to some tensors; nothing is warned of."""
+        """Work out what a recipe does to some tensors; nothing is warned of.
+
+        Raises:
+            RecipeError: Block weights are for another architecture.
+        """
         decision = self._selection.decide(recipe.rules.rules)
         return MergePlan(self.architecture, recipe, self._plan_set(recipe, decision, tensors))
 
     def ratios(self, recipe: MergeRecipe) -> dict[Ratio, TensorSet]:
-        """Tell which tensors a recipe gives which ratios, whether or not they are merged."""
+        """Tell which tensors a recipe gives which ratios, whether or not they are merged.
+
+        Raises:
+            RecipeError: Block weights are for another architecture.
+        """
         decision = self._selection.decide(recipe.rules.rules)
         rules = recipe.rules.rules
         base_alpha, base_beta = self._base_ratios(recipe)
@@ -355,9 +367,8 @@ def _refuse_scaled(models: Mapping[Role, Infos]) -> None:
     for role, infos in models.items():
         key = next((key for key in infos if key == "scaled_fp8" or key.endswith(".scale_weight")), None)
         if key is not None:
-            raise MergeError(
-                f"{role.spoken} holds scaled fp8 numbers ({key}), which cannot be merged; use its fp16 file."
-            )
+            what = f"The numbers of {role.spoken} are scaled fp8 ({key}), which cannot be merged"
+            raise MergeError(f"{what}; use its fp16 file.")
 
 
 def _warn_of_models(names: Sequence[KeyName], models: Mapping[Role, Infos]) -> Iterator[SpecWarning]:
