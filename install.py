@@ -14,6 +14,7 @@ NEEDED = ("platformdirs", "tqdm")
 """What a WebUI may lack. The others it always has, though maybe under other names: those are not to be touched."""
 
 SECONDS = 300
+"""The most that pip may take."""
 
 
 def missing() -> list[str]:

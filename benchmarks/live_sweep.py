@@ -32,7 +32,7 @@ from .synthetic import write_checkpoint
 BLOCKS = ("OUT03", "OUT04", "OUT05", "OUT06", "OUT07")
 RATIOS = (0.2, 0.4, 0.6, 0.8, 1.0)
 ELEMENT = "attn2"
-_ALLOWANCE = 0.002
+_ALLOWANCE = 0.002  # seconds that a cell may take whatever it moves
 _BUFFER = 1 << 28
 
 

@@ -26,7 +26,7 @@ from .spec.rules import format_ratio
 
 
 def check_folder(folder: Path, recipe: MergeRecipe) -> Path:
-    """Give the folder of the checks of two models: ``FOLDER/A-B/diff``."""
+    """Give the folder of the checks of two models: ``FOLDER/A-B/diff``, with the names of their files."""
     names = "-".join(Path(source.name).stem for source in (recipe.model_a, recipe.model_b))
     return folder / names / "diff"
 
@@ -44,7 +44,12 @@ def list_effects(record: RunRecord) -> list[tuple[Effect, Path]]:
 
 @dataclass(frozen=True)
 class CheckRun:
-    """A check as a run."""
+    """A check as a run.
+
+    Attributes:
+        check: What to make.
+        kind: What it is called in a record.
+    """
 
     check: EffectCheck
     kind = "check"
@@ -64,7 +69,11 @@ class CheckRun:
         return self.check.to_dict()
 
     def finish(self, record: RunRecord) -> Sequence[Path]:
-        """Compare the pictures, and write the differences, GIFs, grids, the table and the chart."""
+        """Compare the pictures, and write the differences, GIFs, grids, the table and the chart.
+
+        Raises:
+            ImageError: A file cannot be written.
+        """
         files = record.files
         effects = dict(self._compare(record))
         grids = [

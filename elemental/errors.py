@@ -77,7 +77,7 @@ class HostError(ElementalError):
 
 
 class Stopped(ElementalError):
-    """The user asked to stop; nothing was changed."""
+    """The user asked to stop; the text says what was done by then, if anything was."""
 
     def __init__(self, message: str = "Stopped; nothing was changed.") -> None:
         super().__init__(message)

@@ -40,8 +40,14 @@ _SEEDS = 2**32
 def known_for(host: Host, recipe: MergeRecipe, *, models_folder: Path | None = None) -> Known:
     """Gather what the values of axes are read against.
 
+    Args:
+        host: Whose samplers may be named.
+        recipe: Whose model A says which blocks and elements there are.
+        models_folder: Where to look for it if it is not where the recipe says, by its SHA-256.
+
     Raises:
         CheckpointError: Model A cannot be read.
+        RecipeError: The user's own presets cannot be read.
     """
     with Checkpoint(locate_model(recipe.model_a, models_folder)) as model:
         architecture = model.architecture
@@ -82,7 +88,7 @@ def read_plot_field(path: Path) -> dict[str, Any] | None:
     """Read the plot that a grid carries, as plain data; None from any other file.
 
     Raises:
-        ImageError: It is damaged.
+        ImageError: The file cannot be read as a picture, or its plot is damaged.
     """
     text = read_texts(path).get(PLOT_FIELD) if path.suffix.lower() == ".png" else None
     if text is None:
@@ -103,6 +109,7 @@ class PlotRun:
     Attributes:
         plot: What to make.
         compare: Whether to say below each picture how much of it differs from the first of its row.
+        kind: What it is called in a record.
     """
 
     plot: XYPlot
@@ -110,7 +117,11 @@ class PlotRun:
     kind = "plot"
 
     def rounds(self) -> Sequence[Sequence[Cell]]:
-        """Compute the cells, grid by grid."""
+        """Compute the cells, grid by grid.
+
+        Raises:
+            ElementalError: A value does not go with the rest; the message names axis and value.
+        """
         cells = {(cell.x, cell.y): cell for cell in self.plot.cells()}
         return [[cells[x, y] for y in places.rows for x in places.columns] for places in self.plot.grids]
 
@@ -123,7 +134,11 @@ class PlotRun:
         return {**self.plot.to_dict(), "compare": self.compare}
 
     def finish(self, record: RunRecord) -> Sequence[Path]:
-        """Draw the grids."""
+        """Draw the grids.
+
+        Raises:
+            ImageError: A file cannot be written.
+        """
         grids = self.plot.grids
         paths = []
         for index, places in enumerate(grids):

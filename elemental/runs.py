@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 DONE, FAILED, WAITING = "done", "failed", "waiting"
+"""The states of a cell in a record."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,11 @@ class Run(Protocol):
         """What it is called in a record."""
 
     def rounds(self) -> Iterable[Sequence[Cell]]:
-        """Compute its pictures' recipes and requests; each round is finished before the next begins."""
+        """Compute its pictures' recipes and requests; each round is finished before the next begins.
+
+        Raises:
+            ElementalError: One of them cannot be; the message says which.
+        """
 
     def labels(self, cell: Cell) -> Mapping[str, str]:
         """Say what a cell shows, for the record."""
@@ -84,7 +89,11 @@ class Run(Protocol):
         """Give it as plain data, from which it can be made again."""
 
     def finish(self, record: RunRecord) -> Sequence[Path]:
-        """Draw what is drawn of the pictures that there are, and give the files; what was there before is replaced."""
+        """Draw what is drawn of the pictures that there are, and give the files; what was there before is replaced.
+
+        Raises:
+            ImageError: A file cannot be written.
+        """
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,7 @@ def start_run(
         options: What else the caller wants to know when the run goes on.
 
     Raises:
+        CheckpointError: A model has changed since the survey.
         ImageError: The folder cannot be written to.
         HostError: The host's model could not be restored.
     """

@@ -41,6 +41,10 @@ class Survey:
 def refuse_many(count: int, most: int | None) -> None:
     """Refuse more pictures than a user can have meant.
 
+    Args:
+        count: How many there are.
+        most: How many may be; None for any number.
+
     Raises:
         ImageError: There are more than ``most``.
     """
@@ -50,6 +54,10 @@ def refuse_many(count: int, most: int | None) -> None:
 
 def survey_plot(plot: XYPlot, *, models_folder: Path | None = None) -> Survey:
     """Plan every distinct merge of a plot.
+
+    Args:
+        plot: What is to be made.
+        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
 
     Raises:
         ElementalError: A model is missing or does not fit, or an axis has no effect at all.
@@ -67,6 +75,10 @@ def survey_plot(plot: XYPlot, *, models_folder: Path | None = None) -> Survey:
 def survey_check(check: EffectCheck, *, models_folder: Path | None = None) -> Survey:
     """Plan every merge of a check.
 
+    Args:
+        check: What is to be made.
+        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+
     Raises:
         ElementalError: A model is missing or does not fit, or no target differs from the base.
     """
@@ -83,6 +95,9 @@ def survey_check(check: EffectCheck, *, models_folder: Path | None = None) -> Su
 
 def refuse_changed(models: Mapping[str, Sequence[int]]) -> None:
     """Refuse to go on with models that are not the ones that a run began with.
+
+    Args:
+        models: Size in bytes and modification time in nanoseconds of each file, by its path, when the run began.
 
     Raises:
         CheckpointError: One has changed or is gone.

@@ -63,6 +63,7 @@ class Scene:
 
 
 Style = Callable[[Scene, Random], Image.Image]
+"""Draws a scene, RGB, of :data:`SIZE`; what differs from one drawing of it to the next is drawn by chance."""
 
 
 def all_scenes() -> list[Scene]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 Shape = tuple[int, ...]
 Named = tuple[str, Shape]
+"""A key and its tensor's shape."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Layout:
     in_channels: int = 4
 
 
+# Sizes from the published models' configuration files v1-inference.yaml, v2-inference.yaml and sd_xl_base.yaml.
 _CLIP_L = TextLayout("cond_stage_model.transformer.text_model.", open_clip=False, width=768, layers=12)
 _CLIP_H = TextLayout("cond_stage_model.model.", open_clip=True, width=1024, layers=24)
 _XL_CLIP_L = replace(_CLIP_L, prefix="conditioner.embedders.0.transformer.text_model.")

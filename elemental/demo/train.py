@@ -48,7 +48,7 @@ from .make import MARK
 
 SEED = 20
 LATENT_SCALE = 0.18215
-"""What latents are multiplied with before the U-Net sees them, in SD 1.x."""
+"""What latents are multiplied with before the U-Net sees them, in SD 1.x; ``scale_factor`` of v1-inference.yaml."""
 
 _TEXT_WIDTH = 32
 _CROP = 64
@@ -239,6 +239,9 @@ class Denoiser(torch.nn.Module):
             noisy: (batch, 4, height, width).
             steps: (batch,), of the schedule's 1000.
             tokens: (batch, 77).
+
+        Returns:
+            The noise, of the latents' shape.
         """
         context = self.text(input_ids=tokens).last_hidden_state
         prediction: Tensor = self.unet(noisy, steps, encoder_hidden_states=context).sample
@@ -262,7 +265,13 @@ def _pictures(style: Style, scenes: list[Scene], random: Random) -> Tensor:
 
 
 def train_vae(vae: AutoencoderKL, steps: int, batch: int = 8) -> None:
-    """Train the autoencoder on crops of drawings of both styles, and make its latents as large as SD's."""
+    """Train the autoencoder on crops of drawings of both styles, and make its latents as large as SD's.
+
+    Args:
+        vae: Is changed.
+        steps: How many.
+        batch: Crops in each.
+    """
     random = Random(SEED)
     vae.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1.0, weight_decay=1e-4)
@@ -323,7 +332,14 @@ def _latents(path: Path, vae: AutoencoderKL, style: Style, count: int) -> tuple[
 def train_denoiser(
     model: Denoiser, *, data: Mapping[str, tuple[list[Scene], Tensor]], lesson: Lesson, batch: int = 20
 ) -> None:
-    """Train text encoder and U-Net; what they have at the end is the mean over the last steps."""
+    """Train text encoder and U-Net; what they have at the end is the mean over the last steps.
+
+    Args:
+        model: Is changed.
+        data: For each style its scenes and their latents, (count, 4, 16, 16), scaled.
+        lesson: What is learnt.
+        batch: Drawings in each step.
+    """
     scenes, latents = data[lesson.style]
     wanted = [index for index, scene in enumerate(scenes) if scene.shape in lesson.shapes]
     captions, latents = [scenes[index].caption for index in wanted], latents[wanted]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NO_FIELDS: Mapping[str, str] = MappingProxyType({})
+"""No further texts for a picture's file."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class LiveModel(Protocol):
         A tensor may lie in several parts: their numbers in row-major order, one part after the other, are the
         checkpoint tensor's. Parts may be strided views, on any device, in any float format; they are written to.
         Keys of a checkpoint that the host has no use for are left out.
+
+        Raises:
+            HostError: Something else was loaded in their place, or they are on no device.
         """
 
     def changed(self, keys: Collection[str]) -> None:
@@ -125,7 +129,8 @@ class Host(Protocol):
         """Load a checkpoint, unless it is the one in use, and give the live model.
 
         Raises:
-            HostError: It cannot be loaded.
+            CheckpointError: The file cannot be read, or is no model that is known.
+            HostError: It cannot be loaded, or a merge is going on in the live model.
         """
 
     def make_pictures(
@@ -138,13 +143,22 @@ class Host(Protocol):
             model: What names the model, for the infotext.
             fields: Further texts that the pictures are to carry.
 
+        Returns:
+            As many as the request's batch, in the order of their seeds.
+
         Raises:
             HostError: It cannot be done.
             Stopped: The user pressed Stop.
         """
 
     def report(self, done: int, total: int, text: str) -> None:
-        """Show how far a job is."""
+        """Show how far a job is.
+
+        Args:
+            done: How much is done, and
+            total: of how much, in whatever both are counted.
+            text: What is done now.
+        """
 
     def glimpse(self) -> Glimpse:
         """Show the picture in the making."""

@@ -18,6 +18,7 @@ from ..images.request import GeneratedImage, ImageRequest
 from .base import NO_FIELDS, CheckpointRef, Claim, Glimpse
 
 Load = Callable[[Path], Mapping[str, Sequence[Tensor]]]
+"""Gives the parts of each tensor of a file by its key."""
 
 
 class FakeModel:
@@ -135,7 +136,11 @@ class FakeHost:
         return ["Euler a", "Euler"]
 
     def open_model(self, checkpoint: CheckpointRef) -> FakeModel:
-        """Load a checkpoint, unless it is the one in use."""
+        """Load a checkpoint, unless it is the one in use.
+
+        Raises:
+            HostError: A merge is going on in the live model.
+        """
         live = self._live
         known = None if live is None or live.checkpoint is None else live.checkpoint.path
         if live is None or known != checkpoint.path:
@@ -146,7 +151,12 @@ class FakeHost:
     def make_pictures(
         self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
     ) -> Sequence[GeneratedImage]:
-        """Make pictures of noise that the model's bytes and the request decide."""
+        """Make pictures of noise that the model's bytes and the request decide.
+
+        Raises:
+            HostError: No model is loaded.
+            Stopped: The user pressed Stop.
+        """
         return list(self._pictures(request, model, fields))
 
     def _pictures(

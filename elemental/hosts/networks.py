@@ -24,6 +24,7 @@ from .tokens import END
 
 Shapes = Mapping[str, tuple[int, ...]]
 Networks = dict[Network, nn.Module]
+"""A checkpoint's networks by the names that they have in a pipeline."""
 
 _HEADS = {SD1: 8, SD2: None, SDXL: None}
 """Attention heads of the U-Net; None where each has 64 channels (SD 2.x, SDXL). From the models' own configuration
@@ -56,7 +57,16 @@ def build_networks(shapes: Shapes, architecture: Architecture) -> Networks:
 
 
 def allocate(networks: Networks, dtypes: Mapping[Network, torch.dtype], device: torch.device) -> None:
-    """Give networks their memory, and set what no checkpoint holds."""
+    """Give networks their memory, and set what no checkpoint holds.
+
+    Args:
+        networks: As :func:`build_networks` gives them.
+        dtypes: The number format of each.
+        device: Where their memory is.
+
+    Raises:
+        HostError: This version of the libraries has numbers beside the parameters that are not known.
+    """
     for name, network in networks.items():
         # diffusers' own to() warns of formats that a checkpoint would be cast from; here is none yet
         nn.Module.to(network, dtypes[name]).to_empty(device=device).eval().requires_grad_(False)
@@ -120,7 +130,7 @@ def _unet_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
         labels = shapes[UNET_PREFIX + "label_emb.0.0.weight"][1]
         config |= {
             "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
+            "addition_time_embed_dim": 256,  # of each number of size and crop; from sd_xl_base.yaml
             "projection_class_embeddings_input_dim": labels,
         }
     return config
@@ -136,7 +146,7 @@ def _vae_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
         "latent_channels": 4,
         "down_block_types": ["DownEncoderBlock2D"] * 4,
         "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "scaling_factor": 0.13025 if architecture is SDXL else 0.18215,
+        "scaling_factor": 0.13025 if architecture is SDXL else 0.18215,  # scale_factor of the same files as above
         "force_upcast": False,
     }
 

@@ -29,6 +29,14 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "DDIM": DDIMScheduler,
     "UniPC": UniPCMultistepScheduler,
 }
+"""Schedulers by name.
+
+Euler, and the steps that Karras stands for: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based
+Generative Models", algorithm 2 without noise and equation 5. Euler a: ``sample_euler_ancestral`` of
+github.com/crowsonkb/k-diffusion. DPM++ 2M: Lu et al. 2022, "DPM-Solver++", algorithm 2. DDIM: Song et al. 2020,
+"Denoising Diffusion Implicit Models", equation 12. UniPC: Zhao et al. 2023, "UniPC: A Unified Predictor-Corrector
+Framework for Fast Sampling of Diffusion Models".
+"""
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "Euler": {"timestep_spacing": "linspace"},
@@ -40,12 +48,14 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def make_sampler(name: str, *, v_prediction: bool, zero_snr: bool) -> Any:
-    """Make a scheduler, fresh for one run.
+    """Make a scheduler of diffusers, fresh for one run.
 
     Args:
-        name: As the WebUI calls it.
-        v_prediction: Whether the model predicts v rather than the noise.
-        zero_snr: Whether it was trained down to a signal of zero.
+        name: As the WebUI calls it; one of :data:`SAMPLERS`.
+        v_prediction: Whether the model predicts v (Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of
+            Diffusion Models", section 4) rather than the noise.
+        zero_snr: Whether it was trained down to a signal of zero (Lin et al. 2023, "Common Diffusion Noise Schedules
+            and Sample Steps Are Flawed", algorithm 1).
     """
     options = _NOISE | _OPTIONS[name] | {"prediction_type": "v_prediction" if v_prediction else "epsilon"}
     return SAMPLERS[name](**options, rescale_betas_zero_snr=zero_snr)

@@ -38,6 +38,17 @@ class StandaloneModel:
         device: Where it lives.
         dtype: The number format of its tensors; the VAE of SDXL, which overflows in fp16, is fp32 then.
 
+    Attributes:
+        checkpoint: The file that the tensors are those of; None once a merge was kept.
+        claim: Has the model to oneself.
+        kept: The label of the merge that was kept in it.
+        signature: What the file looked like when it was read.
+        architecture: What kind of model it is.
+        v_prediction: Whether it predicts v rather than the noise.
+        zero_snr: Whether it was trained down to a signal of zero.
+        channels: What its U-Net reads: 4, or 9 for inpainting.
+        networks: Those of diffusers and transformers, on the device.
+
     Raises:
         CheckpointError: It cannot be read, or is of no kind that is known.
         HostError: It lacks what making pictures needs.
@@ -166,7 +177,12 @@ class StandaloneHost:
                 self._glimpse = Glimpse()
 
     def open_model(self, checkpoint: CheckpointRef) -> StandaloneModel:
-        """Load a checkpoint, unless it is the one in use."""
+        """Load a checkpoint, unless it is the one in use.
+
+        Raises:
+            CheckpointError: The file cannot be read, or is of no kind that is known.
+            HostError: It lacks what making pictures needs, or a merge is going on in the live model.
+        """
         wanted = checkpoint.path, read_signature(checkpoint.path)
         live = self._live
         if live is not None and live.checkpoint is not None and (live.checkpoint.path, live.signature) == wanted:

@@ -14,6 +14,7 @@ CONTEXT = 77
 """Tokens that a text encoder reads at once: start, 75 of a text, end."""
 
 START, END = 49406, 49407
+"""The last two of CLIP's 49408 tokens; source: clip/simple_tokenizer.py of github.com/openai/CLIP."""
 
 
 def tokenize(text: str, *, pad: int = END) -> list[list[int]]:
@@ -22,6 +23,9 @@ def tokenize(text: str, *, pad: int = END) -> list[list[int]]:
     Args:
         text: Of any length.
         pad: What fills the last row: the end token for CLIP, 0 for OpenCLIP.
+
+    Returns:
+        Rows of 77 numbers from 0 to 49407.
 
     Raises:
         HostError: The package that has CLIP's vocabulary is missing.

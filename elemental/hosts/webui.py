@@ -197,11 +197,11 @@ class WebUIHost:
                 self._let_go()
 
     def offer_pasted(self, recipe: str) -> None:
-        """Take a recipe from a pasted infotext."""
+        """Take a recipe, as JSON, from a pasted infotext."""
         self._pasted = recipe
 
     def take_pasted(self) -> str | None:
-        """Give the recipe of the infotext that was pasted last, once."""
+        """Give the recipe, as JSON, of the infotext that was pasted last, once."""
         found, self._pasted = self._pasted, None
         return found
 

@@ -25,7 +25,7 @@ def ref_of(info: Any) -> CheckpointRef:
 
 
 def is_file_of(info: Any, path: Path) -> bool:
-    """Tell whether a checkpoint of the host is a file."""
+    """Tell whether a file is that of a checkpoint of the host, links followed."""
     own = ref_of(info).path
     return own == path or own.resolve() == path.resolve()
 

@@ -22,7 +22,10 @@ from .webui_pictures import NO_MODEL, Mark, infotext_names, mark, mark_of, read_
 _log = logging.getLogger(__name__)
 
 MakeTab = Callable[[WebUIHost, "TabForm"], Any]
+"""Builds the tab of a host, with that form in it, and gives its ``gradio.Blocks``."""
+
 Tabs = list[tuple[Any, str, str]]
+"""What the WebUI wants of a tab: the blocks, the title, the id."""
 
 RECIPE_NAME = "Elemental recipe"
 """The infotext's name for the field elemental_recipe."""

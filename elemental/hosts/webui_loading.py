@@ -78,8 +78,9 @@ class LoadGate:
     Args:
         then: What the host does.
         turn: The queue.
-        calls: What comes first; it may be told which checkpoint was chosen.
+        calls: What comes first.
         hold: Gives the checkpoint that a running job needs, by the host's name; None if there is no job.
+        option: The name of the setting; only that of the checkpoint is a choice that can be held back.
     """
 
     def __init__(

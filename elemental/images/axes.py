@@ -65,7 +65,7 @@ class Known:
         presets: Block weights by name.
         samplers: Their names, as the host spells them.
         find_model: Finds a model by what the user calls it.
-        draw_seed: Draws a seed.
+        draw_seed: Draws a seed, from 0 to 2^32 - 1.
     """
 
     architecture: Architecture
@@ -97,6 +97,10 @@ class Axis(ABC):
     def read(self, text: str, known: Known) -> list[AxisValue]:
         """Read one value, or several that one word stands for.
 
+        Args:
+            text: One of the pieces that :meth:`split` gives.
+            known: What it is read against.
+
         Raises:
             ElementalError: It is none.
         """
@@ -104,6 +108,10 @@ class Axis(ABC):
     @abstractmethod
     def apply(self, setting: Setting, meaning: Any) -> Setting:
         """Give the setting with this value.
+
+        Args:
+            setting: What is changed, in a copy.
+            meaning: That of a value which this axis has read.
 
         Raises:
             ElementalError: The value does not go with the rest.
@@ -345,7 +353,14 @@ def is_pinpoint(axis: Axis) -> bool:
 
 
 def explain(error: ElementalError, *, side: str, axis: Axis, value: str) -> ElementalError:
-    """Put the axis and the value that an error is about before it."""
+    """Put the axis and the value that an error is about before it.
+
+    Args:
+        error: What was raised; the result is of the same class.
+        side: "x" or "y".
+        axis: Which the value is of.
+        value: As it was written.
+    """
     return type(error)(f'{side} axis, {axis.name}, value "{value}": {error}')
 
 

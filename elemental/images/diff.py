@@ -11,10 +11,14 @@ from PIL import Image
 from ..errors import ImageError
 
 THRESHOLD = 20
-"""Differences of a channel value up to this, of 255, are not counted; the field's custom."""
+"""Differences of a channel value up to this, of 255, are not counted.
+
+Source of this and of the share: ``effectivechecker`` in scripts/mergers/xyplot.py of
+github.com/hako-mikan/sd-webui-supermerger.
+"""
 
 _GAIN = 3
-_SSIM_WINDOW = 7
+_SSIM_WINDOW = 7  # pixels; what scikit-image takes by default
 
 
 class Difference(NamedTuple):
@@ -53,7 +57,7 @@ def compare_pictures(first: Image.Image, second: Image.Image) -> Difference:
 
 
 def draw_difference(first: Image.Image, second: Image.Image) -> Image.Image:
-    """Draw the absolute difference of each channel value, three times as bright, on black.
+    """Draw the absolute difference of each channel value, three times as bright, on black; RGB, of the same size.
 
     Raises:
         ImageError: Their sizes differ.

@@ -41,6 +41,11 @@ def write_png(path: Path, picture: GeneratedImage, *, replace: bool = False) -> 
 def write_gif(path: Path, first: Image.Image, second: Image.Image) -> None:
     """Write two pictures that take turns, a second each, for ever; an existing file is replaced.
 
+    Args:
+        path: The file.
+        first: A picture; colours are reduced to 256 for both together.
+        second: Another of the same size.
+
     Raises:
         ImageError: It cannot be written.
     """
@@ -116,7 +121,7 @@ def _read(path: Path, *, whole: bool = True) -> Image.Image:
 
 
 def free_names(folder: Path, seeds: list[int]) -> Iterator[Path]:
-    """Give names for new pictures in a folder, numbered on from what is there, each with its seed."""
+    """Give names for new pictures in a folder, numbered on from what is there, each with its seed: 00012-345.png."""
     numbers = (path.name.partition("-")[0] for path in folder.glob("*.png"))
     start = 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
     for index, seed in enumerate(seeds, start):

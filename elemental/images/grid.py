@@ -13,6 +13,8 @@ PAPER = (255, 255, 255)
 INK = (24, 24, 28)
 FAINT = (104, 104, 114)
 BLANK = (232, 232, 236)
+"""Colours of grids and charts: red, green, blue, from 0 to 255."""
+
 _LEAST_CELL = 192
 _LARGEST_SIDE = 16000
 _LARGEST_AREA = 60_000_000
@@ -70,6 +72,9 @@ def draw_grid(sheet: GridSheet) -> Image.Image:
     """Draw a grid; small pictures are drawn larger, so that labels can be read beside them.
 
     Letters grow with the whole grid, since it is mostly seen as a whole.
+
+    Returns:
+        An RGB picture.
     """
     layout = _lay_out(sheet)
     cell_width = layout.cell[0]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from .request import ImageRequest
 
 _SCHEDULES = {"Karras", "Exponential", "SGM Uniform"}
+"""Labels in the WebUI's modules/sd_schedulers.py, which it writes apart from the sampler's name."""
 
 
 def format_infotext(request: ImageRequest, *, seed: int, model: Mapping[str, str]) -> str:

@@ -30,6 +30,7 @@ CSV_COLUMNS = (
     "structural_similarity",
     "picture",
 )
+"""The head of the table that :func:`format_csv` writes; figures are in the units of :class:`.diff.Difference`."""
 
 
 class Effect(NamedTuple):
@@ -78,6 +79,9 @@ def draw_ranking(effects: Sequence[Effect], *, title: str) -> Image.Image:
     Args:
         effects: In any order.
         title: Above the bars; wrapped.
+
+    Returns:
+        An RGB picture, 1000 pixels wide.
     """
     ranked = rank_effects(effects)
     shown = ranked[:_MOST_BARS]

@@ -48,7 +48,7 @@ def find_samples() -> dict[int, Sample]:
     """Read the samples that come with the program.
 
     Raises:
-        ImageError: Their file is missing.
+        ImageError: Their file is missing, or cannot be read.
     """
     package = Path(__file__).parents[1]
     own = package / "sample.txt"  # installed, it lies in the package, otherwise beside it

@@ -98,11 +98,13 @@ class Checkpoint:
         return detect_architecture(shapes, name=str(self.path))
 
     def tensor(self, key: str) -> torch.Tensor:
-        """Give one tensor, on the CPU, in the file's number format, lying in the mapped file; do not write to it.
+        """Give one tensor, on the CPU, in the file's number format and shape; do not write to it.
+
+        It lies in the mapped file; one that begins at no multiple of its numbers' size is copied.
 
         Raises:
-            KeyError: The file has no such tensor.
-            CheckpointError: The file has changed since it was opened.
+            KeyError: A pickled file has no such tensor.
+            CheckpointError: The file has changed since it was opened, or is a safetensors file without such a tensor.
         """
         if self._stored is not None:
             return self._numbers(self._stored[key])
@@ -161,7 +163,12 @@ class VaeFile(Checkpoint):
         self.tensors = {key: self.tensors[own] for key, own in self._own_keys.items()}
 
     def tensor(self, key: str) -> torch.Tensor:
-        """Give one tensor by its key in a whole checkpoint."""
+        """Give one tensor by its key in a whole checkpoint, as :meth:`Checkpoint.tensor` does.
+
+        Raises:
+            KeyError: The file has no such tensor.
+            CheckpointError: The file has changed since it was opened.
+        """
         return super().tensor(self._own_keys[key])
 
 

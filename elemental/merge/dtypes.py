@@ -19,6 +19,8 @@ TORCH_DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+"""torch's number formats by their names in safetensors headers."""
+
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
@@ -39,6 +41,13 @@ def round_to(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Round floats to a format; those too large for it become NaN or infinite in every version of torch.
 
     F8_E4M3 has no infinity, and torch has come to give 448 for numbers beyond it, infinite ones too, where it gave NaN.
+
+    Args:
+        values: Of any shape; floats of any format, or numbers that have the format already.
+        dtype: The format.
+
+    Returns:
+        Numbers of the same shape; ``values`` itself if it has the format already.
     """
     result = values.to(dtype)
     if dtype is torch.float8_e4m3fn and values.dtype is not dtype:

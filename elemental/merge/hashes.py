@@ -43,6 +43,9 @@ def compute_sha256(path: Path, *, check_stop: Callable[[], None] = lambda: None)
         path: The file.
         check_stop: Called after every 8 MB; may raise to stop.
 
+    Returns:
+        The hash, in lower-case hex.
+
     Raises:
         CheckpointError: The file cannot be read, or changed meanwhile.
     """
@@ -64,7 +67,11 @@ def compute_sha256(path: Path, *, check_stop: Callable[[], None] = lambda: None)
 
 
 def file_sha256(path: Path) -> str:
-    """Give a file's SHA-256, remembered or computed."""
+    """Give a file's SHA-256 in lower-case hex, remembered or computed.
+
+    Raises:
+        CheckpointError: The file cannot be read, or changed meanwhile.
+    """
     return remembered_sha256(path) or compute_sha256(path)
 
 

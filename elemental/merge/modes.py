@@ -23,7 +23,18 @@ class Formula(Protocol):
     """What the functions below have in common."""
 
     def __call__(self, a: Tensor, b: Tensor, c: Tensor, *, alpha: float, beta: float) -> Tensor:
-        """Compute the mode's formula, using up the arguments."""
+        """Compute the mode's formula, using up the arguments.
+
+        Args:
+            a: A's numbers, of any shape and float format.
+            b: B's, of the same shape and format.
+            c: C's, likewise; whatever it is in modes that have no use for it.
+            alpha: The ratio.
+            beta: The second one, passed over in modes that have none.
+
+        Returns:
+            Numbers of that shape and format, in the memory of one of the arguments.
+        """
 
 
 def weight_sum(a: Tensor, b: Tensor, c: Tensor, *, alpha: float, beta: float) -> Tensor:  # noqa: ARG001
@@ -81,7 +92,7 @@ def half_weight_sum(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 
 
 def largest(values: Tensor) -> float:
-    """Give the largest absolute value of an fp16 tensor; not finite if any value is not.
+    """Give the largest absolute value of an fp16 tensor of any shape but an empty one; not finite if any value is not.
 
     Read as integers, positive fp16 numbers keep their order, and so do negative ones read without sign: numpy finds
     the largest of either twice as fast as torch finds the largest float.

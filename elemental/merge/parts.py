@@ -23,7 +23,7 @@ def pieces_of(parts: Sequence[Tensor], start: int, values: Tensor) -> Iterator[t
 
     Args:
         parts: Of the tensor.
-        start: Where in the flattened tensor the piece begins.
+        start: Where in the flattened tensor the piece begins, in numbers.
         values: The piece, 1-D.
 
     Yields:
@@ -38,7 +38,13 @@ def pieces_of(parts: Sequence[Tensor], start: int, values: Tensor) -> Iterator[t
 
 
 def copy_piece(part: Tensor, start: int, values: Tensor) -> None:
-    """Write numbers into a flattened part, rounded to its format."""
+    """Write numbers into a flattened part, rounded to its format.
+
+    Args:
+        part: Of any format, on any device, contiguous or not.
+        start: Where in the flattened part they go, in numbers.
+        values: 1-D, of any format, on any device.
+    """
     with torch.inference_mode():  # some hosts load their models in this mode, and write only so
         if part.is_contiguous():
             part.view(-1)[start : start + len(values)].copy_(values)
@@ -48,7 +54,13 @@ def copy_piece(part: Tensor, start: int, values: Tensor) -> None:
 
 
 def equals(part: Tensor, start: int, values: Tensor) -> bool:
-    """Tell whether a flattened part holds the bits that writing these numbers would give."""
+    """Tell whether a flattened part holds the bits that writing these numbers would give.
+
+    Args:
+        part: As for :func:`copy_piece`, as are
+        start: and
+        values: the numbers.
+    """
     if part.is_contiguous():
         own = _bits(part.view(-1)[start : start + len(values)])
     else:

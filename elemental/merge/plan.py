@@ -30,8 +30,7 @@ Infos = Mapping[str, TensorInfo]
 
 _SAVED_AS = {SaveDtype.FP16: "F16", SaveDtype.BF16: "BF16", SaveDtype.FP32: "F32"}
 
-# Empty tensors by which checkpoints tell how they were trained; source: comfy/supported_models.py of
-# github.com/comfyanonymous/ComfyUI, which reads them.
+# Empty tensors that tell how a model was trained; source: comfy/supported_models.py, github.com/comfyanonymous/ComfyUI
 _MARKERS = {"v_pred": "v-prediction", "ztsnr": "zero-terminal-SNR"}
 
 
@@ -50,7 +49,6 @@ class Role(Enum):
 
 
 NOTHING_CHANGES = SpecWarning("Nothing would change: the result is model A.")
-"""What a plan without effect warns of; in a plot or a check, one cell may well show A."""
 
 _VAE_ROLES = {VaeChoice.A: Role.A, VaeChoice.B: Role.B, VaeChoice.FILE: Role.VAE}
 
@@ -130,7 +128,7 @@ def plan_tensors(recipe: MergeRecipe, models: Mapping[Role, Infos]) -> MergePlan
 
     Raises:
         CheckpointError: A model is none that can be merged.
-        MergeError: The models do not fit together.
+        MergeError: The models do not fit together, or the numbers of one are scaled fp8.
         RecipeError: Block weights are for another architecture.
     """
     return Planner(recipe, models).plan(recipe)
@@ -155,7 +153,7 @@ class Planner:
 
     Raises:
         CheckpointError: A model is none that can be merged.
-        MergeError: The models do not fit together.
+        MergeError: The models do not fit together, or the numbers of one are scaled fp8.
     """
 
     def __init__(self, recipe: MergeRecipe, models: Mapping[Role, Infos]) -> None:
@@ -193,20 +191,12 @@ class Planner:
         return MergePlan(self.architecture, recipe, tensors, tuple(warnings), self._left_out)
 
     def plan_some(self, recipe: MergeRecipe, tensors: TensorSet) -> MergePlan:
-        """Work out what a recipe does to some tensors; nothing is warned of.
-
-        Raises:
-            RecipeError: Block weights are for another architecture.
-        """
+        """Work out what a recipe does to some tensors; nothing is warned of, and errors are those of :meth:`plan`."""
         decision = self._selection.decide(recipe.rules.rules)
         return MergePlan(self.architecture, recipe, self._plan_set(recipe, decision, tensors))
 
     def ratios(self, recipe: MergeRecipe) -> dict[Ratio, TensorSet]:
-        """Tell which tensors a recipe gives which ratios, whether or not they are merged.
-
-        Raises:
-            RecipeError: Block weights are for another architecture.
-        """
+        """Tell which tensors a recipe gives which ratios, whether or not they are merged; errors as in :meth:`plan`."""
         decision = self._selection.decide(recipe.rules.rules)
         rules = recipe.rules.rules
         base_alpha, base_beta = self._base_ratios(recipe)

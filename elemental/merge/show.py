@@ -21,10 +21,11 @@ _MIXED, _BELOW, _ABOVE, _KEPT, _ABSENT = "~", "-", "+", "=", " "
 LEGEND = """\
 One column a block, one row a group of elements. Ratio: 0 none, 1-9 tenths, # one, - below 0, + above 1, ~ several;
 = kept from A whatever the ratio; blank where a block has no such element."""
+"""What the characters of :func:`draw_map` mean."""
 
 
 def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
-    """Give a plan as plain data: architecture, tensors, warnings."""
+    """Give a plan as plain data: architecture, tensors, warnings; rules are counted from 0, as in the plan."""
     return {
         "architecture": plan.architecture.name,
         "tensors": [
@@ -46,7 +47,12 @@ def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
 
 
 def describe_plan(plan: MergePlan, *, colour: bool = False) -> Iterator[str]:
-    """Tell in lines of text what a plan would do: models, ratios, and a picture of the U-Net."""
+    """Tell in lines of text what a plan would do: models, ratios, and a map of the U-Net.
+
+    Args:
+        plan: What to tell of.
+        colour: Whether to set off what rules decided, by a terminal's colours.
+    """
     yield from _describe_recipe(plan)
     yield ""
     yield from draw_map(plan, colour=colour)
@@ -114,7 +120,14 @@ def _draw_base(plan: MergePlan, ratio: str) -> Iterator[str]:
 def describe_checkpoint(
     tensors: Mapping[str, TensorInfo], architecture: Architecture, *, name: str, size: int
 ) -> Iterator[str]:
-    """Tell in lines of text what a checkpoint is: architecture, formats, size, tensors of each part."""
+    """Tell in lines of text what a checkpoint is: architecture, formats, size, tensors of each part.
+
+    Args:
+        tensors: Number format and shape of each by its key.
+        architecture: What kind of model it is.
+        name: What to call it.
+        size: Of the file, in bytes.
+    """
     facts = checkpoint_as_dict(tensors, architecture, size=size)
     channels = facts["input_channels"]
     kind = {4: "", 9: " inpainting"}.get(channels, f" with {channels} input channels")
@@ -126,7 +139,13 @@ def describe_checkpoint(
 
 
 def checkpoint_as_dict(tensors: Mapping[str, TensorInfo], architecture: Architecture, *, size: int) -> dict[str, Any]:
-    """Give what a checkpoint is as plain data."""
+    """Give what a checkpoint is as plain data: sizes in bytes, parameters in numbers, the rest counted in tensors.
+
+    Args:
+        tensors: Number format and shape of each by its key.
+        architecture: What kind of model it is.
+        size: Of the file, in bytes.
+    """
     names = [name_key(key, architecture) for key in tensors]
     parts = Counter(name.component for name in names)
     return {
@@ -146,7 +165,7 @@ def format_size(size: int) -> str:
 
 
 def elements_as_dict(tensors: Iterable[str], architecture: Architecture) -> dict[str, list[str]]:
-    """List the elements of each block, BASE first."""
+    """List the elements of each block, BASE first; the tensors are given by their keys."""
     blocks: dict[str, list[str]] = {block: [] for block in architecture.blocks}
     for key in tensors:
         name = name_key(key, architecture)
@@ -155,7 +174,7 @@ def elements_as_dict(tensors: Iterable[str], architecture: Architecture) -> dict
 
 
 def draw_elements(tensors: Iterable[str], architecture: Architecture) -> Iterator[str]:
-    """Draw which group of elements exists in which block of the U-Net, from the checkpoint's own keys."""
+    """Draw which group of elements exists in which block of the U-Net; the tensors are given by their keys."""
     table = _Table(architecture)
     for key in tensors:
         table.add(name_key(key, architecture), 1.0, ruled=False)

@@ -45,7 +45,11 @@ class Sources:
         return {Role(name): self.open_one(source, Role(name)) for name, source in recipe.sources.items()}
 
     def open_one(self, source: ModelSource, role: Role = Role.A) -> Checkpoint:
-        """Open one model for its part in a merge."""
+        """Open one model for its part in a merge, unless it is open.
+
+        Raises:
+            CheckpointError: It is missing, damaged, has changed, or is none that can be merged.
+        """
         key = source, role is Role.VAE
         known = self._open.get(key)
         if known is None or read_signature(known.path) != known.signature:
@@ -79,7 +83,7 @@ def locate_model(source: ModelSource, models_folder: Path | None = None) -> Path
         models_folder: Where to look, at any depth, if the file is not where it was.
 
     Raises:
-        CheckpointError: It has changed, or is nowhere to be found.
+        CheckpointError: It has changed, is nowhere to be found, or cannot be read; or there is no such folder.
     """
     path = expand_home(source.path)
     if _is_recorded(path, source):

@@ -10,7 +10,10 @@ BASE = "BASE"
 
 TEXT_ENCODER = "TE"
 VAE = "VAE"
+"""The two parts of BASE, which rules may name by themselves."""
+
 ALIASES = {"MID": "M00"}
+"""Other spellings of block names."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ FIRST_CONV = UNET_PREFIX + "input_blocks.0.0.weight"
 """The U-Net's first convolution: its second dimension tells inpainting (9) from normal (4)."""
 
 Shapes = Mapping[str, tuple[int, ...]]
+"""The shape of every tensor of a checkpoint by its key."""
 
 
 class Component(Enum):
@@ -35,6 +36,7 @@ PREFIXES: Mapping[Component, tuple[str, ...]] = {
     Component.TEXT_ENCODER: TEXT_PREFIXES,
     Component.VAE: (VAE_PREFIX,),
 }
+"""How the keys of each part start."""
 
 
 class KeyName(NamedTuple):
@@ -52,7 +54,9 @@ _NUMBERED = re.compile(r"(input|output)_blocks\.(\d+)\.(.+)", re.DOTALL)
 def name_key(key: str, architecture: Architecture) -> KeyName:
     """Name the block and the element of one key.
 
-    Outside the U-Net, and for U-Net keys of no known block, the block is BASE and the element the full key.
+    Outside the U-Net, and for U-Net keys of no known block, the block is BASE and the element the full key. That
+    ``time_embed`` belongs to the first block and ``out`` to the last is the custom of block weights; source:
+    scripts/mbw/merge_block_weighted.py of github.com/bbc-mc/sdweb-merge-block-weighted-gui.
     """
     if key.startswith(UNET_PREFIX):
         place = _place_in_unet(key[len(UNET_PREFIX) :], architecture)
@@ -110,7 +114,7 @@ def detect_architecture(shapes: Shapes, *, name: str) -> Architecture:
 
 
 def input_channels(shapes: Shapes) -> int:
-    """Count the channels that the U-Net's first convolution reads: 4, or 9 for inpainting."""
+    """Count the channels that the U-Net's first convolution, which must be there, reads: 4, or 9 for inpainting."""
     return shapes[FIRST_CONV][1]
 
 

@@ -43,7 +43,14 @@ def warn_of_ratios(recipe: MergeRecipe) -> Iterator[SpecWarning]:
 def warn_of_rules(
     rules: RuleSet, selection: Selection, decision: Decision, *, architecture: Architecture
 ) -> Iterator[SpecWarning]:
-    """Remark on rules, and names in rules, that do nothing on a checkpoint."""
+    """Remark on rules, and names in rules, that do nothing on a checkpoint.
+
+    Args:
+        rules: What was written.
+        selection: The checkpoint's tensors.
+        decision: What ``selection`` finds that the rules decide.
+        architecture: Of the checkpoint.
+    """
     for index, rule in enumerate(rules.rules):
         if not decision.matched[index]:
             yield SpecWarning(_about(rules, index, f"matches no tensor{_why(rule, selection, architecture)}"), index)

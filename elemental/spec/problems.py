@@ -13,10 +13,10 @@ from .blocks import ARCHITECTURES, RULE_NAMES, TEXT_ENCODER, VAE
 
 _FORM = "A rule is blocks:elements:ratio or blocks:elements:ratio:beta, as in OUT03 OUT04:attn2:0.5"
 _LOOKALIKES = {"\uff1a": ":", "\uff0c": ",", "\u3001": ",", "\uff0e": "."}
-_SHOWN = 100
+_SHOWN = 100  # mistakes that a message tells of; the others are counted
 MOST_PROBLEMS = 1000
 """Mistakes after which a text is not read any further: it was probably not meant as a spec."""
-_WINDOW = 100
+_WINDOW = 100  # characters that are shown of a long line
 
 
 class Mistake(Enum):

@@ -15,12 +15,17 @@ from .rules import RuleSet, format_rules
 from .weights import BlockWeights, format_block_weights, parse_block_weights
 
 VERSION = 1
+"""Of the plain data that a recipe is written as."""
+
 _FIELDS = ("version", "mode", "alpha", "beta", "block_alpha", "block_beta", "rules", "vae", "dtype", "models")
 _ROLES = ("a", "b", "c", "vae")
 
 
 class MergeMode(Enum):
-    """The formula of a merge; ``a`` is alpha, ``b`` beta, and A, B, C the models' tensors."""
+    """The formula of a merge; ``a`` is alpha, ``b`` beta, and A, B, C the models' tensors.
+
+    Where the formulas come from stands in ``merge/modes.py``.
+    """
 
     WEIGHT_SUM = "weight-sum"
     ADD_DIFFERENCE = "add-difference"
@@ -186,7 +191,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
 
     Raises:
         RecipeError: The data is no such recipe, or of a later version.
-        SpecError: Its rules cannot be read.
+        SpecError: Its rules cannot be read, or set beta in a mode that has none.
     """
     _refuse_unknown(data, _FIELDS, "recipe")
     try:

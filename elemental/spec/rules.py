@@ -122,7 +122,7 @@ class RuleSet:
 
 
 def format_ratio(ratio: float) -> str:
-    """Write a ratio in the shortest form that reads back as the same number: 1, 0.5, 1e-10."""
+    """Write a finite ratio in the shortest form that reads back as the same number: 1, 0.5, 1e-10."""
     return str(int(ratio)) if abs(ratio) < 1e15 and ratio == int(ratio) else repr(float(ratio))
 
 

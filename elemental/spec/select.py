@@ -32,7 +32,15 @@ class Decision(NamedTuple):
 
 
 class Selection:
-    """The tensors of one checkpoint, ready to be asked for by rules."""
+    """The tensors of one checkpoint, ready to be asked for by rules.
+
+    Args:
+        names: The tensors.
+
+    Attributes:
+        names: The tensors, in the order of a set's bits.
+        everything: The set of all of them.
+    """
 
     def __init__(self, names: Sequence[KeyName]) -> None:
         self.names = names

@@ -15,6 +15,8 @@ from .problems import suggest
 from .rules import format_ratio
 
 BUILT_IN_PRESETS = Path(__file__).with_name("presets.txt")
+"""The presets that come with the program; the file names their source."""
+
 _LENGTHS = {len(a.unet_blocks): a for a in reversed(ARCHITECTURES)}
 
 
@@ -25,6 +27,9 @@ class BlockWeights:
     Attributes:
         unet: 25 ratios (SD 1.x, 2.x) or 19 (SDXL), in the order IN00.., M00, OUT00...
         base: The ratio of everything outside the U-Net; None leaves it to the recipe's plain ratio.
+
+    Raises:
+        RecipeError: A ratio is not finite, or no architecture has so many blocks.
     """
 
     unet: tuple[float, ...]
@@ -87,8 +92,13 @@ def format_block_weights(weights: BlockWeights) -> str:
 def choose_block_weights(text: str, presets: Presets, architecture: Architecture) -> BlockWeights:
     """Read block weights given as numbers or as the name of a preset (in any case).
 
+    Args:
+        text: What the user wrote.
+        presets: Those that may be named.
+        architecture: For whose number of blocks a preset must have a line.
+
     Raises:
-        RecipeError: Neither, or the preset has no line for this architecture.
+        RecipeError: It is neither, or the preset has no line for this architecture.
     """
     name = text.strip()
     found = presets.get(name.upper())
@@ -112,7 +122,8 @@ def read_presets(*paths: Path) -> Presets:
     """Read preset files, ``NAME: numbers`` a line; a later file's name replaces an earlier one's.
 
     Raises:
-        RecipeError: A line cannot be read; the message says which.
+        RecipeError: A file or a line of it cannot be read, or a name is given twice for one length; the message says
+            where.
     """
     presets: dict[str, tuple[BlockWeights, ...]] = {}
     for path in paths:
