@@ -256,6 +256,7 @@ def test_standalone_refusals(tmp_path: Path, drawable: Mapping[str, Path]) -> No
         ("first_stage_model.", "no VAE"),
         ("cond_stage_model.", "no text encoder"),
         ("model.diffusion_model.output_blocks.5.1.proj_out.bias", "lacks a tensor"),
+        ("model.diffusion_model.input_blocks.4.0.out_layers.3.weight", "need its tensor model.diffusion_model.input"),
     ):
         broken = tmp_path / "broken.safetensors"
         save_file({key: value for key, value in state.items() if not key.startswith(missing)}, broken)

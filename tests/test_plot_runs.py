@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from elemental import (
     CheckpointError,
+    ElementalError,
     HostError,
     ImageError,
     model_source,
@@ -211,3 +213,15 @@ def test_a_run_does_not_go_on_with_other_models(
         resume(fake, tmp_path / "run")
     with pytest.raises(ImageError, match="no run to go on with"):
         resume(fake, tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "damage", [{"definition": {}}, {"definition": 5}, {"definition": {"recipe": 5, "request": {}, "x": {}}}]
+)
+def test_a_damaged_record_is_told_of(fake: FakeHost, base: Setting, tmp_path: Path, damage: dict[str, object]) -> None:
+    run(fake, plot(fake, base, ("seed", "1, 2")), tmp_path)
+    record = tmp_path / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | damage))
+    with pytest.raises(ElementalError) as caught:
+        resume(fake, tmp_path)
+    assert "recipe" in str(caught.value) or "run.json" in str(caught.value)

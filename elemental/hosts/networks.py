@@ -41,8 +41,19 @@ def build_networks(shapes: Shapes, architecture: Architecture) -> Networks:
         architecture: What kind of model it is.
 
     Raises:
-        HostError: It lacks the VAE or a text encoder.
+        HostError: It lacks the VAE, a text encoder, or a tensor of them.
     """
+    try:
+        networks = _build(shapes, architecture)
+    except KeyError as exc:
+        raise HostError(f"The checkpoint is incomplete: pictures need its tensor {exc.args[0]}.") from exc
+    wanted = [Network.TEXT, Network.TEXT_2] if architecture is SDXL else [Network.TEXT]
+    if any(network not in networks for network in wanted):
+        raise HostError("The checkpoint has no text encoder of the kind that its U-Net was made for.")
+    return networks
+
+
+def _build(shapes: Shapes, architecture: Architecture) -> Networks:
     networks: Networks = {}
     with torch.device("meta"):
         networks[Network.UNET] = UNet2DConditionModel(**_unet_config(shapes, architecture))
@@ -50,9 +61,6 @@ def build_networks(shapes: Shapes, architecture: Architecture) -> Networks:
         for prefix, (network, open_clip) in TEXT_PREFIXES.items():
             if any(key.startswith(prefix) for key in shapes):
                 networks[network] = _text_encoder(prefix, shapes, architecture=architecture, open_clip=open_clip)
-    wanted = [Network.TEXT, Network.TEXT_2] if architecture is SDXL else [Network.TEXT]
-    if any(network not in networks for network in wanted):
-        raise HostError("The checkpoint has no text encoder of the kind that its U-Net was made for.")
     return networks
 
 

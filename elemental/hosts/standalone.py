@@ -181,7 +181,7 @@ class StandaloneHost:
 
         Raises:
             CheckpointError: The file cannot be read, or is of no kind that is known.
-            HostError: It lacks what making pictures needs, or a merge is going on in the live model.
+            HostError: It lacks what making pictures needs, memory runs out, or a merge is going on in the live model.
         """
         wanted = checkpoint.path, read_signature(checkpoint.path)
         live = self._live
@@ -189,7 +189,8 @@ class StandaloneHost:
             return live
         with nullcontext() if live is None else live.claim():
             self._live = live = None  # one model at a time fits into memory
-            opened = self._live = StandaloneModel(checkpoint.path, device=self._device, dtype=self._dtype)
+            with _memory(f"The memory of {self._device} is too small for {checkpoint.path.name}."):
+                opened = self._live = StandaloneModel(checkpoint.path, device=self._device, dtype=self._dtype)
         return opened
 
     def output_folder(self) -> Path:
@@ -226,15 +227,9 @@ class StandaloneHost:
         if self._live is None:
             raise HostError("No model is loaded.")
         request = with_known_sampler(request, self.samplers())  # in the spelling that the WebUI knows
-        try:
-            with torch.inference_mode():
-                images = self._sample(self._live, request)
-        except (MemoryError, RuntimeError) as exc:
-            if not _is_out_of_memory(exc):
-                raise
-            raise HostError(
-                f"The memory of {self._device} is too small for these pictures; ask for smaller ones."
-            ) from exc
+        too_small = f"The memory of {self._device} is too small for these pictures; ask for smaller ones."
+        with _memory(too_small), torch.inference_mode():
+            images = self._sample(self._live, request)
         return [
             GeneratedImage(image, seed, format_infotext(request, seed=seed, model=model), fields)
             for seed, image in enumerate(images, request.seed)
@@ -277,9 +272,16 @@ class StandaloneHost:
         return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Tell whether memory ran out; on the CPU torch has no error of its own for it."""
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+@contextmanager
+def _memory(message: str) -> Iterator[None]:
+    """Say in words that memory ran out; on the CPU torch has no error of its own for it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as exc:
+        out = isinstance(exc, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(exc)
+        if not out:
+            raise
+        raise HostError(message) from exc
 
 
 def _predicts_v(file: Checkpoint) -> bool:

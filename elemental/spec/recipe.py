@@ -193,8 +193,8 @@ def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
         RecipeError: The data is no such recipe, or of a later version.
         SpecError: Its rules cannot be read, or set beta in a mode that has none.
     """
-    _refuse_unknown(data, _FIELDS, "recipe")
     try:
+        _refuse_unknown(data, _FIELDS, "recipe")
         if data["version"] != VERSION:
             raise RecipeError(f"The recipe is of version {data['version']}; this program knows version {VERSION}.")
         _refuse_unknown(data["models"], _ROLES, "models")
