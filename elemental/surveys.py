@@ -49,7 +49,7 @@ def refuse_many(count: int, most: int | None) -> None:
         ImageError: There are more than ``most``.
     """
     if most is not None and count > most:
-        raise ImageError(f"These are {count:,} pictures, more than {most:,}; confirm that you want them: --yes.")
+        raise ImageError(f"These are {count:,} pictures, more than {most:,}; the command line makes them with --yes.")
 
 
 def survey_plot(plot: XYPlot, *, models_folder: Path | None = None) -> Survey:

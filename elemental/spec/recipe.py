@@ -214,7 +214,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
             dtype=SaveDtype(data["dtype"]) if "dtype" in data else None,
         )
     except KeyError as exc:
-        raise RecipeError(f"The recipe lacks {exc}.") from exc
+        raise RecipeError(f'The recipe lacks the entry "{exc.args[0]}".') from exc
     except (TypeError, ValueError, AttributeError, OverflowError) as exc:
         raise RecipeError(f"The recipe cannot be read: {exc}.") from exc
 
@@ -246,7 +246,7 @@ def _check_models(recipe: MergeRecipe) -> None:
         others = ", ".join(m.value for m in MergeMode if m.uses_c)
         raise RecipeError(f"{mode.value}, {mode.formula}, has no model C: leave it out, or choose {others}.")
     if (recipe.vae is VaeChoice.FILE) != (recipe.vae_file is not None):
-        raise RecipeError("A VAE file and the choice to use one go together.")
+        raise RecipeError("A VAE file goes with the choice to take the VAE from a file: give both, or neither.")
 
 
 def _check_ratios(recipe: MergeRecipe) -> None:
