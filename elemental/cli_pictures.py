@@ -42,15 +42,15 @@ def add_request_options(command: argparse.ArgumentParser, *, batch: bool = True)
     group = command.add_argument_group("pictures")
     group.add_argument("--prompt", metavar="TEXT", help="what they shall show")
     group.add_argument("--negative", metavar="TEXT", help="what they shall not show")
-    more = " of the first; each next has the next" if batch else ""
-    group.add_argument("--seed", type=int, help=f"seed{more} (default: 0)")
-    group.add_argument("--steps", type=int, help="of the sampler (default: 20)")
+    more = " of the first picture; each next has the next" if batch else ""
+    group.add_argument("--seed", type=int, metavar="N", help=f"seed{more} (default: 0)")
+    group.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: 20)")
     group.add_argument("--sampler", metavar="NAME", help=f"{_SAMPLERS} (default: Euler a)")
-    group.add_argument("--cfg", type=float, help="CFG scale (default: 7)")
-    group.add_argument("--width", type=int, help="a multiple of 8 (default: 512)")
-    group.add_argument("--height", type=int, help="a multiple of 8 (default: 512)")
+    group.add_argument("--cfg", type=float, metavar="X", help="CFG scale (default: 7)")
+    group.add_argument("--width", type=int, metavar="N", help="in pixels, a multiple of 8 (default: 512)")
+    group.add_argument("--height", type=int, metavar="N", help="in pixels, a multiple of 8 (default: 512)")
     if batch:
-        group.add_argument("--batch", type=int, metavar="N", help="how many (default: 1)")
+        group.add_argument("--batch", type=int, metavar="N", help="how many pictures (default: 1)")
     group.add_argument("--device", metavar="D", help=f"where to compute, as torch names it (default: {DEFAULT_DEVICE})")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,27 +29,40 @@ if TYPE_CHECKING:
     from .runs import Progress, Run, RunResult, RunWatcher
     from .surveys import Survey
 
-_BESIDE_RESUME = {"resume", "device", "models", "debug", "run", "parser", "command"}
+_BESIDE_RESUME = {"resume", "device", "models", "debug", "parser", "command"}
 
 Say = Callable[[Iterable[str]], None]
 Warn = Callable[[Iterable[str]], None]
 
-AXES_HELP = "\n".join(
-    [
-        "values of an axis:",
-        "",
-        *(f"  {name:<18} {axis.form}" for name, axis in AXES.items()),
-        "",
-        '"|" between values of any axis begins another grid ("\\|" is a bar in a prompt).',
-        "",
-        "DIR gets grid.png, cells/ with a picture for each place, and run.json; a second run there is numbered.",
-        "",
-        "",
+
+def _axes_help() -> str:
+    indent = " " * 21
+    lines = [
+        textwrap.fill(f"  {name:<18} {axis.form}", 79, subsequent_indent=indent, break_on_hyphens=False)
+        for name, axis in AXES.items()
     ]
-)
+    return "\n".join(
+        [
+            "axes, and their values:",
+            "",
+            *lines,
+            "",
+            '"|" between values of any axis begins another grid ("\\|" is a bar in a prompt).',
+            "",
+            "DIR gets grid.png, cells/ with a picture for each place, and run.json; a second",
+            "run there is numbered.",
+            "",
+            "",
+        ]
+    )
+
+
+AXES_HELP = _axes_help()
+"""What the help of plots says of axes."""
 
 CHECK_HELP = """\
-DIR/A-B/diff/ gets a grid, diff.csv, ranking.png, gif/ and cells/; a second check there is numbered.
+DIR/A-B/diff/ gets a grid, diff.csv, ranking.png, gif/ and cells/; a second
+check there is numbered.
 
 """
 
@@ -56,12 +71,12 @@ def add_plot_options(command: argparse.ArgumentParser) -> None:
     """Declare the options of ``elemental plot``."""
     add_recipe_options(command)
     group = command.add_argument_group("axes")
-    for side, what in (("x", "columns"), ("y", "rows; none for a single one")):
+    for side, what in (("x", "axis of the columns, see below"), ("y", "axis of the rows; without it there is one row")):
         group.add_argument(
             f"--{side}-type",
             choices=list(AXES),
             metavar="T",
-            help=f"axis of the {what}, as named below",
+            help=what,
         )
         values = group.add_mutually_exclusive_group()
         values.add_argument(f"--{side}", metavar="VALUES", help="its values")
@@ -85,7 +100,7 @@ def add_check_options(command: argparse.ArgumentParser) -> None:
         metavar="VALUES",
         help="blocks:elements or blocks, separated by commas; ALL for each block, OUT05:ALL for each element of one",
     )
-    group.add_argument("--ratio", type=float, metavar="R", help="what each of them is given")
+    group.add_argument("--ratio", type=float, metavar="R", help="the ratio that each of them is given")
     add_request_options(command, batch=False)
     _add_run_options(command)
 
@@ -93,7 +108,7 @@ def add_check_options(command: argparse.ArgumentParser) -> None:
 def _add_run_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("run")
     group.add_argument("-o", "--output", metavar="DIR", help="the folder for pictures, grids and run.json")
-    group.add_argument("--resume", metavar="DIR", help="go on with the last run in a folder; takes no other options")
+    group.add_argument("--resume", metavar="DIR", help="go on with the last run in a folder, as it was begun")
     group.add_argument("--sample", type=int, metavar="N", help="start from a sample; 0 lists them")
     group.add_argument("--dry-run", action="store_true", help="say what would be made, and make nothing")
     group.add_argument("--yes", action="store_true", help="make more than 1,000 pictures, too")
@@ -212,9 +227,10 @@ def _resume(args: argparse.Namespace, say: Say) -> None:
     args.models = args.models or models
     host = make_host(device)
     run = open_run(host, record, models_folder=_models(args))
-    with CellBar() as bar:
-        result = continue_run(host, run, record, watcher=bar.watcher(), models_folder=_models(args))
-    tell_result(result, args.command, say)
+    with _stopped_anywhere(args.command, record.files.folder):
+        with CellBar() as bar:
+            result = continue_run(host, run, record, watcher=bar.watcher(), models_folder=_models(args))
+        tell_result(result, args.command, say)
 
 
 def _start(args: argparse.Namespace, host: Host, run: Run, survey: Survey, folder: Path, say: Say) -> None:
@@ -225,12 +241,31 @@ def _start(args: argparse.Namespace, host: Host, run: Run, survey: Survey, folde
         say(" ".join([cell.name, *run.labels(cell).values()]) for cells in run.rounds() for cell in cells)
         say(["Dry run: nothing was made."])
         return
-    with CellBar() as bar:
-        options = {"device": args.device or DEFAULT_DEVICE, "models": args.models and str(Path(args.models).resolve())}
-        result = start_run(
-            host, run, folder, survey=survey, watcher=bar.watcher(), models_folder=_models(args), options=options
-        )
-    tell_result(result, args.command, say)
+    options = {"device": args.device or DEFAULT_DEVICE, "models": args.models and str(Path(args.models).resolve())}
+    with _stopped_anywhere(args.command, folder):
+        with CellBar() as bar:
+            result = start_run(
+                host, run, folder, survey=survey, watcher=bar.watcher(), models_folder=_models(args), options=options
+            )
+        tell_result(result, args.command, say)
+
+
+@contextmanager
+def _stopped_anywhere(command: str, folder: Path) -> Iterator[None]:
+    """Tell how to go on after an interrupt that no result tells of: grids were drawn, say, and pictures may be made."""
+    from .run_files import latest_run
+
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        with suppress(ImageError):  # before there is a run, nothing was changed
+            latest_run(folder)
+            raise Stopped(f"Stopped. To go on: {_go_on(command, folder)}") from exc
+        raise
+
+
+def _go_on(command: str, folder: Path) -> str:
+    return f"elemental {command} --resume {shlex.quote(str(folder))}"
 
 
 def tell_result(result: RunResult, command: str, say: Say) -> None:
@@ -254,7 +289,7 @@ def tell_result(result: RunResult, command: str, say: Say) -> None:
                 f"{result.outside:.1f} % of the time outside of generating."
             ]
         )
-    again = f"elemental {command} --resume {shlex.quote(str(result.files.folder))}"
+    again = _go_on(command, result.files.folder)
     if result.failed:
         lines = [f"{name} failed: {error}" for name, error in result.failed.items()]
         raise ImageError("\n".join([*lines, f"To try these pictures again: {again}"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,23 +21,35 @@ from .workflows import load_presets, read_recipe, user_presets_path
 _NO_WEIGHTS = "none"
 
 
-def add_recipe_options(command: argparse.ArgumentParser) -> None:
-    """Declare the models and all the options that decide what a merge gives."""
-    command.add_argument("models_given", metavar="MODEL", nargs="*", help="A B, and C for modes with three models")
+def add_recipe_options(
+    command: argparse.ArgumentParser, *, models: str = "A B, and C for modes with three models"
+) -> None:
+    """Declare the models and all the options that decide what a merge gives.
+
+    Args:
+        command: The command that takes them.
+        models: What to say of the models.
+    """
+    command.add_argument("models_given", metavar="MODEL", nargs="*", help=models)
     group = command.add_argument_group("recipe")
-    modes = "; ".join(f"{mode.value}: {mode.formula}" for mode in MergeMode)
     names = [mode.value for mode in MergeMode]
-    group.add_argument("--mode", choices=names, help=f"{modes} (default: weight-sum)")
-    group.add_argument("--alpha", type=float, metavar="A", help="ratio of all that nothing else sets (default: 0.5)")
-    group.add_argument("--beta", type=float, metavar="B", help="second ratio, of triple-sum and sum-twice")
-    group.add_argument("--blocks", metavar="W", help=_weights_help())
-    group.add_argument("--blocks-beta", metavar="W", help="block weights of beta")
+    group.add_argument("--mode", choices=names, metavar="MODE", help="the formula, see below (default: weight-sum)")
+    group.add_argument(
+        "--alpha", type=float, metavar="RATIO", help="ratio of all that nothing else sets (default: 0.5)"
+    )
+    group.add_argument("--beta", type=float, metavar="RATIO", help="second ratio, of triple-sum and sum-twice")
+    group.add_argument(
+        "--blocks", metavar="WEIGHTS", help=f'block weights, see below; "{_NO_WEIGHTS}" takes a recipe\'s away'
+    )
+    group.add_argument("--blocks-beta", metavar="WEIGHTS", help="block weights of beta")
     spec = group.add_mutually_exclusive_group()
     spec.add_argument("--elemental", metavar="SPEC", help="rules, which override all other ratios")
     spec.add_argument("--elemental-file", metavar="FILE", help="rules from a text file")
     group.add_argument("--vae", metavar="V", help="merged (default), a, b, or a file to take the VAE from")
     formats = [dtype.value for dtype in SaveDtype]
-    group.add_argument("--dtype", choices=formats, help="number format of the result (default: A's, tensor by tensor)")
+    group.add_argument(
+        "--dtype", choices=formats, metavar="F", help="fp16, bf16 or fp32 (default: A's formats, tensor by tensor)"
+    )
     group.add_argument(
         "--recipe", metavar="FILE", help="start from the recipe of a merged file, a picture, or a JSON file"
     )
@@ -77,13 +90,28 @@ def join_negative_numbers(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def _weights_help() -> str:
-    names = ", ".join(read_presets(BUILT_IN_PRESETS))
-    text = (
-        f"block weights: 26 numbers (SDXL 20), BASE first; 25 (19) leave BASE to alpha; a preset's name: {names}, "
-        f"or your own from {user_presets_path()}; or {_NO_WEIGHTS}"
+def _recipe_help() -> str:
+    presets = textwrap.wrap(", ".join(read_presets(BUILT_IN_PRESETS)), 77, break_on_hyphens=False)
+    return "\n".join(
+        [
+            "modes (a is alpha, b is beta):",
+            "",
+            *(f"  {mode.value:<15} {mode.formula}" for mode in MergeMode),
+            "",
+            "Block weights are 26 numbers (SDXL 20), BASE first; 25 (19) leave BASE to",
+            "alpha. Presets:",
+            "",
+            *(f"  {line}" for line in presets),
+            "",
+            f"and your own, one NAME: numbers a line, from {model_source(user_presets_path()).path}",
+            "",
+            "",
+        ]
     )
-    return text.replace("%", "%%")
+
+
+RECIPE_HELP = _recipe_help()
+"""What the help of commands that take a recipe says of it."""
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:

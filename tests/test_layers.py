@@ -53,12 +53,13 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         | {"checks", "resume", "jobs", "history", "workbench", "ui"},
         {"PIL"},
     ),
-    "ui/compat": ({"errors"}, {"gradio"}),
+    "ui/compat": ({"errors", "ui/guard", "ui/values"}, {"gradio", "starlette"}),
     "cli": (
         {"errors", "spec", "merge", "demo", "workflows", "cli_recipe", "cli_pictures", "cli_plots", "cli_demo"}
-        | {"cli_ui", ""},
+        | {"cli_ui", "cli_parser"},
         {"tqdm"},
     ),
+    "cli_parser": ({"", "cli_recipe", "cli_pictures", "cli_plots", "cli_ui"}, set()),
     "cli_ui": ({"errors", "ui", "cli_pictures", "cli_plots"}, set()),
     "cli_recipe": ({"errors", "spec", "merge", "workflows"}, set()),
     "cli_pictures": ({"errors", "spec", "merge", "images", "hosts", "demo", "workflows", "cli_recipe"}, {"tqdm"}),
@@ -98,6 +99,7 @@ LIGHT = [
     "images/request",
     "workflows",
     "cli",
+    "cli_parser",
     "cli_recipe",
     "cli_pictures",
     "cli_plots",

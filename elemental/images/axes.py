@@ -202,11 +202,15 @@ class _Elemental(Axis):
     """Whole specs, in the place of the recipe's rules, or after them."""
 
     sets = frozenset({"rules"})
-    form = "specs, separated by blank lines; two blank lines at the start put one without rules first"
 
     def __init__(self, name: str, *, add: bool) -> None:
         self.name = name
         self.add = add
+        place, empty = ("after", "nothing added") if add else ("in the place of", "no rules")
+        self.form = (
+            f"specs {place} the recipe's rules, separated by blank lines; "
+            f"a text that begins with two blank lines has {empty} in its first picture"
+        )
 
     def split(self, text: str) -> list[str]:
         lines = text.splitlines()
