@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
     args = parse_command(sys.argv[1:] if argv is None else argv)
-    interrupts = _note_interrupts()
+    interrupts = args.interrupts = _note_interrupts()
     try:
         code = _RUNS[args.command](args)
     except KeyboardInterrupt:
@@ -152,7 +152,7 @@ def _merge_and_tell(args: argparse.Namespace, recipe: MergeRecipe, tell: Callabl
             device=args.device,
             overwrite=args.overwrite,
             with_hashes=not args.no_hash,
-            controls=Controls(begin=bar.begin, advance=bar.advance, stage=bar.stage),
+            controls=Controls(bar.begin, bar.stage, bar.advance, lambda: bool(args.interrupts)),
             on_plan=tell,
         )
     try:

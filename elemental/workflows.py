@@ -169,34 +169,39 @@ def merge_to_file(
     Raises:
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
         MergeError: The models do not fit together, or the output cannot be written.
-        Stopped: The caller asked for it.
+        Stopped: The caller asked for it, or the user, when the file was already saved.
     """
     controls = controls or Controls()
     target = resolve_target(expand_home(output))
     if target.suffix.lower() not in SAFETENSORS:
         raise MergeError(f"{target}: the result is a .safetensors file; name it so.")
     check_target(target, overwrite=overwrite)
-    with Sources(models_folder) as sources:
-        models = sources.open(recipe)
-        for role, model in models.items():
-            if target.exists() and target.samefile(model.path):
-                raise MergeError(f"{target} is {role.spoken} itself; give the result another name.")
-        plan = plan_tensors(recipe, {role: model.tensors for role, model in models.items()})
-        on_plan(plan)
+    writer: SafetensorsWriter | None = None
+    try:
+        with Sources(models_folder) as sources:
+            models = sources.open(recipe)
+            _refuse_models(target, models)
+            plan = plan_tensors(recipe, {role: model.tensors for role, model in models.items()})
+            on_plan(plan)
 
-        from .merge.execute import FileSink, execute  # loads torch, which what can be refused does not wait for
+            from .merge.execute import FileSink, execute  # loads torch, which what can be refused does not wait for
 
-        with _Hashing(models, wanted=with_hashes and not _made_without_hashes(recipe), controls=controls) as hashing:
-            infos = {tensor.name.key: tensor.info for tensor in plan.tensors}
-            room = metadata_room(plan, hashing.expected())
-            with SafetensorsWriter(target, infos, room=room, overwrite=overwrite) as writer:
-                findings = execute(plan, models, FileSink(writer), device=device, controls=controls)
-                controls.stage("hashing")
-                facts = hashing.finish()
-                _check_unchanged(models)
-                controls.stage("flushing")
-                writer.commit(make_metadata(plan, facts))
-    return MergeResult(target, plan, findings.not_finite)
+            wanted = with_hashes and not _made_without_hashes(recipe)
+            with _Hashing(models, wanted=wanted, controls=controls) as hashing:
+                infos = {tensor.name.key: tensor.info for tensor in plan.tensors}
+                room = metadata_room(plan, hashing.expected())
+                with SafetensorsWriter(target, infos, room=room, overwrite=overwrite) as writer:
+                    findings = execute(plan, models, FileSink(writer), device=device, controls=controls)
+                    controls.stage("hashing")
+                    facts = hashing.finish()
+                    _check_unchanged(models)
+                    controls.stage("flushing")
+                    writer.commit(make_metadata(plan, facts))
+        return MergeResult(target, plan, findings.not_finite)
+    except KeyboardInterrupt as exc:
+        if writer is None or not writer.saved:
+            raise
+        raise Stopped(f"Stopped; {target} was saved before that.") from exc
 
 
 @contextmanager
@@ -216,7 +221,10 @@ def live_merge(live: LiveModel, *, models_folder: str | Path | None = None) -> I
         original = live.checkpoint
         file = sources.open_one(model_source(original.path)) if original and original.path.is_file() else None
         with LiveMerge(live, sources.open, original=file) as merge:
-            yield merge
+            try:
+                yield merge
+            finally:
+                merge.give_back()  # an interrupt in the first moment of __exit__ would be its last
 
 
 def make_pictures(
@@ -294,6 +302,17 @@ def pictures_of_merge(
 def _made_without_hashes(recipe: MergeRecipe) -> bool:
     """Tell a recipe of a file made without hashes, which are then left out when it is repeated, too."""
     return any(source.size is not None and source.sha256 is None for source in recipe.sources.values())
+
+
+def _refuse_models(target: Path, models: Mapping[Role, Checkpoint]) -> None:
+    """Refuse to write over what is merged."""
+    for role, model in models.items():
+        try:
+            same = target.exists() and target.samefile(model.path)
+        except OSError as exc:
+            raise MergeError(f"Cannot write {target}: {exc.filename}: {exc.strerror or exc}.") from exc
+        if same:
+            raise MergeError(f"{target} is {role.spoken} itself; give the result another name.")
 
 
 def _check_unchanged(models: Mapping[Role, Checkpoint]) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import struct
 import threading
 from collections.abc import Mapping
@@ -42,6 +43,9 @@ class SafetensorsWriter:
         room: Metadata no longer than which will be committed; the header gets room for it.
         overwrite: Whether an existing target may be replaced.
 
+    Attributes:
+        saved: Whether the file has taken the target's place.
+
     Raises:
         MergeError: The target exists, cannot be written, or does not fit on the disk.
     """
@@ -55,20 +59,25 @@ class SafetensorsWriter:
         header = _encode(room, self._entries)
         self._header_size = len(header)
         self._data_start = 8 + self._header_size
+        self._size = self._data_start + size
         self._seek_lock = threading.Lock()
+        self._temporary = self._target  # until there is one
+        self._file = -1
+        self._flusher: _Flusher | None = None
+        self.saved = False
+
+    def __enter__(self) -> SafetensorsWriter:
         check_target(self._target, overwrite=self._overwrite)
         remove_leftovers(self._target.parent)
-        self._check_room(self._data_start + size)
-        self._temporary, self._file = self._create()
-        self._flusher = _Flusher(self._file)
+        self._check_room()
         try:
-            self._allocate(self._data_start + size)
+            self._create()
+            self._allocate()
+            self._flusher = _Flusher(self._file)
             self._flusher.start()
         except BaseException:
             self._discard()
             raise
-
-    def __enter__(self) -> SafetensorsWriter:
         return self
 
     def __exit__(
@@ -103,45 +112,56 @@ class SafetensorsWriter:
             raise ValueError("the metadata is longer than the room left for it")
         try:
             self._write_at(0, memoryview(struct.pack("<Q", self._header_size) + header.ljust(self._header_size)))
-            self._flusher.stop()
+            self._stop_flushing()
+            self._keep_mode()
             os.fsync(self._file)
             check_target(self._target, overwrite=self._overwrite)
             if fcntl is None:
                 os.close(self._file)
                 self._file = -1
-            self._temporary.replace(self._target)
+            try:
+                self._temporary.replace(self._target)
+                self.saved = True
+            except KeyboardInterrupt:  # the system may have done it by then
+                self.saved = not self._temporary.exists()
+                raise
             _sync_folder(self._target.parent)
         except OSError as exc:
             raise self._failed(exc) from exc
 
-    def _check_room(self, size: int) -> None:
-        free = shutil.disk_usage(self._target.parent).free
-        if free < size:
+    def _check_room(self) -> None:
+        try:
+            free = shutil.disk_usage(self._target.parent).free
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        if free < self._size:
             raise MergeError(
-                f"The result needs {size / 1e9:.2f} GB, and {self._target.parent} has {free / 1e9:.2f} GB free."
+                f"The result needs {self._size / 1e9:.2f} GB, and {self._target.parent} has {free / 1e9:.2f} GB free."
             )
 
-    def _create(self) -> tuple[Path, int]:
+    def _create(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0)
         while True:
-            path = self._target.with_name(f".{secrets.token_hex(8)}{SUFFIX}")
+            # noted first, so that an interrupt while the system makes it leaves nothing behind, either
+            self._temporary = self._target.with_name(f".{secrets.token_hex(8)}{SUFFIX}")
             try:
-                file = os.open(path, flags, 0o666)
+                self._file = os.open(self._temporary, flags, 0o666)
             except OSError as exc:
                 raise self._failed(exc) from exc
             if fcntl is None:
-                return path, file
+                return
             with suppress(OSError):  # a file system without locks: there, a leftover cannot be told from a living file
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file).st_nlink:
-                return path, file
-            os.close(file)  # another run took it for a leftover before it was locked
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+            if os.fstat(self._file).st_nlink:
+                return
+            os.close(self._file)  # another run took it for a leftover before it was locked
+            self._file = -1
 
-    def _allocate(self, size: int) -> None:
+    def _allocate(self) -> None:
         try:
-            os.ftruncate(self._file, size)
+            os.ftruncate(self._file, self._size)
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self._file, 0, size)
+                os.posix_fallocate(self._file, 0, self._size)
         except OSError as exc:
             if exc.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise self._failed(exc) from exc
@@ -156,20 +176,34 @@ class SafetensorsWriter:
                     count = os.write(self._file, data)
             position, data = position + count, data[count:]
 
+    def _keep_mode(self) -> None:
+        """Give the file the mode of the one that it replaces, which may be for its owner's eyes only."""
+        if hasattr(os, "fchmod") and self._target.exists():
+            with suppress(OSError):
+                os.fchmod(self._file, stat.S_IMODE(self._target.stat().st_mode))
+
     def _discard(self) -> None:
-        if self._file < 0:
+        if self._temporary == self._target:
             return
         try:
             # First of all, and while it is locked, so that neither another interrupt nor another run comes in between.
+            # In a folder that cannot be written to any more it stays, until a next run there finds it without a lock.
             if fcntl is not None:
-                self._temporary.unlink(missing_ok=True)
+                with suppress(OSError):
+                    self._temporary.unlink(missing_ok=True)
         finally:
             with suppress(OSError):
-                self._flusher.stop()
-            os.close(self._file)
+                self._stop_flushing()
+            if self._file >= 0:
+                with suppress(OSError):
+                    os.close(self._file)
             self._file = -1
             with suppress(OSError):
                 self._temporary.unlink(missing_ok=True)
+
+    def _stop_flushing(self) -> None:
+        if self._flusher is not None:
+            self._flusher.stop()
 
     def _failed(self, exc: OSError) -> MergeError:
         return MergeError(f"Cannot write {self._target}: {exc.strerror or exc}. The file there is as it was.")
@@ -210,14 +244,18 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Make sure that a file may be written.
 
     Raises:
-        MergeError: It exists and may not be replaced, is a folder, or lies in a folder that does not exist.
+        MergeError: It exists and may not be replaced, is a folder, or lies in a folder that does not exist or may
+            not be entered.
     """
-    if target.is_dir():
-        raise MergeError(f"{target} is a folder; name a file in it.")
-    if not overwrite and target.exists():
-        raise MergeError(f"{target} exists already; --overwrite replaces it.")
-    if not target.parent.is_dir():
-        raise MergeError(f"The folder {target.parent} does not exist.")
+    try:
+        if target.is_dir():
+            raise MergeError(f"{target} is a folder; name a file in it.")
+        if not overwrite and target.exists():
+            raise MergeError(f"{target} exists already; --overwrite replaces it.")
+        if not target.parent.is_dir():
+            raise MergeError(f"The folder {target.parent} does not exist.")
+    except OSError as exc:
+        raise MergeError(f"Cannot write {target}: {exc.strerror or exc}.") from exc
 
 
 def resolve_target(target: Path) -> Path:
@@ -236,7 +274,10 @@ def resolve_target(target: Path) -> Path:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that killed writers left in a folder; those in use stay."""
-    for path in folder.glob(f".*{SUFFIX}"):
+    leftovers: list[Path] = []
+    with suppress(OSError):  # a folder that cannot be read is told of by what writes to it
+        leftovers.extend(folder.glob(f".*{SUFFIX}"))
+    for path in leftovers:
         with suppress(OSError):
             if fcntl is None:
                 path.unlink()
