@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -23,6 +24,8 @@ from .workflows import live_merge, pictures_of_merge, plan_merge
 if TYPE_CHECKING:
     from .images.request import GeneratedImage, ImageRequest
     from .merge.live import LiveMerge
+
+_log = logging.getLogger(__name__)
 
 
 class LiveKind(Enum):
@@ -78,8 +81,9 @@ class Workbench:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._active: _Active | None = None
+        self._home: CheckpointRef | None = None  # what was loaded before a merge that is out again, until it is back
         self._lock = threading.RLock()
-        host.before_loading(self._leave)
+        host.before_loading(self._let_go)
 
     def live(self) -> LiveNow:
         """Tell what is in the model; cheap enough to be asked each second."""
@@ -102,12 +106,11 @@ class Workbench:
                 it again then.
         """
         with self._lock:
-            now, before = self.live(), self._before
+            now, home = self.live(), self._home
             try:
                 self._merge(recipe, controls)
-            except BaseException:
-                with suppress(ElementalError):  # what went wrong first is what the user is to be told
-                    self._put_back(now, before)
+            except BaseException as exc:
+                self._put_back_after(exc, now, home)
                 raise
 
     def _merge(self, recipe: MergeRecipe, controls: Controls | None) -> None:
@@ -122,21 +125,33 @@ class Workbench:
     @property
     def _before(self) -> CheckpointRef | None:
         """The checkpoint that the user had before the first merge."""
-        return self._active.before if self._active is not None else self._host.loaded()
+        return self._active.before if self._active is not None else self._home or self._host.loaded()
 
-    def _put_back(self, now: LiveNow, before: CheckpointRef | None) -> None:
+    def _put_back_after(self, error: BaseException, now: LiveNow, home: CheckpointRef | None) -> None:
+        """Have the model be what it was before an error, and tell of both if that fails, too."""
+        try:
+            self._put_back(now, home)
+        except ElementalError as exc:
+            if not isinstance(error, ElementalError):
+                _log.warning("What was in the live model could not be put back: %s", exc)
+                return
+            first = "It was stopped." if isinstance(error, Stopped) else str(error)
+            raise HostError(f"{first}\nWhat was in the live model could not be put back: {exc}") from error
+
+    def _put_back(self, now: LiveNow, home: CheckpointRef | None) -> None:
         """Have the model be what it was: with the merge that was in it, or as the user's checkpoint is."""
         self._leave()
         if now.kind is LiveKind.ACTIVE and now.recipe is not None:
             try:
                 self._merge(now.recipe, None)
-            except ElementalError:
+            except BaseException:
                 self._leave()
                 raise
-            if self._active is not None:
-                self._active.before = before
-        elif now.kind is LiveKind.FILE and now.checkpoint is not None:
+            return
+        if now.kind is LiveKind.FILE and now.checkpoint is not None:
+            self._home = home or now.checkpoint
             self._load(now.checkpoint)
+        self._home = home
 
     def _load(self, wanted: CheckpointRef) -> None:
         loaded = self._host.loaded()
@@ -182,22 +197,28 @@ class Workbench:
             HostError: The host did not take it back.
         """
         with self._lock:
-            active, lost = self._active, self.live().kind is LiveKind.LOST
+            again, lost = self._active is None, self.live().kind is LiveKind.LOST
             self._leave()
-            if active is not None and active.before is not None and not lost:
-                self._load(active.before)  # what took a lost merge's place is the user's own choice
+            if lost:
+                self._home = None  # what took a lost merge's place is the user's own choice
+            if self._home is not None:
+                if again:  # the last time it failed, and what the host has loaded is nothing to go by
+                    self._open(self._home.path)
+                self._load(self._home)
+                self._home = None
 
     @contextmanager
     def lend(self) -> Iterator[None]:
         """Put the merge aside for a run of many merges; afterwards the model is what it was, the merge included."""
         with self._lock:
-            now, before = self.live(), self._before
-            self._leave()
+            now, home = self.live(), self._home
         try:
+            with self._lock:
+                self._leave()
             yield
         finally:
             with self._lock:
-                self._put_back(now, before)
+                self._put_back(now, home)
 
     def _begin(self, recipe: MergeRecipe) -> _Active:
         """Open model A, in which the merge of the same model may go on."""
@@ -212,7 +233,7 @@ class Workbench:
         live = self._open(path)
         stack = ExitStack()
         merge = stack.enter_context(live_merge(live, models_folder=self._host.models_folder()))
-        self._active = _Active(live, merge, stack, None, before)
+        self._active, self._home = _Active(live, merge, stack, None, before), None
         return self._active
 
     def _open(self, path: Path) -> LiveModel:
@@ -221,10 +242,30 @@ class Workbench:
     def _leave(self) -> None:
         """End the merge; the model is what it was before it, unless the host has loaded something over it."""
         with self._lock:
-            active, self._active = self._active, None
-            if active is not None:
-                active.live.describe({}, NO_FIELDS)
-                active.stack.close()
+            active = self._active
+            if active is None:
+                return
+            self._home = active.before
+            try:
+                with active.stack:
+                    active.live.describe({}, NO_FIELDS)
+            except Exception:
+                self._active = None
+                raise
+            except BaseException:  # an interrupt: it may have come before the merge was out, or after
+                if active.merge.given_back:
+                    active.stack.close()
+                    self._active = None
+                raise
+            self._active = None
+
+    def _let_go(self) -> None:
+        """End the merge, for the user loads something else."""
+        with self._lock:
+            try:
+                self._leave()
+            finally:
+                self._home = None
 
 
 def _any_changed(merge: LiveMerge) -> bool:

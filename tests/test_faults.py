@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -222,14 +222,14 @@ def test_stop(after: int, folder: Path) -> None:
 
 
 def test_interrupt_while_threads_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, count = ThreadPoolExecutor.submit, itertools.count()
+    count = itertools.count()
 
-    def submit_and_interrupt(pool: ThreadPoolExecutor, work: Callable[[], None]) -> None:
-        real(pool, work)
+    def start_and_interrupt(work: Callable[[], None], arguments: tuple[()]) -> None:
+        start_new_thread(work, arguments)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("elemental.merge.execute._THREAD_BYTES", 1)  # small models, too, are worth threads
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit_and_interrupt)
+    monkeypatch.setattr("elemental.merge.execute.start_new_thread", start_and_interrupt)
     controls = Controls(should_stop=lambda: next(count) < 0 or threading.Event().wait(0.001))
     with pytest.raises(KeyboardInterrupt):
         merge_to_file(recipe(folder), folder / "new.safetensors", with_hashes=False, controls=controls)

@@ -64,7 +64,20 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "cli_recipe": ({"errors", "spec", "merge", "workflows"}, set()),
     "cli_pictures": ({"errors", "spec", "merge", "images", "hosts", "demo", "workflows", "cli_recipe"}, {"tqdm"}),
     "cli_plots": (
-        {"errors", "spec", "images", "hosts", "workflows", "surveys", "run_files", "runs", "plots", "checks", "resume"}
+        {
+            "errors",
+            "merge/controls",
+            "spec",
+            "images",
+            "hosts",
+            "workflows",
+            "surveys",
+            "run_files",
+            "runs",
+            "plots",
+            "checks",
+            "resume",
+        }
         | {"cli_recipe", "cli_pictures"},
         {"tqdm", "PIL"},
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -103,21 +104,29 @@ class Checkpoint:
         It lies in the mapped file; one that begins at no multiple of its numbers' size is copied.
 
         Raises:
-            KeyError: A pickled file has no such tensor.
-            CheckpointError: The file has changed since it was opened, or is a safetensors file without such a tensor.
+            KeyError: The file has no such tensor.
+            CheckpointError: The file has changed since it was opened.
         """
-        if self._stored is not None:
-            return self._numbers(self._stored[key])
+        # safetensors' own reader loses some bytes at each tensor, which hundreds of merges in one process would feel
+        if self._stored is None:
+            self._stored = self._find_tensors()
+        return self._numbers(self._stored[key])
+
+    def _find_tensors(self) -> dict[str, StoredTensor]:
+        """Find the tensors of a safetensors file, whose header was found right when it was opened."""
         try:
-            if self._mapped is None:
-                self._mapped = safe_open(self.path, framework="pt", device="cpu")
-            tensor: torch.Tensor = self._mapped.get_tensor(key)
-        except (OSError, SafetensorError) as exc:
+            with self.path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(size)) if size < self.signature.size else {}
+        except (OSError, ValueError) as exc:
             raise CheckpointError(f"{self.path} changed since it was opened.") from exc
-        return tensor
+        header.pop("__metadata__", None)
+        starts = {key: 8 + size + entry["data_offsets"][0] for key, entry in header.items()}
+        infos = {key: TensorInfo(entry["dtype"], tuple(entry["shape"])) for key, entry in header.items()}
+        return {key: StoredTensor(info, info.strides, starts[key], info.nbytes) for key, info in infos.items()}
 
     def _numbers(self, stored: StoredTensor) -> torch.Tensor:
-        """Give a tensor of a pickled file."""
+        """Give the numbers of a tensor, where they lie in the mapped file."""
         import torch
 
         from .dtypes import TORCH_DTYPES
@@ -125,7 +134,10 @@ class Checkpoint:
         if self._mapped is None:
             if read_signature(self.path) != self.signature:
                 raise CheckpointError(f"{self.path} changed since it was opened.")
-            self._mapped = torch.from_file(str(self.path), size=self.signature.size, dtype=torch.uint8)
+            try:
+                self._mapped = torch.from_file(str(self.path), size=self.signature.size, dtype=torch.uint8)
+            except RuntimeError as exc:
+                raise CheckpointError(f"{self.path} changed since it was opened.") from exc
         found: torch.Tensor = self._mapped[stored.start : stored.start + stored.extent]
         dtype = TORCH_DTYPES[stored.info.dtype]
         if stored.start % dtype.itemsize:

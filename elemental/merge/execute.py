@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import threading
+from _thread import start_new_thread
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import MergeError, Stopped
 from ..spec.keys import FIRST_CONV
 from ..spec.recipe import MergeMode
-from .controls import Controls
+from .controls import Controls, uninterrupted
 from .dtypes import TORCH_DTYPES, round_to, working_dtype
 from .modes import FORMULAS, half_weight_sum
 from .plan import MergePlan, Role, TensorPlan
@@ -117,16 +117,15 @@ def execute(
 
 
 def _work_together(run: _Run, count: int) -> None:
-    with ThreadPoolExecutor(count, thread_name_prefix="merge") as pool:
-        try:  # from the first thread on: an interrupt at any moment must end them all
-            workers = [pool.submit(run.work) for _ in range(count)]
-            while wait(workers, _POLL_SECONDS, FIRST_EXCEPTION).not_done and not run.ended.is_set():
-                run.report_progress()
-        except BaseException:
-            run.ended.set()
-            raise
-        for worker in workers:
-            worker.result()
+    """Have some threads work, and wait until none of them does, whatever happens meanwhile."""
+    try:
+        for _ in range(count):
+            start_new_thread(run.work_beside, ())
+        while not run.has_ended(_POLL_SECONDS):
+            run.report_progress()
+    finally:  # from here on nothing is written any more; what else would undo could be written over
+        uninterrupted(run.close)
+    run.raise_error()
 
 
 def check_device(name: str) -> torch.device:
@@ -156,7 +155,7 @@ class _Run:
         device: torch.device,
         controls: Controls,
     ) -> None:
-        self.ended = threading.Event()
+        self.ended = False
         self.not_finite: set[tuple[Role, str]] = set()
         self._plan = plan
         self._models = models
@@ -165,13 +164,18 @@ class _Run:
         self._controls = controls
         self._pieces = self._cut()
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._news = threading.Lock()  # free once the run has ended
+        self._news.acquire()
+        self._working = 0
+        self._error: BaseException | None = None
         self._buffers = threading.local()
         self._done = 0
 
     def work(self) -> None:
-        """Take and finish pieces; what one thread raises ends the others."""
+        """Take and finish pieces until there are none, or the run has ended."""
         try:
-            while not self.ended.is_set():
+            while not self.ended:
                 if self._controls.should_stop():
                     raise Stopped
                 with self._lock:
@@ -180,11 +184,49 @@ class _Run:
                     return
                 self._finish(piece)
         except torch.cuda.OutOfMemoryError as exc:
-            self.ended.set()
             raise MergeError(f"The memory of {self._device} is too small for this merge; try --device cpu.") from exc
-        except BaseException:
-            self.ended.set()
-            raise
+
+    def work_beside(self) -> None:
+        """Work in a thread of its own; the first one to be done ends the run, and with it the others."""
+        with self._lock:
+            if self.ended:
+                return
+            self._working += 1
+        error: BaseException | None = None
+        try:
+            self.work()
+        except BaseException as exc:  # raised in the thread that waits
+            error = exc
+        self._end(error)
+        with self._idle:
+            self._working -= 1
+            self._idle.notify_all()
+
+    def _end(self, error: BaseException | None = None) -> None:
+        with self._lock:
+            self._error = self._error or error
+            if not self.ended:
+                self.ended = True
+                self._news.release()
+
+    def has_ended(self, seconds: float) -> bool:
+        """Wait some seconds, and tell whether the run has ended; a thread may still be at its last piece."""
+        return self.ended or self._news.acquire(timeout=seconds)
+
+    def close(self) -> None:
+        """End the run, and wait until no thread can hand a piece to the sink any more."""
+        self._end()
+        with self._idle:
+            self._idle.wait_for(lambda: not self._working)
+
+    def raise_error(self) -> None:
+        """Raise what a thread has raised."""
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # it holds this frame, which must not hold it
 
     def report_progress(self) -> None:
         with self._lock:

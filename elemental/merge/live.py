@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
@@ -14,19 +13,18 @@ import torch
 from torch import Tensor
 
 from ..errors import HostError, MergeError
-from ..spec.keys import UNET_PREFIX
 from ..spec.recipe import MergeRecipe
-from ..spec.select import TensorSet, members
+from ..spec.select import members
 from .checkpoint import Checkpoint
 from .controls import Controls, uninterrupted
 from .execute import execute
+from .frames import Frame, Models, another_model, choose_sample, fits, identities, present_tensors, unchanged
 from .parts import Parts, copy_piece, count_numbers, equals, pieces_of
-from .plan import MergePlan, Planner, Ratio, Role, TensorPlan, planning_key
+from .plan import MergePlan, Planner, TensorPlan, planning_key
 
-Models = Mapping[Role, Checkpoint]
+_log = logging.getLogger(__name__)
 
-_SAMPLES = 16
-_SAMPLE_SIZE = 1 << 18
+_LOAD_AGAIN = "Load the checkpoint again."
 
 
 class LiveTensors(Protocol):
@@ -67,25 +65,6 @@ class Written(NamedTuple):
     nbytes: int
 
 
-@dataclass
-class _Frame:
-    """What recipes of the same models, mode, VAE and number format share."""
-
-    key: object
-    planner: Planner
-    models: Models
-    present: TensorSet
-    recipe: MergeRecipe
-    ratios: Mapping[Ratio, TensorSet] = field(default_factory=dict)
-    right: TensorSet = 0
-    """Tensors of the live model that are as the last recipe wants them."""
-
-    @cached_property
-    def places(self) -> Mapping[str, int]:
-        """Which bit each key has in sets of tensors."""
-        return {name.key: index for index, name in enumerate(self.planner.names)}
-
-
 class LiveMerge:
     """A live model that follows one recipe after the other; a context manager.
 
@@ -114,7 +93,8 @@ class LiveMerge:
         self._claim = live.claim()
         self._saved: dict[str, Parts | None] = {}  # None: as in the original's file
         self._touched: set[str] = set()
-        self._frame: _Frame | None = None
+        self._untold: set[str] = set()
+        self._frame: Frame | None = None
         self._kept = False
 
     def __enter__(self) -> LiveMerge:
@@ -125,10 +105,23 @@ class LiveMerge:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if not self._kept and not self._live.replaced():
-                uninterrupted(self.restore)
+            self.give_back()
         finally:
             self._claim.__exit__(None, None, None)
+
+    def give_back(self) -> None:
+        """Restore the model, whatever fails or interrupts; done on leaving, and of no effect if it is done again.
+
+        Raises:
+            HostError: The host did not take it back.
+        """
+        if not self.given_back:
+            uninterrupted(self._give_back)
+
+    @property
+    def given_back(self) -> bool:
+        """Whether nothing of a merge is in the model, or what is left of it there is to stay."""
+        return self._kept or not (self._touched or self._untold)
 
     @property
     def models(self) -> Models:
@@ -151,14 +144,14 @@ class LiveMerge:
         live = self._live.tensors()
         frame = self._frame_for(recipe, live)
         ratios = frame.planner.ratios(recipe)
-        tensors = frame.present & ~(_unchanged(frame.ratios, ratios) & frame.right)
+        tensors = frame.present & ~(unchanged(frame.ratios, ratios) & frame.right)
         planned = frame.planner.plan_some(recipe, tensors)
         keys = [tensor.name.key for tensor in planned.tensors]
         frame.right &= ~tensors
         self._touched.update(keys)
         if keys:
             self._run(planned, frame.models, live, _LiveSink(live), controls)
-            self._live.changed(keys)
+            self._tell(keys)
         frame.recipe, frame.ratios, frame.right = recipe, ratios, frame.present
         return Written(planned, sum(part.nbytes for key in keys for part in live[key]))
 
@@ -168,9 +161,9 @@ class LiveMerge:
         if frame is None or frame.right != frame.present or self._live.replaced():
             return LiveState.LOST
         live = self._live.tensors()
-        sample = _sample(frame.planner.plan_some(frame.recipe, frame.right))
+        sample = choose_sample(frame.planner.plan_some(frame.recipe, frame.right))
         sink = _ComparingSink(live)
-        if all(_fits(tensor, live) for tensor in sample.tensors):
+        if all(fits(tensor, live) for tensor in sample.tensors):
             self._run(sample, frame.models, live, sink, None)
             if not sink.differs:
                 return LiveState.ACTIVE
@@ -212,13 +205,49 @@ class LiveMerge:
         if self._frame is not None:
             gone = [self._frame.places[key] for key in restored if key in self._frame.places]
             self._frame.right &= ~sum(1 << place for place in gone)
-        if restored and not failures:
-            self._live.changed(restored)
+        try:
+            self._tell(restored)
+        except Exception as exc:
+            failures.append(exc)
         if failures:
-            raise HostError(
-                f"{len(failures)} tensors of the live model could not be restored ({failures[0]}).\n"
-                "Load the checkpoint again."
-            ) from failures[0]
+            lost = len(self._touched.intersection(restored))
+            what = f"{lost} tensors of the live model could not be restored" if lost else "The host failed"
+            raise HostError(f"{what} ({failures[0]}).\n{_LOAD_AGAIN}") from failures[0]
+
+    def _give_back(self) -> None:
+        """Restore the model; what fails is tried once more, since nobody can later."""
+        interrupt: BaseException | None = None
+        try:
+            self._restore_unless_replaced()
+            return
+        except Exception:
+            _log.info("The live model was not restored at once", exc_info=True)
+        except BaseException as exc:
+            interrupt = exc
+        try:
+            self._restore_unless_replaced()
+        except BaseException as exc:
+            self._kept = True
+            self._live.keep("the rest of a merge")  # so that the host does not take it for the checkpoint
+            if _LOAD_AGAIN in str(exc):
+                raise
+            raise HostError(f"The live model could not be restored ({exc}).\n{_LOAD_AGAIN}") from exc
+        if interrupt is not None:
+            raise interrupt
+
+    def _restore_unless_replaced(self) -> None:
+        if self._live.replaced():
+            self._touched.clear()
+            self._untold.clear()
+        else:
+            self.restore()
+
+    def _tell(self, keys: Iterable[str]) -> None:
+        """Have the host drop what it computed from tensors; what it did not take, it is told again with the next."""
+        self._untold.update(keys)
+        if self._untold:
+            self._live.changed(sorted(self._untold))
+            self._untold.clear()
 
     def _restore(self, key: str, parts: Sequence[Tensor]) -> None:
         saved = self._saved[key]
@@ -232,7 +261,7 @@ class LiveMerge:
         assert self._original is not None
         return self._original.tensor(key).reshape(-1)
 
-    def _frame_for(self, recipe: MergeRecipe, live: Mapping[str, Sequence[Tensor]]) -> _Frame:
+    def _frame_for(self, recipe: MergeRecipe, live: Mapping[str, Sequence[Tensor]]) -> Frame:
         """Prepare for a recipe, unless the last one was of the same models, mode, VAE and format."""
         before = self._frame
         key = planning_key(recipe), len(live)  # a VAE chosen separately takes keys away, and brings them back
@@ -241,25 +270,25 @@ class LiveMerge:
         models = self._open_models(recipe)
         planner = Planner(recipe, {role: model.tensors for role, model in models.items()})
         if self._original is not None and self._original.architecture != planner.architecture:
-            raise MergeError(_another_model(f"it is {self._original.architecture.name}", planner))
-        frame = _Frame(key, planner, models, _present(planner, live), recipe, planner.ratios(recipe))
+            raise MergeError(another_model(f"it is {self._original.architecture.name}", planner))
+        frame = Frame(key, planner, models, present_tensors(planner, live), recipe, planner.ratios(recipe))
         if any(part.device.type == "meta" for parts in live.values() for part in parts):
             raise HostError("Some tensors of the live model are on no device now; load the checkpoint again.")
         self._restore_others(frame, live)
-        held = _identities(before, before.right) if before else {}
+        held = identities(before, before.right) if before else {}
         self._save(frame, live, held)
-        for name, wanted in _identities(frame, frame.present).items():
+        for name, wanted in identities(frame, frame.present).items():
             if held.get(name) == wanted:
                 frame.right |= 1 << frame.places[name]
         self._frame = frame
         return frame
 
-    def _restore_others(self, frame: _Frame, live: Mapping[str, Sequence[Tensor]]) -> None:
+    def _restore_others(self, frame: Frame, live: Mapping[str, Sequence[Tensor]]) -> None:
         """Give back tensors that an earlier recipe wrote and that the result of this one does not have."""
         own = {frame.planner.names[index].key for index in members(frame.present)}
         self.restore([key for key in self._touched if key not in own and key in live])
 
-    def _save(self, frame: _Frame, live: Mapping[str, Sequence[Tensor]], held: dict[str, object]) -> None:
+    def _save(self, frame: Frame, live: Mapping[str, Sequence[Tensor]], held: dict[str, object]) -> None:
         """Make sure that every tensor can be given back, before it is written to for the first time."""
         for index in members(frame.present):
             key = frame.planner.names[index].key
@@ -318,64 +347,3 @@ class _ComparingSink(_LiveSink):
     def _take(self, part: Tensor, at: int, piece: Tensor) -> None:
         if not equals(part, at, piece):
             self.differs = True
-
-
-def _present(planner: Planner, live: Mapping[str, Sequence[Tensor]]) -> TensorSet:
-    """Tell which tensors of a result the live model has.
-
-    Raises:
-        MergeError: It is not a model of the same kind.
-    """
-    present = 0
-    for index, name in enumerate(planner.names):
-        parts = live.get(name.key)
-        if parts is None:
-            if name.key.startswith(UNET_PREFIX):
-                raise MergeError(_another_model(f"it has no {name.key}", planner))
-            continue
-        size = count_numbers(parts)
-        if size != planner.infos[name.key].numel:
-            raise MergeError(
-                _another_model(f"{name.key} has {size} numbers, not {planner.infos[name.key].numel}", planner)
-            )
-        present |= 1 << index
-    return present
-
-
-def _another_model(what: str, planner: Planner) -> str:
-    return (
-        f"The live model is not of the same kind as the models to merge ({planner.architecture.name}): {what}.\n"
-        "Load model A first."
-    )
-
-
-def _unchanged(before: Mapping[Ratio, TensorSet], after: Mapping[Ratio, TensorSet]) -> TensorSet:
-    """Tell which tensors keep their ratios."""
-    same = 0
-    for ratio, tensors in after.items():
-        same |= before.get(ratio, 0) & tensors
-    return same
-
-
-def _fits(tensor: TensorPlan, live: Mapping[str, Sequence[Tensor]]) -> bool:
-    return count_numbers(live.get(tensor.name.key, ())) == tensor.info.numel
-
-
-def _identities(frame: _Frame, tensors: TensorSet) -> dict[str, object]:
-    """Tell by key what tensors hold: equal for two tensors only if their numbers are the same."""
-    found: dict[str, object] = {}
-    for tensor in frame.planner.plan_some(frame.recipe, tensors).tensors:
-        paths = tuple(str(frame.models[role].path) for role in tensor.inputs)
-        if len(paths) == 1:
-            found[tensor.name.key] = (paths[0], tensor.info.dtype)
-        else:
-            found[tensor.name.key] = (paths, tensor.info.dtype, frame.recipe.mode, tensor.alpha, tensor.beta)
-    return found
-
-
-def _sample(plan: MergePlan) -> MergePlan:
-    """Choose some tensors, not too large, of those that differ from A if there are any."""
-    tensors = [tensor for tensor in plan.tensors if tensor.changed] or list(plan.tensors)
-    small = [tensor for tensor in tensors if tensor.info.numel <= _SAMPLE_SIZE] or tensors
-    step = max(1, len(small) // _SAMPLES)
-    return MergePlan(plan.architecture, plan.recipe, tuple(small[::step][:_SAMPLES]))

@@ -29,6 +29,11 @@ class TensorInfo(NamedTuple):
         return math.prod(self.shape)
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        """How many numbers lie between neighbours along each dimension, where all lie together in row-major order."""
+        return tuple(math.prod(self.shape[place + 1 :]) for place in range(len(self.shape)))
+
+    @property
     def nbytes(self) -> int:
         """How many bytes they take."""
         return self.numel * BITS[self.dtype] // 8

@@ -1,0 +1,214 @@
+"""Raise an error at every call of a live merge into its host, one after the other, and see that the model is back.
+
+Each scene is played again for each moment and each kind of error; afterwards all live tensors are what they were, bit
+for bit, the host is idle, and the next merge makes the right picture. Last, Ctrl-C is pressed at random, twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from elemental import ElementalError
+
+from .interrupts import attack_with_interrupts
+from .places import Place, Seen, place_on
+from .scenes import SCENES, Scene
+from .traps import KINDS, READ, Trap, trapped_host, trapped_tensors
+
+LOAD_AGAIN = "Load the checkpoint again"
+MOST_SHOWN = 400
+
+
+@dataclass
+class Report:
+    """What came of an attack.
+
+    Attributes:
+        struck: How often an error was raised, by its kind.
+        moments: How many moments there were, by scene.
+        healed: How often the user's job went on or ended as if nothing had happened.
+        loaded_again: How often the user was told to load the checkpoint again, and it helped.
+        failures: What must not be.
+    """
+
+    struck: Counter[str] = field(default_factory=Counter)
+    moments: dict[str, int] = field(default_factory=dict)
+    healed: int = 0
+    loaded_again: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def attack(
+    place: Place,
+    scene: type[Scene],
+    folder: Path,
+    report: Report,
+    *,
+    kinds: Sequence[str],
+    lasting: bool = False,
+    draw: random.Random | None = None,
+    every_read: int = 1,
+) -> None:
+    """Play a scene once for each moment and kind of error.
+
+    Args:
+        place: The host.
+        scene: What is played.
+        folder: For what it writes.
+        report: Takes what is found.
+        kinds: Of errors.
+        lasting: Whether what has failed once keeps failing until the scene is over.
+        draw: Draws one of the kinds for each moment; all are tried if it is None.
+        every_read: Of the moments at which a tensor of a file is read, only one in so many.
+    """
+    scene(place, folder).prepare()
+    place.open(scene.start)
+    before = place.see()
+    counting, played = Trap(), scene(place, folder)
+    _play(place, played, counting)
+    moments = list(counting.moments)
+    played.after()
+    place.forget()
+    place.open(scene.start)
+    report.failures += [f"{scene.__name__}, undisturbed: {problem}" for problem in played.wrong]
+    name = scene.__name__
+    report.moments[name] = len(moments)
+    for number in _choose(moments, every_read):
+        for kind in [draw.choice(list(kinds))] if draw else kinds:
+            trap = Trap(number, KINDS[kind], lasting=lasting)
+            where = f"{type(place).__name__}, {name}, {kind} at {number} ({moments[number]})"
+            found = strike(place, scene(place, folder), trap, before, report)
+            report.struck[kind] += bool(trap.raised)
+            if not trap.raised:
+                found.append("was not reached")
+            report.failures += [f"{where}: {problem}" for problem in found]
+            if found:  # one failure is not to be found again and again
+                place.reset()
+                place.open(scene.start)
+
+
+def _choose(moments: Sequence[str], every_read: int) -> Iterator[int]:
+    reads = 0
+    for number, name in enumerate(moments):
+        reads += name == READ
+        if name != READ or reads % every_read == 0:
+            yield number
+
+
+def _play(place: Place, scene: Scene, trap: Trap) -> BaseException | None:
+    """Act, and give what was raised."""
+    with trapped_tensors(trap):
+        try:
+            scene.act(trapped_host(place.host, trap), trap)
+        except BaseException as exc:
+            if not trap.raised:
+                raise
+            return exc
+    return None
+
+
+def strike(place: Place, scene: Scene, trap: Trap, before: Seen, report: Report) -> list[str]:
+    """Play a scene with one error, and give what is wrong then."""
+    error = _play(place, scene, trap)
+    told = _texts(error)
+    trap.at = None
+    try:
+        scene.after()
+    except ElementalError as exc:
+        told += _texts(exc)
+        with suppress(ElementalError):
+            scene.after()
+    found = list(scene.wrong)
+    report.healed += error is None
+    if error is None and trap.kind is KeyboardInterrupt and not scene.notes_interrupts:
+        found.append("Ctrl-C was swallowed")
+    after = place.see()
+    if after != before and any(LOAD_AGAIN in text for text in told):
+        place.open(scene.start)
+        after = place.see()
+        report.loaded_again += 1
+    found += [f"{part} is not what it was" for part, value in vars(before).items() if getattr(after, part) != value]
+    try:
+        found += _merge_again(place, scene, before)
+    except ElementalError as exc:
+        found.append(f"the next merge failed: {exc}")
+    return found
+
+
+def _merge_again(place: Place, scene: Scene, before: Seen) -> Iterator[str]:
+    recipe = scene.recipes[0]
+    if place.draw(recipe) != place.pixels(recipe):
+        yield "the next merge made a wrong picture"
+    place.forget()
+    place.open(scene.start)
+    if place.see() != before:
+        yield "the host is not what it was after the next merge"
+
+
+def _texts(error: BaseException | None) -> list[str]:
+    texts = []
+    while error is not None:
+        texts.append(str(error))
+        error = error.__cause__ or error.__context__
+    return texts
+
+
+def show(report: Report) -> None:
+    print("moments: " + ", ".join(f"{name} {count}" for name, count in report.moments.items()))
+    print("errors raised: " + ", ".join(f"{kind} {count}" for kind, count in report.struck.items()))
+    print(f"nothing of it seen by the user: {report.healed}; told to load again: {report.loaded_again}")
+    for failure in report.failures[:MOST_SHOWN]:
+        print(f"FAILURE {failure}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hosts", nargs="*", default=["fake", "webui", "standalone"])
+    parser.add_argument("--scenes", nargs="+", default=[scene.__name__ for scene in SCENES])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS))
+    parser.add_argument("--presses", type=int, default=3000, help="rounds in which Ctrl-C is pressed")
+    options = parser.parse_args()
+    logging.disable()
+    draw, failures = random.Random(options.seed), 0
+    for host in options.hosts:
+        for lasting in (False, True):
+            report, started = Report(), time.perf_counter()
+            with tempfile.TemporaryDirectory() as folder, place_on(host, Path(folder)) as place:
+                for scene in SCENES:
+                    if scene.__name__ in options.scenes:
+                        attack(
+                            place,
+                            scene,
+                            Path(folder),
+                            report,
+                            kinds=options.kinds,
+                            lasting=lasting,
+                            draw=draw if host == "standalone" else None,
+                            every_read=1 if host != "standalone" else 100,
+                        )
+            print(f"\n{host}, errors that {'last' if lasting else 'come once'}: {time.perf_counter() - started:.0f} s")
+            show(report)
+            failures += len(report.failures)
+    with tempfile.TemporaryDirectory() as folder, place_on("fake", Path(folder)) as place:
+        counts, wrong = attack_with_interrupts(place, options.presses, draw)
+    print("\nCtrl-C in time: " + ", ".join(f"{times} times in {count} rounds" for times, count in counts.items()))
+    for failure in wrong:
+        print(f"FAILURE {failure}")
+    failures += len(wrong)
+    print(f"\nfailures: {failures}")
+    return min(failures, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""The hosts that are attacked, each with small checkpoints, and how to look at them past the traps."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from elemental import HostError, MergeRecipe, ModelSource, live_merge, make_pictures, model_source
+from elemental.hosts.base import CheckpointRef, Host, LiveModel
+from elemental.hosts.fake import FakeHost
+from elemental.images.request import ImageRequest
+
+from ..conftest import DRAWABLE, LAYOUTS, random_state, save
+
+_FEW = (
+    "model.diffusion_model.input_blocks.0.0.",
+    "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k",
+    "model.diffusion_model.input_blocks.11.0.in_layers.0",
+    "model.diffusion_model.output_blocks.5.1.transformer_blocks.0.attn2.to_",
+    "first_stage_model.decoder.conv_in.",
+    "cond_stage_model.transformer.text_model.embeddings.token_embedding.",
+    "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.",
+)
+
+
+def few_tensors(folder: Path) -> dict[str, Path]:
+    """Write checkpoints a, b and c of so few tensors that each call of a merge can be made to fail in turn."""
+    paths = {}
+    for seed, name in enumerate("abc", 1):
+        state = random_state(LAYOUTS["sd1"], seed)
+        few = {key: value for key, value in state.items() if key.startswith(_FEW)}
+        paths[name] = save(folder / f"{name}.safetensors", few)
+    return paths
+
+
+def whole_models(folder: Path) -> dict[str, Path]:
+    """Write checkpoints a, b and c that pictures can be made from."""
+    paths = {}
+    for seed, name in enumerate("abc", 1):
+        state = random_state(DRAWABLE["sd1"], seed)
+        larger = {key: value * 3 if value.is_floating_point() else value for key, value in state.items()}
+        paths[name] = save(folder / f"{name}.safetensors", larger)
+    return paths
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a host looks like between jobs.
+
+    Attributes:
+        digest: The SHA-256 of the bytes of all live tensors.
+        picture: That of a picture of the model as it is, in which stale caches would show.
+        beside: What the host keeps beside the model.
+        loaded: The checkpoint that the host says is loaded.
+        idle: Whether nothing is held: no claim, no job.
+        threads: How many run.
+    """
+
+    digest: str
+    picture: str
+    beside: object
+    loaded: Path | None
+    idle: bool
+    threads: int
+
+
+class Place(ABC):
+    """A host, its checkpoints, and what it gives when nobody disturbs it.
+
+    Args:
+        host: The host.
+        paths: Checkpoints a, b and c.
+        request: Of a picture that takes little time.
+    """
+
+    def __init__(self, host: Host, paths: Mapping[str, Path], request: ImageRequest) -> None:
+        self.host = host
+        self.paths = paths
+        self.request = request
+        self._usual = threading.active_count()
+        self._digests: dict[MergeRecipe | Path, str] = {}
+        self._pixels: dict[tuple[MergeRecipe | ModelSource, ImageRequest], bytes] = {}
+        for name, path in paths.items():
+            self.open(name)
+            self._digests[path] = self.digest()
+        damaged = paths["a"].with_name("damaged.safetensors")
+        damaged.write_bytes(paths["a"].read_bytes()[:1000])
+        self.paths = {**paths, "damaged": damaged}
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Give the SHA-256 of all live tensors."""
+
+    @abstractmethod
+    def idle(self) -> bool:
+        """Tell whether no job is left running, and whether the model is unclaimed."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Have the next checkpoint loaded from its file, whatever state the host is in."""
+
+    def beside(self) -> object:
+        """Give what the host keeps beside the model."""
+        return None
+
+    def forget(self) -> None:  # noqa: B027 - most have nothing to forget
+        """Let go of what a scene has left with the host for good."""
+
+    def see(self) -> Seen:
+        (picture,) = self.host.make_pictures(self.request, model={})
+        loaded = self.host.loaded()
+        path = None if loaded is None else loaded.path
+        pixels = hashlib.sha256(picture.image.tobytes()).hexdigest()
+        return Seen(self.digest(), pixels, self.beside(), path, self.idle(), self._threads())
+
+    def _threads(self) -> int:
+        """Count the threads, once those that are about to end have ended."""
+        end = time.monotonic() + 1
+        while threading.active_count() > self._usual and time.monotonic() < end:
+            time.sleep(0.001)
+        return threading.active_count()
+
+    def open(self, name: str) -> LiveModel:
+        return self.host.open_model(CheckpointRef(self.paths[name].stem, self.paths[name]))
+
+    def plain(self, path: Path) -> str:
+        """Give the digest of a checkpoint as it is, which was opened when nothing had gone wrong yet."""
+        return self._digests[path]
+
+    def source(self, name: str) -> ModelSource:
+        return model_source(self.paths[name])
+
+    def learn(self, recipe: MergeRecipe) -> None:
+        """Find out what a merge looks like when nothing goes wrong."""
+        with live_merge(self.open("a")) as merge:
+            merge.apply(recipe)
+            self._digests[recipe] = self.digest()
+        self.pixels(recipe)
+
+    def expected(self, recipe: MergeRecipe) -> str:
+        return self._digests[recipe]
+
+    def pixels(self, model: MergeRecipe | ModelSource, request: ImageRequest | None = None) -> bytes:
+        """Give a picture's pixels as they were the first time."""
+        key = model, request or self.request
+        if key not in self._pixels:
+            self._pixels[key] = self.draw(*key)
+        return self._pixels[key]
+
+    def draw(self, model: MergeRecipe | ModelSource, request: ImageRequest | None = None) -> bytes:
+        """Make a picture."""
+        (picture,) = make_pictures(self.host, request or self.request, model)
+        return picture.image.tobytes()
+
+
+def digest_of(tensors: Mapping[str, Sequence[Tensor]]) -> str:
+    found = hashlib.sha256()
+    for key in sorted(tensors):
+        for part in tensors[key]:
+            found.update(part.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
+    return found.hexdigest()
+
+
+def _is_free(claim: Any) -> bool:
+    try:
+        with claim():
+            return True
+    except HostError:
+        return False
+
+
+def _load(path: Path) -> Mapping[str, Sequence[Tensor]]:
+    """Load into plain tensors, one of them in parts, another one a strided view."""
+    found: dict[str, Sequence[Tensor]] = {}
+    for key, tensor in load_file(path).items():
+        if key.endswith("attn2.to_k.weight"):
+            found[key] = tuple(part.clone() for part in tensor.chunk(2))
+        elif key.endswith("attn2.to_v.weight"):
+            found[key] = (tensor.T.contiguous().T,)
+        elif tensor.is_floating_point():
+            found[key] = (tensor,)
+    return found
+
+
+class FakePlace(Place):
+    """The host in memory."""
+
+    def __init__(self, paths: Mapping[str, Path], folder: Path) -> None:
+        self.fake = FakeHost(_load, output=folder)
+        super().__init__(self.fake, paths, ImageRequest("a cat", seed=7, steps=1, width=16, height=16))
+
+    def digest(self) -> str:
+        assert self.fake._live is not None
+        return digest_of(self.fake._live.tensors())
+
+    def idle(self) -> bool:
+        return self.fake._live is None or _is_free(self.fake._live.claim)
+
+    def reset(self) -> None:
+        self.fake._live = None
+
+    def forget(self) -> None:
+        self.fake.load_calls.clear()
+        self.fake.reports.clear()
+        self.fake.jobs.clear()
+
+
+class StandalonePlace(Place):
+    """The host on diffusers."""
+
+    def __init__(self, paths: Mapping[str, Path], folder: Path) -> None:
+        from elemental.hosts.standalone import StandaloneHost
+
+        self.standalone = StandaloneHost(output=folder)
+        super().__init__(self.standalone, paths, ImageRequest("a cat", seed=7, steps=1, width=64, height=64))
+
+    def digest(self) -> str:
+        assert self.standalone._live is not None
+        return digest_of(self.standalone._live.tensors())
+
+    def idle(self) -> bool:
+        live = self.standalone._live
+        return not self.standalone._one_job.locked() and (live is None or _is_free(live.claim))
+
+    def reset(self) -> None:
+        self.standalone._live = None
+
+
+class WebUIPlace(Place):
+    """The host on the stand-in for the WebUI."""
+
+    def __init__(self, rig: Any) -> None:
+        self.rig = rig
+        rig.webui.opts.pad_cond_uncond = True  # keeps the encoded empty prompt in use
+        super().__init__(rig.host, rig.paths, ImageRequest("a cat", seed=7, steps=1, width=16, height=16))
+
+    def digest(self) -> str:
+        found: str = self.rig.webui.digest()
+        return found
+
+    def beside(self) -> object:
+        return self.rig.webui.model.cond_stage_model_empty_prompt.item(), dict(self.rig.webui.opts.data)
+
+    def idle(self) -> bool:
+        webui = self.rig.webui
+        live = self.rig.host._live
+        clear = not (webui.state.job or webui.state.interrupted or webui.state.skipped)
+        return webui.lock.owner is None and clear and (live is None or _is_free(live._claim))
+
+    def reset(self) -> None:
+        data = self.rig.webui.sd_models.model_data
+        data.sd_model, data.loaded_sd_models = None, []
+        self.rig.host._models = []
+
+    def forget(self) -> None:
+        self.rig.host.calls._calls.clear()
+
+
+@contextmanager
+def place_on(name: str, folder: Path, *, paths: Mapping[str, Path] | None = None) -> Iterator[Place]:
+    """Make a host ready: fake, standalone, or webui.
+
+    Args:
+        name: Of the host.
+        folder: For checkpoints and pictures.
+        paths: Checkpoints a, b and c, if there are some already.
+    """
+    (folder / "files").mkdir()
+    if name == "standalone":
+        yield StandalonePlace(paths or whole_models(folder / "files"), folder)
+    elif name == "fake":
+        yield FakePlace(paths or few_tensors(folder / "files"), folder)
+    else:
+        from ..webui_standin_fixtures import make_rig
+
+        few = paths or few_tensors(folder / "files")
+        with pytest.MonkeyPatch.context() as patch, make_rig(folder, patch, few) as rig:
+            yield WebUIPlace(rig)

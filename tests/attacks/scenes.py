@@ -1,0 +1,258 @@
+"""What users do with a live model, step by step, to be disturbed at any moment."""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from elemental import ElementalError, MergeRecipe, VaeChoice, live_merge, make_pictures, parse_rules
+from elemental.checks import CheckRun
+from elemental.hosts.base import CheckpointRef, Host
+from elemental.images.axes import Setting
+from elemental.images.effects import read_check
+from elemental.images.files import read_picture
+from elemental.images.xyplot import read_axis
+from elemental.merge.live import LiveState
+from elemental.plots import PlotRun, known_for, make_plot
+from elemental.runs import Run, RunResult, start_run
+from elemental.surveys import Survey, survey_check, survey_plot
+from elemental.workbench import LiveKind, LiveNow, Workbench
+
+from .places import Place
+from .traps import Trap
+
+LOANS = ("loan", "run", "restore")
+"""Steps that may leave another model than before, if their last part fails."""
+
+
+def recipes_of(place: Place) -> list[MergeRecipe]:
+    """Give four merges: the second has other rules, the third another model B, the last another VAE."""
+    first = MergeRecipe(place.source("a"), place.source("b"), alpha=0.0, rules=parse_rules("OUT05:attn2:0.5"))
+    return [
+        first,
+        replace(first, rules=parse_rules("IN04:attn2:1,BASE:mlp.fc1:0.3")),
+        replace(first, model_b=place.source("c")),
+        replace(first, vae=VaeChoice.B, rules=parse_rules("OUT05:attn2:0.25")),
+    ]
+
+
+class Scene(ABC):
+    """Something that a user does once.
+
+    Attributes:
+        start: The checkpoint that is loaded before.
+        notes_interrupts: Whether Ctrl-C is no error, but an end that is told of.
+        wrong: What was seen that must not be.
+    """
+
+    start = "a"
+    notes_interrupts = False
+
+    def __init__(self, place: Place, folder: Path) -> None:
+        self.place = place
+        self.folder = folder
+        self.recipes = recipes_of(place)
+        self.wrong: list[str] = []
+
+    def prepare(self) -> None:
+        """Find out what everything looks like when nothing goes wrong."""
+        for recipe in self.recipes:
+            self.place.learn(recipe)
+
+    @abstractmethod
+    def act(self, host: Host, trap: Trap) -> None:
+        """Do it on a trapped host."""
+
+    def after(self) -> None:  # noqa: B027 - most need nothing
+        """Do what the user would do next to have the model back."""
+
+    def expect(self, holds: bool, text: str) -> None:
+        if not holds:
+            self.wrong.append(text)
+
+
+class Pictures(Scene):
+    """Pictures of one merge."""
+
+    def act(self, host: Host, trap: Trap) -> None:
+        (picture,) = make_pictures(host, self.place.request, self.recipes[0], controls=trap.controls())
+        self.expect(picture.image.tobytes() == self.place.pixels(self.recipes[0]), "a wrong picture")
+
+
+class Following(Scene):
+    """A live merge that follows four recipes: rules, another model B, another VAE; a step that fails is tried again."""
+
+    patient = True
+
+    def act(self, host: Host, trap: Trap) -> None:
+        live = host.open_model(CheckpointRef("a", self.place.paths["a"]))
+        with live_merge(live) as merge:
+            for recipe in self.recipes:
+                try:
+                    merge.apply(recipe, controls=trap.controls())
+                except Exception:
+                    if not self.patient:
+                        raise
+                    merge.apply(recipe, controls=trap.controls())
+                self.expect(self.place.digest() == self.place.expected(recipe), "a step made another merge")
+                self.expect(merge.check() is LiveState.ACTIVE, "a merge was said to be lost")
+
+
+class Leaving(Following):
+    """The same, left at the first failure."""
+
+    patient = False
+
+
+class Bench(Scene):
+    """The workbench: merge, pictures, another merge, a run that borrows the model, pictures, a third merge, restore."""
+
+    start = "c"
+    bench: Workbench | None = None
+
+    def act(self, host: Host, trap: Trap) -> None:
+        bench = self.bench = Workbench(host)
+        steps: dict[str, Callable[[], object]] = {
+            "merge": lambda: bench.merge(self.recipes[0], controls=trap.controls()),
+            "pictures": lambda: self._draw(self.recipes[0], trap),
+            "second merge": lambda: bench.merge(self.recipes[1], controls=trap.controls()),
+            "loan": lambda: self._borrow(host),
+            "more pictures": lambda: self._draw(self.recipes[1], trap),
+            "third merge": lambda: bench.merge(self.recipes[3], controls=trap.controls()),
+            "restore": lambda: bench.restore(),
+        }
+        for name, step in steps.items():
+            self.step(host, trap, name, step)
+
+    @property
+    def known(self) -> Workbench:
+        assert self.bench is not None
+        return self.bench
+
+    def step(self, host: Host, trap: Trap, name: str, step: Callable[[], object]) -> None:
+        """Do a step in a job of its own; a merge or a picture that fails leaves what was there before."""
+        with trap.paused():
+            before = self.known.live()
+        done, raised = False, trap.raised
+        try:
+            with host.job(name, 1):
+                step()
+                done = True
+        finally:
+            struck = trap.raised > raised
+            # what has failed by itself is put back, and that may fail then; what is lent is put back in any case
+            kept = not done and not trap.lasting and struck != name.startswith("refused") and name not in LOANS
+            with trap.paused():
+                self._check(name, before if kept else None)
+
+    def _check(self, name: str, wanted: LiveNow | None) -> None:
+        """See that what the bench says of the model is true, and if need be that it is what it was."""
+        now = self.known.live()
+        self.expect(wanted in (None, now), f"after a failed {name} there was {_describe(now)}")
+        if now.recipe is not None:
+            right = now.kind is LiveKind.ACTIVE and self.place.digest() == self.place.expected(now.recipe)
+        else:
+            right = now.checkpoint is None or self.place.digest() == self.place.plain(now.checkpoint.path)
+        self.expect(right, f"after {name} the model was not what the workbench said: {_describe(now)}")
+
+    def _draw(self, recipe: MergeRecipe, trap: Trap) -> None:
+        (picture,) = self.known.pictures(self.place.request, controls=trap.controls())
+        self.expect(picture.image.tobytes() == self.place.pixels(recipe), "a wrong picture")
+
+    def _borrow(self, host: Host) -> None:
+        with self.known.lend():
+            make_pictures(host, self.place.request, self.place.source("b"))
+
+    def after(self) -> None:
+        if self.bench is not None:
+            with self.place.host.job("restore", 0):
+                self.bench.restore()
+
+
+class Refused(Bench):
+    """A merge, one that is stopped half-way, and one of a damaged model: the first merge stays."""
+
+    def act(self, host: Host, trap: Trap) -> None:
+        bench = self.bench = Workbench(host)
+        self.step(host, trap, "merge", lambda: bench.merge(self.recipes[0], controls=trap.controls()))
+        controls, polls = trap.controls(), iter(range(5))
+        stopping = replace(controls, should_stop=lambda: controls.should_stop() or next(polls, None) is None)
+        half = replace(self.recipes[0], rules=parse_rules(":attn2:0.75,BASE::0.5"))
+        damaged = replace(self.recipes[0], model_a=self.place.source("damaged"))
+        for recipe in (half, damaged):
+            try:
+                self.step(host, trap, "refused merge", partial(bench.merge, recipe, controls=stopping))
+            except ElementalError:
+                if trap.raised:
+                    raise
+            else:
+                self.wrong.append("a merge was made that cannot be")
+
+
+class _Run(Bench):
+    """A merge that is put aside for a run, and is back after it."""
+
+    notes_interrupts = True
+
+    def prepare(self) -> None:
+        super().prepare()
+        run, _ = self.plan(self.place.host, Setting(self.recipes[0], self.place.request))
+        for cell in (cell for cells in run.rounds() for cell in cells):
+            self.place.pixels(cell.recipe, cell.request)
+
+    def act(self, host: Host, trap: Trap) -> None:
+        bench = self.bench = Workbench(host)
+        self.step(host, trap, "merge", lambda: bench.merge(self.recipes[0], controls=trap.controls()))
+        self.step(host, trap, "run", lambda: self._make(host))
+
+    def _make(self, host: Host) -> None:
+        shutil.rmtree(self.folder / "run", ignore_errors=True)
+        run, survey = self.plan(host, Setting(self.recipes[0], self.place.request))
+        with self.known.lend():
+            result = start_run(host, run, self.folder / "run", survey=survey)
+        self._look(run, result)
+
+    def _look(self, run: Run, result: RunResult) -> None:
+        """See that each picture that was made shows what it is said to show."""
+        for cell in (cell for cells in run.rounds() for cell in cells):
+            try:
+                image = read_picture(result.files.cell(cell.name))
+            except ElementalError:
+                continue
+            same = image.tobytes() == self.place.pixels(cell.recipe, cell.request)
+            self.expect(same, f"cell {cell.name} shows something else")
+
+    @abstractmethod
+    def plan(self, host: Host, base: Setting) -> tuple[Run, Survey]:
+        """Read the run, as the tab does before it puts the merge aside."""
+
+
+class Plot(_Run):
+    """A plot of four cells, of two models A."""
+
+    def plan(self, host: Host, base: Setting) -> tuple[Run, Survey]:
+        known = known_for(host, base.recipe)
+        x = read_axis("x", "elemental", "OUT05:attn2:0.3\n\nIN04:attn2:0.6", known)
+        y = read_axis("y", "model-a", "\n".join(str(self.place.paths[name]) for name in "ac"), known)
+        plot = make_plot(base, x, y, known=known)
+        return PlotRun(plot), survey_plot(plot)
+
+
+class Check(_Run):
+    """A check of two elements."""
+
+    def plan(self, host: Host, base: Setting) -> tuple[Run, Survey]:
+        check = read_check(base, "OUT05:attn2.to_k,IN04:attn2", 1.0, known_for(host, base.recipe))
+        return CheckRun(check), survey_check(check)
+
+
+SCENES: Sequence[type[Scene]] = (Pictures, Following, Leaving, Bench, Refused, Plot, Check)
+
+
+def _describe(now: LiveNow) -> str:
+    name = "" if now.checkpoint is None else now.checkpoint.path.name
+    return f"{now.kind.value} {name} {'' if now.recipe is None else now.recipe.rules.rules}"

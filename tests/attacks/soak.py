@@ -1,0 +1,272 @@
+"""Merge, draw, plot, save and restore hundreds of times in one process, as the tab does, and see that memory is flat.
+
+What counts is anonymous memory (RssAnon), since pages of mapped checkpoints count in RSS and are the system's to take.
+Every tenth round the merge is taken out, and what must not grow at all is counted: files, threads, maps and tensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from elemental import MergeMode
+from elemental.demo.make import copy_pair
+from elemental.history import History
+from elemental.hosts.base import CheckpointRef
+from elemental.images.request import ImageRequest
+from elemental.jobs import Job, JobBoard, JobState
+from elemental.ui import actions, run_actions
+from elemental.ui.desk import Desk
+from elemental.ui.form import MergeForm
+from elemental.ui.preview import Previewer
+from elemental.ui.run_actions import PlotForm
+from elemental.workbench import Workbench
+
+EVERY = 10
+WARM = 10
+"""Rounds until everything has been done once: what is loaded or made ready the first time is no growth."""
+MOST_MB = 32
+"""Half of the demo pair's live model in fp32 (53 MB) is the most that may be gained: a single model that is kept would
+show, while what glibc's arenas and torch's buffers gain and lose from round to round (some 10 MB) does not."""
+
+SPECS = (
+    "",
+    "OUT03:attn2:1",
+    "IN04-OUT05:attn2:0.7,BASE:mlp:1",
+    "OUT00-OUT11::0.25",
+    "NOT IN00-IN11:attn1:0.9",
+    ":ff.net:0.4,M00::1",
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a process holds after a round, with no merge in the model.
+
+    Attributes:
+        round: Which one.
+        anon: Anonymous memory in KB: what the process has taken and not given back.
+        rss: All memory in KB, mapped files' pages included.
+        files: Open file descriptors.
+        threads: Of Python and of the system.
+        maps: Checkpoints that are mapped.
+        tensors: Living tensors.
+        objects: Living Python objects that the collector knows of.
+        cuda: Bytes of the GPU's memory that tensors take.
+    """
+
+    round: int
+    anon: int
+    rss: int
+    files: int
+    threads: int
+    maps: int
+    tensors: int
+    objects: int
+    cuda: int
+
+
+COUNTED = ("files", "threads", "maps", "tensors")
+
+
+def take_sample(number: int) -> Sample:
+    gc.collect()
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    known = gc.get_objects()
+    return Sample(
+        number,
+        anon=_kilobytes(status["RssAnon"]),
+        rss=_kilobytes(status["VmRSS"]),
+        files=len(list(Path("/proc/self/fd").iterdir())),
+        threads=int(status["Threads"]),
+        maps=sum(line.endswith(".safetensors") for line in Path("/proc/self/maps").read_text().splitlines()),
+        tensors=sum(issubclass(type(found), torch.Tensor) for found in known),
+        objects=len(known),
+        cuda=torch.cuda.memory_allocated() if torch.cuda.is_available() else 0,
+    )
+
+
+def _kilobytes(text: str) -> int:
+    return int(text.split()[0])
+
+
+class Soak:
+    """A user who never closes the program.
+
+    Args:
+        folder: For checkpoints, pictures and the history.
+        device: Of the host.
+        seed: Decides what the user does.
+    """
+
+    def __init__(self, folder: Path, *, device: str, seed: int) -> None:
+        from elemental.hosts.standalone import StandaloneHost
+
+        self.models = folder / "models"
+        copy_pair(self.models)
+        (self.models / "damaged.safetensors").write_bytes((self.models / "a.safetensors").read_bytes()[:5000])
+        self.host = StandaloneHost(device=device, models=self.models, output=folder / "pictures")
+        history = History(folder / "history.jsonl")
+        self.desk = Desk(
+            self.host, Workbench(self.host), JobBoard(), history, Previewer(self.host.checkpoints), MergeForm()
+        )
+        self.done: dict[str, int] = {}
+        self._draw = random.Random(seed)
+        self._saved: list[str] = []
+
+    def round(self, number: int) -> None:
+        """Merge and draw, and now and then do something else."""
+        form = self._form()
+        self.desk.previewer.look(replace(form, spec=f"{form.spec},OUT{number % 12:02}:attn1:0.{number % 10}"))
+        request = ImageRequest("a red circle", seed=number, steps=1 + number % 2, width=64, height=64)
+        self._do("merge and picture", lambda: actions.merge(self.desk, form, request, print_change=False))
+        others: dict[str, Callable[[], Job]] = {
+            "picture": lambda: actions.generate(self.desk, form, request),
+            "restore": lambda: actions.restore(self.desk),
+            "save": lambda: self._save(form),
+            "plot": lambda: self._plot(form, request),
+            "refused merge": lambda: self._refused(form),
+        }
+        names = list(others)
+        # everything once in the first rounds, and then whatever comes
+        name = names[number % len(names)] if number <= WARM else self._draw.choice([*names, "", "", ""])
+        if name:
+            self._do(name, others[name], fails=name.startswith("refused"))
+
+    def rest(self) -> None:
+        """Take the merge out, and have A loaded: the same state each time."""
+        self._do("restore", lambda: actions.restore(self.desk))
+        self.host.open_model(CheckpointRef("a", self.models / "a.safetensors"))
+
+    def _form(self) -> MergeForm:
+        draw = self._draw
+        mode = draw.choice(list(MergeMode))
+        a, b = ("a", "b") if draw.random() < 0.8 else ("b", "a")
+        saved = draw.choice(self._saved) if self._saved and draw.random() < 0.3 else f"{b}.safetensors"
+        return MergeForm(
+            model_a=f"{a}.safetensors",
+            model_b=saved,
+            model_c=f"{b}.safetensors",
+            mode=mode.value,
+            alpha=round(draw.uniform(0, 0.5), 2),
+            beta=round(draw.uniform(0, 0.5), 2),
+            blocks=",".join(["0.5"] * 26) if draw.random() < 0.2 else "",
+            spec=draw.choice(SPECS),
+            vae=draw.choice(["merged", "a", "b"]),
+        )
+
+    def _save(self, form: MergeForm) -> Job:
+        name = f"saved{self._draw.randrange(3)}"
+        self._saved = sorted({*self._saved, f"{name}.safetensors"})
+        return actions.save(self.desk, form, name, overwrite=True)
+
+    def _plot(self, form: MergeForm, request: ImageRequest) -> Job:
+        plot = PlotForm(x_type="alpha", x="0.1,0.4", y_type="seed", y="1,2")
+        return run_actions.run_plot(self.desk, replace(form, blocks="", spec=""), plot, replace(request, steps=1))
+
+    def _refused(self, form: MergeForm) -> Job:
+        return actions.merge(self.desk, replace(form, model_a="damaged.safetensors"), None, print_change=False)
+
+    def _do(self, name: str, start: Callable[[], Job], *, fails: bool = False) -> None:
+        job, version = start(), 0
+        while not (view := job.wait(version, 60)).ended:
+            version = view.version
+        for thread in threading.enumerate():
+            if thread.name == f"elemental: {view.name}":
+                thread.join()
+        if view.state is not (JobState.FAILED if fails else JobState.DONE):
+            raise AssertionError(f"{name}: {view.state.value}: {view.text}")
+        self.done[name] = self.done.get(name, 0) + 1
+
+
+def soak(folder: Path, rounds: int, *, device: str = "cpu", seed: int = 0) -> tuple[Soak, list[Sample]]:
+    """Go through some rounds, and give what was held after every tenth."""
+    user = Soak(folder, device=device, seed=seed)
+    samples = []
+    for number in range(1, rounds + 1):
+        user.round(number)
+        if number % EVERY == 0 or number == rounds:
+            user.rest()
+            samples.append(take_sample(number))
+    return user, samples
+
+
+def judge(samples: Sequence[Sample]) -> list[str]:
+    """Tell what has grown since the first sample."""
+    first, last = samples[0], samples[-1]
+    grown = [
+        f"{name} grew from {getattr(first, name)} to {max(getattr(sample, name) for sample in samples)}"
+        for name in (*COUNTED, "cuda")
+        if any(getattr(sample, name) > getattr(first, name) for sample in samples)
+    ]
+    megabytes = (last.anon - first.anon) / 1024
+    if megabytes > MOST_MB:
+        grown.append(f"anonymous memory grew by {megabytes:.1f} MB, more than {MOST_MB}")
+    return grown
+
+
+def slope(samples: Sequence[Sample]) -> float:
+    """Fit a line to anonymous memory by least squares, in KB a round."""
+    rounds, sizes = [sample.round for sample in samples], [sample.anon for sample in samples]
+    middle, mean = sum(rounds) / len(rounds), sum(sizes) / len(sizes)
+    spread = sum((number - middle) ** 2 for number in rounds)
+    both = zip(rounds, sizes, strict=True)
+    return sum((number - middle) * (size - mean) for number, size in both) / spread if spread else 0.0
+
+
+def show(samples: Sequence[Sample], rounds: int) -> None:
+    shown = {WARM, 50, *range(100, rounds, 100), rounds}
+    names: list[tuple[str, Callable[[Sample], Any]]] = [
+        ("round", lambda s: s.round),
+        ("RssAnon MB", lambda s: f"{s.anon / 1024:.1f}"),
+        ("RSS MB", lambda s: f"{s.rss / 1024:.1f}"),
+        *((name, lambda s, name=name: getattr(s, name)) for name in (*COUNTED, "objects")),
+        ("GPU MB", lambda s: f"{s.cuda / 2**20:.1f}"),
+    ]
+    print(" ".join(f"{name:>10}" for name, _ in names))
+    for sample in samples:
+        if sample.round in shown:
+            print(" ".join(f"{value(sample):>10}" for _, value in names))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; more would only wait for each other")
+    options = parser.parse_args()
+    if options.device != "cpu" and not torch.cuda.is_available():
+        print(f"skipped: there is no {options.device} here")
+        return 0
+    torch.set_num_threads(options.threads)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        user, samples = soak(Path(folder), options.rounds, device=options.device, seed=options.seed)
+        history = (Path(folder) / "history.jsonl").stat().st_size
+    show(samples, options.rounds)
+    print(", ".join(f"{count} x {name}" for name, count in user.done.items()))
+    growth = (samples[-1].anon - samples[0].anon) / 1024
+    print(f"{options.rounds} rounds in {time.perf_counter() - started:.0f} s on {options.device}")
+    print(f"anonymous memory from round {samples[0].round} on: {growth:+.1f} MB, {slope(samples):+.1f} KB a round")
+    print(f"history file: {history / options.rounds:.0f} bytes a round")
+    grown = judge(samples)
+    for failure in grown:
+        print(f"FAILURE {failure}")
+    print(f"failures: {len(grown)}")
+    return min(len(grown), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

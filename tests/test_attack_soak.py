@@ -1,0 +1,25 @@
+"""The soak, with few rounds: nothing that is counted grows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("it measures itself by /proc", allow_module_level=True)
+pytest.importorskip("diffusers")
+pytest.importorskip("gradio")
+
+from .attacks import soak
+
+
+def test_files_threads_maps_and_tensors_do_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "EVERY", 6)
+    monkeypatch.setattr(soak, "MOST_MB", 10_000)  # in so few rounds memory says nothing
+    user, samples = soak.soak(tmp_path, 12)
+    assert len(samples) == 2
+    assert not soak.judge(samples)
+    assert user.done["merge and picture"] == 12
+    assert len(user.done) == 6
