@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .runs import Progress, Run, RunResult, RunWatcher
     from .surveys import Survey
 
-_BESIDE_RESUME = {"resume", "device", "models", "debug", "parser", "command"}
+_BESIDE_RESUME = {"resume", "device", "models", "debug", "parser", "command", "interrupts"}
 
 Say = Callable[[Iterable[str]], None]
 Warn = Callable[[Iterable[str]], None]
@@ -229,7 +229,7 @@ def _resume(args: argparse.Namespace, say: Say) -> None:
     run = open_run(host, record, models_folder=_models(args))
     with _stopped_anywhere(args.command, record.files.folder):
         with CellBar() as bar:
-            result = continue_run(host, run, record, watcher=bar.watcher(), models_folder=_models(args))
+            result = continue_run(host, run, record, watcher=bar.watcher(args.interrupts), models_folder=_models(args))
         tell_result(result, args.command, say)
 
 
@@ -245,7 +245,13 @@ def _start(args: argparse.Namespace, host: Host, run: Run, survey: Survey, folde
     with _stopped_anywhere(args.command, folder):
         with CellBar() as bar:
             result = start_run(
-                host, run, folder, survey=survey, watcher=bar.watcher(), models_folder=_models(args), options=options
+                host,
+                run,
+                folder,
+                survey=survey,
+                watcher=bar.watcher(args.interrupts),
+                models_folder=_models(args),
+                options=options,
             )
         tell_result(result, args.command, say)
 
@@ -371,11 +377,12 @@ class CellBar:
         if self._bar is not None:
             self._bar.close()
 
-    def watcher(self) -> RunWatcher:
-        """Give what follows a run for it."""
+    def watcher(self, interrupts: Sequence[int] = ()) -> RunWatcher:
+        """Give what follows a run for it, and stops it after an interrupt, even one that was taken for a failure."""
+        from .merge.controls import Controls
         from .runs import RunWatcher
 
-        return RunWatcher(on_cell=self._on_cell)
+        return RunWatcher(on_cell=self._on_cell, controls=Controls(should_stop=lambda: bool(interrupts)))
 
     def _on_cell(self, cell: Cell, image: Image.Image | None, progress: Progress) -> None:
         if not sys.stderr.isatty():

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import ImageError
 from .images.files import write_whole
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _log = logging.getLogger(__name__)
 
@@ -52,35 +59,77 @@ class RunFiles:
         return self.path("grid" if count == 1 else f"grid-{index + 1}of{count}", ".png")
 
 
-def new_run(folder: Path) -> RunFiles:
-    """Take the next free number in a folder, and make the folder if it does not exist.
+@contextmanager
+def new_run(folder: Path) -> Iterator[RunFiles]:
+    """Take the next free number in a folder, for a run whose record is written before the block ends.
+
+    The folder is made if it does not exist. The last number is free, too, if a run took it that was killed before it
+    had a record.
 
     Raises:
         ImageError: It cannot be written to.
     """
+    claim = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            files = RunFiles(folder, 1 + max(_numbers(folder), default=0))
-            try:
-                files.record.open("x").close()
-            except FileExistsError:
-                continue  # another run was faster
-            files.path("cells").mkdir()
-            return files
+        while claim is None:
+            last = max(_numbers(folder), default=0)
+            files = RunFiles(folder, last)
+            claim = _claim(files, is_left=True) if fcntl is not None and last else None
+            if claim is None:
+                files = RunFiles(folder, last + 1)
+                claim = _claim(files, is_left=False)
+        files.path("cells").mkdir(exist_ok=True)
     except OSError as exc:
         raise ImageError(f"Cannot write to the folder {folder}: {exc.strerror or exc}.") from exc
+    try:
+        yield files
+    finally:
+        claim.close()
+
+
+def _claim(files: RunFiles, *, is_left: bool) -> IO[bytes] | None:
+    """Open the empty record of a run that begins, and lock it; None if it is another's.
+
+    Args:
+        files: The run's.
+        is_left: Whether the record exists, maybe of a run that was killed before it wrote it.
+    """
+    try:
+        file = files.record.open("r+b" if is_left else "xb")
+    except FileExistsError:
+        return None
+    except OSError:
+        if is_left:
+            return None
+        raise
+    if fcntl is None:  # Windows, where an open file cannot be replaced
+        file.close()
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_free = True
+    except OSError as exc:  # another's, or a file system without locks
+        is_free = not is_left and not isinstance(exc, BlockingIOError)
+    found = os.fstat(file.fileno())
+    if is_free and not found.st_size and found.st_nlink:
+        return file
+    file.close()
+    return None
 
 
 def latest_run(folder: Path) -> RunFiles:
     """Find the last run of a folder.
 
     Raises:
-        ImageError: There is none.
+        ImageError: There is none, or the folder cannot be read.
     """
-    records = {number: RunFiles(folder, number).record for number in _numbers(folder)}
-    # an empty one is that of a run which was killed before it began
-    numbers = [number for number, path in records.items() if path.is_file() and path.stat().st_size]
+    try:
+        records = {number: RunFiles(folder, number).record for number in _numbers(folder)}
+        # an empty one is that of a run which was killed before it began
+        numbers = [number for number, path in records.items() if path.is_file() and path.stat().st_size]
+    except OSError as exc:
+        raise ImageError(f"Cannot read the folder {folder}: {exc.strerror or exc}.") from exc
     if not numbers:
         raise ImageError(f"{folder} holds no run to go on with: there is no run.json in it.")
     return RunFiles(folder, max(numbers))
@@ -144,7 +193,8 @@ def _is_whole(data: dict[str, Any]) -> bool:
     dicts = [data.get(name) for name in _ENTRIES if name != "kind"]
     if not isinstance(data.get("kind"), str) or not all(isinstance(entry, dict) for entry in dicts):
         return False
-    return all(isinstance(facts, dict) and "state" in facts for facts in data["cells"].values())
+    right = all(isinstance(facts, dict) and "state" in facts for facts in data["cells"].values())
+    return right and all(re.fullmatch(r"x\d+-y\d+", name) for name in data["cells"])  # they are names of files
 
 
 def read_record(files: RunFiles) -> RunRecord:

@@ -147,7 +147,6 @@ def start_run(
         ImageError: The folder cannot be written to.
         HostError: The host's model could not be restored.
     """
-    files = new_run(folder)
     cells = {
         cell.name: {
             **run.labels(cell),
@@ -166,8 +165,9 @@ def start_run(
         "models": {path: list(signature) for path, signature in survey.models.items()},
         "cells": cells,
     }
-    record = RunRecord(files, data)
-    record.write()
+    with new_run(folder) as files:
+        record = RunRecord(files, data)
+        record.write()
     return continue_run(host, run, record, watcher=watcher, models_folder=models_folder, planning=survey.seconds)
 
 
@@ -309,7 +309,9 @@ class _Job:
         self._end(cell, picture.image, {"state": DONE, "error": None, "seconds": _rounded(watch.seconds)})
 
     def fail(self, cell: Cell, error: Exception) -> None:
-        """Note that a cell could not be made."""
+        """Note that a cell could not be made, unless the run is to stop, which may be what befell the cell."""
+        if self._watcher.controls.should_stop():
+            raise Stopped from error
         text = str(error) if isinstance(error, ElementalError) else f"{type(error).__name__}: {error}"
         self._end(cell, None, {"state": FAILED, "error": text})
 
