@@ -141,11 +141,11 @@ class Page:
 
 
 @contextmanager
-def browser() -> Iterator[Any]:
-    """Start the browser."""
+def browser(*options: str) -> Iterator[Any]:
+    """Start the browser, with further options of its own."""
     sync_api = pytest.importorskip("playwright.sync_api")
     path = find_chromium()
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
+        started = playwright.chromium.launch(executable_path=path, args=[*_ARGUMENTS, *options])
         yield started
         started.close()

@@ -5,77 +5,28 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from elemental.demo.make import copy_pair
 from elemental.images.files import read_picture, read_texts
-from elemental.images.request import ImageRequest
 from elemental.merge.metadata import recipe_from_metadata
-from elemental.workflows import CONFIG_VARIABLE, read_recipe
+from elemental.workflows import read_recipe
 
 from .browser import Page, browser
+from .serving import Site, served
 
 pytest.importorskip("gradio")
-
-from elemental.ui.compat import serve
-from elemental.ui.picture_form import OwnPictureForm
-from elemental.ui.tab import make_tab
 
 SCREENS = "ELEMENTAL_SCREENSHOTS"
 SPEC = "OUT09::2\nIN00-IN05:ff:0.3"
 
 
-@dataclass
-class Site:
-    """The tab, served.
-
-    Attributes:
-        url: Its address.
-        models: The folder of checkpoints.
-        output: The folder for pictures.
-        host: What makes them.
-    """
-
-    url: str
-    models: Path
-    output: Path
-    host: Any
-
-
-def make_host(models: Path, output: Path) -> Any:
-    """Make the host on diffusers, or where that is not installed one whose pictures are noise."""
-    if find_spec("diffusers") is None:
-        from elemental.hosts.fake import FakeHost
-
-        def load(path: Path) -> dict[str, Any]:
-            from safetensors.torch import load_file
-
-            return {key: (tensor,) for key, tensor in load_file(path).items() if tensor.is_floating_point()}
-
-        return FakeHost(load, output=output, models=models)
-    from elemental.hosts.standalone import StandaloneHost
-
-    return StandaloneHost(models=models, output=output)
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
-    models, output = folder / "models", folder / "out"
-    copy_pair(models)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CONFIG_VARIABLE, str(folder / "config"))
-        host = make_host(models, output)
-        request = ImageRequest("a red circle on blue", seed=3, steps=2, cfg=4.0, width=64, height=64)
-        page = make_tab(host, OwnPictureForm(host, request), alone=True)
-        _, url = serve(page, host="127.0.0.1", port=None, files=[output], wait=False)
-        yield Site(url, models, output, host)
-        page.close()
+    with served(tmp_path_factory.mktemp("site")) as site:
+        yield site
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,7 +56,9 @@ class EffectCheck:
         return {**settings, "elements": groups, "ratio": float(self.ratio)}
 
 
-def read_check(base: Setting, text: str, ratio: float, known: Known) -> EffectCheck:
+def read_check(
+    base: Setting, text: str, ratio: float, known: Known, *, watch_count: Callable[[int], None] = lambda _: None
+) -> EffectCheck:
     """Read a check as users write it.
 
     Args:
@@ -65,15 +67,21 @@ def read_check(base: Setting, text: str, ratio: float, known: Known) -> EffectCh
             those of several grids.
         ratio: What the elements are given.
         known: What ALL is read against.
+        watch_count: Gets the number of targets as it grows, and may refuse it: a short text can name millions.
 
     Raises:
         SpecError: A target cannot be read.
         ImageError: There is none.
         HostError: The sampler is not known.
     """
-    groups = []
-    for part in split_groups(text):
-        targets = expand_targets(parse_targets(part), known.names, known.architecture.blocks)
+    groups: list[tuple[Target, ...]] = []
+    written = [parse_targets(part) for part in split_groups(text)]
+    watch_count(sum(map(len, written)))
+    for part in written:
+        targets: list[Target] = []
+        for target in part:
+            targets += expand_targets([target], known.names, known.architecture.blocks)
+            watch_count(sum(map(len, groups)) + len(targets))
         if not targets:
             raise ImageError("elements: no block or element is named; write OUT05:attn2, OUT05, OUT05:ALL or ALL.")
         groups.append(tuple(targets))

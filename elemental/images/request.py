@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _STEP = 8
 _LARGEST = 8192
 _MOST_STEPS = 999  # of the thousand that models are trained with
+_MOST_PICTURES = 1000  # they are computed together
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class ImageRequest:
         cfg: How strongly the prompt guides, from 1, where the negative prompt has no effect.
         width: In pixels, a multiple of 8.
         height: In pixels, a multiple of 8.
-        batch: How many pictures, from 1.
+        batch: How many pictures, from 1 to 1000.
 
     Raises:
         ImageError: A number is out of its range.
@@ -52,6 +53,8 @@ class ImageRequest:
                 raise ImageError(f"The {name} is {size}; it must be a multiple of {_STEP} up to {_LARGEST}.")
         if self.steps > _MOST_STEPS:
             raise ImageError(f"The steps are {self.steps}; they must be {_MOST_STEPS} at the most.")
+        if self.batch > _MOST_PICTURES:
+            raise ImageError(f"The batch is {self.batch}; it must be {_MOST_PICTURES} at the most.")
         for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ImageError(f"The {name} is {getattr(self, name)}; it must be {least} or more.")

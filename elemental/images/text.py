@@ -15,6 +15,9 @@ Colour = tuple[int, int, int]
 SMALLEST = 9
 """The smallest size of letters, in pixels; a text that does not fit then takes more lines."""
 
+MOST_LETTERS, MOST_LINES = 20_000, 1_000
+"""Of one text that is drawn: nobody reads more in a picture, which would be larger than any program can show."""
+
 _OWN_FONT = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
 _CJK = "\u3000-\u9fff\uac00-\ud7af\uff01-\uff60"
 _OTHER_FONTS = (
@@ -89,14 +92,15 @@ def line_height(size: int) -> int:
 
 
 def fit_text(text: str, *, width: int, size: int, most_lines: int | None = None) -> FittedText:
-    """Break a text into lines of a width, in smaller letters where it would take too many; nothing is ever cut off.
+    """Break a text into lines of a width, in smaller letters where it would take too many; nothing is cut off.
 
     Args:
-        text: Its line ends are kept.
+        text: Its line ends are kept; of one of more than :data:`MOST_LETTERS` the end is left out.
         width: In pixels.
         size: Of the letters, in pixels, if all fits so.
         most_lines: If it takes more, the letters are made smaller, down to :data:`SMALLEST`.
     """
+    text = _readable(text)
     for least, cut in ((max(SMALLEST, round(size * 0.7)), _words), (SMALLEST, _parts)):
         for letters in _sizes(size, least):
             font = find_font(text, letters)
@@ -105,6 +109,12 @@ def fit_text(text: str, *, width: int, size: int, most_lines: int | None = None)
             if whole and (most_lines is None or len(lines) <= most_lines):
                 return FittedText(lines, letters, font)
     return FittedText(lines, letters, font)
+
+
+def _readable(text: str) -> str:
+    if len(text) <= MOST_LETTERS and text.count("\n") < MOST_LINES:
+        return text
+    return "\n".join(text.splitlines()[:MOST_LINES])[:MOST_LETTERS] + " ..."
 
 
 def _sizes(largest: int, least: int) -> Iterator[int]:

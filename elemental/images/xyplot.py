@@ -150,7 +150,9 @@ def find_axis(name: str) -> Axis:
     return AXES[name]
 
 
-def read_axis(side: str, name: str, text: str, known: Known) -> AxisValues:
+def read_axis(
+    side: str, name: str, text: str, known: Known, *, watch_count: Callable[[int], None] = lambda _: None
+) -> AxisValues:
     r"""Read an axis as users write it.
 
     Args:
@@ -158,6 +160,7 @@ def read_axis(side: str, name: str, text: str, known: Known) -> AxisValues:
         name: Of the axis.
         text: Its values; ``|`` splits them into those of several grids, ``\|`` is a bar that does not.
         known: What they are read against.
+        watch_count: Gets the number of values as it grows, and may refuse it: a short text can name millions.
 
     Raises:
         ElementalError: The axis or a value is not known; the message names both.
@@ -170,7 +173,8 @@ def read_axis(side: str, name: str, text: str, known: Known) -> AxisValues:
             where = "its values hold nothing" if "|" not in text else 'nothing stands beside a "|"'
             raise ImageError(f"{side} axis, {name}: {where}; give {axis.form}.")
         groups.append(pieces)
-    return _read_groups(side, axis, groups, known)
+    watch_count(sum(map(len, groups)))
+    return _read_groups(side, axis, groups, known, watch_count)
 
 
 def split_groups(text: str) -> list[str]:
@@ -187,8 +191,14 @@ def axis_from_dict(side: str, data: Mapping[str, Any], known: Known) -> AxisValu
     return _read_groups(side, find_axis(str(data["type"])), data["groups"], known)
 
 
-def _read_groups(side: str, axis: Axis, groups: Sequence[Sequence[str]], known: Known) -> AxisValues:
-    found = []
+def _read_groups(
+    side: str,
+    axis: Axis,
+    groups: Sequence[Sequence[str]],
+    known: Known,
+    watch_count: Callable[[int], None] = lambda _: None,
+) -> AxisValues:
+    found: list[tuple[AxisValue, ...]] = []
     for pieces in groups:
         values: list[AxisValue] = []
         for piece in pieces:
@@ -196,6 +206,7 @@ def _read_groups(side: str, axis: Axis, groups: Sequence[Sequence[str]], known: 
                 values += axis.read(piece, known)
             except ElementalError as exc:
                 raise explain(exc, side=side, axis=axis, value=piece) from exc
+            watch_count(sum(map(len, found)) + len(values))
         found.append(tuple(values))
     return AxisValues(side, axis, tuple(found))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from ..errors import ImageError
@@ -14,6 +13,7 @@ from . import run_actions
 from .compat import make, on, update
 from .desk import Desk, PictureForm
 from .form import FIELDS
+from .guard import file_below
 from .merge_panel import read_form
 from .plot_panel import answer
 from .results import Results, Updates
@@ -68,6 +68,8 @@ class CheckPanel:
         def read(values: Sequence[Any]) -> tuple[Any, ...]:
             desk.panels.update(elements=values[0], ratio=values[1])
             form, request = read_form(values[2 : 2 + len(FIELDS)]), self._pictures.read(values[2 + len(FIELDS) :])
+            if values[1] is None:
+                raise ImageError("Give the ratio of the elements.")
             return desk, form, CheckForm(values[0] or "", float(values[1])), request
 
         def run(*values: Any) -> Updates:
@@ -92,9 +94,8 @@ class CheckPanel:
 
     def _show_gif(self, asked: str) -> str:
         """Give a GIF of a check within the page; none but those is ever read."""
-        path = Path(asked.partition("\n")[0])
-        folder = self._desk.host.output_folder().resolve()
-        if path.suffix != ".gif" or not path.resolve().is_relative_to(folder):
+        path = file_below(asked.partition("\n")[0], [self._desk.host.output_folder()])
+        if path is None or path.suffix != ".gif":
             return ""
         try:
             data = path.read_bytes()

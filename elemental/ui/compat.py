@@ -5,13 +5,18 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from ..errors import ElementalError
+from .guard import Guard, file_below
+from .values import Reader, reader_of
 
 _log = logging.getLogger(__name__)
 
@@ -38,12 +43,34 @@ def make(kind: str, **arguments: Any) -> Component:
     kept = {name: value for name, value in arguments.items() if name in known or name in ("elem_id", "elem_classes")}
     made = cls(**kept)
     made.do_not_save_to_config = True  # the WebUI would keep what the fields say at first for ever
+    made.elemental_reader = reader_of(kind, arguments)
     return made
 
 
 def make_file(**arguments: Any) -> Component:
     """Make a place for a file; what it gives is read by :func:`file_path`."""
-    return make("File", type="filepath" if _MAJOR > 3 else "file", height=90, **arguments)
+    made = make("File", type="filepath" if _MAJOR > 3 else "file", height=90, **arguments)
+    if _MAJOR == 3:
+        made.preprocess = _uploaded_only(made.preprocess)
+    return made
+
+
+def _uploaded_only(preprocess: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Refuse files that were not uploaded: up to gradio 3 a request could name any other one, or a device."""
+
+    def check(value: Any) -> Any:
+        file = value[0] if isinstance(value, list) and value else value
+        name = file.get("name") if isinstance(file, dict) and file.get("is_file") else None
+        if value is not None and (not isinstance(name, str) or file_below(name, [cache_folder()]) is None):
+            raise gr.Error("This is no file that was uploaded.")
+        return preprocess(value)
+
+    return check
+
+
+def cache_folder() -> Path:
+    """Give the folder in which gradio keeps what was uploaded, and copies of what it shows."""
+    return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
 
 
 def file_path(value: Any) -> Path:
@@ -91,24 +118,32 @@ def on(
         given[next(name for name in _JS_NAMES if name in known)] = js
     if latest:
         given["trigger_mode"] = "always_last"
+    readers = [getattr(field, "elemental_reader", None) for field in inputs]
     listen(
-        None if handler is None else _explained(handler),
+        None if handler is None else _explained(handler, readers),
         **{name: value for name, value in given.items() if name in known},
     )
 
 
-def _explained(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a page say what went wrong in a handler; gradio by itself would say no more than that something did."""
+def _explained(handler: Callable[..., Any], readers: Sequence[Reader | None]) -> Callable[..., Any]:
+    """Have a page say what went wrong in a handler; gradio by itself would say no more than that something did.
+
+    Args:
+        handler: Gets what the readers make of the values of its inputs.
+        readers: One for each, or None for those of which nothing is known.
+    """
+    quiet = {"print_exception": False} if "print_exception" in _parameters(gr.Error.__init__) else {}
 
     @functools.wraps(handler)
     def handle(*values: Any) -> Any:
         try:
-            return handler(*values)
+            read = [value if reader is None else reader(value) for value, reader in zip(values, readers, strict=False)]
+            return handler(*read, *values[len(read) :])
         except ElementalError as exc:
-            raise gr.Error(str(exc)) from exc
+            raise gr.Error(str(exc), **quiet) from None
         except Exception as exc:
             _log.exception("an event of the tab failed")
-            raise gr.Error(f"This failed, and should not have: {type(exc).__name__}: {exc}") from exc
+            raise gr.Error(f"This failed, and should not have: {type(exc).__name__}: {exc}", **quiet) from exc
 
     return handle
 
@@ -121,13 +156,13 @@ def update(**changes: Any) -> Any:
 def serve(
     page: gr.Blocks, *, host: str, port: int | None, files: Sequence[Path], in_browser: bool = False, wait: bool = True
 ) -> tuple[Any, str]:
-    """Serve a page by itself.
+    """Serve a page by itself, to its own pages on this machine alone.
 
     Args:
         page: Built already.
         host: The address that it is bound to.
         port: Its port; None for the first free one from 7860 on.
-        files: Folders whose files it may show.
+        files: Folders whose pictures it may show.
         in_browser: Whether to open it.
         wait: Whether to stay until the user presses Ctrl-C.
 
@@ -137,6 +172,7 @@ def serve(
     queue = _parameters(page.queue)
     workers = {name: _WORKERS for name in ("concurrency_count", "default_concurrency_limit") if name in queue}
     page.queue(**workers)
+    guard = Middleware(Guard, pictures=tuple(files), cache=cache_folder())
     given = {
         "server_name": host,
         "server_port": port,
@@ -149,6 +185,7 @@ def serve(
         "run_history": False,  # it makes each event slower than the last
         "quiet": True,
         "ssr_mode": False,
+        "app_kwargs": {"middleware": [guard]},
     }
     known = _parameters(page.launch)
     app, url, _ = page.launch(**{name: value for name, value in given.items() if name in known})

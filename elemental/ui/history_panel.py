@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..errors import ElementalError
+from ..errors import ElementalError, RecipeError
 from ..history import HistoryEntry
+from ..merge.checkpoint import SAFETENSORS
 from ..merge.sources import expand_home, locate_model
 from ..spec.recipe import MergeRecipe, recipe_from_dict
 from ..workflows import read_recipe
@@ -22,6 +25,7 @@ from .results import Updates, draw_message
 
 _SHOWN = 200
 _CUT = 300
+_LARGEST_JSON = 4_000_000
 
 
 class HistoryPanel:
@@ -66,7 +70,7 @@ class HistoryPanel:
 
         def load(asked: str) -> Updates:
             number = asked.partition("\n")[0]
-            entry = desk.history.find(int(number)) if number.isdecimal() else None
+            entry = desk.history.find(int(number)) if re.fullmatch(r"[0-9]{1,20}", number) else None
             if entry is None:
                 return {self.answer: draw_message("failed", "This entry is gone.")}
             data = dict(entry.form)
@@ -82,8 +86,9 @@ class HistoryPanel:
                 self.answer: draw_message("done", text),
             }
 
-        def load_recipe(path: Path) -> Updates:
+        def load_recipe(find: Callable[[], Path]) -> Updates:
             try:
+                path = find()
                 recipe = read_recipe(path)
                 form = form_from_recipe(recipe, desk.checkpoints())
             except ElementalError as exc:
@@ -92,15 +97,11 @@ class HistoryPanel:
             return {**merge.fill(form), self.answer: draw_message("done", text)}
 
         def load_file(file: Any) -> Updates:
-            return {} if file is None else load_recipe(file_path(file))
+            return {} if file is None else load_recipe(lambda: _small(file_path(file)))
 
         def load_of_a(title: str | None) -> Updates:
             """Read the header where the file lies; uploading it would copy gigabytes."""
-            try:
-                source = finder(desk.checkpoints())(title or "")
-            except ElementalError as exc:
-                return {self.answer: draw_message("failed", str(exc))}
-            return load_recipe(expand_home(source.path))
+            return load_recipe(lambda: _with_header(expand_home(finder(desk.checkpoints())(title or "").path)))
 
         on(choice, "change", load, [choice], outputs)
         on(self.file, "change", load_file, [self.file], [self.answer, *merge.form_components, merge.preset])
@@ -124,6 +125,20 @@ class HistoryPanel:
             '<table class="elemental-table"><thead><tr><th>when</th><th>what</th><th>merge</th><th>result</th>'
             f"<th></th></tr></thead><tbody>{rows}</tbody></table>"
         )
+
+
+def _small(path: Path) -> Path:
+    """Refuse what would be read whole, and is larger than any recipe."""
+    if path.suffix.lower() != ".png" and path.stat().st_size > _LARGEST_JSON:
+        raise RecipeError(f"{path.name} is too large for a recipe.")
+    return path
+
+
+def _with_header(path: Path) -> Path:
+    """Refuse a model that can hold no recipe; all of it would be read."""
+    if path.suffix.lower() not in SAFETENSORS:
+        raise RecipeError(f"{path.name} holds no recipe: only {' and '.join(SAFETENSORS)} files do.")
+    return path
 
 
 def _draw_entry(entry: HistoryEntry) -> str:

@@ -178,6 +178,7 @@ class MergePanel:
 
         def look(*values: Any) -> Updates:
             form = read_form(values)
+            _ = form.merge_mode  # every page that is opened begins with the form: one that none can show is no form
             desk.form = form
             seen = desk.previewer.look(form)
             updates: Updates = {self.report: seen.report}
@@ -194,7 +195,8 @@ class MergePanel:
     def _wire_fields(self) -> None:
         desk, fields = self._desk, self.fields
 
-        def choose_mode(name: str) -> Updates:
+        def choose_mode(name: str | None) -> Updates:
+            name = MergeForm(mode=name or "").merge_mode.value
             return {
                 self.formula: _draw_formula(name),
                 **{fields[field]: update(visible=visible) for field, visible in _shown_by(name).items()},
@@ -227,7 +229,11 @@ class MergePanel:
         return {field: update(choices=titles) for field in self.model_fields}
 
     def fill(self, form: MergeForm) -> Updates:
-        """Fill the form."""
+        """Fill the form.
+
+        Raises:
+            RecipeError: It has a mode that there is not.
+        """
         shown = _shown_by(form.mode)
         return {
             self.fields[name]: update(value=value, **({"visible": shown[name]} if name in shown else {}))
@@ -241,8 +247,12 @@ def read_form(values: Sequence[Any]) -> MergeForm:
 
 
 def _shown_by(mode: str) -> dict[str, bool]:
-    """Tell which fields that not every mode has a use for are shown, by name."""
-    found = MergeMode(mode)
+    """Tell which fields that not every mode has a use for are shown, by name.
+
+    Raises:
+        RecipeError: There is no mode of that name.
+    """
+    found = MergeForm(mode=mode).merge_mode
     return {"model_c": found.uses_c, "beta": found.uses_beta, "blocks_beta": found.uses_beta}
 
 

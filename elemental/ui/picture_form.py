@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ImageError
 from ..hosts.base import Host
-from ..images.request import ImageRequest, choose_sampler
+from ..images.request import ImageRequest, choose_sampler, with_known_sampler
 from .compat import make
 
 _SEEDS = 2**32 - 1000
@@ -33,8 +33,12 @@ class OwnPictureForm:
         return list(self._fields.values())
 
     def draw(self) -> None:
-        """Make the fields."""
-        start = self._start
+        """Make the fields.
+
+        Raises:
+            HostError: The sampler that it shall start with is not known.
+        """
+        start = with_known_sampler(self._start, self._host.samplers())
         self._fields["prompt"] = make(
             "Textbox", label="Prompt", value=start.prompt, lines=2, elem_id="elemental_prompt"
         )

@@ -76,9 +76,9 @@ def plan_plot(desk: Desk, form: MergeForm, plot: PlotForm, request: ImageRequest
     known = replace(
         known_for(desk.host, recipe, models_folder=desk.host.models_folder()), find_model=finder(desk.checkpoints())
     )
-    axes: dict[str, AxisValues] = {"x": read_axis("x", plot.x_type, plot.x, known)}
+    axes: dict[str, AxisValues] = {"x": read_axis("x", plot.x_type, plot.x, known, watch_count=_refuse_many)}
     if plot.y_type:
-        axes["y"] = read_axis("y", plot.y_type, plot.y, known)
+        axes["y"] = read_axis("y", plot.y_type, plot.y, known, watch_count=_refuse_many)
     setting = Setting(recipe, replace(request, batch=1))
     made = make_plot(setting, axes["x"], axes.get("y"), known=known, most=MOST_CELLS)
     return PlotRun(made, compare=plot.compare), survey_plot(made, models_folder=desk.host.models_folder())
@@ -92,9 +92,13 @@ def plan_check(desk: Desk, form: MergeForm, check: CheckForm, request: ImageRequ
     """
     recipe = identify_models(desk.recipe(form), models_folder=desk.host.models_folder())
     known = known_for(desk.host, recipe, models_folder=desk.host.models_folder())
-    made = read_check(Setting(recipe, replace(request, batch=1)), check.elements, float(check.ratio), known)
-    refuse_many(len(made.targets), MOST_CELLS)
+    setting = Setting(recipe, replace(request, batch=1))
+    made = read_check(setting, check.elements, float(check.ratio), known, watch_count=_refuse_many)
     return CheckRun(made), survey_check(made, models_folder=desk.host.models_folder())
+
+
+def _refuse_many(count: int) -> None:
+    refuse_many(count, MOST_CELLS)
 
 
 def run_plot(desk: Desk, form: MergeForm, plot: PlotForm, request: ImageRequest) -> Job:
@@ -126,7 +130,9 @@ def unfinished_runs(desk: Desk) -> list[tuple[str, str]]:
     found = []
     folder = desk.host.output_folder()
     records = [*(folder / "plots").glob("*/run*.json"), *(folder / "checks").glob("*/diff/run*.json")]
-    for path in sorted(records, key=lambda path: path.stat().st_mtime, reverse=True)[:50]:
+    # files alone: to read anything else may never end
+    dated = [(path.stat().st_mtime, path) for path in records if path.is_file()]
+    for _, path in sorted(dated, reverse=True)[:50]:
         try:
             record = _read_run(path)
         except ElementalError:

@@ -102,7 +102,9 @@ def _wire_page(panels: _Panels, bridges: dict[str, Any]) -> None:
     form = [*merge.form_components, merge.preset]
     others = [*plot.fields.values(), check.elements, check.ratio]
     on(bridges["boot"], "click", boot, [], [*form, *others, history.table, results.live])
-    on(bridges["poll"], "click", poll, [bridges["seen"]], [*results.outputs, *form])
+    # each output costs time, pages ask often, and only some hosts have a place to paste something
+    pasted_into = form if hasattr(host, "take_pasted") else []
+    on(bridges["poll"], "click", poll, [bridges["seen"]], [*results.outputs, *pasted_into])
 
 
 def _bridge(kind: str, name: str) -> Any:

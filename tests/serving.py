@@ -1,0 +1,188 @@
+"""The tab, served: in this process, or in one of its own, ``python -m tests.serving``, that tells what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from elemental.demo.make import copy_pair
+from elemental.images.request import ImageRequest
+from elemental.merge.checkpoint import Checkpoint
+from elemental.merge.hashes import CACHE_VARIABLE
+from elemental.workflows import CONFIG_VARIABLE
+
+_ROOT = Path(__file__).parents[1]
+_SECONDS_TO_START = 120
+
+
+@dataclass
+class Site:
+    """The tab, served.
+
+    Attributes:
+        url: Its address.
+        models: The folder of checkpoints.
+        output: The folder for pictures.
+        host: What makes them; None where another process has it.
+    """
+
+    url: str
+    models: Path
+    output: Path
+    host: Any
+
+
+def make_host(models: Path, output: Path, *, noise: bool = False) -> Any:
+    """Make the host on diffusers, or where that is not installed, or noise will do, one whose pictures are noise."""
+    if noise or find_spec("diffusers") is None:
+        from elemental.hosts.fake import FakeHost
+
+        def load(path: Path) -> dict[str, Any]:
+            with Checkpoint(path) as file:
+                tensors = {key: file.tensor(key).clone() for key in file.tensors}
+            return {key: (tensor,) for key, tensor in tensors.items() if tensor.is_floating_point()}
+
+        return FakeHost(load, output=output, models=models)
+    from elemental.hosts.standalone import StandaloneHost
+
+    return StandaloneHost(models=models, output=output)
+
+
+@contextmanager
+def served(folder: Path, *, noise: bool = False) -> Iterator[Site]:
+    """Serve the tab in this process: the demo's pair in ``models``, pictures, maybe of noise, in ``out``."""
+    from elemental.ui.compat import serve
+    from elemental.ui.picture_form import OwnPictureForm
+    from elemental.ui.tab import make_tab
+
+    models, output = folder / "models", folder / "out"
+    copy_pair(models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CONFIG_VARIABLE, str(folder / "config"))
+        host = make_host(models, output, noise=noise)
+        request = ImageRequest("a red circle on blue", seed=3, steps=2, cfg=4.0, width=64, height=64)
+        page = make_tab(host, OwnPictureForm(host, request), alone=True)
+        _, url = serve(page, host="127.0.0.1", port=None, files=[output], wait=False)
+        try:
+            yield Site(url, models, output, host)
+        finally:
+            page.close()
+
+
+class Apart:
+    """The tab in a process of its own, which logs into a file; killed at the end if it does not go by itself.
+
+    Args:
+        folder: As for :func:`served`; the log goes there, too, and gradio's copies.
+        noise: As for :func:`served`.
+
+    Attributes:
+        site: The tab.
+        log: What the process wrote.
+        pid: Its number.
+    """
+
+    def __init__(self, folder: Path, *, noise: bool = False) -> None:
+        self.log = folder / "server.log"
+        (folder / "work").mkdir(parents=True, exist_ok=True)
+        places = {name: str(folder / name) for name in ("config", "hashes", "gradio")}
+        variables = {CONFIG_VARIABLE: "config", CACHE_VARIABLE: "hashes", "GRADIO_TEMP_DIR": "gradio"}
+        self._log: IO[bytes] = self.log.open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.serving", str(folder), *(["noise"] if noise else [])],
+            cwd=folder / "work",
+            env=os.environ | {name: places[place] for name, place in variables.items()} | {"PYTHONPATH": str(_ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
+        self.pid = self._process.pid
+        self._answers: queue.Queue[bytes] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        said = json.loads(self._answers.get(timeout=_SECONDS_TO_START) or "{}")
+        assert said, self.log.read_text(errors="replace")
+        self.site = Site(said["url"], folder / "models", folder / "out", None)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put(b"")
+
+    def __enter__(self) -> Apart:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def runs(self) -> bool:
+        """Tell whether the process lives."""
+        return self._process.poll() is None
+
+    def facts(self) -> dict[str, Any]:
+        """Ask what it holds: threads, descriptors, memory in MB, and the live model."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"facts\n")
+        self._process.stdin.flush()
+        facts: dict[str, Any] = json.loads(self._answers.get(timeout=60))
+        return facts
+
+
+def _facts(host: Any) -> dict[str, Any]:
+    from elemental.ui.desk import desk_of
+
+    job = desk_of(host).board.job
+    loaded = host.loaded()
+    kept = Path("/proc/self/status").read_text() if sys.platform == "linux" else "VmRSS: 0 kB"
+    return {
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "files": len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0,
+        "memory": int(kept.partition("VmRSS:")[2].split()[0]) // 1024,
+        "job": "" if job is None else f"{job.view.name}: {job.view.state.value}",
+        "live": desk_of(host).bench.live().kind.value,
+        "loaded": "" if loaded is None else str(loaded.path),
+        "digest": "" if loaded is None else digest_of(host.open_model(loaded)),
+    }
+
+
+def digest_of(live: Any) -> str:
+    """Give the SHA-256 of a live model's numbers."""
+    digest = hashlib.sha256()
+    for key, parts in sorted(live.tensors().items()):
+        digest.update(key.encode())
+        for part in parts:
+            digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the program prints belongs into the log
+    with served(Path(sys.argv[1]), noise="noise" in sys.argv) as site:
+        print(json.dumps({"url": site.url}), file=answers, flush=True)
+        for _ in sys.stdin:
+            print(json.dumps(_facts(site.host)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _main()
