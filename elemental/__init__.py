@@ -25,7 +25,7 @@ from .spec.rules import Rule, RuleSet, format_rules
 from .spec.weights import BlockWeights, parse_block_weights
 from .workflows import MergeResult, live_merge, make_pictures, merge_to_file, plan_merge, read_recipe
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "BlockWeights",
