@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..browser import browser
+from ..browser import browser, find_chromium
 from ..serving import Apart
 from .page_client import Client, Watch, read_log
 from .page_crowd import attack_with_crowd
@@ -61,7 +62,7 @@ def attack(name: str, *, rounds: int, seed: int, browsers: int, seconds: float) 
             with browser(RESOLVER) as chromium:
                 attack_from_site(server, client, watch, chromium)
         else:
-            os.nice(10)  # the browsers, which have cores of their own in life, get what the server leaves
+            _leave_a_core(Path(folder))
             with browser() as chromium:
                 figures = attack_with_crowd(
                     server, client, watch, chromium, browsers=browsers, seconds=seconds, seed=seed
@@ -75,6 +76,16 @@ def attack(name: str, *, rounds: int, seed: int, browsers: int, seconds: float) 
         print(f"  FAILURE {failure[:2000]}")
     print(f"  failures: {len(watch.failures)}", flush=True)
     return watch
+
+
+def _leave_a_core(folder: Path) -> None:
+    """Have the browsers, in life on machines of their own, leave one of this machine's cores to the server."""
+    cores = sorted(os.sched_getaffinity(0))[1:] if sys.platform == "linux" else []
+    if cores and shutil.which("taskset"):
+        script = folder / "chromium"
+        script.write_text(f'#!/bin/sh\nexec taskset -c {",".join(map(str, cores))} "{find_chromium()}" "$@"\n')
+        script.chmod(0o755)
+        os.environ["CHROMIUM"] = str(script)
 
 
 def main() -> int:

@@ -52,7 +52,7 @@ const until = async (right, ms) => {
     const end = performance.now() + ms;
     while (!right()) {
         if (performance.now() > end) return false;
-        await sleep(8);
+        await sleep(30);
     }
     return true;
 };
@@ -70,13 +70,13 @@ async function type() {
         area.value = lines.join("\\n");
         area.dispatchEvent(new Event("input", {bubbles: true}));
         const began = performance.now(), wanted = stamp(area.value), typed = area.value;
-        const known = await until(() => report() && report().dataset.stamp === wanted, 30000);
+        const known = await until(() => report() && report().dataset.stamp === wanted, 120000);
         const ms = performance.now() - began;
         const said = report() ? report().textContent : "";
         if (area.value !== typed) say({changed: 1});
         else if (!known) say({wrong: `waits for ${typed}: ${said}`});
         else if (!said.includes(`${lines.length} rule`)) say({wrong: `typed ${typed}, reads ${said}`});
-        else if (await until(() => rules().sort().join() === lines.sort().join(), 10000)) say({ms});
+        else if (await until(() => rules().sort().join() === lines.sort().join(), 60000)) say({ms});
         else if (area.value === typed) say({wrong: `typed ${typed}, has ${rules()}`});
         await sleep(PAUSE * (0.5 + Math.random()));
     }
@@ -114,7 +114,7 @@ class Crowd:
     def _open(self) -> Page:
         """Open one more, which begins to type when it is there."""
         self._made += 1
-        context = self._chromium.new_context(viewport={"width": 1280, "height": 900})
+        context = self._chromium.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
         context.set_default_timeout(60_000)
         script = _TYPIST.replace("NUMBER", str(self._made)).replace("SEED", str(7 * self._made))
         context.add_init_script(script.replace("PAUSE", str(1000 * self._pause)))
@@ -207,7 +207,7 @@ def attack_with_crowd(
     browsers: int,
     seconds: float,
     seed: int,
-    pause: float = 3.0,
+    pause: float = 5.0,
 ) -> dict[str, str]:
     """Have many use the page at once, and compare what the server holds afterwards with what it held before.
 
