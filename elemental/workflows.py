@@ -67,6 +67,7 @@ def read_recipe(path: str | Path) -> MergeRecipe:
         CheckpointError: The file cannot be read.
         ImageError: It is no picture, though its name says so.
         RecipeError: It holds no recipe.
+        SpecError: The recipe's rules cannot be read.
     """
     file = Path(path)
     if file.suffix.lower() == ".png":
@@ -133,6 +134,7 @@ def plan_merge(recipe: MergeRecipe, *, models_folder: str | Path | None = None) 
     Raises:
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
         MergeError: The models do not fit together.
+        RecipeError: Block weights are for another architecture.
     """
     with Sources(models_folder) as sources:
         models = sources.open(recipe)
@@ -169,6 +171,7 @@ def merge_to_file(
     Raises:
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
         MergeError: The models do not fit together, or the output cannot be written.
+        RecipeError: Block weights are for another architecture.
         Stopped: The caller asked for it, or the user, when the file was already saved.
     """
     controls = controls or Controls()
@@ -213,7 +216,8 @@ def live_merge(live: LiveModel, *, models_folder: str | Path | None = None) -> I
         models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
 
     Raises:
-        HostError: Another merge is using the model.
+        CheckpointError: The file that the model was loaded from cannot be read any more.
+        HostError: Another merge is using the model, or on leaving, the model could not be restored.
     """
     from .merge.live import LiveMerge
 
@@ -282,7 +286,9 @@ def pictures_of_merge(
         watch: Counts the seconds of "merging" and "generating".
 
     Raises:
-        HostError: The host put other numbers into the model before the pictures were made.
+        ElementalError: The merge or the host fails, or the host put other numbers into the model before the pictures
+            were made.
+        Stopped: The user asked for it.
     """
     from .merge.live import LiveState
 
@@ -295,7 +301,7 @@ def pictures_of_merge(
     with watch("merging"):
         state = merge.check()
     if state is LiveState.LOST:
-        raise HostError("The merge was lost before the pictures were made: something else was loaded meanwhile.")
+        raise HostError("Something else was loaded before the pictures were made, and the merge is gone: merge again.")
     return pictures
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import elemental
 from elemental import MergeMode
+from elemental.merge.dtypes import TORCH_DTYPES
 from elemental.spec.keys import FIRST_CONV
 
 from .conftest import LAYOUTS, random_state, save
@@ -28,6 +29,7 @@ RATIOS = {
     MergeMode.SUM_TWICE: (0.3, 0.25),
 }
 EMA = "model_ema."
+DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 ratio_of = cache(slow_ratio)
 
 

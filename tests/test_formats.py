@@ -21,10 +21,9 @@ from torch import nn
 import elemental
 from elemental import RecipeError, SaveDtype
 from elemental.cli import DONE, FAILED, main
-from elemental.merge.dtypes import DTYPE_NAMES
 from elemental.spec.keys import FIRST_CONV
 
-from .merging import SPEC, State, assert_merged, merge, same_bits, save_all, some_elements, u_net, whole
+from .merging import DTYPE_NAMES, SPEC, State, assert_merged, merge, same_bits, save_all, some_elements, u_net, whole
 
 HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2

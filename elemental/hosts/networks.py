@@ -18,11 +18,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from ..errors import HostError
 from ..merge.parts import Parts
 from ..spec.blocks import SD1, SD2, SDXL, Architecture
-from ..spec.keys import FIRST_CONV, UNET_PREFIX, VAE_PREFIX
+from ..spec.keys import FIRST_CONV, UNET_PREFIX, VAE_PREFIX, Shapes
 from .keymap import TEXT_PREFIXES, LiveName, Network, live_name
 from .tokens import END
 
-Shapes = Mapping[str, tuple[int, ...]]
 Networks = dict[Network, nn.Module]
 """A checkpoint's networks by the names that they have in a pipeline."""
 
@@ -147,7 +146,7 @@ def _unet_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
 def _vae_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
     widths = [shapes.get(f"{VAE_PREFIX}encoder.down.{level}.block.0.conv1.weight", (0,))[0] for level in range(4)]
     if not all(widths):
-        raise HostError("The checkpoint has no VAE, which pictures need: save a merge of it with --vae FILE first.")
+        raise HostError("The checkpoint has no VAE, which pictures need: save a merge with one first (--vae FILE).")
     return {
         "block_out_channels": widths,
         "layers_per_block": 2,

@@ -24,12 +24,12 @@ class ImageRequest:
     Attributes:
         prompt: What it shall show.
         negative: What it shall not.
-        seed: Of the first picture, from 0; each next of a batch has the next.
-        steps: Of the sampler, from 1.
+        seed: Of the first picture, from 0; each next of a batch has the next, all below 2^32.
+        steps: Of the sampler, from 1 to 999.
         sampler: As the host calls it, such as "Euler a".
-        cfg: How strongly the prompt guides, from 1, where the negative prompt has no effect.
-        width: In pixels, a multiple of 8.
-        height: In pixels, a multiple of 8.
+        cfg: How strongly the prompt guides, from 1, where the negative prompt has no effect, to 100.
+        width: In pixels, a multiple of 8 up to 8192.
+        height: In pixels, a multiple of 8 up to 8192.
         batch: How many pictures, from 1 to 1000.
 
     Raises:

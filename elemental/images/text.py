@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
+"""Red, green and blue, each from 0 to 255."""
 
 SMALLEST = 9
 """The smallest size of letters, in pixels; a text that does not fit then takes more lines."""

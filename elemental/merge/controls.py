@@ -53,7 +53,12 @@ class Stopwatch:
 
 
 def uninterrupted(job: Callable[[], None]) -> None:
-    """Finish a job though the user presses Ctrl-C meanwhile; the interrupt is raised afterwards."""
+    """Finish a job though the user presses Ctrl-C meanwhile; the interrupt is raised afterwards.
+
+    Raises:
+        KeyboardInterrupt: The user pressed Ctrl-C, and the job is done.
+        Exception: Whatever the job raises, in place of an interrupt.
+    """
     task: _Once | None = None
     interrupted = False
     while task is None or not task.ended:

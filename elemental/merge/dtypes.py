@@ -21,8 +21,6 @@ TORCH_DTYPES = {
 }
 """torch's number formats by their names in safetensors headers."""
 
-DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-
 
 def working_dtype(device: torch.device) -> torch.dtype:
     """Choose the format to compute in, so that one rounding to the saved format is all that shows.

@@ -90,8 +90,9 @@ def execute(
 ) -> Findings:
     """Compute every tensor of a plan and hand it to a sink.
 
-    Float tensors are computed in float64 and rounded once, weight sums of fp16 as :func:`~.modes.half_weight_sum`
-    says. Memory is a few pieces for each of a few threads, whatever the models' size.
+    Float tensors are computed in float64 (float32 on devices of Apple's, which have no more) and rounded once, weight
+    sums of fp16 as :func:`~.modes.half_weight_sum` says. Memory is a few pieces for each of a few threads, whatever the
+    models' size.
 
     Args:
         plan: What to compute.
@@ -100,9 +101,15 @@ def execute(
         device: Where to compute, as torch names it.
         controls: Progress and stop.
 
+    Returns:
+        Which inputs hold NaN or infinite numbers; their results hold them, too.
+
     Raises:
-        MergeError: A result is not finite though its inputs are, the device cannot be used, or memory runs out.
+        CheckpointError: A tensor cannot be read.
+        MergeError: A result is not finite though its inputs are, a tensor has another shape than planned, the device
+            cannot be used, or its memory runs out.
         Stopped: The caller asked for it.
+        Exception: Whatever the sink raises.
     """
     controls = controls or Controls()
     run = _Run(plan, models, sink, device=check_device(device), controls=controls)
@@ -184,7 +191,9 @@ class _Run:
                     return
                 self._finish(piece)
         except torch.cuda.OutOfMemoryError as exc:
-            raise MergeError(f"The memory of {self._device} is too small for this merge; try --device cpu.") from exc
+            raise MergeError(
+                f"The memory of {self._device} is too small for this merge; try the CPU (--device cpu)."
+            ) from exc
 
     def work_beside(self) -> None:
         """Work in a thread of its own; the first one to be done ends the run, and with it the others."""

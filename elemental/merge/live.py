@@ -135,9 +135,14 @@ class LiveMerge:
             recipe: What to merge and how.
             controls: Progress, in the bytes of results, and stop.
 
+        Returns:
+            What had to be written.
+
         Raises:
-            ElementalError: It cannot be done; the model is then neither the one nor the other, until the next
-                successful call, or until the ``with`` block is left.
+            ElementalError: It cannot be done, for the reasons that :func:`~.execute.execute` and
+                :class:`~.plan.Planner` name, or since the host has loaded another checkpoint or fails; the model is
+                then neither the one nor the other, until the next successful call, or until the ``with`` block is left.
+            Stopped: The caller asked for it; the model is then as after an error.
         """
         if self._live.replaced():
             raise HostError("Another checkpoint was loaded meanwhile, and the merge is gone: merge again.")
@@ -156,7 +161,11 @@ class LiveMerge:
         return Written(planned, sum(part.nbytes for key in keys for part in live[key]))
 
     def check(self) -> LiveState:
-        """Compare some tensors of the live model with what the last recipe makes of them."""
+        """Compare some tensors of the live model with what the last recipe makes of them.
+
+        Raises:
+            CheckpointError: A tensor of the recipe's models cannot be read.
+        """
         frame = self._frame
         if frame is None or frame.right != frame.present or self._live.replaced():
             return LiveState.LOST
@@ -177,6 +186,7 @@ class LiveMerge:
             label: What to call it.
 
         Raises:
+            HostError: The host does not let it stay.
             MergeError: There is no whole merge in the model.
         """
         if self.check() is LiveState.LOST:

@@ -50,7 +50,12 @@ class SourceFacts(NamedTuple):
 
 
 def make_metadata(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[str, str]:
-    """Make the header fields of a merge's result; the same merge gives the same fields, whenever and wherever."""
+    """Make the header fields of a merge's result; the same merge gives the same fields, whenever and wherever.
+
+    Args:
+        plan: The merge.
+        facts: Of each of its models, a VAE chosen separately included.
+    """
     recipe = with_hashes(plan.recipe, facts)
     return {
         "format": "pt",
@@ -78,6 +83,7 @@ def recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> MergeReci
 
     Raises:
         RecipeError: There is none, or it cannot be read.
+        SpecError: Its rules cannot be read.
     """
     if RECIPE_FIELD not in metadata:
         raise RecipeError(f"{name} carries no recipe of this program.")
@@ -89,6 +95,7 @@ def recipe_from_json(text: str, *, name: str) -> MergeRecipe:
 
     Raises:
         RecipeError: It is no recipe.
+        SpecError: Its rules cannot be read.
     """
     try:
         data = json.loads(text)

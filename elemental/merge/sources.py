@@ -95,7 +95,9 @@ def locate_model(source: ModelSource, models_folder: Path | None = None) -> Path
     state = "has changed since the recipe was made" if path.is_file() else "is not there any more"
     if source.sha256 is None:
         raise CheckpointError(f"{path} {state}, and the recipe has no SHA-256 to find it by.")
-    searched = f"No file in {models_folder} has" if models_folder else "--models DIR looks in a folder for a file with"
+    searched = (
+        f"No file in {models_folder} has" if models_folder else "--models DIR names a folder to look for a file with"
+    )
     raise CheckpointError(f"{path} {state}.\n{searched} its SHA-256 {source.sha256}.")
 
 

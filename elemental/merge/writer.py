@@ -106,6 +106,7 @@ class SafetensorsWriter:
 
         Raises:
             MergeError: The disk is full or failed, or the target has appeared meanwhile.
+            ValueError: The fields are longer than the room that was left for them.
         """
         header = _encode(metadata, self._entries)
         if len(header) > self._header_size:
@@ -251,7 +252,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         if target.is_dir():
             raise MergeError(f"{target} is a folder; name a file in it.")
         if not overwrite and target.exists():
-            raise MergeError(f"{target} exists already; --overwrite replaces it.")
+            raise MergeError(f"{target} exists already; choose another name, or overwrite it (--overwrite).")
         if not target.parent.is_dir():
             raise MergeError(f"The folder {target.parent} does not exist.")
     except OSError as exc:

@@ -258,7 +258,9 @@ def _check_ratios(recipe: MergeRecipe) -> None:
     if given and not mode.uses_beta:
         raise RecipeError(f"{mode.value}, {mode.formula}, has no beta; {_modes_with_beta()} have.")
     if mode.uses_beta and recipe.beta is None and (recipe.block_beta is None or recipe.block_beta.base is None):
-        raise RecipeError(f"{mode.value}, {mode.formula}, needs beta: give --beta, or --blocks-beta with BASE.")
+        raise RecipeError(
+            f"{mode.value}, {mode.formula}, needs beta, or blocks beta with BASE (--beta, --blocks-beta)."
+        )
 
 
 def _check_rule_betas(recipe: MergeRecipe) -> None:

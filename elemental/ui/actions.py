@@ -23,6 +23,12 @@ from .form import MergeForm, finder, safe_file_name, shown_path
 def merge(desk: Desk, form: MergeForm, request: ImageRequest | None, *, print_change: bool) -> Job:
     """Merge into the live model, and make pictures if some are asked for.
 
+    Args:
+        desk: What the page works on.
+        form: What to merge, and how.
+        request: The pictures; None for none.
+        print_change: Whether to write the log of what changes, to the console and to the page.
+
     Raises:
         ElementalError: The form is no recipe, or a job is running.
     """
@@ -51,6 +57,11 @@ def merge(desk: Desk, form: MergeForm, request: ImageRequest | None, *, print_ch
 def generate(desk: Desk, form: MergeForm, request: ImageRequest) -> Job:
     """Make pictures of what is in the live model, or of model A if nothing is.
 
+    Args:
+        desk: What the page works on.
+        form: Names model A; what else it says that is not in the live model is told of.
+        request: The pictures.
+
     Raises:
         ElementalError: A job is running, or model A is not there.
     """
@@ -72,6 +83,12 @@ def generate(desk: Desk, form: MergeForm, request: ImageRequest) -> Job:
 
 def save(desk: Desk, form: MergeForm, name: str, *, overwrite: bool) -> Job:
     """Save the merge that is in the live model, or what the form says if none is, from the models' files.
+
+    Args:
+        desk: What the page works on.
+        form: Decides the number format in any case.
+        name: Of the file in the folder of models, with or without ``.safetensors``.
+        overwrite: Whether a file of that name is replaced.
 
     Raises:
         ElementalError: The name or the form cannot be used, or a job is running.

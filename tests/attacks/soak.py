@@ -1,6 +1,7 @@
 """Merge, draw, plot, save and restore hundreds of times in one process, as the tab does, and see that memory is flat.
 
-What counts is anonymous memory (RssAnon), since pages of mapped checkpoints count in RSS and are the system's to take.
+What counts is anonymous memory (RssAnon), since pages of mapped checkpoints count in RSS and are the system's to take,
+and what of it is in use, as glibc counts it: the rest are gaps between living pieces, which come and go by chance.
 Every tenth round the merge is taken out, and what must not grow at all is counted: files, threads, maps and tensors.
 """
 
@@ -42,6 +43,9 @@ MOST_MB = 32
 """Half of the demo pair's live model in fp32 (53 MB) is the most that may be gained: a single model that is kept would
 show, while what glibc's arenas and torch's buffers gain and lose from round to round (some 10 MB) does not."""
 
+MOST_USED_MB = 4
+"""What is in use shows a single part of a model: the text encoder, the smallest of the demo pair, has 6.6."""
+
 SPECS = (
     "",
     "OUT03:attn2:1",
@@ -59,6 +63,7 @@ class Sample:
     Attributes:
         round: Which one.
         anon: Anonymous memory in KB: what the process has taken and not given back.
+        used: Of malloc's memory, what is in use, in KB; 0 where the C library does not tell.
         rss: All memory in KB, mapped files' pages included.
         files: Open file descriptors.
         threads: Of Python and of the system.
@@ -70,6 +75,7 @@ class Sample:
 
     round: int
     anon: int
+    used: int
     rss: int
     files: int
     threads: int
@@ -90,6 +96,7 @@ def take_sample(number: int) -> Sample:
     return Sample(
         number,
         anon=_kilobytes(status["RssAnon"]),
+        used=_malloc_kilobytes(),
         rss=_kilobytes(status["VmRSS"]),
         files=len(list(Path("/proc/self/fd").iterdir())),
         threads=int(status["Threads"]),
@@ -104,6 +111,28 @@ def _give_back_free_memory() -> None:
     """Have glibc give the system what it keeps free, some 30 to 110 MB, for that says nothing of what is held."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+class _MallInfo2(ctypes.Structure):
+    """The struct of that name, of glibc from 2.33 on; in bytes."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def _malloc_kilobytes() -> int:
+    try:
+        ask = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):
+        return 0
+    ask.restype = _MallInfo2
+    told = ask()
+    return int(told.uordblks + told.hblkhd) // 1024
 
 
 def _kilobytes(text: str) -> int:
@@ -176,7 +205,9 @@ class Soak:
         )
 
     def _save(self, form: MergeForm) -> Job:
-        name = f"saved{self._draw.randrange(3)}"
+        name = self._draw.choice(
+            [name for name in ("saved0", "saved1", "saved2") if f"{name}.safetensors" != form.model_b]
+        )
         self._saved = sorted({*self._saved, f"{name}.safetensors"})
         return actions.save(self.desk, form, name, overwrite=True)
 
@@ -219,9 +250,10 @@ def judge(samples: Sequence[Sample]) -> list[str]:
         for name in (*COUNTED, "cuda")
         if any(getattr(sample, name) > getattr(first, name) for sample in samples)
     ]
-    megabytes = (last.anon - first.anon) / 1024
-    if megabytes > MOST_MB:
-        grown.append(f"anonymous memory grew by {megabytes:.1f} MB, more than {MOST_MB}")
+    for name, what, most in (("anon", "anonymous memory", MOST_MB), ("used", "memory in use", MOST_USED_MB)):
+        megabytes = (getattr(last, name) - getattr(first, name)) / 1024
+        if megabytes > most:
+            grown.append(f"{what} grew by {megabytes:.1f} MB, more than {most}")
     return grown
 
 
@@ -239,6 +271,7 @@ def show(samples: Sequence[Sample], rounds: int) -> None:
     names: list[tuple[str, Callable[[Sample], Any]]] = [
         ("round", lambda s: s.round),
         ("RssAnon MB", lambda s: f"{s.anon / 1024:.1f}"),
+        ("in use MB", lambda s: f"{s.used / 1024:.1f}"),
         ("RSS MB", lambda s: f"{s.rss / 1024:.1f}"),
         *((name, lambda s, name=name: getattr(s, name)) for name in (*COUNTED, "objects")),
         ("GPU MB", lambda s: f"{s.cuda / 2**20:.1f}"),
@@ -266,9 +299,11 @@ def main() -> int:
         history = (Path(folder) / "history.jsonl").stat().st_size
     show(samples, options.rounds)
     print(", ".join(f"{count} x {name}" for name, count in user.done.items()))
-    growth = (samples[-1].anon - samples[0].anon) / 1024
     print(f"{options.rounds} rounds in {time.perf_counter() - started:.0f} s on {options.device}")
-    print(f"anonymous memory from round {samples[0].round} on: {growth:+.1f} MB, {slope(samples):+.1f} KB a round")
+    first, last = samples[0], samples[-1]
+    taken, used = (last.anon - first.anon) / 1024, (last.used - first.used) / 1024
+    print(f"from round {first.round} on: anonymous memory {taken:+.1f} MB ({slope(samples):+.1f} KB a round)")
+    print(f"in use: {used:+.2f} MB")
     print(f"history file: {history / options.rounds:.0f} bytes a round")
     grown = judge(samples)
     for failure in grown:
