@@ -1,4 +1,4 @@
-"""One job at a time, in a thread of its own, which any number of pages may follow, and none of them keeps alive."""
+"""One job at a time, in a thread beside the pages', which any number of them may follow, and none keeps alive."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -106,6 +107,7 @@ class JobBoard:
     def __init__(self) -> None:
         self.job: Job | None = None
         self._lock = threading.Lock()
+        self._worker = _start_worker()
 
     def refuse_another(self) -> None:
         """Make sure that a job could begin now.
@@ -121,7 +123,7 @@ class JobBoard:
 
         Args:
             name: What it does, in some words.
-            work: Does it, in a thread of its own; what it raises is shown.
+            work: Does it, in the thread of all jobs; what it raises is shown.
 
         Raises:
             HostError: Another one is running.
@@ -131,12 +133,20 @@ class JobBoard:
             before, job = self.job, Job(name)
             self.job = job  # before it begins, for it looks itself up here
             try:
-                # not a daemon: the user's model is given back even if the program is told to end meanwhile
-                threading.Thread(target=_run, args=(job, work), name=f"elemental: {name}").start()
+                self._worker.submit(_run, job, work)
             except RuntimeError as exc:
-                self.job = before
+                self.job, self._worker = before, _start_worker()  # the old one would do this job before its next
                 raise HostError(f"No thread can be started for it: {exc}.") from exc
         return job
+
+
+def _start_worker() -> ThreadPoolExecutor:
+    """Prepare the thread of all jobs; the program does not end before its job does, which gives back the user's model.
+
+    It is the same for each, since glibc gives each thread memory of its own: in other threads, the next model would be
+    loaded elsewhere, and up to 64 MB where the last one was be neither used nor given back.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix="elemental")
 
 
 def _run(job: Job, work: Callable[[Job], None]) -> None:

@@ -56,6 +56,30 @@ def test_what_goes_wrong_is_shown(error: Exception, state: JobState, words: str)
     assert words in job.view.text
 
 
+def test_all_jobs_have_one_thread() -> None:
+    board = JobBoard()
+    threads: list[threading.Thread] = []
+    for _ in range(3):
+        assert ended(board.start("it", lambda _: threads.append(threading.current_thread()))) is JobState.DONE
+    assert len(set(threads)) == 1
+    assert not threads[0].daemon
+
+
+def test_a_job_that_could_not_begin_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    board, begun = JobBoard(), []
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(HostError, match="can't start new thread"):
+            board.start("first", lambda _: begun.append("first"))
+    assert board.job is None
+    assert ended(board.start("second", lambda _: begun.append("second"))) is JobState.DONE
+    assert begun == ["second"]
+
+
 def entry(name: str) -> HistoryEntry:
     return HistoryEntry("merge", name, "Merged.", {"spec": "OUT03::1\nIN00::0.5"}, {"version": 1})
 

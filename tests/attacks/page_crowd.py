@@ -278,10 +278,11 @@ def _act(crowd: Crowd, server: Apart, watch: Watch, draw: random.Random, beat: i
         crowd.reload(some[0])
         crowd.press(some[1:], "stop")
     crowd.pages[0].page.wait_for_timeout(700)
-    jobs = [name for name in server.facts()["threads"] if name.startswith("elemental:")]
-    watch.check(len(jobs) <= 1, f"several jobs at once: {jobs}")
+    facts = server.facts()
+    workers = [name for name in facts["threads"] if name.startswith("elemental_")]
+    watch.check(len(workers) <= 1, f"several jobs at once: {workers}")
     watch.check(server.runs(), "the server has ended")
-    watch.count("jobs seen running" if jobs else "moments without a job")
+    watch.count("jobs seen running" if facts["job"].endswith("running") else "moments without a job")
     for page in some if kind < 2 else ():
         said = page.page.evaluate("() => (document.getElementById('elemental_notice') || {}).textContent || ''").strip()
         watch.check(SHOULD_NOT not in said, f"a page says {said}")

@@ -13,7 +13,6 @@ import gc
 import random
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -205,9 +204,8 @@ class Soak:
         )
 
     def _save(self, form: MergeForm) -> Job:
-        name = self._draw.choice(
-            [name for name in ("saved0", "saved1", "saved2") if f"{name}.safetensors" != form.model_b]
-        )
+        names = [name for name in ("saved0", "saved1", "saved2") if f"{name}.safetensors" != form.model_b]
+        name = self._draw.choice(names)
         self._saved = sorted({*self._saved, f"{name}.safetensors"})
         return actions.save(self.desk, form, name, overwrite=True)
 
@@ -222,9 +220,6 @@ class Soak:
         job, version = start(), 0
         while not (view := job.wait(version, 60)).ended:
             version = view.version
-        for thread in threading.enumerate():
-            if thread.name == f"elemental: {view.name}":
-                thread.join()
         if view.state is not (JobState.FAILED if fails else JobState.DONE):
             raise AssertionError(f"{name}: {view.state.value}: {view.text}")
         self.done[name] = self.done.get(name, 0) + 1
