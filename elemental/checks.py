@@ -25,7 +25,7 @@ from .spec.recipe import MergeRecipe
 from .spec.rules import format_ratio
 
 
-def check_folder(folder: Path, recipe: MergeRecipe) -> Path:
+def folder_of_check(folder: Path, recipe: MergeRecipe) -> Path:
     """Give the folder of the checks of two models: ``FOLDER/A-B/diff``, with the names of their files."""
     names = "-".join(Path(source.name).stem for source in (recipe.model_a, recipe.model_b))
     return folder / names / "diff"

@@ -31,7 +31,7 @@ def run_demo(folder: Path, *, say: Callable[[Iterable[str]], None]) -> None:
     from .images.axes import Setting
     from .images.request import ImageRequest
     from .images.samples import find_samples
-    from .images.xyplot import read_axis
+    from .images.xyplot import parse_axis
     from .plots import PlotRun, known_for, make_plot
     from .runs import start_run
     from .surveys import survey_plot
@@ -49,7 +49,7 @@ def run_demo(folder: Path, *, say: Callable[[Iterable[str]], None]) -> None:
     host = make_host(DEFAULT_DEVICE)
     known = known_for(host, recipe)
     specs = find_samples()[1].axes["x"]
-    axes = read_axis("x", *specs, known), read_axis("y", "prompt", _PROMPTS, known)
+    axes = parse_axis("x", *specs, known), parse_axis("y", "prompt", _PROMPTS, known)
     plot = make_plot(Setting(recipe, request), *axes, known=known)
     with CellBar() as bar:
         run = PlotRun(plot, compare=True)

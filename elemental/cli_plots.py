@@ -130,7 +130,7 @@ def run_plot(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
         return
     from .images.axes import Setting
     from .images.request import request_from_dict
-    from .images.xyplot import axis_from_dict, read_axis
+    from .images.xyplot import axis_from_dict, parse_axis
     from .plots import PlotRun, make_plot, read_plot_field
     from .surveys import MOST_CELLS, survey_plot
 
@@ -142,7 +142,7 @@ def run_plot(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
     recipe, remarks, host, known = _prepare(args)
     request = request_from_options(args, request_from_dict(stored["request"]) if stored else None)
     axes = {side: axis_from_dict(side, stored[side], known) for side in "xy" if side in stored}
-    axes |= {side: read_axis(side, *text, known) for side, text in texts.items()}
+    axes |= {side: parse_axis(side, *text, known) for side, text in texts.items()}
     most = None if args.yes else MOST_CELLS
     plot = make_plot(Setting(recipe, request), axes["x"], axes.get("y"), known=known, most=most)
     survey = survey_plot(plot, models_folder=_models(args))
@@ -165,9 +165,9 @@ def run_check(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
     """
     if _is_done_otherwise(args, say):
         return
-    from .checks import CheckRun, check_folder
+    from .checks import CheckRun, folder_of_check
     from .images.axes import Setting
-    from .images.effects import read_check
+    from .images.effects import parse_check
     from .surveys import MOST_CELLS, refuse_many, survey_check
 
     sample = _take_sample(args)
@@ -177,11 +177,11 @@ def run_check(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
     if args.elements is None or args.ratio is None:
         args.parser.error("a check needs --elements and --ratio, or the --sample of a check")
     recipe, remarks, host, known = _prepare(args)
-    check = read_check(Setting(recipe, request_from_options(args)), args.elements, args.ratio, known)
+    check = parse_check(Setting(recipe, request_from_options(args)), args.elements, args.ratio, known)
     refuse_many(len(check.targets), None if args.yes else MOST_CELLS)
     survey = survey_check(check, models_folder=_models(args))
     warn([*remarks, *survey.warnings])
-    _start(args, host, CheckRun(check), survey, check_folder(Path(args.output), recipe), say)
+    _start(args, host, CheckRun(check), survey, folder_of_check(Path(args.output), recipe), say)
 
 
 def _prepare(args: argparse.Namespace) -> tuple[MergeRecipe, list[str], Host, Known]:

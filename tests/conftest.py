@@ -56,6 +56,16 @@ def save(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | Non
     return path
 
 
+def save_drawable(folder: Path) -> dict[str, Path]:
+    """Write SD 1.x checkpoints a, b and c that pictures can be made from."""
+    paths = {}
+    for seed, name in enumerate("abc", 1):
+        state = random_state(DRAWABLE["sd1"], seed)
+        larger = {key: value * 3 if value.is_floating_point() else value for key, value in state.items()}
+        paths[name] = save(folder / f"{name}.safetensors", larger)
+    return paths
+
+
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
@@ -75,13 +85,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def drawable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Give three SD 1.x checkpoints a, b and c that pictures can be made from, not to be written to."""
-    folder = tmp_path_factory.mktemp("drawable")
-    paths = {}
-    for seed, name in enumerate("abc", 1):
-        state = random_state(DRAWABLE["sd1"], seed)
-        larger = {key: value * 3 if value.is_floating_point() else value for key, value in state.items()}
-        paths[name] = save(folder / f"{name}.safetensors", larger)
-    return paths
+    return save_drawable(tmp_path_factory.mktemp("drawable"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from elemental import parse_rules
 from elemental.hosts.base import Host
 from elemental.images.axes import Setting
 from elemental.images.request import ImageRequest
-from elemental.images.xyplot import XYPlot, read_axis
+from elemental.images.xyplot import XYPlot, parse_axis
 from elemental.plots import PlotRun, known_for, make_plot
 from elemental.resume import open_run
 from elemental.run_files import latest_run, read_record
@@ -31,8 +31,8 @@ def plot(
     host: Host, base: Setting, x: tuple[str, str], y: tuple[str, str] | None = None, most: int | None = None
 ) -> XYPlot:
     known = known_for(host, base.recipe)
-    rows = None if y is None else read_axis("y", *y, known)
-    return make_plot(base, read_axis("x", *x, known), rows, known=known, most=most)
+    rows = None if y is None else parse_axis("y", *y, known)
+    return make_plot(base, parse_axis("x", *x, known), rows, known=known, most=most)
 
 
 def run(host: Host, plotted: XYPlot, folder: Path, on_cell: Callable[..., None] | None = None) -> RunResult:

@@ -12,10 +12,10 @@ from elemental import ElementalError, MergeMode, MergeRecipe, ModelSource, parse
 from elemental.demo.layout import SD1_LAYOUT, tensor_shapes
 from elemental.errors import ImageError, SpecError
 from elemental.images.axes import Known, Setting
-from elemental.images.effects import check_from_dict, read_check
+from elemental.images.effects import check_from_dict, parse_check
 from elemental.images.request import ImageRequest
 from elemental.images.samples import read_samples
-from elemental.images.xyplot import XYPlot, axis_from_dict, check_axes, order_cells, plot_from_dict, read_axis
+from elemental.images.xyplot import XYPlot, axis_from_dict, check_axes, order_cells, parse_axis, plot_from_dict
 from elemental.merge.plan import Role, plan_tensors
 from elemental.merge.tensors import TensorInfo
 from elemental.spec.blocks import SD1
@@ -38,7 +38,7 @@ BASE = Setting(RECIPE, REQUEST)
 
 
 def plot(x: tuple[str, str], y: tuple[str, str] | None = None, base: Setting = BASE) -> XYPlot:
-    return XYPlot(base, read_axis("x", *x, KNOWN), None if y is None else read_axis("y", *y, KNOWN))
+    return XYPlot(base, parse_axis("x", *x, KNOWN), None if y is None else parse_axis("y", *y, KNOWN))
 
 
 def rules_of(plotted: XYPlot) -> list[str]:
@@ -130,7 +130,7 @@ def test_block_weights_by_name_and_by_numbers() -> None:
 
 
 def test_a_drawn_seed_is_kept() -> None:
-    drawn = read_axis("x", "seed", "-1, 3", KNOWN)
+    drawn = parse_axis("x", "seed", "-1, 3", KNOWN)
     again = axis_from_dict("x", drawn.to_dict(), replace(KNOWN, draw_seed=lambda: 1))
     assert [value.label for value in again.values] == ["seed 4711", "seed 3"]
 
@@ -206,7 +206,7 @@ def test_each_recipe_once_and_neighbours_alike() -> None:
 
 def test_base_and_probes_differ_in_the_probed_elements_alone() -> None:
     recipe = replace(TRIPLE, rules=parse_rules("IN00::0.1, OUT05:attn2.to_k:0.2:0.4"))
-    check = read_check(Setting(recipe, REQUEST), "OUT05:attn2, M00, :ff", 0.9, KNOWN)
+    check = parse_check(Setting(recipe, REQUEST), "OUT05:attn2, M00, :ff", 0.9, KNOWN)
     models = dict.fromkeys((Role.A, Role.B, Role.C), INFOS)
     base, *probes = [plan_tensors(cell.recipe, models).tensors for cell in check.cells()]
     for target, probe in zip(check.targets, probes, strict=True):
@@ -219,26 +219,26 @@ def test_base_and_probes_differ_in_the_probed_elements_alone() -> None:
 
 
 def test_all_stands_for_each_block_and_each_element() -> None:
-    blocks = read_check(BASE, "ALL", 1, KNOWN).targets
+    blocks = parse_check(BASE, "ALL", 1, KNOWN).targets
     assert [str(target) for target in blocks] == list(SD1.blocks)
     for text in ("OUT05:ALL", "IN00:all"):
-        elements = read_check(BASE, text, 1, KNOWN).targets
+        elements = parse_check(BASE, text, 1, KNOWN).targets
         block = text.partition(":")[0]
         names = [name for name in KNOWN.names if name.block == block]
         assert len(elements) == len(names)
         for target, name in zip(elements, names, strict=True):
             assert [found for found in KNOWN.names if target.rule(0).matches(found)] == [name]
-    each = read_check(BASE, "ALL:attn2", 1, KNOWN).targets
+    each = parse_check(BASE, "ALL:attn2", 1, KNOWN).targets
     assert [str(target) for target in each][:2] == ["BASE:attn2", "IN00:attn2"]
 
 
 def test_checks_read_back_and_are_refused() -> None:
-    check = read_check(BASE, "OUT05:attn2, OUT05 | :ff", 0.5, KNOWN)
+    check = parse_check(BASE, "OUT05:attn2, OUT05 | :ff", 0.5, KNOWN)
     assert check_from_dict(check.to_dict()) == check
     with pytest.raises(ImageError, match="no block or element"):
-        read_check(BASE, "OUT05|", 1, KNOWN)
+        parse_check(BASE, "OUT05|", 1, KNOWN)
     with pytest.raises(SpecError, match="line 1, column 8: unknown block"):
-        read_check(BASE, "OUT05, OUT13", 1, KNOWN)
+        parse_check(BASE, "OUT05, OUT13", 1, KNOWN)
 
 
 def test_every_sample_can_be_read() -> None:
@@ -251,9 +251,9 @@ def test_every_sample_can_be_read() -> None:
         if sample.elements is not None:
             assert float(sample.ratio)
             kinds.add("check")
-            assert read_check(BASE, sample.elements, float(sample.ratio), KNOWN).targets
+            assert parse_check(BASE, sample.elements, float(sample.ratio), KNOWN).targets
             continue
-        axes = [read_axis(side, *text, KNOWN) for side, text in sample.axes.items()]
+        axes = [parse_axis(side, *text, KNOWN) for side, text in sample.axes.items()]
         plotted = XYPlot(BASE, *axes)
         check_axes(plotted)
         assert plotted.count == len(list(plotted.cells()))

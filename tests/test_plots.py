@@ -23,12 +23,12 @@ from elemental import (
     model_source,
     parse_rules,
 )
-from elemental.checks import CheckRun, check_folder
+from elemental.checks import CheckRun, folder_of_check
 from elemental.hosts.base import CheckpointRef, Host
 from elemental.hosts.fake import FakeHost
 from elemental.images.axes import Setting
 from elemental.images.diff import compare_pictures
-from elemental.images.effects import read_check
+from elemental.images.effects import parse_check
 from elemental.images.files import read_picture, read_texts
 from elemental.images.xyplot import Cell
 from elemental.plots import PLOT_FIELD, known_for
@@ -219,19 +219,19 @@ def test_warnings_name_the_value(fake: FakeHost, base: Setting) -> None:
 
 
 def check(host: Host, base: Setting, text: str, folder: Path) -> RunResult:
-    read = read_check(base, text, 1.0, known_for(host, base.recipe))
+    read = parse_check(base, text, 1.0, known_for(host, base.recipe))
     return start_run(host, CheckRun(read), folder, survey=survey_check(read))
 
 
 def test_a_check_that_would_show_nothing(fake: FakeHost, base: Setting) -> None:
     known = known_for(fake, base.recipe)
-    same = read_check(base, "OUT05:attn2, OUT06", 0.3, known)  # the ratio that they have anyway
+    same = parse_check(base, "OUT05:attn2, OUT06", 0.3, known)  # the ratio that they have anyway
     with pytest.raises(RecipeError, match=r"no difference: these elements have the ratio 0\.3"):
         survey_check(same)
-    (warning,) = survey_check(read_check(base, "IN01, OUT06", 0.3, known)).warnings
+    (warning,) = survey_check(parse_check(base, "IN01, OUT06", 0.3, known)).warnings
     assert warning.startswith('element "OUT06"')
     with pytest.raises(HostError, match="no sampler"):
-        read_check(replace(base, request=replace(REQUEST, sampler="Eular")), "OUT06", 1, known)
+        parse_check(replace(base, request=replace(REQUEST, sampler="Eular")), "OUT06", 1, known)
 
 
 def test_remarks_on_base_rules_are_made_once(fake: FakeHost, base: Setting) -> None:
@@ -243,7 +243,7 @@ def test_remarks_on_base_rules_are_made_once(fake: FakeHost, base: Setting) -> N
 
 def test_a_check_measures_each_element(standalone: StandaloneHost, drawn: Setting, tmp_path: Path) -> None:
     text = "OUT05:attn2, OUT08 | :ff"
-    folder = check_folder(tmp_path, drawn.recipe)
+    folder = folder_of_check(tmp_path, drawn.recipe)
     assert folder == tmp_path / "a-b" / "diff"
     result = check(standalone, drawn, text, folder)
     names = [path.name for path in result.products]

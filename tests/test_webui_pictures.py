@@ -17,7 +17,7 @@ from PIL import Image
 
 from elemental import HostError, ImageError, Stopped, live_merge
 from elemental.images.axes import Setting
-from elemental.images.xyplot import read_axis
+from elemental.images.xyplot import parse_axis
 from elemental.merge.metadata import recipe_from_json
 from elemental.plots import PlotRun, known_for, make_plot
 from elemental.runs import RunResult, RunWatcher, start_run
@@ -288,8 +288,8 @@ def plot(rig: Rig, folder: Path, on_cell: Callable[..., None] = lambda *_: None)
     setting = Setting(rig.recipe(alpha=0), REQUEST)
     known = known_for(rig.host, setting.recipe)
     axes = [
-        read_axis("x", "alpha", "0,0.5,1", known),
-        read_axis("y", "pinpoint-element", "IN01:attn1,M00:attn2", known),
+        parse_axis("x", "alpha", "0,0.5,1", known),
+        parse_axis("y", "pinpoint-element", "IN01:attn1,M00:attn2", known),
     ]
     plotted = make_plot(setting, *axes, known=known)
     with rig.host.job("plot", 6):

@@ -17,7 +17,7 @@ from .webui import WebUIHost
 from .webui_checkpoints import find_checkpoint, is_file_of, override_checkpoint, secure_settings, selected_checkpoint
 from .webui_loading import CHECKPOINT_OPTION
 from .webui_model import WebUIModel, count_loads, forget_prompts
-from .webui_pictures import NO_MODEL, Mark, infotext_names, mark, mark_of, read_request
+from .webui_pictures import NO_MODEL, Mark, infotext_names, mark, mark_of, parse_request
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class TabForm:
         """
         if not values:
             raise HostError("The fields of the txt2img tab were not found; this version of the WebUI is not known.")
-        request = read_request(values)
+        request = parse_request(values)
         self._host.txt2img_values = tuple(values)
         return request
 

@@ -82,7 +82,7 @@ def set_up(values: Sequence[Any] | None) -> Any:
     return found
 
 
-def read_request(values: Sequence[Any]) -> ImageRequest:
+def parse_request(values: Sequence[Any]) -> ImageRequest:
     """Read what the txt2img tab asks for; a seed is drawn if it asks for any.
 
     Raises:

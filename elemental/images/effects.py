@@ -56,7 +56,7 @@ class EffectCheck:
         return {**settings, "elements": groups, "ratio": float(self.ratio)}
 
 
-def read_check(
+def parse_check(
     base: Setting, text: str, ratio: float, known: Known, *, watch_count: Callable[[int], None] = lambda _: None
 ) -> EffectCheck:
     """Read a check as users write it.

@@ -150,7 +150,7 @@ def find_axis(name: str) -> Axis:
     return AXES[name]
 
 
-def read_axis(
+def parse_axis(
     side: str, name: str, text: str, known: Known, *, watch_count: Callable[[int], None] = lambda _: None
 ) -> AxisValues:
     r"""Read an axis as users write it.

@@ -14,7 +14,7 @@ from .compat import make, on, update
 from .desk import Desk, PictureForm
 from .form import FIELDS
 from .guard import file_below
-from .merge_panel import read_form
+from .merge_panel import parse_form
 from .plot_panel import answer
 from .results import Results, Updates
 from .run_actions import CheckForm
@@ -67,7 +67,7 @@ class CheckPanel:
 
         def read(values: Sequence[Any]) -> tuple[Any, ...]:
             desk.panels.update(elements=values[0], ratio=values[1])
-            form, request = read_form(values[2 : 2 + len(FIELDS)]), self._pictures.read(values[2 + len(FIELDS) :])
+            form, request = parse_form(values[2 : 2 + len(FIELDS)]), self._pictures.read(values[2 + len(FIELDS) :])
             if values[1] is None:
                 raise ImageError("Give the ratio of the elements.")
             return desk, form, CheckForm(values[0] or "", float(values[1])), request

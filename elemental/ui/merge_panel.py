@@ -145,7 +145,7 @@ class MergePanel:
 
         def run(values: Sequence[Any], what: str, *options: Any) -> Updates:
             def begin() -> Any:
-                form = read_form(values[:count])
+                form = parse_form(values[:count])
                 if what == "merge":
                     return actions.merge(desk, form, None, print_change=bool(options[0]))
                 request = self._pictures.read(values[count:])
@@ -165,7 +165,7 @@ class MergePanel:
             return run(values, "generate")
 
         def save(name: str, overwrite: bool, *values: Any) -> Updates:
-            return results.start(lambda: actions.save(desk, read_form(values), name, overwrite=bool(overwrite)))
+            return results.start(lambda: actions.save(desk, parse_form(values), name, overwrite=bool(overwrite)))
 
         on(self.merge, "click", merge, [self.print_change, *form_inputs], results.outputs)
         on(self.both, "click", both, [self.print_change, *form_inputs], results.outputs)
@@ -177,7 +177,7 @@ class MergePanel:
         outputs = [self.report, self.table]
 
         def look(*values: Any) -> Updates:
-            form = read_form(values)
+            form = parse_form(values)
             _ = form.merge_mode  # every page that is opened begins with the form: one that none can show is no form
             desk.form = form
             seen = desk.previewer.look(form)
@@ -207,7 +207,7 @@ class MergePanel:
             return {**self.choices(), self.preset: update(choices=_preset_names())}
 
         def apply_preset(name: str | None, *values: Any) -> Updates:
-            seen = desk.previewer.look(read_form(values))
+            seen = desk.previewer.look(parse_form(values))
             depth = len(seen.architecture.unet_blocks) if seen.architecture else 0
             return {fields["blocks"]: _preset_text(name, depth)} if name else {}
 
@@ -241,7 +241,7 @@ class MergePanel:
         } | {self.preset: update(choices=_preset_names())}
 
 
-def read_form(values: Sequence[Any]) -> MergeForm:
+def parse_form(values: Sequence[Any]) -> MergeForm:
     """Read the form from its components' values, in the order of its fields."""
     return form_from_dict(dict(zip(FIELDS, values, strict=True)))
 

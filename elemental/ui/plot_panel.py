@@ -13,7 +13,7 @@ from . import run_actions
 from .compat import make, on, update
 from .desk import Desk, PictureForm
 from .form import FIELDS
-from .merge_panel import read_form
+from .merge_panel import parse_form
 from .results import Results, Updates
 from .run_actions import PlotForm
 
@@ -82,8 +82,8 @@ class PlotPanel:
         def read(values: Sequence[Any]) -> tuple[Any, ...]:
             plot, rest = dict(zip(names, values[: len(names)], strict=True)), values[len(names) :]
             desk.panels.update(plot)
-            form, request = read_form(rest[: len(FIELDS)]), self._pictures.read(rest[len(FIELDS) :])
-            return desk, form, read_plot(plot), request
+            form, request = parse_form(rest[: len(FIELDS)]), self._pictures.read(rest[len(FIELDS) :])
+            return desk, form, parse_plot(plot), request
 
         def run(*values: Any) -> Updates:
             return results.start(lambda: run_actions.run_plot(*read(values)))
@@ -118,7 +118,7 @@ class PlotPanel:
         return {self.fields[name]: update(value=shown[name]) for name in self.fields if name in shown}
 
 
-def read_plot(data: dict[str, Any]) -> PlotForm:
+def parse_plot(data: dict[str, Any]) -> PlotForm:
     """Read the panel's fields."""
     y_type = data["y_type"] if data["y_type"] != _NONE else ""
     return PlotForm(data["x_type"] or "", data["x"] or "", y_type or "", data["y"] or "", bool(data["compare"]))

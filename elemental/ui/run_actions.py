@@ -10,13 +10,13 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checks import CheckRun, check_folder, list_effects
+from ..checks import CheckRun, folder_of_check, list_effects
 from ..errors import ElementalError, ImageError, Stopped
 from ..images.axes import Setting
-from ..images.effects import read_check
+from ..images.effects import parse_check
 from ..images.report import describe_share
 from ..images.request import ImageRequest
-from ..images.xyplot import AxisValues, read_axis
+from ..images.xyplot import AxisValues, parse_axis
 from ..jobs import Job, JobState
 from ..plots import PlotRun, known_for, make_plot
 from ..resume import open_run
@@ -76,9 +76,9 @@ def plan_plot(desk: Desk, form: MergeForm, plot: PlotForm, request: ImageRequest
     known = replace(
         known_for(desk.host, recipe, models_folder=desk.host.models_folder()), find_model=finder(desk.checkpoints())
     )
-    axes: dict[str, AxisValues] = {"x": read_axis("x", plot.x_type, plot.x, known, watch_count=_refuse_many)}
+    axes: dict[str, AxisValues] = {"x": parse_axis("x", plot.x_type, plot.x, known, watch_count=_refuse_many)}
     if plot.y_type:
-        axes["y"] = read_axis("y", plot.y_type, plot.y, known, watch_count=_refuse_many)
+        axes["y"] = parse_axis("y", plot.y_type, plot.y, known, watch_count=_refuse_many)
     setting = Setting(recipe, replace(request, batch=1))
     made = make_plot(setting, axes["x"], axes.get("y"), known=known, most=MOST_CELLS)
     return PlotRun(made, compare=plot.compare), survey_plot(made, models_folder=desk.host.models_folder())
@@ -93,7 +93,7 @@ def plan_check(desk: Desk, form: MergeForm, check: CheckForm, request: ImageRequ
     recipe = identify_models(desk.recipe(form), models_folder=desk.host.models_folder())
     known = known_for(desk.host, recipe, models_folder=desk.host.models_folder())
     setting = Setting(recipe, replace(request, batch=1))
-    made = read_check(setting, check.elements, float(check.ratio), known, watch_count=_refuse_many)
+    made = parse_check(setting, check.elements, float(check.ratio), known, watch_count=_refuse_many)
     return CheckRun(made), survey_check(made, models_folder=desk.host.models_folder())
 
 
@@ -120,7 +120,7 @@ def run_check(desk: Desk, form: MergeForm, check: CheckForm, request: ImageReque
         ElementalError: It cannot be made, or a job is running.
     """
     run, survey = plan_check(desk, form, check, request)
-    folder = check_folder(desk.host.output_folder() / "checks", run.check.base.recipe)
+    folder = folder_of_check(desk.host.output_folder() / "checks", run.check.base.recipe)
     extra = {"elements": check.elements, "ratio": check.ratio}
     return _start(desk, "Effect check", run, survey, folder, form=form, extra=extra)
 

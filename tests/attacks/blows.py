@@ -144,12 +144,7 @@ def go_read_only(judge: Judge, merges: list[Merge], folder: Path, rng: random.Ra
             continue
         with disk(kind, folder / "disk", _LARGE) as small:
             for number in range(-(-rounds // 2)):
-                merge = rng.choice(merges)
-                place = make_place(rng.choice(("overwrite", "fresh")), small.folder / "place", None, rng)
-                small.sync()
-                what = f"read-only {number}, {kind}, {merge.name}"
-                command = Command(merge.command(place.output, *place.options), folder / "log")
-                phase = _wait_for_moment(command, place, merge, rng)
+                merge, place, command, phase = _merge_for_a_while(merges, small, folder, rng)
                 if kind == "ext4":
                     small.find_error()
                 elif not small.remount("ro"):
@@ -159,6 +154,7 @@ def go_read_only(judge: Judge, merges: list[Merge], folder: Path, rng: random.Ra
                     small.repair()
                 else:
                     small.remount("rw")
+                what = f"read-only {number}, {kind}, {merge.name}"
                 _judge_blow(judge, place, merge, command, f"read-only {kind}, {phase}", what)
 
 
@@ -169,19 +165,26 @@ def cut_power(judge: Judge, merges: list[Merge], folder: Path, rng: random.Rando
         return
     with disk("ext4", folder / "disk", _LARGE) as small:
         for number in range(rounds):
-            merge = rng.choice(merges)
-            place = make_place(rng.choice(("overwrite", "fresh")), small.folder / "place", None, rng)
-            small.sync()
-            what = f"power cut {number}, {merge.name}"
-            command = Command(merge.command(place.output, *place.options), folder / "log")
-            phase = _wait_for_moment(command, place, merge, rng)
+            merge, place, command, phase = _merge_for_a_while(merges, small, folder, rng)
             if rng.random() < 0.3:
                 command.wait()
                 phase = "after the end"
             small.cut_power()
             command.wait()
             small.repair()
+            what = f"power cut {number}, {merge.name}"
             _judge_blow(judge, place, merge, command, f"power cuts, {phase}", what)
+
+
+def _merge_for_a_while(
+    merges: list[Merge], small: Disk, folder: Path, rng: random.Random
+) -> tuple[Merge, Place, Command, str]:
+    """Start one of the merges into a disk, and give it at a random moment, with what it is doing then."""
+    merge = rng.choice(merges)
+    place = make_place(rng.choice(("overwrite", "fresh")), small.folder / "place", None, rng)
+    small.sync()
+    command = Command(merge.command(place.output, *place.options), folder / "log")
+    return merge, place, command, _wait_for_moment(command, place, merge, rng)
 
 
 def _wait_for_moment(command: Command, place: Place, merge: Merge, rng: random.Random) -> str:

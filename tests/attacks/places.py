@@ -22,7 +22,7 @@ from elemental.hosts.base import CheckpointRef, Host, LiveModel
 from elemental.hosts.fake import FakeHost
 from elemental.images.request import ImageRequest
 
-from ..conftest import DRAWABLE, LAYOUTS, random_state, save
+from ..conftest import LAYOUTS, random_state, save, save_drawable
 
 _FEW = (
     "model.diffusion_model.input_blocks.0.0.",
@@ -42,16 +42,6 @@ def few_tensors(folder: Path) -> dict[str, Path]:
         state = random_state(LAYOUTS["sd1"], seed)
         few = {key: value for key, value in state.items() if key.startswith(_FEW)}
         paths[name] = save(folder / f"{name}.safetensors", few)
-    return paths
-
-
-def whole_models(folder: Path) -> dict[str, Path]:
-    """Write checkpoints a, b and c that pictures can be made from."""
-    paths = {}
-    for seed, name in enumerate("abc", 1):
-        state = random_state(DRAWABLE["sd1"], seed)
-        larger = {key: value * 3 if value.is_floating_point() else value for key, value in state.items()}
-        paths[name] = save(folder / f"{name}.safetensors", larger)
     return paths
 
 
@@ -279,7 +269,7 @@ def place_on(name: str, folder: Path, *, paths: Mapping[str, Path] | None = None
     """
     (folder / "files").mkdir()
     if name == "standalone":
-        yield StandalonePlace(paths or whole_models(folder / "files"), folder)
+        yield StandalonePlace(paths or save_drawable(folder / "files"), folder)
     elif name == "fake":
         yield FakePlace(paths or few_tensors(folder / "files"), folder)
     else:

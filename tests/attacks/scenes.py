@@ -13,9 +13,9 @@ from elemental import ElementalError, MergeRecipe, VaeChoice, live_merge, make_p
 from elemental.checks import CheckRun
 from elemental.hosts.base import CheckpointRef, Host
 from elemental.images.axes import Setting
-from elemental.images.effects import read_check
+from elemental.images.effects import parse_check
 from elemental.images.files import read_picture
-from elemental.images.xyplot import read_axis
+from elemental.images.xyplot import parse_axis
 from elemental.merge.live import LiveState
 from elemental.plots import PlotRun, known_for, make_plot
 from elemental.runs import Run, RunResult, start_run
@@ -236,8 +236,8 @@ class Plot(_Run):
 
     def plan(self, host: Host, base: Setting) -> tuple[Run, Survey]:
         known = known_for(host, base.recipe)
-        x = read_axis("x", "elemental", "OUT05:attn2:0.3\n\nIN04:attn2:0.6", known)
-        y = read_axis("y", "model-a", "\n".join(str(self.place.paths[name]) for name in "ac"), known)
+        x = parse_axis("x", "elemental", "OUT05:attn2:0.3\n\nIN04:attn2:0.6", known)
+        y = parse_axis("y", "model-a", "\n".join(str(self.place.paths[name]) for name in "ac"), known)
         plot = make_plot(base, x, y, known=known)
         return PlotRun(plot), survey_plot(plot)
 
@@ -246,7 +246,7 @@ class Check(_Run):
     """A check of two elements."""
 
     def plan(self, host: Host, base: Setting) -> tuple[Run, Survey]:
-        check = read_check(base, "OUT05:attn2.to_k,IN04:attn2", 1.0, known_for(host, base.recipe))
+        check = parse_check(base, "OUT05:attn2.to_k,IN04:attn2", 1.0, known_for(host, base.recipe))
         return CheckRun(check), survey_check(check)
 
 
