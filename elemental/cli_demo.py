@@ -65,7 +65,7 @@ def run_demo(folder: Path, *, say: Callable[[Iterable[str]], None]) -> None:
             "To go on with the pair:",
             f'  elemental plan {pair} --alpha 0.3 --elemental "{group}"',
             f'  elemental check {pair} --alpha 0 --elements ALL --ratio 1 --prompt "a red circle on blue" \\',
-            f"    --width 128 --height 128 -o {shlex.quote(str(folder / 'checks'))}",
+            f"    --width 128 --height 128 --cfg 4 -o {shlex.quote(str(folder / 'checks'))}",
             "and in a page, with all its elements to click on:",
             f'  elemental ui --models {shlex.quote(str(folder))} --prompt "a red circle on blue" \\',
             "    --width 128 --height 128 --cfg 4",
