@@ -167,6 +167,23 @@ def test_the_empty_prompt_is_encoded_anew_and_given_back(rig: Rig, padded: bool)
     assert model.cond_stage_model_empty_prompt is before
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_empty_prompt_is_given_back_when_a_checkpoint_is_loaded_over_the_merge(rig: Rig, kept: bool) -> None:
+    """The host encodes it for modules that it builds, and not when it fills them anew."""
+    rig.webui.opts.pad_cond_uncond = True
+    model = rig.webui.model
+    before = model.cond_stage_model_empty_prompt
+    with live_merge(rig.open()) as merge:
+        merge.apply(rig.recipe("BASE:mlp:1"))
+        if kept:
+            merge.keep("mine")
+        else:
+            rig.webui.reload(info=rig.webui.closest("b"))
+    assert (model.cond_stage_model_empty_prompt is before) is not kept
+    rig.webui.reload(forced_reload=True)
+    assert model.cond_stage_model_empty_prompt is before
+
+
 def vae_of(rig: Rig, name: str) -> dict[str, torch.Tensor]:
     state = load_file(rig.paths[name])
     return {key.removeprefix("first_stage_model."): value for key, value in state.items() if key.startswith("first")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,10 +40,19 @@ class LoadCount:
         number: The count.
         seen: What it was when the host said last that it has loaded something.
         host: What it was after the host's own last load.
+        then: What to do after the next load, once.
     """
 
     def __init__(self) -> None:
         self.number = self.seen = self.host = 0
+        self.then: Callable[[], None] | None = None
+
+    def note_load(self) -> None:
+        """Take note of a load."""
+        self.number += 1
+        then, self.then = self.then, None
+        if then is not None:
+            then()
 
     def note_host(self) -> None:
         """Take note that the host has loaded something: a checkpoint if the count has moved, a VAE if it has not."""
@@ -59,7 +68,7 @@ def count_loads(module: nn.Module) -> LoadCount:
     found = LoadCount()
 
     def note(_module: nn.Module, _keys: object) -> None:
-        found.number += 1
+        found.note_load()
 
     module.register_load_state_dict_post_hook(note)  # type: ignore[no-untyped-call]
     setattr(module, _COUNT, found)
@@ -132,6 +141,8 @@ class WebUIModel:
             forget_prompts()
             if shared.opts.pad_cond_uncond and hasattr(self.module, _EMPTY_PROMPT):
                 self._beside.replace(self.module, _EMPTY_PROMPT, _encode_nothing(self.module))
+                # the host encodes it for modules that it builds, and not for those that it fills anew
+                self._loads.then = lambda: self._beside.give_back(_EMPTY_PROMPT)
         if getattr(devices, "fp8", False):
             moved = set(keys)
             for key, owner, _ in self._walk(self._owners()):
@@ -240,11 +251,10 @@ class _Beside:
         self._before.setdefault((owner, name), getattr(owner, name))
         setattr(owner, name, value)
 
-    def give_back(self) -> None:
-        """Put everything back as it was."""
-        for (owner, name), value in self._before.items():
-            setattr(owner, name, value)
-        self.forget()
+    def give_back(self, *names: str) -> None:
+        """Put everything back as it was, or what has one of some names."""
+        for place in [place for place in self._before if not names or place[1] in names]:
+            setattr(*place, self._before.pop(place))
 
     def forget(self) -> None:
         """Let go of what was there before, since the host has made it anew."""
