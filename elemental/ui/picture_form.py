@@ -45,7 +45,7 @@ class OwnPictureForm:
         self._fields["negative"] = make(
             "Textbox", label="Negative prompt", value=start.negative, lines=1, elem_id="elemental_negative"
         )
-        with make("Row"):
+        with make("Row", elem_id="elemental_numbers"):
             self._fields["sampler"] = make(
                 "Dropdown", label="Sampler", choices=list(self._host.samplers()), value=start.sampler,
                 elem_id="elemental_sampler", min_width=140, scale=2,
