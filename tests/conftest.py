@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import signal
 from collections.abc import Mapping
@@ -54,6 +55,15 @@ def save(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | Non
     """Write a safetensors file and give its path."""
     save_file(dict(state), path, metadata=metadata)
     return path
+
+
+def pickles_float8() -> bool:
+    """Tell whether this torch can write fp8 in its own format; 2.1 cannot."""
+    try:
+        torch.save(torch.zeros(1, dtype=torch.float8_e4m3fn), io.BytesIO())
+    except KeyError:
+        return False
+    return True
 
 
 def save_drawable(folder: Path) -> dict[str, Path]:

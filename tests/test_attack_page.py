@@ -16,6 +16,7 @@ from .attacks.page_site import RESOLVER, SITE, attack_from_site
 from .browser import browser
 from .serving import Apart
 
+pytest.importorskip("diffusers")
 pytest.importorskip("gradio")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="its traps are links and pipes")
 

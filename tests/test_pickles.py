@@ -20,19 +20,10 @@ from elemental.errors import CheckpointError
 from elemental.merge import opcodes
 from elemental.merge.checkpoint import Checkpoint
 
-from .conftest import LAYOUTS, random_state
+from .conftest import LAYOUTS, pickles_float8, random_state
 
 ROOT = Path(__file__).parents[1]
 START = b"\x80\x02"
-
-
-def pickles_float8() -> bool:
-    """Tell whether this torch can write fp8 at all; 2.1 cannot."""
-    try:
-        torch.save(torch.zeros(1, dtype=torch.float8_e4m3fn), io.BytesIO())
-    except KeyError:
-        return False
-    return True
 
 
 def tensors() -> dict[str, torch.Tensor]:
