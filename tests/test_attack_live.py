@@ -26,6 +26,6 @@ def _quiet() -> Iterator[None]:
 def test_the_model_is_back_whatever_call_fails(scene: type[Scene], tmp_path: Path) -> None:
     report = Report()
     with place_on("fake", tmp_path) as place:
-        attack(place, scene, tmp_path, report, kinds=list(KINDS), draw=random.Random(3), every_read=20)
+        attack(place, scene, tmp_path, report, kinds=list(KINDS), draw=random.Random(3), every_tensor=5)
     assert not report.failures
     assert sum(report.struck.values()) > 40

@@ -23,10 +23,11 @@ from elemental import ElementalError
 from .interrupts import attack_with_interrupts
 from .places import Place, Seen, place_on
 from .scenes import SCENES, Scene
-from .traps import KINDS, READ, Trap, trapped_host, trapped_tensors
+from .traps import KINDS, OF_TENSORS, Trap, trapped_host, trapped_tensors
 
 LOAD_AGAIN = "Load the checkpoint again"
-MOST_SHOWN = 400
+MOST_SHOWN = 40
+ERRORS = ("once", "lasting")
 
 
 @dataclass
@@ -57,7 +58,7 @@ def attack(
     kinds: Sequence[str],
     lasting: bool = False,
     draw: random.Random | None = None,
-    every_read: int = 1,
+    every_tensor: int = 1,
 ) -> None:
     """Play a scene once for each moment and kind of error.
 
@@ -69,7 +70,7 @@ def attack(
         kinds: Of errors.
         lasting: Whether what has failed once keeps failing until the scene is over.
         draw: Draws one of the kinds for each moment; all are tried if it is None.
-        every_read: Of the moments at which a tensor of a file is read, only one in so many.
+        every_tensor: Of the moments at which a tensor is read, or written, only one in so many.
     """
     scene(place, folder).prepare()
     place.open(scene.start)
@@ -83,7 +84,7 @@ def attack(
     report.failures += [f"{scene.__name__}, undisturbed: {problem}" for problem in played.wrong]
     name = scene.__name__
     report.moments[name] = len(moments)
-    for number in _choose(moments, every_read):
+    for number in _choose(moments, every_tensor):
         for kind in [draw.choice(list(kinds))] if draw else kinds:
             trap = Trap(number, KINDS[kind], lasting=lasting)
             where = f"{type(place).__name__}, {name}, {kind} at {number} ({moments[number]})"
@@ -97,11 +98,11 @@ def attack(
                 place.open(scene.start)
 
 
-def _choose(moments: Sequence[str], every_read: int) -> Iterator[int]:
-    reads = 0
+def _choose(moments: Sequence[str], every_tensor: int) -> Iterator[int]:
+    seen: Counter[str] = Counter()
     for number, name in enumerate(moments):
-        reads += name == READ
-        if name != READ or reads % every_read == 0:
+        seen[name] += 1
+        if name not in OF_TENSORS or seen[name] % every_tensor == 0:
             yield number
 
 
@@ -177,12 +178,13 @@ def main() -> int:
     parser.add_argument("--scenes", nargs="+", default=[scene.__name__ for scene in SCENES])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS))
+    parser.add_argument("--errors", nargs="+", choices=ERRORS, default=ERRORS, help="that come once, or keep coming")
     parser.add_argument("--presses", type=int, default=3000, help="rounds in which Ctrl-C is pressed")
     options = parser.parse_args()
     logging.disable()
     draw, failures = random.Random(options.seed), 0
     for host in options.hosts:
-        for lasting in (False, True):
+        for errors in options.errors:
             report, started = Report(), time.perf_counter()
             with tempfile.TemporaryDirectory() as folder, place_on(host, Path(folder)) as place:
                 for scene in SCENES:
@@ -193,11 +195,11 @@ def main() -> int:
                             Path(folder),
                             report,
                             kinds=options.kinds,
-                            lasting=lasting,
+                            lasting=errors == ERRORS[1],
                             draw=draw if host == "standalone" else None,
-                            every_read=1 if host != "standalone" else 100,
+                            every_tensor=1 if host != "standalone" else 100,
                         )
-            print(f"\n{host}, errors that {'last' if lasting else 'come once'}: {time.perf_counter() - started:.0f} s")
+            print(f"\n{host}, errors, {errors}: {time.perf_counter() - started:.0f} s")
             show(report)
             failures += len(report.failures)
     with tempfile.TemporaryDirectory() as folder, place_on("fake", Path(folder)) as place:

@@ -79,7 +79,6 @@ class Place(ABC):
         self.host = host
         self.paths = paths
         self.request = request
-        self._usual = threading.active_count()
         self._digests: dict[MergeRecipe | Path, str] = {}
         self._pixels: dict[tuple[MergeRecipe | ModelSource, ImageRequest], bytes] = {}
         for name, path in paths.items():
@@ -88,6 +87,8 @@ class Place(ABC):
         damaged = paths["a"].with_name("damaged.safetensors")
         damaged.write_bytes(paths["a"].read_bytes()[:1000])
         self.paths = {**paths, "damaged": damaged}
+        self.draw(model_source(paths["a"]))
+        self._usual = threading.active_count()  # some libraries start a thread at the first picture, and keep it
 
     @abstractmethod
     def digest(self) -> str:

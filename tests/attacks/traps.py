@@ -30,6 +30,11 @@ KINDS: Mapping[str, Kind] = {
     "MemoryError": MemoryError,
 }
 READ = "read a tensor"
+WRITE = "write a piece"
+WRITTEN = f"{WRITE} has ended"
+OF_TENSORS = (READ, WRITE, WRITTEN)
+"""The moments that come for each tensor."""
+
 
 _PROPERTIES = ("checkpoint",)
 _CONTEXTS = ("claim", "job")
@@ -139,9 +144,9 @@ def trapped_tensors(trap: Trap) -> Iterator[None]:
     write, read = copy_piece, Checkpoint.tensor
 
     def trapped_write(part: Tensor, start: int, values: Tensor) -> None:
-        trap("write a piece")
+        trap(WRITE)
         write(part, start, values)
-        trap("write a piece has ended")
+        trap(WRITTEN)
 
     def trapped_read(file: Checkpoint, key: str) -> Tensor:
         trap(READ)
