@@ -296,8 +296,9 @@ def test_a_kept_merge_stays_until_its_checkpoint_is_wanted(rig: Rig, limit: int)
             merge.keep("mine")
 
     keep()
+    assert rig.host.loaded() is None
     assert rig.pictures() != [plain]
-    assert rig.open().checkpoint is not None
+    assert rig.open().checkpoint == rig.host.loaded()
     assert rig.webui.digest() == before
     keep()
     rig.webui.opts.choose("sd_model_checkpoint", "b.safetensors")

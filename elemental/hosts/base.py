@@ -112,7 +112,10 @@ class Host(Protocol):
         """List the samplers that requests may name."""
 
     def loaded(self) -> CheckpointRef | None:
-        """Give the checkpoint that the live model was loaded from last, whatever was merged into it since."""
+        """Give the checkpoint that the live model was loaded from last, whatever was merged into it since.
+
+        None if there is no model, or one in which a merge, or the rest of one that could not be taken out, is to stay.
+        """
 
     def before_loading(self, call: Callable[[], None]) -> None:
         """Have something called whenever the user is about to load a checkpoint by the host's own means."""

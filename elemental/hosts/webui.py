@@ -82,9 +82,11 @@ class WebUIHost:
         return [*names, *(f"{name} {label}" for name in names for label in labels)]
 
     def loaded(self) -> CheckpointRef | None:
-        """Give the checkpoint that the live model was loaded from; never has one loaded."""
-        info = getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)
-        return None if info is None else ref_of(info)
+        """Give the checkpoint that the live model was loaded from; None if a merge was kept in it, or its rest is."""
+        module = sd_models.model_data.sd_model
+        info = getattr(module, "sd_checkpoint_info", None)
+        kept = any(live.module is module and live.holds_merge for live in self._models)
+        return None if info is None or kept else ref_of(info)
 
     def before_loading(self, call: Callable[[], None]) -> None:
         """Have something called whenever the user is about to load a checkpoint by the host's own means."""

@@ -184,9 +184,14 @@ class WebUIModel:
         return self._loads.number != self._opened_at
 
     @property
+    def holds_merge(self) -> bool:
+        """Whether a merge was left in the module for good, and is still there."""
+        return self.kept is not None and not self.overwritten
+
+    @property
     def untrue(self) -> bool:
         """Whether the module holds something else than the checkpoint that the host names."""
-        return self._loads.number != self._loads.host if self.overwritten else self.kept is not None
+        return self._loads.number != self._loads.host if self.overwritten else self.holds_merge
 
     def _take_back(self) -> None:
         """Give back what the host keeps beside the tensors, which are again what they were."""

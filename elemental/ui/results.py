@@ -148,7 +148,7 @@ def draw_live(desk: Desk, *, first: bool = False) -> str:
 def _describe_live(now: LiveNow) -> str:
     title = escape(now.checkpoint.path.name) if now.checkpoint else ""
     if now.recipe is None:
-        return title or "none is loaded yet"
+        return title or "none is loaded"
     name = name_recipe(now.recipe).replace("\n", ", ")
     name = escape(name if len(name) <= _MOST_LETTERS else f"{name[:_MOST_LETTERS]} ...")
     if now.kind is LiveKind.LOST:
