@@ -129,25 +129,24 @@ def run_plot(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
     if _is_done_otherwise(args, say):
         return
     from .images.axes import Setting
-    from .images.request import request_from_dict
-    from .images.xyplot import axis_from_dict, parse_axis
-    from .plots import PlotRun, make_plot, read_plot_field
+    from .images.xyplot import parse_axis
+    from .plots import PlotRun, make_plot, read_stored_plot
     from .surveys import MOST_CELLS, survey_plot
 
     texts = _axis_texts(args, _take_sample(args))
-    stored: Mapping[str, Any] = (args.recipe and read_plot_field(Path(args.recipe))) or {}
-    if "x" not in texts and "x" not in stored:
+    stored = read_stored_plot(Path(args.recipe)) if args.recipe else None
+    if "x" not in texts and stored is None:
         args.parser.error("a plot needs --x-type and --x, a --sample, or the grid of another plot as --recipe")
     _complete_base(args, texts)
     recipe, remarks, host, known = _prepare(args)
-    request = request_from_options(args, request_from_dict(stored["request"]) if stored else None)
-    axes = {side: axis_from_dict(side, stored[side], known) for side in "xy" if side in stored}
+    request = request_from_options(args, stored.request if stored else None)
+    axes = stored.axes(known) if stored else {}
     axes |= {side: parse_axis(side, *text, known) for side, text in texts.items()}
     most = None if args.yes else MOST_CELLS
     plot = make_plot(Setting(recipe, request), axes["x"], axes.get("y"), known=known, most=most)
     survey = survey_plot(plot, models_folder=_models(args))
     warn([*remarks, *survey.warnings])
-    compare = args.compare or bool(stored.get("compare"))
+    compare = args.compare or (stored is not None and stored.compare)
     _start(args, host, PlotRun(plot, compare=compare), survey, Path(args.output), say)
 
 

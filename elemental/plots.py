@@ -13,12 +13,12 @@ from .errors import ImageError
 from .hosts.base import Host
 from .images.axes import Known, Setting, is_pinpoint
 from .images.diff import compare_pictures
-from .images.files import read_picture, read_texts, write_png
+from .images.files import damage_told, read_picture, read_texts, write_png
 from .images.grid import GridCell, GridSheet, draw_grid
 from .images.infotext import format_infotext
 from .images.report import describe_share
-from .images.request import GeneratedImage, request_from_dict, with_known_sampler
-from .images.xyplot import AxisValues, Cell, Places, XYPlot, check_axes, place_name
+from .images.request import GeneratedImage, ImageRequest, request_from_dict, with_known_sampler
+from .images.xyplot import AxisValues, Cell, Places, XYPlot, axis_from_dict, check_axes, place_name
 from .merge.checkpoint import Checkpoint
 from .merge.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe
 from .merge.sources import locate_model, model_source
@@ -84,8 +84,34 @@ def make_plot(
     return plot
 
 
-def read_plot_field(path: Path) -> dict[str, Any] | None:
-    """Read the plot that a grid carries, as plain data; None from any other file.
+@dataclass(frozen=True)
+class StoredPlot:
+    """The plot that a grid carries.
+
+    Attributes:
+        data: What :meth:`PlotRun.to_dict` gave.
+        request: The picture of each cell.
+        compare: Whether each cell says how much differs from the first of its row.
+        name: What to call it in messages.
+    """
+
+    data: Mapping[str, Any]
+    request: ImageRequest
+    compare: bool
+    name: str
+
+    def axes(self, known: Known) -> dict[str, AxisValues]:
+        """Read its axes, by "x" and "y".
+
+        Raises:
+            ElementalError: A value cannot be read, or the plot is damaged.
+        """
+        with damage_told(self.name):
+            return {side: axis_from_dict(side, self.data[side], known) for side in "xy" if side in self.data}
+
+
+def read_stored_plot(path: Path) -> StoredPlot | None:
+    """Read the plot that a grid carries; None from any other file.
 
     Raises:
         ImageError: The file cannot be read as a picture, or its plot is damaged.
@@ -93,13 +119,12 @@ def read_plot_field(path: Path) -> dict[str, Any] | None:
     text = read_texts(path).get(PLOT_FIELD) if path.suffix.lower() == ".png" else None
     if text is None:
         return None
-    try:
-        data: dict[str, Any] = json.loads(text)
+    name = f"The plot in {path}"
+    with damage_told(name):
+        data = json.loads(text)
         if not {"recipe", "request", "x"} <= set(data):
-            raise ValueError("its plot is incomplete")
-    except (ValueError, TypeError) as exc:
-        raise ImageError(f"The plot in {path} cannot be read: {exc}.") from exc
-    return data
+            raise ValueError("it is incomplete")
+        return StoredPlot(data, request_from_dict(data["request"]), bool(data.get("compare")), name)
 
 
 @dataclass(frozen=True)

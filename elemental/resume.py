@@ -8,6 +8,7 @@ from .checks import CheckRun
 from .errors import ImageError
 from .hosts.base import Host
 from .images.effects import check_from_dict
+from .images.files import damage_told
 from .images.xyplot import plot_from_dict
 from .plots import PlotRun, known_for
 from .run_files import RunRecord
@@ -27,13 +28,10 @@ def open_run(host: Host, record: RunRecord, *, models_folder: Path | None = None
         ElementalError: It cannot be read.
     """
     definition = record.data["definition"]
-    try:
+    with damage_told(str(record.files.record), "Start the run anew."):
         if record.data["kind"] == CheckRun.kind:
             return CheckRun(check_from_dict(definition))
         if record.data["kind"] != PlotRun.kind:
             raise ImageError(f"{record.files.record} is of an unknown kind of run.")
         known = known_for(host, recipe_from_dict(definition["recipe"]), models_folder=models_folder)
         return PlotRun(plot_from_dict(definition, known), compare=bool(definition.get("compare")))
-    except (LookupError, TypeError, ValueError, AttributeError) as exc:
-        what = f"an entry is missing ({exc})" if isinstance(exc, KeyError) else str(exc)
-        raise ImageError(f"{record.files.record} is damaged: {what}. Start the run anew.") from exc

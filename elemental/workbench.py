@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .errors import ElementalError, HostError, MergeError, Stopped
 from .hosts.base import NO_FIELDS, CheckpointRef, Host, LiveModel
-from .merge.checkpoint import read_signature
+from .merge.checkpoint import is_there, read_signature
 from .merge.controls import Controls
 from .merge.hashes import remembered_sha256
 from .merge.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe, recipe_as_json
@@ -186,7 +186,7 @@ class Workbench:
             if controls is not None and controls.should_stop():
                 raise Stopped
             path = now.checkpoint.path if now.checkpoint else Path()
-            sha256 = remembered_sha256(path) if path.is_file() else None
+            sha256 = remembered_sha256(path) if is_there(path) else None
             names = {**({"Model hash": sha256[:10]} if sha256 else {}), "Model": path.stem}
             return self._host.make_pictures(request, model=names, fields=NO_FIELDS)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from .errors import CheckpointError, HostError, MergeError, Stopped
-from .merge.checkpoint import SAFETENSORS, Checkpoint, read_signature
+from .errors import CheckpointError, HostError, MergeError, RecipeError, Stopped
+from .merge.checkpoint import SAFETENSORS, Checkpoint, is_there, read_signature
 from .merge.controls import Controls, Stopwatch
 from .merge.hashes import compute_sha256, legacy_hash, remembered_sha256
 from .merge.metadata import (
@@ -97,10 +97,14 @@ def load_presets() -> Presets:
     """Read the block weight presets that come with the package, and the user's own over them.
 
     Raises:
-        RecipeError: A line of the user's file cannot be read.
+        RecipeError: The user's file, or a line of it, cannot be read, or gives a name twice for one length.
     """
     own = user_presets_path()
-    return read_presets(BUILT_IN_PRESETS, *([own] if own.is_file() else []))
+    try:
+        found = own.is_file()
+    except OSError as exc:
+        raise RecipeError(f"Cannot read the presets in {own}: {exc.strerror or exc}.") from exc
+    return read_presets(BUILT_IN_PRESETS, *([own] if found else []))
 
 
 def identify_models(recipe: MergeRecipe, *, models_folder: str | Path | None = None) -> MergeRecipe:
@@ -223,7 +227,7 @@ def live_merge(live: LiveModel, *, models_folder: str | Path | None = None) -> I
 
     with Sources(models_folder) as sources:
         original = live.checkpoint
-        file = sources.open_one(model_source(original.path)) if original and original.path.is_file() else None
+        file = sources.open_one(model_source(original.path)) if original and is_there(original.path) else None
         with LiveMerge(live, sources.open, original=file) as merge:
             try:
                 yield merge

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from PIL.PngImagePlugin import PngInfo
 
 pytest.importorskip("diffusers")
 
 from elemental.cli import DONE, FAILED, STOPPED, WRONG_USAGE, main
 from elemental.hosts.standalone import StandaloneHost
-from elemental.images.files import read_texts
+from elemental.images.files import read_picture, read_texts
+from elemental.plots import PLOT_FIELD
 
 SIZE = ["--width", "64", "--height", "64", "--steps", "1", "--prompt", "a cat"]
 
@@ -42,6 +44,14 @@ def test_plot_grid_and_again(ab: list[str], tmp_path: Path, capsys: pytest.Captu
     cells = json.loads((tmp_path / "three" / "run.json").read_text())["cells"]
     assert list(cells) == ["x00-y00"]
     assert (cells["x00-y00"]["request"]["seed"], cells["x00-y00"]["recipe"]["rules"]) == (9, ":attn2:0.5")
+
+    damaged = tmp_path / "damaged.png"
+    text = PngInfo()
+    for name, value in read_texts(Path(path)).items():
+        text.add_text(name, value.replace('"groups": ', '"grups": ') if name == PLOT_FIELD else value)
+    read_picture(Path(path)).save(damaged, pnginfo=text)
+    assert main(["plot", "--recipe", str(damaged), "-o", str(tmp_path / "four")]) == FAILED
+    assert f"The plot in {damaged} is damaged: an entry is missing ('groups')" in capsys.readouterr().err
 
     # and a cell alone is a picture with a recipe
     cell = tmp_path / "one" / "cells" / "x01-y00.png"

@@ -236,6 +236,29 @@ def test_interrupt_while_threads_start(folder: Path, monkeypatch: pytest.MonkeyP
     assert next(count) < 100  # of more than a thousand tensors
 
 
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory."), MergeError),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), MergeError),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), MergeError),
+        (MemoryError(), MergeError),
+        (RuntimeError("shape mismatch"), RuntimeError),
+    ],
+)
+def test_memory_that_is_too_small_is_told_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, told: type[Exception]
+) -> None:
+    def fail(*_: object) -> None:
+        raise raised
+
+    before = snapshot(folder)
+    monkeypatch.setattr("elemental.merge.execute.round_to", fail)
+    with pytest.raises(told, match="too small" if told is MergeError else "mismatch"):
+        merge_to_file(recipe(folder), folder / "new.safetensors")
+    assert snapshot(folder) == before
+
+
 def test_not_finite_models(folder: Path, merge: Merge) -> None:
     for path, key, value in zip(inputs(folder), (KEY, OTHER_KEY), (float("nan"), float("-inf")), strict=True):
         state = load_file(path)

@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "hosts/keymap": ({"spec"}, set()),
     "hosts/tokens": ({"errors"}, {"instant_clip_tokenizer"}),
     "hosts": (
-        {"errors", "spec", "images", "hosts", "merge/checkpoint", "merge/parts"},
+        {"errors", "spec", "images", "hosts", "merge/checkpoint", "merge/memory", "merge/parts"},
         {"PIL", "torch", "diffusers", "transformers"},
     ),
     "demo": (
@@ -92,7 +92,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
 
 LAYERS |= {
     f"hosts/{path.stem}": (
-        {"errors", "spec", "images/request", "images/infotext", "hosts/base", "merge/checkpoint"}
+        {"errors", "spec", "images/request", "images/infotext", "hosts/base", "merge/checkpoint", "merge/memory"}
         | {f"hosts/{other.stem}" for other in (PACKAGE / "hosts").glob("webui*.py")},
         {"modules", "torch", "PIL", "gradio"},
     )

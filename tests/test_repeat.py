@@ -13,6 +13,7 @@ import elemental
 from elemental.errors import CheckpointError, RecipeError
 from elemental.merge import hashes
 from elemental.merge.hashes import cache_folder, compute_sha256, file_sha256, remembered_sha256
+from elemental.workflows import load_presets
 
 from .conftest import LAYOUTS, random_state, save
 
@@ -75,6 +76,21 @@ def test_moved_models_are_found_by_their_hash(tmp_path: Path, pair: tuple[Path, 
         elemental.plan_merge(recipe, models_folder=tmp_path / "models")
     with pytest.raises(CheckpointError, match="does not exist"):
         elemental.plan_merge(recipe, models_folder=tmp_path / "nowhere")
+
+
+def test_a_model_where_nobody_may_look_is_told_of(
+    tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = elemental.read_recipe(merge(pair, tmp_path / "first.safetensors"))
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(CheckpointError, match=r"Cannot open .*a\.safetensors: Permission denied"):
+        elemental.plan_merge(recipe)
+    with pytest.raises(RecipeError, match="Cannot read the presets"):
+        load_presets()
 
 
 def test_a_changed_model_is_refused(tmp_path: Path, pair: tuple[Path, Path]) -> None:

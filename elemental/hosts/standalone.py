@@ -18,6 +18,7 @@ from ..errors import HostError, Stopped
 from ..images.infotext import format_infotext
 from ..images.request import GeneratedImage, ImageRequest, with_known_sampler
 from ..merge.checkpoint import Checkpoint, checkpoint_files, read_signature
+from ..merge.memory import is_out_of_memory
 from ..merge.parts import copy_piece, count_numbers, pieces_of
 from ..spec.blocks import SD2, SDXL
 from ..spec.keys import input_channels
@@ -274,12 +275,11 @@ class StandaloneHost:
 
 @contextmanager
 def _memory(message: str) -> Iterator[None]:
-    """Say in words that memory ran out; on the CPU torch has no error of its own for it."""
+    """Say in words that memory ran out."""
     try:
         yield
     except (MemoryError, RuntimeError) as exc:
-        out = isinstance(exc, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(exc)
-        if not out:
+        if not is_out_of_memory(exc):
             raise
         raise HostError(message) from exc
 

@@ -6,10 +6,10 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from modules import devices
 
 from ..errors import ElementalError, HostError
+from ..merge.memory import is_out_of_memory
 
 
 @contextmanager
@@ -17,7 +17,8 @@ def as_host_errors() -> Iterator[None]:
     """Make whatever the host and its extensions raise the port's error.
 
     Raises:
-        HostError: Something was raised.
+        ElementalError: One of this package, as it was raised.
+        HostError: Something else was raised.
     """
     try:
         yield
@@ -29,18 +30,13 @@ def as_host_errors() -> Iterator[None]:
 
 def describe_error(error: Exception) -> str:
     """Say what an error means, and what can be done; memory that a failed job still holds is let go."""
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         traceback.clear_frames(error.__traceback__)  # else its tensors live as long as the error is kept
         devices.torch_gc()
         return "The memory is too small for this; ask for smaller or fewer pictures, or start with --medvram."
     if isinstance(error, devices.NansException):
         return f"The model computed no numbers (NaN): {_first_line(error)}"
     return f"{type(error).__name__}: {_first_line(error)}"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Tell whether memory ran out; on the CPU torch has no error of its own for it."""
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _first_line(error: Exception) -> str:

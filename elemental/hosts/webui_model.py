@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..errors import HostError
 from ..spec.keys import TEXT_PREFIXES, UNET_PREFIX, VAE_PREFIX
 from .base import NO_FIELDS, CheckpointRef, Claim
+from .webui_errors import as_host_errors
 from .webui_lora import undo_lora
 
 _log = logging.getLogger(__name__)
@@ -135,7 +136,11 @@ class WebUIModel:
         return found
 
     def changed(self, keys: Collection[str]) -> None:
-        """Drop what the host has computed from tensors: encoded prompts, and fp16 copies of fp8 weights."""
+        """Drop what the host has computed from tensors: encoded prompts, and fp16 copies of fp8 weights.
+
+        Raises:
+            HostError: The host cannot encode the empty prompt with the new numbers.
+        """
         self._written = True
         if any(key.startswith(TEXT_PREFIXES) for key in keys):
             forget_prompts()
@@ -282,6 +287,6 @@ def forget_prompts() -> None:
 
 
 def _encode_nothing(module: nn.Module) -> object:
-    with devices.autocast(), torch.no_grad():
+    with as_host_errors(), devices.autocast(), torch.no_grad():
         encoded: object = sd_models.get_empty_cond(module)
     return encoded

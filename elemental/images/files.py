@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -16,6 +16,24 @@ INFOTEXT_FIELD = "parameters"
 """The PNG text in which the WebUI keeps the infotext."""
 
 _GIF_MILLISECONDS = 1000
+
+
+@contextmanager
+def damage_told(what: str, advice: str = "") -> Iterator[None]:
+    """Read plain data, of which anything may be missing or of another kind.
+
+    Args:
+        what: What is read, for the message.
+        advice: What to do then.
+
+    Raises:
+        ImageError: It is damaged.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as exc:
+        reason = f"an entry is missing ({exc})" if isinstance(exc, KeyError) else str(exc)
+        raise ImageError(f"{what} is damaged: {reason}. {advice}".rstrip()) from exc
 
 
 def write_png(path: Path, picture: GeneratedImage, *, replace: bool = False) -> None:

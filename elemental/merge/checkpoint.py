@@ -118,11 +118,11 @@ class Checkpoint:
             with self.path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(size)) if size < self.signature.size else {}
-        except (OSError, ValueError) as exc:
+            header.pop("__metadata__", None)
+            starts = {key: 8 + size + entry["data_offsets"][0] for key, entry in header.items()}
+            infos = {key: TensorInfo(entry["dtype"], tuple(entry["shape"])) for key, entry in header.items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
             raise CheckpointError(f"{self.path} changed since it was opened.") from exc
-        header.pop("__metadata__", None)
-        starts = {key: 8 + size + entry["data_offsets"][0] for key, entry in header.items()}
-        infos = {key: TensorInfo(entry["dtype"], tuple(entry["shape"])) for key, entry in header.items()}
         return {key: StoredTensor(info, info.strides, starts[key], info.nbytes) for key, info in infos.items()}
 
     def _numbers(self, stored: StoredTensor) -> torch.Tensor:
@@ -143,6 +143,18 @@ class Checkpoint:
         if stored.start % dtype.itemsize:
             found = found.clone()  # numbers that begin anywhere cannot be looked at where they are
         return found.view(dtype).as_strided(stored.info.shape, stored.stride)
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether there is such a file.
+
+    Raises:
+        CheckpointError: It lies where nobody may look.
+    """
+    try:
+        return path.is_file()
+    except OSError as exc:
+        raise CheckpointError(f"Cannot open {path}: {exc.strerror or exc}.") from exc
 
 
 def read_signature(path: Path) -> Signature:

@@ -18,6 +18,7 @@ from ..spec.keys import FIRST_CONV
 from ..spec.recipe import MergeMode
 from .controls import Controls, uninterrupted
 from .dtypes import TORCH_DTYPES, round_to, working_dtype
+from .memory import is_out_of_memory
 from .modes import FORMULAS, half_weight_sum
 from .plan import MergePlan, Role, TensorPlan
 from .writer import SafetensorsWriter
@@ -107,7 +108,7 @@ def execute(
     Raises:
         CheckpointError: A tensor cannot be read.
         MergeError: A result is not finite though its inputs are, a tensor has another shape than planned, the device
-            cannot be used, or its memory runs out.
+            cannot be used, or memory runs out.
         Stopped: The caller asked for it.
         Exception: Whatever the sink raises.
     """
@@ -190,10 +191,11 @@ class _Run:
                 if piece is None:
                     return
                 self._finish(piece)
-        except torch.cuda.OutOfMemoryError as exc:
-            raise MergeError(
-                f"The memory of {self._device} is too small for this merge; try the CPU (--device cpu)."
-            ) from exc
+        except (MemoryError, RuntimeError) as exc:
+            if not is_out_of_memory(exc):
+                raise
+            advice = "close other programs" if self._device.type == "cpu" else "try the CPU (--device cpu)"
+            raise MergeError(f"The memory of {self._device} is too small for this merge; {advice}.") from exc
 
     def work_beside(self) -> None:
         """Work in a thread of its own; the first one to be done ends the run, and with it the others."""

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from ..errors import CheckpointError
 from ..spec.recipe import MergeRecipe, ModelSource
-from .checkpoint import Checkpoint, VaeFile, checkpoint_files, read_signature
+from .checkpoint import Checkpoint, VaeFile, checkpoint_files, is_there, read_signature
 from .hashes import file_sha256
 from .plan import Role
 
@@ -92,7 +92,7 @@ def locate_model(source: ModelSource, models_folder: Path | None = None) -> Path
         with suppress(CheckpointError):  # one that cannot be read is not the one
             if _is_recorded(candidate, source):
                 return candidate
-    state = "has changed since the recipe was made" if path.is_file() else "is not there any more"
+    state = "has changed since the recipe was made" if is_there(path) else "is not there any more"
     if source.sha256 is None:
         raise CheckpointError(f"{path} {state}, and the recipe has no SHA-256 to find it by.")
     searched = (
@@ -105,7 +105,7 @@ def _is_recorded(path: Path, source: ModelSource) -> bool:
     """Tell whether a file has the size and the hash that a recipe recorded, as far as it did."""
     if source.size is None and source.sha256 is None:
         return True
-    if not path.is_file() or (source.size is not None and read_signature(path).size != source.size):
+    if not is_there(path) or (source.size is not None and read_signature(path).size != source.size):
         return False
     return source.sha256 is None or file_sha256(path) == source.sha256
 
