@@ -71,8 +71,11 @@ class CheckRun:
     def finish(self, record: RunRecord) -> Sequence[Path]:
         """Compare the pictures, and write the differences, GIFs, grids, the table and the chart.
 
+        Returns:
+            The grids; and if there is anything to compare, the chart, the table, and the folder of the GIFs.
+
         Raises:
-            ImageError: A file cannot be written.
+            ImageError: A file or the folder of GIFs cannot be written, or the pictures differ in size.
         """
         files = record.files
         effects = dict(self._compare(record))

@@ -26,6 +26,8 @@ def run_demo(folder: Path, *, say: Callable[[Iterable[str]], None]) -> None:
     Raises:
         MergeError: The folder holds something else, or cannot be written.
         HostError: A package is missing.
+        ImageError: Some pictures could not be made, or the folder of the strip cannot be written to.
+        Stopped: The user asked for it; what is done is kept.
     """
     require_packages()
     from .images.axes import Setting

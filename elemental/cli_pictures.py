@@ -60,6 +60,9 @@ def request_from_options(args: argparse.Namespace, base: ImageRequest | None = N
     Args:
         args: What was given.
         base: Where what was not given comes from; the defaults if there is none.
+
+    Raises:
+        ImageError: A number is out of its range.
     """
     from .images.request import ImageRequest
 
@@ -87,6 +90,10 @@ def run_generate(args: argparse.Namespace, *, tell: Callable[[MergePlan, Iterabl
         args: What was given.
         tell: Shows a plan's warnings, with further remarks.
         say: Prints lines.
+
+    Raises:
+        ElementalError: Something that was given cannot be used, or the pictures cannot be made or kept.
+        Stopped: The user asked for it.
     """
     model: ModelSource | MergeRecipe
     if len(args.models_given) == 1 and args.recipe is None:

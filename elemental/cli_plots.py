@@ -123,7 +123,7 @@ def run_plot(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
         warn: Prints warnings; raises if they are errors.
 
     Raises:
-        ImageError: Some pictures could not be made.
+        ElementalError: What was given cannot be read or does not fit, or some pictures could not be made.
         Stopped: The user asked for it; what is done is kept.
     """
     if _is_done_otherwise(args, say):
@@ -159,7 +159,7 @@ def run_check(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
         warn: Prints warnings; raises if they are errors.
 
     Raises:
-        ImageError: Some pictures could not be made.
+        ElementalError: What was given cannot be read or does not fit, or some pictures could not be made.
         Stopped: The user asked for it; what is done is kept.
     """
     if _is_done_otherwise(args, say):

@@ -44,7 +44,8 @@ def run_ui(args: argparse.Namespace, *, say: Callable[[Iterable[str]], None]) ->
         say: Prints lines.
 
     Raises:
-        HostError: A package is missing, the folder of models is none, or the port is taken.
+        HostError: A package is missing, the folder of models is none, the sampler is unknown, or the port is taken.
+        ImageError: A number is out of its range, or the samples cannot be read.
     """
     if find_spec("gradio") is None:
         raise HostError('The page needs one more package, gradio: pip install "sd-webui-elemental[ui]"')

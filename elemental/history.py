@@ -63,7 +63,7 @@ class History:
             _log.warning("The history cannot be written to %s: %s", self._path, exc)
 
     def entries(self) -> list[HistoryEntry]:
-        """Give the latest entries, at most 500, the newest first; lines that cannot be read are left out."""
+        """Give the latest entries, at most 500 of the last 8 MB, the newest first; what cannot be read is left out."""
         try:
             with self._path.open("rb") as file:
                 file.seek(max(0, self._path.stat().st_size - _LARGEST))
@@ -77,7 +77,7 @@ class History:
         return found[::-1]
 
     def find(self, number: int) -> HistoryEntry | None:
-        """Give the entry of a number."""
+        """Give the entry of a number; None if it is not among the latest."""
         return next((entry for entry in self.entries() if entry.number == number), None)
 
 

@@ -126,7 +126,7 @@ class JobBoard:
             work: Does it, in the thread of all jobs; what it raises is shown.
 
         Raises:
-            HostError: Another one is running.
+            HostError: Another one is running, or the system has no thread left.
         """
         with self._lock:
             self.refuse_another()

@@ -46,7 +46,7 @@ def known_for(host: Host, recipe: MergeRecipe, *, models_folder: Path | None = N
         models_folder: Where to look for it if it is not where the recipe says, by its SHA-256.
 
     Raises:
-        CheckpointError: Model A cannot be read.
+        CheckpointError: Model A is missing, damaged, has changed, or is none that can be merged.
         RecipeError: The user's own presets cannot be read.
     """
     with Checkpoint(locate_model(recipe.model_a, models_folder)) as model:
@@ -68,7 +68,7 @@ def make_plot(
     """Make a plot of axes that go together.
 
     Args:
-        base: What each cell changes.
+        base: What each cell changes; its request is for one picture.
         x: The columns.
         y: The rows; None for a plot of one row.
         known: What there is.
@@ -162,7 +162,7 @@ class PlotRun:
         """Draw the grids.
 
         Raises:
-            ImageError: A file cannot be written.
+            ImageError: A file cannot be written, or pictures that are compared differ in size.
         """
         grids = self.plot.grids
         paths = []

@@ -131,7 +131,8 @@ def start_run(
 ) -> RunResult:
     """Make the pictures of a run, and what is drawn of them.
 
-    Stop, and Ctrl-C, end it early: what is done is kept and drawn, and the result tells of cells that wait.
+    Stop, and Ctrl-C while a picture is made, end it early: what is done is kept and drawn, and the result tells of
+    cells that wait.
 
     Args:
         host: What makes the pictures.
@@ -140,12 +141,14 @@ def start_run(
         survey: What was found before.
         watcher: Follows the run.
         models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
-        options: What else the caller wants to know when the run goes on.
+        options: What else the caller wants to know when the run goes on, as plain data.
 
     Raises:
         CheckpointError: A model has changed since the survey.
-        ImageError: The folder cannot be written to.
+        ElementalError: A cell cannot be computed; the message says which.
+        ImageError: The folder cannot be written to, or pictures that are compared differ in size.
         HostError: The host's model could not be restored.
+        KeyboardInterrupt: The user pressed Ctrl-C while no picture was made; what is done is kept.
     """
     cells = {
         cell.name: {
@@ -192,8 +195,10 @@ def continue_run(
 
     Raises:
         CheckpointError: A model has changed since the run began.
-        ImageError: The folder cannot be written to.
+        ElementalError: A cell cannot be computed; the message says which.
+        ImageError: The folder cannot be written to, or pictures that are compared differ in size.
         HostError: The host's model could not be restored.
+        KeyboardInterrupt: The user pressed Ctrl-C while no picture was made; what is done is kept.
     """
     refuse_changed(record.data["models"])
     watch = Stopwatch()

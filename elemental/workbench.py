@@ -72,7 +72,7 @@ class _Active:
 
 
 class Workbench:
-    """The live model of a host; its methods are called within a job of the host's, one at a time.
+    """The live model of a host; its methods but :meth:`live` are called within a job of the host's, one at a time.
 
     Args:
         host: Whose model it is.
@@ -102,8 +102,13 @@ class Workbench:
             controls: Progress and stop.
 
         Raises:
-            ElementalError: It cannot be done, or was stopped; what was in the model before, another merge maybe, is in
-                it again then.
+            CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
+            HostError: The host fails; or what was in the model before could not be put back, which the message says.
+            MergeError: The models do not fit together, or cannot be merged into the live model.
+            RecipeError: Block weights are for another architecture.
+            Stopped: The caller asked for it.
+
+        Unless putting it back failed, what was in the model before, another merge maybe, is in it again then.
         """
         with self._lock:
             now, home = self.live(), self._home
@@ -168,8 +173,14 @@ class Workbench:
             otherwise: What to load if nothing is.
             controls: Progress and stop.
 
+        Returns:
+            As many as the request's batch, in the order of their seeds.
+
         Raises:
+            CheckpointError: A model of the merge, or the one to load, is missing, damaged, or has changed.
             HostError: No model is loaded, the merge was lost, or the host fails.
+            MergeError: The merge cannot be done again.
+            RecipeError: Block weights are for another architecture.
             Stopped: The user asked for it.
         """
         with self._lock:
@@ -194,7 +205,8 @@ class Workbench:
         """Give the model back as it was before the first merge, and load what was loaded then.
 
         Raises:
-            HostError: The host did not take it back.
+            CheckpointError: The file that was loaded then cannot be read any more.
+            HostError: The host did not take the model back, or cannot load that file.
         """
         with self._lock:
             again, lost = self._active is None, self.live().kind is LiveKind.LOST
@@ -209,7 +221,12 @@ class Workbench:
 
     @contextmanager
     def lend(self) -> Iterator[None]:
-        """Put the merge aside for a run of many merges; afterwards the model is what it was, the merge included."""
+        """Put the merge aside for a run of many merges; afterwards the model is what it was, the merge included.
+
+        Raises:
+            HostError: The host did not take the model back, or cannot load what was in it.
+            ElementalError: The merge could not be made again afterwards, for the reasons that :meth:`merge` has.
+        """
         with self._lock:
             now, home = self.live(), self._home
         try:

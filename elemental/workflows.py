@@ -64,10 +64,10 @@ def read_recipe(path: str | Path) -> MergeRecipe:
     """Read the recipe of a merged ``.safetensors`` file, of a picture, or of a JSON file.
 
     Raises:
-        CheckpointError: The file cannot be read.
-        ImageError: It is no picture, though its name says so.
-        RecipeError: It holds no recipe.
-        SpecError: The recipe's rules cannot be read.
+        CheckpointError: The file, if it is no ``.png``, cannot be read.
+        ImageError: A ``.png`` is not there, or cannot be read as a picture.
+        RecipeError: It holds no recipe, or one that does not fit together or is of a later version.
+        SpecError: The recipe's rules cannot be read, or set beta in a mode that has none.
     """
     file = Path(path)
     if file.suffix.lower() == ".png":
@@ -108,14 +108,14 @@ def load_presets() -> Presets:
 
 
 def identify_models(recipe: MergeRecipe, *, models_folder: str | Path | None = None) -> MergeRecipe:
-    """Write the sizes of a recipe's models into it, and their hashes as far as they are known.
+    """Give a recipe with the sizes of its models, and with those of their hashes that are remembered.
 
     Args:
         recipe: What to merge.
         models_folder: Where to look for models that are not where the recipe says, by their SHA-256.
 
     Raises:
-        CheckpointError: A model is missing or has changed.
+        CheckpointError: A model is missing, cannot be read or has changed, or there is no such folder.
     """
     folder = None if models_folder is None else Path(models_folder)
     facts = {}
@@ -137,7 +137,7 @@ def plan_merge(recipe: MergeRecipe, *, models_folder: str | Path | None = None) 
 
     Raises:
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
-        MergeError: The models do not fit together.
+        MergeError: The models do not fit together, or the numbers of one are scaled fp8.
         RecipeError: Block weights are for another architecture.
     """
     with Sources(models_folder) as sources:
@@ -163,7 +163,7 @@ def merge_to_file(
 
     Args:
         recipe: What to merge and how.
-        output: The file to make.
+        output: The file to make, named .safetensors or .sft; a leading ``~/`` is the user's home.
         models_folder: Where to look for models that are not where the recipe says, by their SHA-256.
         device: Where to compute, as torch names it.
         overwrite: Whether to replace an existing file.
@@ -174,9 +174,13 @@ def merge_to_file(
 
     Raises:
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
-        MergeError: The models do not fit together, or the output cannot be written.
+        MergeError: The models do not fit together, or one is scaled fp8; the output is named otherwise, is one of the
+            models, exists already or cannot be written; a result is too large for its format; the device cannot be
+            used, or memory runs out.
         RecipeError: Block weights are for another architecture.
-        Stopped: The caller asked for it, or the user, when the file was already saved.
+        Stopped: The caller asked for it, or the user pressed Ctrl-C when the file was already saved.
+        KeyboardInterrupt: The user pressed Ctrl-C before that; what was there before stays.
+        Exception: Whatever ``on_plan`` raises.
     """
     controls = controls or Controls()
     target = resolve_target(expand_home(output))
@@ -216,11 +220,14 @@ def live_merge(live: LiveModel, *, models_folder: str | Path | None = None) -> I
     """Have a live model follow recipes; on leaving it is again what it was, unless the merge was kept.
 
     Args:
-        live: The model.
+        live: The model, as ``Host.open_model`` gives it.
         models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
 
+    Yields:
+        What makes the model equal to a recipe: :meth:`~.merge.live.LiveMerge.apply`.
+
     Raises:
-        CheckpointError: The file that the model was loaded from cannot be read any more.
+        CheckpointError: The file that the model was loaded from cannot be read any more, or is none that can be merged.
         HostError: Another merge is using the model, or on leaving, the model could not be restored.
     """
     from .merge.live import LiveMerge
@@ -243,17 +250,24 @@ def make_pictures(
     models_folder: str | Path | None = None,
     controls: Controls | None = None,
 ) -> Sequence[GeneratedImage]:
-    """Make pictures from a model, or from a merge in memory; the host's model is afterwards what it was.
+    """Make pictures from a model, or from a merge in memory; afterwards the host has the model, or A, loaded as it is.
 
     Args:
-        host: What makes the pictures; it loads the model, of a merge A.
-        request: What to make.
+        host: What makes the pictures, such as ``elemental.hosts.standalone.StandaloneHost``; it loads the model, of a
+            merge A.
+        request: What to make, an ``elemental.images.request.ImageRequest``.
         model: A model as it is, or a merge.
         models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
         controls: Progress and stop of the merge.
 
+    Returns:
+        As many as the request's batch, in the order of their seeds.
+
     Raises:
-        ElementalError: A model or the host fails, or the merge is not in the live model when the pictures are made.
+        CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
+        MergeError: The models do not fit together, or cannot be merged into the live model.
+        RecipeError: Block weights are for another architecture.
+        HostError: The host fails, or the merge is not in the live model when the pictures are made.
         Stopped: The user asked for it.
     """
     from .hosts.base import CheckpointRef
@@ -289,9 +303,14 @@ def pictures_of_merge(
         controls: Progress and stop of the merge.
         watch: Counts the seconds of "merging" and "generating".
 
+    Returns:
+        As many as the request's batch, in the order of their seeds.
+
     Raises:
-        ElementalError: The merge or the host fails, or the host put other numbers into the model before the pictures
-            were made.
+        CheckpointError: A model is missing, damaged, or has changed.
+        MergeError: The models do not fit together, or not the live model.
+        RecipeError: Block weights are for another architecture.
+        HostError: The host fails, or put other numbers into the model before the pictures were made.
         Stopped: The user asked for it.
     """
     from .merge.live import LiveState

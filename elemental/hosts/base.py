@@ -54,7 +54,7 @@ class LiveModel(Protocol):
 
     @property
     def checkpoint(self) -> CheckpointRef | None:
-        """The file it was loaded from, if there is one."""
+        """The file it was loaded from, if there is one; None once a merge was kept in it."""
 
     def tensors(self) -> Mapping[str, Sequence[Tensor]]:
         """Give the tensors in use now, by the key that each has in a checkpoint.
@@ -121,7 +121,7 @@ class Host(Protocol):
         """Have something called whenever the user is about to load a checkpoint by the host's own means."""
 
     def job(self, name: str, pictures: int) -> AbstractContextManager[None]:
-        """Have the host to oneself for a job, once those before it are done.
+        """Have the host to oneself for a job, once those before it are done; no job begins another one.
 
         Args:
             name: What to call it.

@@ -222,7 +222,8 @@ class StandaloneHost:
         The same request and the same model give the same pictures, byte for byte, on the same machine.
 
         Raises:
-            HostError: No model is loaded, the sampler is unknown, or memory runs out.
+            HostError: No model is loaded, or an inpainting model; the sampler is unknown, the package with CLIP's
+                vocabulary is missing, or memory runs out.
             Stopped: The caller asked for it.
         """
         if self._live is None:

@@ -145,7 +145,7 @@ class WebUIHost:
 
         Raises:
             HostError: It cannot be done; what other extensions' scripts raise becomes one.
-            Stopped: The user pressed Interrupt.
+            Stopped: The user pressed Interrupt, or Stop before all pictures were begun.
         """
         with self.job("Elemental", request.batch):
             info = getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)
@@ -191,6 +191,9 @@ class WebUIHost:
         """Take note that the user has picked a checkpoint in the host's list, which may be the one shown there already.
 
         That is no change, and so the host does nothing; yet somebody who picks model A wants it without the merge.
+
+        Raises:
+            HostError: The host cannot load the checkpoint again.
         """
         live, picked = self._live, sd_models.checkpoint_aliases.get(title)
         merged = live is not None and (live.description is not None or live.kept is not None)

@@ -62,7 +62,7 @@ class LoadCalls:
         self._calls.append(call)
 
     def __call__(self) -> None:
-        """Call everything; what fails is logged, since the host is about to load something else anyway."""
+        """Call everything; an ElementalError is logged, since the host is about to load something else anyway."""
         for call in self._calls:
             try:
                 call()

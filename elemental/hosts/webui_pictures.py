@@ -134,7 +134,7 @@ class PictureMaker:
 
         Raises:
             HostError: It cannot be done.
-            Stopped: The user pressed Interrupt.
+            Stopped: The user pressed Interrupt, or Stop before all pictures were begun.
         """
         request = with_known_sampler(request, self._samplers)
         with as_host_errors(), closing(set_up(self._values)) as found:

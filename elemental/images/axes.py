@@ -360,7 +360,7 @@ def explain(error: ElementalError, *, side: str, axis: Axis, value: str) -> Elem
     """Put the axis and the value that an error is about before it.
 
     Args:
-        error: What was raised; the result is of the same class.
+        error: What was raised; the result is of the same class, and says no more than its text.
         side: "x" or "y".
         axis: Which the value is of.
         value: As it was written.

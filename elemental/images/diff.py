@@ -28,8 +28,8 @@ class Difference(NamedTuple):
         share: Of the channel values, how many differ by more than 20 of 255; in percent.
         mean: Mean absolute difference, of 255.
         largest: Largest absolute difference, of 255.
-        similarity: Structural similarity: 1 for equal pictures, towards 0 for unlike ones. None where scikit-image is
-            not installed, or a picture is smaller than the 7 pixels of its window.
+        similarity: Structural similarity, from -1 to 1: 1 for equal pictures, near 0 for unlike ones. None where
+            scikit-image is not installed, or a picture is smaller than the 7 pixels of its window.
     """
 
     share: float

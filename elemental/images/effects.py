@@ -62,7 +62,7 @@ def parse_check(
     """Read a check as users write it.
 
     Args:
-        base: The picture without.
+        base: The picture without; its request is for one picture.
         text: ``blocks:elements`` or blocks, separated by commas or line ends; ALL for each of them; ``|`` between
             those of several grids.
         ratio: What the elements are given.
@@ -93,7 +93,8 @@ def check_from_dict(data: Mapping[str, Any]) -> EffectCheck:
     """Read a check from what :meth:`EffectCheck.to_dict` gave.
 
     Raises:
-        ElementalError: It cannot be read.
+        ElementalError: A value, the recipe or the request cannot be read.
+        LookupError, TypeError, ValueError, AttributeError: An entry is missing, or of another kind.
     """
     base = Setting(recipe_from_dict(data["recipe"]), request_from_dict(data["request"]))
     groups = tuple(tuple(target for text in group for target in parse_targets(text)) for group in data["elements"])

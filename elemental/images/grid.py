@@ -45,7 +45,7 @@ class GridSheet:
         columns: A label above each column.
         row_labels: A label left of each row; none at all where there is one row that needs none.
         legend: What all pictures have in common, above everything.
-        size: Of the pictures, in pixels; for grids in which there may be none.
+        size: Width and height of the pictures, in pixels; for grids in which there may be none.
     """
 
     rows: Sequence[Sequence[GridCell]]

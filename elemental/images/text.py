@@ -77,10 +77,10 @@ class FittedText:
 
         Args:
             draw: The picture to draw on.
-            left: Where the lines start.
-            top: Where the first one does.
+            left: Where the lines start, in pixels.
+            top: Where the first one does, in pixels.
             colour: Of the letters.
-            centred_in: A width in which each line is centred.
+            centred_in: A width in pixels in which each line is centred.
         """
         for index, line in enumerate(self.lines):
             shift = 0 if centred_in is None else max(0, (centred_in - int(self.font.getlength(line))) // 2)
@@ -96,7 +96,7 @@ def fit_text(text: str, *, width: int, size: int, most_lines: int | None = None)
     """Break a text into lines of a width, in smaller letters where it would take too many; nothing is cut off.
 
     Args:
-        text: Its line ends are kept; of one of more than :data:`MOST_LETTERS` the end is left out.
+        text: Its line ends are kept; beyond :data:`MOST_LETTERS` or :data:`MOST_LINES` the end is left out.
         width: In pixels.
         size: Of the letters, in pixels, if all fits so.
         most_lines: If it takes more, the letters are made smaller, down to :data:`SMALLEST`.

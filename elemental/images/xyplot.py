@@ -186,7 +186,8 @@ def axis_from_dict(side: str, data: Mapping[str, Any], known: Known) -> AxisValu
     """Read an axis from what :meth:`AxisValues.to_dict` gave.
 
     Raises:
-        ElementalError: It cannot be read.
+        ElementalError: A value, the recipe or the request cannot be read.
+        LookupError, TypeError, ValueError, AttributeError: An entry is missing, or of another kind.
     """
     return _read_groups(side, find_axis(str(data["type"])), data["groups"], known)
 
@@ -215,7 +216,8 @@ def plot_from_dict(data: Mapping[str, Any], known: Known) -> XYPlot:
     """Read a plot from what :meth:`XYPlot.to_dict` gave.
 
     Raises:
-        ElementalError: It cannot be read.
+        ElementalError: A value, the recipe or the request cannot be read.
+        LookupError, TypeError, ValueError, AttributeError: An entry is missing, or of another kind.
     """
     base = Setting(recipe_from_dict(data["recipe"]), request_from_dict(data["request"]))
     sides = [axis_from_dict(side, data[side], known) for side in "xy" if side in data]

@@ -43,6 +43,9 @@ class Checkpoint:
     Opening reads the header alone, of a pickled file its index; neither needs memory for the tensors, or torch. Nothing
     that stands in a pickle is run.
 
+    Args:
+        path: The file; the end of its name says how it is read: .safetensors, .sft, .ckpt, .pt, .pth or .bin.
+
     Attributes:
         path: The file.
         tensors: Number format and shape of every tensor, in the order in which they lie in the file.
@@ -50,7 +53,8 @@ class Checkpoint:
         signature: Size and modification time when it was opened.
 
     Raises:
-        CheckpointError: The file is missing, unreadable, damaged, or holds more than tensors.
+        CheckpointError: The file is missing, unreadable, damaged, named otherwise, or holds more than tensors, or a
+            tensor in a form or number format that is not known.
     """
 
     path: Path

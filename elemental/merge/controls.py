@@ -16,8 +16,9 @@ class Controls:
     """Progress of a job, and its Stop button.
 
     Attributes:
-        begin: Called once with the bytes that the result will have, before the first of them is made.
-        stage: Called with what is done now, in a word: merging, hashing, flushing.
+        begin: Called with the bytes that a result will have, before the first of them is made; of a live merge once
+            for each device that holds tensors.
+        stage: Called with what is done after the merging itself, in a word: hashing, flushing.
         advance: Called from the calling thread with the bytes finished since the last call.
         should_stop: Asked often, from any thread.
     """

@@ -40,7 +40,11 @@ class TensorReader(Protocol):
     """Where a model's tensors come from."""
 
     def tensor(self, key: str) -> Tensor:
-        """Give one tensor; it is not written to."""
+        """Give one tensor, on the CPU, in its file's number format and the shape that was planned; not written to.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
 
 
 class Sink(Protocol):
@@ -63,7 +67,11 @@ class FileSink:
         self._writer = writer
 
     def write(self, tensor: TensorPlan, start: int, values: Tensor) -> None:
-        """Write a piece of a result."""
+        """Write a piece of a result.
+
+        Raises:
+            MergeError: The disk is full, or failed.
+        """
         data = values.cpu().view(torch.uint8).numpy().data
         self._writer.write(tensor.name.key, start * values.element_size(), data)
 
@@ -137,7 +145,7 @@ def _work_together(run: _Run, count: int) -> None:
 
 
 def check_device(name: str) -> torch.device:
-    """Make sure that torch can compute on a device.
+    """Make sure that torch can compute on a device, and give it.
 
     Raises:
         MergeError: It cannot; the message says which it can.

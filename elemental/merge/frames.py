@@ -25,7 +25,17 @@ _SAMPLE_SIZE = 1 << 18  # numbers
 
 @dataclass
 class Frame:
-    """What recipes of the same models, mode, VAE and number format share."""
+    """What recipes of the same models, mode, VAE and number format share.
+
+    Attributes:
+        key: Equal for two recipes only if one frame serves both.
+        planner: Plans these recipes.
+        models: Their files.
+        present: Tensors of the result that the live model has.
+        recipe: The last one.
+        ratios: Which tensors it gives which alpha and beta.
+        right: Tensors of the live model that are as it wants them.
+    """
 
     key: object
     planner: Planner
@@ -34,7 +44,6 @@ class Frame:
     recipe: MergeRecipe
     ratios: Mapping[Ratio, TensorSet] = field(default_factory=dict)
     right: TensorSet = 0
-    """Tensors of the live model that are as the last recipe wants them."""
 
     @cached_property
     def places(self) -> Mapping[str, int]:
@@ -98,7 +107,7 @@ def identities(frame: Frame, tensors: TensorSet) -> dict[str, object]:
 
 
 def choose_sample(plan: MergePlan) -> MergePlan:
-    """Choose some tensors, not too large, of those that differ from A if there are any."""
+    """Choose up to 16 tensors, of up to 2**18 numbers if there are any, of those that differ from A if there are."""
     tensors = [tensor for tensor in plan.tensors if tensor.changed] or list(plan.tensors)
     small = [tensor for tensor in tensors if tensor.info.numel <= _SAMPLE_SIZE] or tensors
     step = max(1, len(small) // _SAMPLES)

@@ -41,7 +41,7 @@ def compute_sha256(path: Path, *, check_stop: Callable[[], None] = lambda: None)
 
     Args:
         path: The file.
-        check_stop: Called after every 8 MB; may raise to stop.
+        check_stop: Called after every 8 MiB; what it raises ends it.
 
     Returns:
         The hash, in lower-case hex.

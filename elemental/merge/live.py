@@ -73,15 +73,16 @@ class LiveMerge:
     bit for bit, whatever happened; unless :meth:`keep` was called, or the host has loaded another model meanwhile.
 
     Memory is that of a few tensors: what a tensor held before is remembered by the file it came from. Only a tensor
-    that differs from that file (a VAE chosen separately, say) is copied before it is written to.
+    that differs from that file (a VAE chosen separately, say), and each one if there is no file, is copied before it
+    is written to.
 
     Args:
         live: The model.
-        open_models: Opens the models of a recipe; called whenever the models change.
+        open_models: Opens the models of a recipe; called whenever models, mode, VAE or number format change.
         original: The file that the live model was loaded from, if any.
 
     Raises:
-        HostError: Another merge is using the model.
+        HostError: On entering, another merge is using the model; on leaving, the host did not take it back.
     """
 
     def __init__(
@@ -139,10 +140,14 @@ class LiveMerge:
             What had to be written.
 
         Raises:
-            ElementalError: It cannot be done, for the reasons that :func:`~.execute.execute` and
-                :class:`~.plan.Planner` name, or since the host has loaded another checkpoint or fails; the model is
-                then neither the one nor the other, until the next successful call, or until the ``with`` block is left.
-            Stopped: The caller asked for it; the model is then as after an error.
+            CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
+            HostError: The host has loaded another checkpoint, cannot give its tensors, or did not take the new ones.
+            MergeError: The models do not fit together or the live model; or see :func:`~.execute.execute`.
+            RecipeError: Block weights are for another architecture.
+            Stopped: The caller asked for it.
+
+        After an error the model is neither the one nor the other, until the next successful call, or until the
+        ``with`` block is left.
         """
         if self._live.replaced():
             raise HostError("Another checkpoint was loaded meanwhile, and the merge is gone: merge again.")
@@ -163,8 +168,14 @@ class LiveMerge:
     def check(self) -> LiveState:
         """Compare some tensors of the live model with what the last recipe makes of them.
 
+        Returns:
+            ACTIVE if they are equal; LOST if they are not, nothing whole was applied yet, or the host has loaded over
+            it.
+
         Raises:
             CheckpointError: A tensor of the recipe's models cannot be read.
+            HostError: The host cannot give the tensors now.
+            MergeError: They cannot be computed on their device.
         """
         frame = self._frame
         if frame is None or frame.right != frame.present or self._live.replaced():
@@ -186,8 +197,9 @@ class LiveMerge:
             label: What to call it.
 
         Raises:
-            HostError: The host does not let it stay.
-            MergeError: There is no whole merge in the model.
+            CheckpointError: A tensor of the recipe's models cannot be read.
+            HostError: The host cannot give the tensors now.
+            MergeError: There is no whole merge in the model, or it cannot be compared.
         """
         if self.check() is LiveState.LOST:
             raise MergeError("There is no whole merge in the live model to keep.")
@@ -201,7 +213,8 @@ class LiveMerge:
             keys: The tensors to restore; all that were written to by default.
 
         Raises:
-            HostError: The host did not take some of the tensors back; the others are restored all the same.
+            HostError: The host did not take some of the tensors back, while the others are restored all the same; or
+                it has loaded something else in their place, and nothing is restored.
         """
         live = self._live.tensors()
         failures: list[Exception] = []

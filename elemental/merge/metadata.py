@@ -83,7 +83,7 @@ def recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> MergeReci
 
     Raises:
         RecipeError: There is none, or it cannot be read.
-        SpecError: Its rules cannot be read.
+        SpecError: Its rules cannot be read, or set beta in a mode that has none.
     """
     if RECIPE_FIELD not in metadata:
         raise RecipeError(f"{name} carries no recipe of this program.")
@@ -93,9 +93,13 @@ def recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> MergeReci
 def recipe_from_json(text: str, *, name: str) -> MergeRecipe:
     """Read a recipe from the JSON text of its dict.
 
+    Args:
+        text: The JSON.
+        name: What to call the file in an error.
+
     Raises:
         RecipeError: It is no recipe.
-        SpecError: Its rules cannot be read.
+        SpecError: Its rules cannot be read, or set beta in a mode that has none.
     """
     try:
         data = json.loads(text)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 MOST_INSTRUCTIONS = 2_000_000
-"""Of all pickles of a file; bounds what a small file can ask for. A tensor with its name takes some twenty, so that a
-training state of SDXL, with 2,515 tensors and what its optimizer remembers of each, stays far below."""
+"""Of one pickle, of which old files have five; bounds what a small file can ask for. A tensor with its name takes some
+twenty, so that a training state of SDXL, with 2,515 tensors and what its optimizer remembers of each, stays far
+below."""
 
 _TRAINING_STATE = ("torch", "numpy", "collections", "pytorch_lightning", "lightning", "omegaconf", "typing")
 _BUILTINS = (

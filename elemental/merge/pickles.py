@@ -63,8 +63,8 @@ def read_pickled(path: Path) -> dict[str, StoredTensor]:
     They are those of its ``state_dict``, where it has one. Every tensor lies within the file.
 
     Raises:
-        CheckpointError: The file cannot be read, is damaged, holds no tensors by name, or would import what no
-            checkpoint needs.
+        CheckpointError: The file cannot be read, is damaged, holds no tensors by name, holds one in a form or number
+            format that is not known, or would import what no checkpoint needs.
     """
     try:
         with path.open("rb") as file:

@@ -50,6 +50,8 @@ SD1 = Architecture("SD 1.x", 12)
 SD2 = Architecture("SD 2.x", 12)
 SDXL = Architecture("SDXL", 9)
 ARCHITECTURES = (SD1, SD2, SDXL)
+"""Their input blocks are those of v1-inference.yaml, v2-inference.yaml and sd_xl_base.yaml of the published models; the
+blocks' names those of github.com/bbc-mc/sdweb-merge-block-weighted-gui."""
 
 LONGEST = SD1
 """The architecture whose blocks hold every other's, so that ranges can be read before a checkpoint is."""

@@ -104,12 +104,12 @@ class MergeRecipe:
     """What to merge and how. Making one checks that its parts fit together.
 
     Attributes:
-        model_a: The model whose keys, shapes and dtypes the result has.
+        model_a: The model whose keys and shapes the result has; one without a VAE gets that of ``vae``.
         model_b: The second model.
         model_c: The third, for the modes that need it.
         mode: The formula.
-        alpha: The ratio of whatever no block weight and no rule sets.
-        beta: The same for the second ratio of the modes that have one.
+        alpha: The ratio of whatever no block weight and no rule sets; any finite number, mostly from 0 to 1.
+        beta: The same for the second ratio of the modes that have one; None in the others.
         block_alpha: Block weights that replace alpha.
         block_beta: Block weights that replace beta.
         rules: Elemental rules, which override all of these.

@@ -168,6 +168,9 @@ def serve(
 
     Returns:
         The web application, and its address.
+
+    Raises:
+        OSError: The port is taken, or none is free.
     """
     queue = _parameters(page.queue)
     workers = {name: _WORKERS for name in ("concurrency_count", "default_concurrency_limit") if name in queue}

@@ -164,7 +164,7 @@ def title_of(source: ModelSource, checkpoints: Sequence[CheckpointRef]) -> str:
 
 
 def finder(checkpoints: Sequence[CheckpointRef]) -> FindModel:
-    """Give what finds a model by its title in the host's list, or by its path."""
+    """Give what finds a model by its title in the host's list or by its path, or raises a RecipeError."""
     by_title = {known.title: known.path for known in checkpoints}
 
     def find(title: str) -> ModelSource:
