@@ -15,7 +15,7 @@ from .desk import Desk, PictureForm
 from .form import FIELDS
 from .guard import file_below
 from .merge_panel import parse_form
-from .plot_panel import answer
+from .plot_panel import answer, explain_sample
 from .results import Results, Updates
 from .run_actions import CheckForm
 
@@ -80,12 +80,15 @@ class CheckPanel:
 
         on(self.run, "click", run, inputs, results.outputs)
         on(self.estimate, "click", estimate, inputs, [self.answer])
-        on(self.sample, "change", self._load_sample, [self.sample], [self.elements, self.ratio])
+        on(self.sample, "change", self._load_sample, [self.sample], [self.elements, self.ratio, self.answer])
         on(gif, "change", self._show_gif, [gif], [results.gif])
 
     def _load_sample(self, title: str | None) -> Updates:
         sample = self._samples.get(title or "")
-        return {} if sample is None else self.fill({"elements": sample.elements, "ratio": float(sample.ratio)})
+        if sample is None:
+            return {}
+        filled = self.fill({"elements": sample.elements, "ratio": float(sample.ratio)})
+        return {**filled, self.answer: update(value=explain_sample(sample))}
 
     def fill(self, data: dict[str, Any]) -> Updates:
         """Fill those fields that there is something for."""

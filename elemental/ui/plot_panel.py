@@ -102,7 +102,7 @@ class PlotPanel:
         on(self.estimate, "click", estimate, inputs, [self.answer])
         on(self.list, "click", list_runs, [], [self.unfinished])
         on(self.resume, "click", resume, [self.unfinished], results.outputs)
-        on(self.sample, "change", self._load_sample, [self.sample], list(self.fields.values()))
+        on(self.sample, "change", self._load_sample, [self.sample], [*self.fields.values(), self.answer])
 
     def _load_sample(self, title: str | None) -> Updates:
         sample = self._samples.get(title or "")
@@ -110,7 +110,8 @@ class PlotPanel:
             return {}
         found = {f"{side}_type": kind for side, (kind, _) in sample.axes.items()}
         found |= {side: values for side, (_, values) in sample.axes.items()}
-        return self.fill({"y_type": "", "y": "", "compare": "--compare" in sample.options, **found})
+        filled = self.fill({"y_type": "", "y": "", "compare": "--compare" in sample.options, **found})
+        return {**filled, self.answer: update(value=explain_sample(sample))}
 
     def fill(self, data: dict[str, Any]) -> Updates:
         """Fill those fields that there is something for."""
@@ -122,6 +123,13 @@ def parse_plot(data: dict[str, Any]) -> PlotForm:
     """Read the panel's fields."""
     y_type = data["y_type"] if data["y_type"] != _NONE else ""
     return PlotForm(data["x_type"] or "", data["x"] or "", y_type or "", data["y"] or "", bool(data["compare"]))
+
+
+def explain_sample(sample: Sample) -> str:
+    """Draw what a sample shows, and what the merge panel has to say for it."""
+    options = sample.options.replace("--compare", "").strip()
+    merge = f"\n\nSet in the Merge panel: {options}" if options else ""
+    return answer(lambda: f"{sample.about}{merge}")
 
 
 def answer(ask: Any) -> str:
