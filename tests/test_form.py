@@ -11,6 +11,7 @@ import pytest
 from elemental import MergeMode, MergeRecipe, RecipeError, SaveDtype, SpecError, model_source, parse_rules
 from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, tensor_shapes
 from elemental.hosts.base import CheckpointRef
+from elemental.images.samples import Sample, find_samples
 from elemental.spec.blocks import BASE
 from elemental.spec.groups import find_groups
 from elemental.spec.keys import detect_architecture, name_key
@@ -155,3 +156,14 @@ def test_a_planner_of_many_rules_is_drawn_in_time(refs: list[CheckpointRef], for
     assert few.table is not None
     assert many.table is not None
     assert len(many.table) < 1.2 * len(few.table)
+
+
+def test_a_sample_says_what_the_merge_panel_has_to_say_for_it() -> None:
+    pytest.importorskip("gradio")
+    from elemental.ui.plot_panel import explain_sample
+
+    shown = explain_sample(find_samples()[1])
+    assert "two blank lines at the" in shown
+    assert "&quot;elemental&quot;" in shown
+    assert "Set in the Merge panel: --alpha 0<" in shown
+    assert "Set in" not in explain_sample(Sample(1, "Plain", "About.", options="--compare"))
