@@ -119,20 +119,27 @@ def _claim(files: RunFiles, *, is_left: bool) -> IO[bytes] | None:
 
 
 def latest_run(folder: Path) -> RunFiles:
-    """Find the last run of a folder.
+    """Find the last run of a folder; if it has none, of the folders that checks have in it, ``A-B/diff``.
 
     Raises:
         ImageError: There is none, or the folder cannot be read.
     """
     try:
-        records = {number: RunFiles(folder, number).record for number in _numbers(folder)}
-        # an empty one is that of a run which was killed before it began
-        numbers = [number for number, path in records.items() if path.is_file() and path.stat().st_size]
+        runs = _runs_in(folder)
+        if runs:
+            return runs[max(runs)]
+        below = [run for inner in folder.glob("*/diff") for run in _runs_in(inner).values()]
+        if below:
+            return max(below, key=lambda run: run.record.stat().st_mtime_ns)
     except OSError as exc:
         raise ImageError(f"Cannot read the folder {folder}: {exc.strerror or exc}.") from exc
-    if not numbers:
-        raise ImageError(f"{folder} holds no run to go on with: there is no run.json in it.")
-    return RunFiles(folder, max(numbers))
+    raise ImageError(f"{folder} holds no run to go on with: there is no run.json in it.")
+
+
+def _runs_in(folder: Path) -> dict[int, RunFiles]:
+    runs = {number: RunFiles(folder, number) for number in _numbers(folder)}
+    # an empty record is that of a run which was killed before it began
+    return {number: run for number, run in runs.items() if run.record.is_file() and run.record.stat().st_size}
 
 
 def _numbers(folder: Path) -> Iterator[int]:

@@ -66,6 +66,9 @@ def test_check_and_its_folder(ab: list[str], tmp_path: Path, capsys: pytest.Capt
     names = ["grid.png", "ranking.png", "diff.csv", "gif"]
     assert capsys.readouterr().out.splitlines()[1:-1] == [str(folder / name) for name in names]
     assert len(list((folder / "gif").iterdir())) == 2
+    (folder / "ranking.png").unlink()
+    assert main(["check", "--resume", str(tmp_path)]) == DONE  # the folder that was given, as of a plot
+    assert (folder / "ranking.png").is_file()
 
 
 def test_stop_and_resume(
