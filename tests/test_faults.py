@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -219,6 +220,24 @@ def test_stop(after: int, folder: Path) -> None:
     with pytest.raises(Stopped):
         merge_to_file(recipe(folder), folder / "out.safetensors", overwrite=True, controls=controls)
     assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize(("number", "fails"), [(errno.EROFS, True), (errno.EIO, True), (errno.EINVAL, False)])
+def test_a_disk_that_fails_after_the_renaming(
+    folder: Path, merge: Merge, monkeypatch: pytest.MonkeyPatch, number: int, fails: bool
+) -> None:
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    code, error = merge(*inputs(folder), "-o", folder / "new.safetensors")
+    assert code == (cli.FAILED if fails else cli.DONE)
+    assert ("its disk failed" in error and "merge again" in error) is fails
+    assert load_file(folder / "new.safetensors")
 
 
 def test_interrupt_while_threads_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,9 @@ except ImportError:  # Windows, where an open file cannot be removed, which serv
     fcntl = None  # type: ignore[assignment]
 
 SUFFIX = ".elemental-tmp"
+_DISK_FAILED = {errno.EIO, errno.EROFS, errno.ENOSPC, getattr(errno, "EDQUOT", errno.EIO)}
+"""What flushing a folder says if it failed; all else means that the system does not do that, or not for us."""
+
 _ALIGNMENT = 8
 
 
@@ -105,7 +108,8 @@ class SafetensorsWriter:
         """Write the header, flush everything to the disk, and put the file in the target's place.
 
         Raises:
-            MergeError: The disk is full or failed, or the target has appeared meanwhile.
+            MergeError: The disk is full or failed, the latter maybe after the file was put there, as the message says
+                then; or the target has appeared meanwhile.
             ValueError: The fields are longer than the room that was left for them.
         """
         header = _encode(metadata, self._entries)
@@ -126,9 +130,15 @@ class SafetensorsWriter:
             except KeyboardInterrupt:  # the system may have done it by then
                 self.saved = not self._temporary.exists()
                 raise
-            _sync_folder(self._target.parent)
         except OSError as exc:
             raise self._failed(exc) from exc
+        try:
+            _sync_folder(self._target.parent)
+        except OSError as exc:
+            raise MergeError(
+                f"{self._target} was saved, but its disk failed ({exc.strerror or exc}) before that was sure to last; "
+                "after a restart, the file that was there before may be back. Look after the disk, and merge again."
+            ) from exc
 
     def _check_room(self) -> None:
         try:
@@ -309,10 +319,18 @@ def _encode(metadata: Mapping[str, str], entries: Mapping[str, object]) -> bytes
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself last; not every system can."""
-    with suppress(OSError):
+    """Make the renaming itself last; not every system can.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    handle = -1
+    try:
         handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
+        os.fsync(handle)
+    except OSError as exc:
+        if exc.errno in _DISK_FAILED:
+            raise
+    finally:
+        if handle >= 0:
             os.close(handle)
