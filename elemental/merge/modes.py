@@ -70,21 +70,21 @@ _LARGEST = 65504.0
 _INFINITE = 0x7C00
 """fp16's largest number, and the bits of its infinity."""
 
-_SAFE = 0.16
-_CANCELLED = 2**-10
-"""See :func:`half_weight_sum`: how large terms are whose errors may show, and how small a result beside them."""
+_HALF_STEP = 2**-25 * 0.99
+_HALF_UNIT = 2**-12 * 0.99
+"""Half of fp16's smallest step, and half a unit in the last place of a number beside the number, at the least; a
+hundredth is left to what :func:`half_weight_sum` does not count."""
 
 
 def half_weight_sum(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     """Give (1 - alpha) A + alpha B of fp16 tensors by torch's ``lerp``, which computes in float32 inside.
 
     It makes no copies, and is ten times as fast as going through float64. ``lerp`` gives A + alpha (B - A), and from
-    alpha 0.5 on B - (1 - alpha) (B - A), where alpha, the difference and the product are each rounded to float32: an
-    error of at most 3 * 2**-24 w |B - A|, with w the larger of the factors, beside that of the last rounding. It is
-    less than half a unit in fp16's last place, which is 2**-25 or more, if w |B - A| is at most 1/6; and so it is if
-    the result is larger than 3 * 2**-12 of w |B - A|. The few numbers of which neither holds, since large terms
-    cancel, are computed in float64; each by itself, so that it does not matter how a tensor is cut into pieces. So
-    every result is within one unit in the last place.
+    |alpha| 0.5 on B - (1 - alpha) (B - A). Beside the last rounding, what is lost is alpha's own rounding to float32,
+    and at most 2**-24 of the product at each of three others: of the factor, the difference, and the product. Together
+    they are less than half a unit in the last place, but for the few numbers that are small because large terms
+    cancel. These are computed in float64; each by itself, so that it does not matter how a tensor is cut into pieces.
+    So every result is within one unit in the last place.
 
     Args:
         a: fp16, 1-D.
@@ -97,15 +97,17 @@ def half_weight_sum(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     result = (
         torch.lerp(a, b, alpha) if _has_half_lerp(a.device.type) else torch.lerp(a.float(), b.float(), alpha).half()
     )
-    factor = abs(alpha) if abs(alpha) < 0.5 else max(abs(alpha), abs(1 - alpha))
+    rounded = float(np.float32(alpha))
+    factor = abs(rounded) if abs(rounded) < 0.5 else abs(1 - rounded)
+    error = abs(alpha - rounded) + 3 * 2**-24 * factor  # of a result, as a part of |B - A|
     # the first bound costs less than the difference; 1.01 is for the difference's rounding to fp16
-    if factor * (largest(a) + largest(b)) * 1.01 <= _SAFE or (terms := factor * largest(b - a)) <= _SAFE:
+    if error * (largest(a) + largest(b)) * 1.01 <= _HALF_STEP or (most := error * largest(b - a)) <= _HALF_STEP:
         return result
-    near = _near_zero(result, terms * _CANCELLED)
+    near = _near_zero(result, most / _HALF_UNIT)
     some_a, some_b, known = a[near], b[near], result[near]
-    size = factor * (some_b - some_a).abs().double()
+    lost = error * (some_b - some_a).abs().double()
     exact = weight_sum(some_a.double(), some_b.double(), b, alpha=alpha, beta=0.0).to(torch.float16)
-    result[near] = torch.where((size > _SAFE) & (known.abs() <= size * _CANCELLED), exact, known)
+    result[near] = torch.where((lost > _HALF_STEP) & (known.abs() <= lost / _HALF_UNIT), exact, known)
     return result
 
 
