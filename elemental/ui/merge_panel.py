@@ -51,14 +51,14 @@ class MergePanel:
         return [self.fields[name] for name in FIELDS]
 
     def _draw_models(self, form: MergeForm) -> None:
-        titles = [known.title for known in self._desk.checkpoints()]
+        titles, shown = [known.title for known in self._desk.checkpoints()], _shown_by(form.merge_mode)
         with make("Row", elem_id="elemental_models"):
             for letter in "abc":
                 name = f"model_{letter}"
                 self.fields[name] = make(
                     "Dropdown", label=f"Model {letter.upper()}", choices=titles, value=getattr(form, name) or None,
                     allow_custom_value=True, elem_id=f"elemental_{name}", min_width=120, scale=4,
-                    visible=letter != "c" or MergeMode(form.mode).uses_c,
+                    visible=shown.get(name, True),
                 )  # fmt: skip
             self.swap = make("Button", value="A ⇄ B", elem_id="elemental_swap", scale=1, min_width=70, size="sm")
             self.refresh = make(
@@ -66,6 +66,7 @@ class MergePanel:
             )
 
     def _draw_ratios(self, form: MergeForm) -> None:
+        shown = _shown_by(form.merge_mode)
         with make("Row"):
             self.fields["mode"] = make(
                 "Dropdown", label="Mode", choices=[mode.value for mode in MergeMode], value=form.mode,
@@ -80,19 +81,19 @@ class MergePanel:
                 self.fields[name] = make(
                     "Slider", label=name, minimum=-1, maximum=2, step=0.01, value=getattr(form, name),
                     elem_id=f"elemental_{name}", scale=3, min_width=160,
-                    visible=name == "alpha" or MergeMode(form.mode).uses_beta,
+                    visible=shown.get(name, True),
                 )  # fmt: skip
-        self.formula = make("HTML", value=_draw_formula(form.mode), elem_id="elemental_formula")
+        self.formula = make("HTML", value=_draw_formula(form.merge_mode), elem_id="elemental_formula")
         blocks = " ".join(("BASE", *block_names(0)))
         with make("Accordion", label="Block weights (MBW)", open=False, elem_id="elemental_mbw"):
             self.preset = make(
                 "Dropdown", label="Preset", choices=[], value=None, elem_id="elemental_preset", min_width=120
             )
             for name, label in (("blocks", "Weights, BASE first; empty for none"), ("blocks_beta", "Weights of beta")):
-                visible = name == "blocks" or MergeMode(form.mode).uses_beta
                 self.fields[name] = make(
                     "Textbox", label=label, value=getattr(form, name), lines=1, elem_id=f"elemental_{name}",
-                    visible=visible, placeholder="26 numbers (SDXL: 20), or 25 (19) to leave BASE to alpha",
+                    visible=shown.get(name, True),
+                    placeholder="26 numbers (SDXL: 20), or 25 (19) to leave BASE to alpha",
                 )  # fmt: skip
             sliders = f'<div class="elemental-sliders" data-field="elemental_blocks" data-blocks="{blocks}"></div>'
             make("HTML", value=sliders, elem_id="elemental_sliders")
@@ -196,10 +197,10 @@ class MergePanel:
         desk, fields = self._desk, self.fields
 
         def choose_mode(name: str | None) -> Updates:
-            name = MergeForm(mode=name or "").merge_mode.value
+            mode = MergeForm(mode=name or "").merge_mode
             return {
-                self.formula: _draw_formula(name),
-                **{fields[field]: update(visible=visible) for field, visible in _shown_by(name).items()},
+                self.formula: _draw_formula(mode),
+                **{fields[field]: update(visible=visible) for field, visible in _shown_by(mode).items()},
             }
 
         def refresh() -> Updates:
@@ -234,7 +235,7 @@ class MergePanel:
         Raises:
             RecipeError: It has a mode that there is not.
         """
-        shown = _shown_by(form.mode)
+        shown = _shown_by(form.merge_mode)
         return {
             self.fields[name]: update(value=value, **({"visible": shown[name]} if name in shown else {}))
             for name, value in form.to_dict().items()
@@ -246,20 +247,14 @@ def parse_form(values: Sequence[Any]) -> MergeForm:
     return form_from_dict(dict(zip(FIELDS, values, strict=True)))
 
 
-def _shown_by(mode: str) -> dict[str, bool]:
-    """Tell which fields that not every mode has a use for are shown, by name.
-
-    Raises:
-        RecipeError: There is no mode of that name.
-    """
-    found = MergeForm(mode=mode).merge_mode
-    return {"model_c": found.uses_c, "beta": found.uses_beta, "blocks_beta": found.uses_beta}
+def _shown_by(mode: MergeMode) -> dict[str, bool]:
+    """Tell which fields that not every mode has a use for are shown, by name."""
+    return {"model_c": mode.uses_c, "beta": mode.uses_beta, "blocks_beta": mode.uses_beta}
 
 
-def _draw_formula(mode: str) -> str:
-    found = MergeMode(mode)
-    names = "a is alpha, b is beta" if found.uses_beta else "a is alpha"
-    return f'<p class="elemental-formula">{found.formula} <small>{names}</small></p>'
+def _draw_formula(mode: MergeMode) -> str:
+    names = "a is alpha, b is beta" if mode.uses_beta else "a is alpha"
+    return f'<p class="elemental-formula">{mode.formula} <small>{names}</small></p>'
 
 
 def _preset_names() -> list[str]:
