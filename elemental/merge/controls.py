@@ -9,6 +9,7 @@ from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,29 @@ def uninterrupted(job: Callable[[], None]) -> None:
             task.wait()
         except KeyboardInterrupt:
             interrupted = True
-    error, task.error = task.error, None
+    raise_error_of(task)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+class Worker(Protocol):
+    """What is done in another thread than the one that waits for it.
+
+    Attributes:
+        error: What was raised there, and not yet here.
+    """
+
+    error: BaseException | None
+
+
+def raise_error_of(worker: Worker) -> None:
+    """Raise what was raised in another thread, if anything was; nobody holds it afterwards but who catches it."""
+    error, worker.error = worker.error, None
     try:
         if error is not None:
             raise error
     finally:
         del error  # it holds this frame, which must not hold it
-    if interrupted:
-        raise KeyboardInterrupt
 
 
 class _Once:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import MergeError, Stopped
 from ..spec.keys import FIRST_CONV
 from ..spec.recipe import MergeMode
-from .controls import Controls, uninterrupted
+from .controls import Controls, raise_error_of, uninterrupted
 from .dtypes import TORCH_DTYPES, round_to, working_dtype
 from .memory import is_out_of_memory
 from .modes import FORMULAS, half_weight_sum
@@ -141,7 +141,7 @@ def _work_together(run: _Run, count: int) -> None:
             run.report_progress()
     finally:  # from here on nothing is written any more; what else would undo could be written over
         uninterrupted(run.close)
-    run.raise_error()
+    raise_error_of(run)
 
 
 def check_device(name: str) -> torch.device:
@@ -172,6 +172,7 @@ class _Run:
         controls: Controls,
     ) -> None:
         self.ended = False
+        self.error: BaseException | None = None
         self.not_finite: set[tuple[Role, str]] = set()
         self._plan = plan
         self._models = models
@@ -184,7 +185,6 @@ class _Run:
         self._news = threading.Lock()  # free once the run has ended
         self._news.acquire()
         self._working = 0
-        self._error: BaseException | None = None
         self._buffers = threading.local()
         self._done = 0
 
@@ -223,7 +223,7 @@ class _Run:
 
     def _end(self, error: BaseException | None = None) -> None:
         with self._lock:
-            self._error = self._error or error
+            self.error = self.error or error
             if not self.ended:
                 self.ended = True
                 self._news.release()
@@ -237,15 +237,6 @@ class _Run:
         self._end()
         with self._idle:
             self._idle.wait_for(lambda: not self._working)
-
-    def raise_error(self) -> None:
-        """Raise what a thread has raised."""
-        error, self._error = self._error, None
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error  # it holds this frame, which must not hold it
 
     def report_progress(self) -> None:
         with self._lock:
