@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 import elemental
 from elemental.hosts.base import CheckpointRef
-from elemental.hosts.fake import FakeModel
 from elemental.merge.live import LiveMerge, Written
+from tests.fake_host import FakeModel
 
 from .synthetic import write_checkpoint
 

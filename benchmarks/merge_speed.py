@@ -148,7 +148,7 @@ def _needed(args: argparse.Namespace) -> int:
 
 
 def _remember_hashes(models: Sequence[Path]) -> None:
-    from elemental.merge.hashes import file_sha256
+    from elemental.merge.files.hashes import file_sha256
 
     for model in models:
         file_sha256(model)

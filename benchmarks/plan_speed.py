@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from elemental.architectures.blocks import SDXL
 from elemental.demo.layout import SDXL_LAYOUT, tensor_shapes
+from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.plan import Role, plan_tensors
-from elemental.merge.tensors import TensorInfo
-from elemental.spec.blocks import SDXL
-from elemental.spec.parser import parse_rules
-from elemental.spec.recipe import MergeRecipe, ModelSource
+from elemental.recipe.parser import parse_rules
+from elemental.recipe.recipe import MergeRecipe, ModelSource
 
 from .synthetic import write_checkpoint
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, Layout, tensor_shapes
-from elemental.merge.tensors import TensorInfo
-from elemental.merge.writer import SafetensorsWriter
+from elemental.merge.files.tensor_info import TensorInfo
+from elemental.merge.files.writer import SafetensorsWriter
 
 LAYOUTS = {"sd15": SD1_LAYOUT, "sd21": SD2_LAYOUT, "sdxl": SDXL_LAYOUT}
 _POOL = 1 << 24

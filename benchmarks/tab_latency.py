@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from elemental.demo.layout import SDXL_LAYOUT, shrink, tensor_shapes
-from elemental.hosts.standalone import StandaloneHost
+from elemental.hosts.standalone.host import StandaloneHost
 from elemental.images.request import ImageRequest
 from tests.browser import Page, browser
 
@@ -74,9 +74,9 @@ def _measure(models: Path, rules: int, keys: int) -> None:
 
     host = StandaloneHost(models=models, output=models / "out")
     started = time.perf_counter()
+    from elemental.session.session import desk_of
     from elemental.ui.compat import serve
-    from elemental.ui.desk import desk_of
-    from elemental.ui.picture_form import OwnPictureForm
+    from elemental.ui.image_form import OwnPictureForm
     from elemental.ui.tab import make_tab
 
     page = make_tab(host, OwnPictureForm(host, ImageRequest("")), alone=True)

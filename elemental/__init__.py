@@ -5,24 +5,16 @@ Importing the package, reading specs and planning load neither torch nor any use
 
 from __future__ import annotations
 
-from .errors import (
-    CheckpointError,
-    ElementalError,
-    HostError,
-    ImageError,
-    MergeError,
-    RecipeError,
-    SpecError,
-    Stopped,
-)
-from .merge.checkpoint import Checkpoint
-from .merge.controls import Controls
+from .errors import CheckpointError, ElementalError, HostError, ImageError, MergeError, RecipeError, SpecError, Stopped
+from .merge.files.checkpoint import Checkpoint
+from .merge.files.model_locator import model_source
 from .merge.plan import MergePlan, Role, TensorPlan
-from .merge.sources import model_source
-from .spec.parser import parse_rules
-from .spec.recipe import MergeMode, MergeRecipe, ModelSource, SaveDtype, VaeChoice
-from .spec.rules import Rule, RuleSet, format_rules
-from .spec.weights import BlockWeights, parse_block_weights
+from .merge.progress import Controls
+from .recipe.block_weights import BlockWeights, parse_block_weights
+from .recipe.modes import MergeMode
+from .recipe.parser import parse_rules
+from .recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
+from .recipe.rules import Rule, RuleSet, format_rules
 from .workflows import MergeResult, live_merge, make_pictures, merge_to_file, plan_merge, read_recipe
 
 __version__ = "0.1.0"

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from .errors import CheckpointError, HostError, MergeError, RecipeError, Stopped
-from .merge.checkpoint import SAFETENSORS, Checkpoint, is_there, read_signature
-from .merge.controls import Controls, Stopwatch
-from .merge.hashes import compute_sha256, legacy_hash, remembered_sha256
-from .merge.metadata import (
+from .merge.files.checkpoint import SAFETENSORS, Checkpoint, is_there, read_signature
+from .merge.files.hashes import compute_sha256, legacy_hash, remembered_sha256
+from .merge.files.metadata import (
     LABEL_FIELD,
     RECIPE_FIELD,
     RECIPE_NAME,
@@ -30,11 +29,13 @@ from .merge.metadata import (
     recipe_from_metadata,
     with_hashes,
 )
+from .merge.files.model_locator import expand_home, locate_model, model_source
+from .merge.files.open_models import Sources
+from .merge.files.writer import SafetensorsWriter, check_target, resolve_target
 from .merge.plan import MergePlan, Role, plan_tensors
-from .merge.sources import Sources, expand_home, locate_model, model_source
-from .merge.writer import SafetensorsWriter, check_target, resolve_target
-from .spec.recipe import MergeRecipe, ModelSource
-from .spec.weights import BUILT_IN_PRESETS, Presets, read_presets
+from .merge.progress import Controls, Stopwatch
+from .recipe.block_weights import BUILT_IN_PRESETS, Presets, read_presets
+from .recipe.recipe import MergeRecipe, ModelSource
 
 if TYPE_CHECKING:
     from .hosts.base import Host, LiveModel
@@ -195,7 +196,7 @@ def merge_to_file(
             plan = plan_tensors(recipe, {role: model.tensors for role, model in models.items()})
             on_plan(plan)
 
-            from .merge.execute import FileSink, execute  # loads torch, which what can be refused does not wait for
+            from .merge.execute import FileSink, execute
 
             wanted = with_hashes and not _made_without_hashes(recipe)
             with _Hashing(models, wanted=wanted, controls=controls) as hashing:
@@ -253,8 +254,8 @@ def make_pictures(
     """Make pictures from a model, or from a merge in memory; afterwards the host has the model, or A, loaded as it is.
 
     Args:
-        host: What makes the pictures, such as ``elemental.hosts.standalone.StandaloneHost``; it loads the model, of a
-            merge A.
+        host: What makes the pictures, such as ``elemental.hosts.standalone.host.StandaloneHost``; it loads the
+            model, of a merge A.
         request: What to make, an ``elemental.images.request.ImageRequest``.
         model: A model as it is, or a merge.
         models_folder: Where to look for models that are not where a recipe says, by their SHA-256.

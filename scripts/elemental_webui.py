@@ -1,21 +1,27 @@
 """All that the WebUI executes: register the tab, and what belongs to it, on the host that is there."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from modules import script_callbacks
 
+
+def make_error_page(reason: str) -> Any:
+    """Make a page that says why there is no tab; without it, nobody would know what is wrong."""
+    import gradio as gr
+
+    with gr.Blocks(analytics_enabled=False) as page:
+        gr.Textbox(f"Elemental could not start: {reason}", label="Elemental", interactive=False)
+    return page
+
+
 try:
-    from elemental.hosts.webui_hooks import ElementalScript, register  # noqa: F401 - the WebUI looks for scripts here
+    from elemental.hosts.webui.extension import ElementalScript, register  # noqa: F401 - the WebUI looks for scripts
     from elemental.ui.tab import make_tab
 
-    register(make_tab)
-except Exception as exc:  # without a tab, nobody would know what is wrong
-    _REASON = f"Elemental could not start: {type(exc).__name__}: {exc}"
-
-    def _tell() -> list[tuple[object, str, str]]:
-        import gradio as gr
-
-        with gr.Blocks(analytics_enabled=False) as blocks:
-            gr.Textbox(_REASON, label="Elemental", interactive=False)
-        return [(blocks, "Elemental", "elemental")]
-
-    script_callbacks.on_ui_tabs(_tell)
+    register(make_tab, make_error_page)
+except Exception as exc:
+    _REASON = f"{type(exc).__name__}: {exc}"
+    script_callbacks.on_ui_tabs(lambda: [(make_error_page(_REASON), "Elemental", "elemental")])
     raise

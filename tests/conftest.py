@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from elemental import MergeRecipe, cli, model_source
+from elemental import MergeRecipe, model_source
+from elemental.cli import app as cli
 from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, Layout, shrink, tensor_shapes
-from elemental.hosts.fake import FakeHost
-from elemental.images.axes import Setting
-from elemental.merge.hashes import CACHE_VARIABLE
+from elemental.merge.files.hashes import CACHE_VARIABLE
+from elemental.runs.axis import Setting
 from elemental.workflows import CONFIG_VARIABLE
 
+from .fake_host import FakeHost
 from .plotting import REQUEST, RULES, load
 from .refusing import OLD, Merge
 

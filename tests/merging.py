@@ -13,8 +13,8 @@ from torch import Tensor
 
 import elemental
 from elemental import MergeMode
-from elemental.merge.dtypes import TORCH_DTYPES
-from elemental.spec.keys import FIRST_CONV
+from elemental.architectures.keys import FIRST_CONV
+from elemental.merge.files.dtypes import TORCH_DTYPES
 
 from .conftest import LAYOUTS, random_state, save
 from .reference import float64_formula, slow_ratio, ulps

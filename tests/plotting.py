@@ -10,14 +10,16 @@ from torch import Tensor
 
 from elemental import parse_rules
 from elemental.hosts.base import Host
-from elemental.images.axes import Setting
 from elemental.images.request import ImageRequest
-from elemental.images.xyplot import XYPlot, parse_axis
-from elemental.plots import PlotRun, known_for, make_plot
-from elemental.resume import open_run
-from elemental.run_files import latest_run, read_record
-from elemental.runs import RunResult, RunWatcher, continue_run, start_run
-from elemental.surveys import survey_plot
+from elemental.runs.axis import Setting
+from elemental.runs.axis_context import known_for
+from elemental.runs.axis_values import parse_axis
+from elemental.runs.estimate import survey_plot
+from elemental.runs.plot_run import PlotRun, make_plot
+from elemental.runs.record import latest_run, read_record
+from elemental.runs.resume import open_run
+from elemental.runs.runner import RunResult, RunWatcher, continue_run, start_run
+from elemental.runs.xy_plot import XYPlot
 
 REQUEST = ImageRequest("a red circle", seed=3, steps=1, width=64, height=64)
 RULES = parse_rules("IN01::0.2")

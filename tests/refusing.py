@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from elemental import cli
-from elemental.merge import writer
-from elemental.merge.sources import model_source
-from elemental.spec.recipe import MergeRecipe
+from elemental.cli import app as cli
+from elemental.merge.files import writer
+from elemental.merge.files.model_locator import model_source
+from elemental.recipe.recipe import MergeRecipe
 
 Merge = Callable[..., tuple[int, str]]
 OLD = b"an older result"

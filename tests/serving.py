@@ -18,10 +18,10 @@ from typing import IO, Any
 
 import pytest
 
-from elemental.demo.make import copy_pair
+from elemental.demo.pair import copy_pair
 from elemental.images.request import ImageRequest
-from elemental.merge.checkpoint import Checkpoint
-from elemental.merge.hashes import CACHE_VARIABLE
+from elemental.merge.files.checkpoint import Checkpoint
+from elemental.merge.files.hashes import CACHE_VARIABLE
 from elemental.workflows import CONFIG_VARIABLE
 
 _ROOT = Path(__file__).parents[1]
@@ -48,7 +48,7 @@ class Site:
 def make_host(models: Path, output: Path, *, noise: bool = False) -> Any:
     """Make the host on diffusers, or where that is not installed, or noise will do, one whose pictures are noise."""
     if noise or find_spec("diffusers") is None:
-        from elemental.hosts.fake import FakeHost
+        from tests.fake_host import FakeHost
 
         def load(path: Path) -> dict[str, Any]:
             with Checkpoint(path) as file:
@@ -56,7 +56,7 @@ def make_host(models: Path, output: Path, *, noise: bool = False) -> Any:
             return {key: (tensor,) for key, tensor in tensors.items() if tensor.is_floating_point()}
 
         return FakeHost(load, output=output, models=models)
-    from elemental.hosts.standalone import StandaloneHost
+    from elemental.hosts.standalone.host import StandaloneHost
 
     return StandaloneHost(models=models, output=output)
 
@@ -65,7 +65,7 @@ def make_host(models: Path, output: Path, *, noise: bool = False) -> Any:
 def served(folder: Path, *, noise: bool = False) -> Iterator[Site]:
     """Serve the tab in this process: the demo's pair in ``models``, pictures, maybe of noise, in ``out``."""
     from elemental.ui.compat import serve
-    from elemental.ui.picture_form import OwnPictureForm
+    from elemental.ui.image_form import OwnPictureForm
     from elemental.ui.tab import make_tab
 
     models, output = folder / "models", folder / "out"
@@ -149,7 +149,7 @@ class Apart:
 
 
 def _facts(host: Any) -> dict[str, Any]:
-    from elemental.ui.desk import desk_of
+    from elemental.session.session import desk_of
 
     job = desk_of(host).board.job
     loaded = host.loaded()

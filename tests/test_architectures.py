@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from elemental.architectures.blocks import SD1, SD2, SDXL, Architecture
+from elemental.architectures.detection import detect_architecture, input_channels
+from elemental.architectures.keys import Component, name_key
 from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, Layout, tensor_shapes
 from elemental.errors import CheckpointError
-from elemental.spec.blocks import SD1, SD2, SDXL, Architecture
-from elemental.spec.keys import Component, detect_architecture, input_channels, name_key
 
 from .conftest import INPAINTING, LAYOUTS
 

@@ -16,15 +16,16 @@ pytest.importorskip("diffusers")
 
 import fcntl
 
-from elemental import MergeRecipe, Stopped, cli_plots, model_source
-from elemental.hosts.fake import FakeHost
-from elemental.images.axes import Setting
+from elemental import MergeRecipe, Stopped, model_source
+from elemental.cli import plot as cli_plots
 from elemental.images.files import write_whole
-from elemental.plots import PlotRun
-from elemental.run_files import new_run
-from elemental.runs import start_run
-from elemental.surveys import survey_plot
+from elemental.runs.axis import Setting
+from elemental.runs.estimate import survey_plot
+from elemental.runs.plot_run import PlotRun
+from elemental.runs.record import new_run
+from elemental.runs.runner import start_run
 
+from .fake_host import FakeHost
 from .plotting import REQUEST, load, plot, resume
 
 ROOT = Path(__file__).parents[1]

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from elemental import MergeError, MergeRecipe, Stopped, cli, merge_to_file, model_source
-from elemental.merge import writer
-from elemental.merge.checkpoint import Checkpoint
+from elemental import MergeError, MergeRecipe, Stopped, merge_to_file, model_source
+from elemental.cli import app as cli
+from elemental.merge.files import writer
+from elemental.merge.files.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[1]
 OLD = b"an older result"

@@ -9,18 +9,21 @@ from pathlib import Path
 import pytest
 
 from elemental import ElementalError, MergeMode, MergeRecipe, ModelSource, parse_rules
+from elemental.architectures.blocks import SD1
+from elemental.architectures.keys import name_key
 from elemental.demo.layout import SD1_LAYOUT, tensor_shapes
 from elemental.errors import ImageError, SpecError
-from elemental.images.axes import Known, Setting
-from elemental.images.effects import check_from_dict, parse_check
 from elemental.images.request import ImageRequest
-from elemental.images.samples import read_samples
-from elemental.images.xyplot import XYPlot, axis_from_dict, check_axes, order_cells, parse_axis, plot_from_dict
+from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.plan import Role, plan_tensors
-from elemental.merge.tensors import TensorInfo
-from elemental.spec.blocks import SD1
-from elemental.spec.keys import name_key
-from elemental.spec.weights import BUILT_IN_PRESETS, read_presets
+from elemental.recipe.block_weights import BUILT_IN_PRESETS, read_presets
+from elemental.runs.axis import Setting
+from elemental.runs.axis_context import Known
+from elemental.runs.axis_values import axis_from_dict, parse_axis
+from elemental.runs.cells import order_cells
+from elemental.runs.element_check import check_from_dict, parse_check
+from elemental.runs.samples import read_samples
+from elemental.runs.xy_plot import XYPlot, check_axes, plot_from_dict
 
 INFOS = {key: TensorInfo("F16", shape) for key, shape in tensor_shapes(SD1_LAYOUT).items()}
 KNOWN = Known(

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from elemental import __version__
-from elemental.cli import DONE, FAILED, WRONG_USAGE, main
+from elemental.cli.app import DONE, FAILED, WRONG_USAGE, main
 from elemental.workflows import user_presets_path
 
 from .conftest import LAYOUTS, random_state, save
@@ -310,7 +310,7 @@ def test_names_that_the_terminal_cannot_show(ab: list[str], tmp_path: Path) -> N
 
 def test_planning_loads_no_torch(ab: list[str]) -> None:
     code = (
-        "import sys, elemental.cli as c; "
+        "import sys, elemental.cli.app as c; "
         f"c.main(['plan', {ab[0]!r}, {ab[1]!r}, '--blocks', 'GRAD_V', '--elemental', 'OUT05:attn2:1', '--json']); "
         "heavy = {'torch', 'gradio', 'diffusers', 'transformers', 'PIL'} & set(sys.modules); sys.exit(bool(heavy))"
     )

@@ -11,10 +11,10 @@ from PIL.PngImagePlugin import PngInfo
 
 pytest.importorskip("diffusers")
 
-from elemental.cli import DONE, FAILED, STOPPED, WRONG_USAGE, main
-from elemental.hosts.standalone import StandaloneHost
+from elemental.cli.app import DONE, FAILED, STOPPED, WRONG_USAGE, main
+from elemental.hosts.standalone.host import StandaloneHost
 from elemental.images.files import read_picture, read_texts
-from elemental.plots import PLOT_FIELD
+from elemental.runs.plot_run import PLOT_FIELD
 
 SIZE = ["--width", "64", "--height", "64", "--steps", "1", "--prompt", "a cat"]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from elemental.cli import DONE, main
-from elemental.demo import make
+from elemental.architectures.blocks import SD1
+from elemental.cli.app import DONE, main
+from elemental.demo import pair as make
 from elemental.demo.layout import DEMO_LAYOUT, tensor_shapes
-from elemental.merge.checkpoint import Checkpoint
-from elemental.spec.blocks import SD1
+from elemental.merge.files.checkpoint import Checkpoint
 
 PAIR = [Path(make.__file__).with_name(f"{name}.safetensors") for name in "ab"]
 

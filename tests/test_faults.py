@@ -22,12 +22,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from elemental import cli
+from elemental.cli import app as cli
 from elemental.errors import CheckpointError, MergeError, Stopped
-from elemental.merge import writer
-from elemental.merge.controls import Controls
-from elemental.merge.hashes import compute_sha256, remembered_sha256
+from elemental.merge.files import writer
+from elemental.merge.files.hashes import compute_sha256, remembered_sha256
 from elemental.merge.plan import Role
+from elemental.merge.progress import Controls
 from elemental.workflows import merge_to_file
 
 from .conftest import LAYOUTS, random_state, save
@@ -126,7 +126,7 @@ SLOW_MERGE = """\
 import signal, sys, time
 from pathlib import Path
 from elemental import cli
-from elemental.merge.writer import SafetensorsWriter
+from elemental.merge.files.writer import SafetensorsWriter
 folder, write = Path(sys.argv[1]), SafetensorsWriter.write
 def write_slowly(*arguments):
     write(*arguments)

@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 
 from elemental import MergeMode, MergeRecipe, RecipeError, SaveDtype, SpecError, model_source, parse_rules
+from elemental.architectures.blocks import BASE
+from elemental.architectures.detection import detect_architecture
+from elemental.architectures.element_groups import find_groups
+from elemental.architectures.keys import name_key
+from elemental.architectures.tensor_sets import members
 from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, tensor_shapes
 from elemental.hosts.base import CheckpointRef
-from elemental.images.samples import Sample, find_samples
-from elemental.spec.blocks import BASE
-from elemental.spec.groups import find_groups
-from elemental.spec.keys import detect_architecture, name_key
-from elemental.spec.parser import parse_rules as parse
-from elemental.spec.select import Selection, members
-from elemental.spec.weights import parse_block_weights
-from elemental.ui.form import MergeForm, finder, form_from_dict, form_from_recipe, safe_file_name
-from elemental.ui.preview import Previewer, stamp_of
+from elemental.recipe.block_weights import parse_block_weights
+from elemental.recipe.parser import parse_rules as parse
+from elemental.recipe.rule_matching import RuleMatcher
+from elemental.runs.samples import Sample, find_samples
+from elemental.session.form import MergeForm, finder, form_from_dict, form_from_recipe, safe_file_name
+from elemental.session.preview import Previewer, stamp_of
 
 
 @pytest.fixture
@@ -138,12 +140,12 @@ def test_the_map_shows_each_ratio_where_it_will_be(refs: list[CheckpointRef], fo
 def test_the_words_of_a_cell_select_its_tensors_and_no_others(layout: object) -> None:
     shapes = tensor_shapes(layout)  # type: ignore[arg-type]
     names = [name_key(key, detect_architecture(shapes, name="x")) for key in shapes]
-    selection = Selection(names)
+    matcher = RuleMatcher(names)
     seen: set[int] = set()
     for group in find_groups(names):
         for place in group.places.values():
             (rule,) = parse(f"{place.word}:{place.part}:1").rules
-            assert tuple(members(selection.matching(rule))) == place.indices, (group.name, place.block)
+            assert tuple(members(matcher.matching(rule))) == place.indices, (group.name, place.block)
             seen.update(place.indices)
     assert len(seen) > 0.99 * len(names)  # all but what is neither U-Net nor text encoder nor VAE
 

@@ -20,8 +20,8 @@ from torch import nn
 
 import elemental
 from elemental import RecipeError, SaveDtype
-from elemental.cli import DONE, FAILED, main
-from elemental.spec.keys import FIRST_CONV
+from elemental.architectures.keys import FIRST_CONV
+from elemental.cli.app import DONE, FAILED, main
 
 from .merging import DTYPE_NAMES, SPEC, State, assert_merged, merge, same_bits, save_all, some_elements, u_net, whole
 

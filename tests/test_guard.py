@@ -16,10 +16,10 @@ from elemental.errors import ElementalError, ImageError, RecipeError
 from elemental.images.request import ImageRequest
 from elemental.images.text import MOST_LETTERS as MOST_DRAWN
 from elemental.images.text import fit_text
-from elemental.merge.metadata import recipe_from_json
-from elemental.run_files import RunFiles, read_record
-from elemental.ui.guard import MOST_SENT, Guard, file_below
-from elemental.ui.values import MOST_LETTERS, reader_of
+from elemental.merge.files.metadata import recipe_from_json
+from elemental.runs.record import RunFiles, read_record
+from elemental.ui.event_values import MOST_LETTERS, reader_of
+from elemental.ui.page_guard import MOST_SENT, Guard, file_below
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links and pipes are POSIX's")
 

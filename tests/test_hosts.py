@@ -29,19 +29,19 @@ from elemental import (
     parse_rules,
 )
 from elemental.hosts.base import CheckpointRef, Host
-from elemental.hosts.fake import FakeHost
 from elemental.images.files import free_names, read_texts, write_png
 from elemental.images.request import ImageRequest
+from elemental.merge.files.metadata import recipe_from_json
 from elemental.merge.live import LiveState
-from elemental.merge.metadata import recipe_from_json
 
 from .conftest import DRAWABLE, random_state
+from .fake_host import FakeHost
 
 pytest.importorskip("diffusers")
 
-from elemental.hosts.samplers import SAMPLERS
-from elemental.hosts.standalone import StandaloneHost
-from elemental.hosts.tokens import END, START, tokenize
+from elemental.hosts.standalone.clip_tokenizer import END, START, tokenize
+from elemental.hosts.standalone.host import StandaloneHost
+from elemental.hosts.standalone.samplers import SAMPLERS
 
 REQUEST = ImageRequest('a red circle, "on blue"', negative="blurred: all", seed=5, steps=2, width=64, height=64)
 

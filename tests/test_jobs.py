@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from elemental import HostError, MergeError, Stopped
-from elemental.history import History, HistoryEntry
-from elemental.jobs import Job, JobBoard, JobState
+from elemental.session.history import History, HistoryEntry
+from elemental.session.jobs import Job, JobBoard, JobState
 
 
 def ended(job: Job) -> JobState:

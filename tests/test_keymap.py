@@ -7,13 +7,13 @@ from collections import Counter
 import pytest
 import torch
 
+from elemental.architectures.blocks import SD1, SD2, SDXL, Architecture
 from elemental.demo.layout import DEMO_LAYOUT, SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, Layout, tensor_shapes
-from elemental.spec.blocks import SD1, SD2, SDXL, Architecture
 
 pytest.importorskip("diffusers")
 
-from elemental.hosts.keymap import live_name
-from elemental.hosts.networks import build_networks, live_tensors
+from elemental.hosts.standalone.key_map import live_name
+from elemental.hosts.standalone.networks import build_networks, live_tensors
 
 REAL = {
     "SD 1.x": (SD1_LAYOUT, SD1),

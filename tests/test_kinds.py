@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import elemental
 from elemental import CheckpointError, MergeError, MergeMode, VaeChoice
-from elemental.cli import DONE, main
-from elemental.spec.keys import FIRST_CONV, Component
+from elemental.architectures.keys import FIRST_CONV, Component
+from elemental.cli.app import DONE, main
 
 from .merging import (
     EMA,

@@ -28,11 +28,11 @@ from elemental import (
     plan_merge,
 )
 from elemental.hosts.base import CheckpointRef
-from elemental.hosts.fake import FakeModel
 from elemental.merge.live import LiveState
-from elemental.spec.weights import parse_block_weights
+from elemental.recipe.block_weights import parse_block_weights
 
 from .conftest import LAYOUTS, random_state, save
+from .fake_host import FakeModel
 
 SPEC = "IN03-OUT05:attn2:0.7,OUT06:attn1 ff.net:0.2,BASE:mlp:1"
 
@@ -346,9 +346,9 @@ def test_a_model_on_two_devices(recipe: MergeRecipe, models: Mapping[str, Path])
 
 def test_differences_of_plans_are_those_of_their_ratios(recipe: MergeRecipe) -> None:
     """The fast way to tell what moved agrees with the whole plan."""
+    from elemental.architectures.tensor_sets import members
+    from elemental.merge.files.open_models import Sources
     from elemental.merge.plan import Planner
-    from elemental.merge.sources import Sources
-    from elemental.spec.select import members
 
     with Sources() as sources:
         planner = Planner(recipe, {role: model.tensors for role, model in sources.open(recipe).items()})

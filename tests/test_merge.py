@@ -14,14 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import elemental
+from elemental.architectures.keys import FIRST_CONV
 from elemental.errors import CheckpointError, MergeError, RecipeError
 from elemental.merge import execute as executor
-from elemental.merge import modes
 from elemental.merge.execute import Sink, execute, is_finite
+from elemental.merge.files.tensor_info import TensorInfo
+from elemental.merge.formulas import half_precision
 from elemental.merge.plan import Role, TensorPlan, plan_tensors
-from elemental.merge.tensors import TensorInfo
-from elemental.spec.keys import FIRST_CONV
-from elemental.spec.recipe import MergeMode, MergeRecipe, ModelSource, SaveDtype, VaeChoice
+from elemental.recipe.modes import MergeMode
+from elemental.recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
 
 from .conftest import INPAINTING, LAYOUTS, random_state, save
 from .reference import float64_formula, slow_ratio, ulps
@@ -145,7 +146,7 @@ def test_torchs_fp16_kernel_gives_what_upcasting_gives(monkeypatch: pytest.Monke
     for alpha in (0.3, 0.5, 0.8, -0.5, 1.5):
         fused = computed([a, b], MergeMode.WEIGHT_SUM, alpha, 0)
         with monkeypatch.context() as patch:
-            patch.setattr(modes, "_has_half_lerp", lambda _: False)
+            patch.setattr(half_precision, "_has_half_lerp", lambda _: False)
             assert torch.equal(fused, computed([a, b], MergeMode.WEIGHT_SUM, alpha, 0))
 
 
@@ -165,26 +166,28 @@ def test_fp16_terms_that_cancel_are_within_a_unit(size: float) -> None:
         a = (torch.rand(100_000, generator=generator) * 2 - 1) * size
         b = a * ((alpha - 1) / alpha) + torch.randn(len(a), generator=generator) * size * 2**-12
         models = [a.half(), b.half()]
-        result = modes.half_weight_sum(models[0], models[1], alpha)
+        result = half_precision.half_weight_sum(models[0], models[1], alpha)
         assert ulps(result, float64_formula("weight-sum", models, alpha, 0)) <= 1
         cut = zip(*(model.view(-1, 800) for model in models), strict=True)
-        pieces = [modes.half_weight_sum(some_a, some_b, alpha) for some_a, some_b in cut]
+        pieces = [half_precision.half_weight_sum(some_a, some_b, alpha) for some_a, some_b in cut]
         assert torch.equal(torch.cat(pieces), result)
 
 
 def test_one_number_that_is_none_spoils_no_other() -> None:
     a, b = torch.tensor([0.7, 300, 1]).half(), torch.tensor([-0.3, -128.6, 2]).half()
-    whole = modes.half_weight_sum(a, b, 0.7)
+    whole = half_precision.half_weight_sum(a, b, 0.7)
     for bad in (float("nan"), float("inf")):
         spoilt = torch.tensor([bad]).half()
-        assert torch.equal(modes.half_weight_sum(torch.cat([a, spoilt]), torch.cat([b, spoilt]), 0.7)[:3], whole)
+        assert torch.equal(
+            half_precision.half_weight_sum(torch.cat([a, spoilt]), torch.cat([b, spoilt]), 0.7)[:3], whole
+        )
 
 
 @pytest.mark.parametrize("values", [[0.5, -3, 2], [-1, -65504], [65504, 0], [0.0, -0.0], [2**-24, -(2**-24)]])
 def test_the_largest_of_fp16(values: list[float]) -> None:
-    assert modes.largest(torch.tensor(values, dtype=torch.float16)) == max(map(abs, values))
+    assert half_precision.largest(torch.tensor(values, dtype=torch.float16)) == max(map(abs, values))
     for bad in (float("inf"), float("-inf"), float("nan"), -float("nan")):
-        assert not math.isfinite(modes.largest(torch.tensor([*values, bad], dtype=torch.float16)))
+        assert not math.isfinite(half_precision.largest(torch.tensor([*values, bad], dtype=torch.float16)))
 
 
 def test_pieces_join(tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

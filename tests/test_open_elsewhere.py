@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from elemental.architectures.blocks import SD1, SD2, SDXL, Architecture
 from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, Layout, tensor_shapes
-from elemental.merge.hashes import CACHE_VARIABLE
-from elemental.spec.blocks import SD1, SD2, SDXL, Architecture
+from elemental.merge.files.hashes import CACHE_VARIABLE
 
 from .conftest import DRAWABLE, random_state
 from .merging import EMA, SPEC, State, assert_merged, ema_of, merge, only, save_all
@@ -29,11 +29,11 @@ import huggingface_hub.constants
 from diffusers.loaders import single_file_utils
 
 from elemental.hosts.base import CheckpointRef
-from elemental.hosts.keymap import Network, live_name
-from elemental.hosts.networks import build_networks
-from elemental.hosts.samplers import make_sampler
-from elemental.hosts.standalone import StandaloneHost, StandaloneModel
-from elemental.hosts.tokens import tokenize
+from elemental.hosts.standalone.clip_tokenizer import tokenize
+from elemental.hosts.standalone.host import StandaloneHost, StandaloneModel
+from elemental.hosts.standalone.key_map import Network, live_name
+from elemental.hosts.standalone.networks import build_networks
+from elemental.hosts.standalone.samplers import make_sampler
 from elemental.images.request import ImageRequest
 
 REQUEST = ImageRequest(

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from elemental.errors import CheckpointError
-from elemental.merge import opcodes
-from elemental.merge.checkpoint import Checkpoint
+from elemental.merge.files import pickle_opcodes as opcodes
+from elemental.merge.files.checkpoint import Checkpoint
 
 from .conftest import LAYOUTS, pickles_float8, random_state
 
@@ -84,7 +84,7 @@ def test_a_state_dict_in_a_state_dict(tmp_path: Path) -> None:
 
 def test_opening_loads_no_torch(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(3)}, tmp_path / "x.ckpt")
-    code = "import sys; from elemental.merge.checkpoint import Checkpoint; Checkpoint(sys.argv[1]); print(*sys.modules)"
+    code = "import sys; from elemental import Checkpoint; Checkpoint(sys.argv[1]); print(*sys.modules)"
     command = [sys.executable, "-c", code, str(tmp_path / "x.ckpt")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "torch" not in done.stdout.split()

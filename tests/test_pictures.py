@@ -17,7 +17,7 @@ from elemental.images.diff import Difference, compare_pictures, draw_difference
 from elemental.images.files import write_gif, write_png, write_whole
 from elemental.images.grid import PAPER, GridCell, GridSheet, draw_grid
 from elemental.images.infotext import format_infotext
-from elemental.images.report import CSV_COLUMNS, Effect, draw_ranking, format_csv, rank_effects
+from elemental.images.ranking import CSV_COLUMNS, Effect, draw_ranking, format_csv, rank_effects
 from elemental.images.request import GeneratedImage, ImageRequest
 from elemental.images.text import SMALLEST, find_font, fit_text, text_box
 

@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 
+from elemental.architectures.blocks import SD1
+from elemental.architectures.keys import FIRST_CONV
 from elemental.demo.layout import Layout, tensor_shapes
 from elemental.errors import MergeError, RecipeError
+from elemental.merge.describe import describe_changes, draw_elements, draw_map, plan_as_dict
+from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.plan import MergePlan, Role, plan_tensors
-from elemental.merge.show import describe_changes, draw_elements, draw_map, plan_as_dict
-from elemental.merge.tensors import TensorInfo
-from elemental.spec.blocks import SD1
-from elemental.spec.keys import FIRST_CONV
-from elemental.spec.parser import parse_rules
-from elemental.spec.recipe import MergeMode, MergeRecipe, ModelSource, SaveDtype, VaeChoice
-from elemental.spec.weights import BlockWeights
+from elemental.recipe.block_weights import BlockWeights
+from elemental.recipe.modes import MergeMode
+from elemental.recipe.parser import parse_rules
+from elemental.recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
 
 from .conftest import INPAINTING, LAYOUTS
 

@@ -15,23 +15,17 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from elemental import (
-    CheckpointError,
-    ElementalError,
-    HostError,
-    ImageError,
-    model_source,
-)
+from elemental import CheckpointError, ElementalError, HostError, ImageError, model_source
 from elemental.hosts.base import NO_FIELDS, CheckpointRef
-from elemental.hosts.fake import FakeHost
-from elemental.images.axes import Setting
 from elemental.images.files import read_picture
 from elemental.images.grid import BLANK
 from elemental.images.request import GeneratedImage, ImageRequest
-from elemental.images.xyplot import Cell
-from elemental.run_files import latest_run, read_record
-from elemental.runs import Progress
+from elemental.runs.axis import Setting
+from elemental.runs.cells import Cell
+from elemental.runs.record import latest_run, read_record
+from elemental.runs.runner import Progress
 
+from .fake_host import FakeHost
 from .plotting import load, plot, resume, run
 
 
@@ -158,10 +152,10 @@ _KILL_AT_THE_SECOND_PICTURE = """
 import os, signal, sys
 from pathlib import Path
 from safetensors.torch import load_file
-from elemental.hosts.fake import FakeHost
-from elemental.resume import open_run
-from elemental.run_files import latest_run, read_record
-from elemental.runs import RunWatcher, continue_run
+from .fake_host import FakeHost
+from elemental.runs.resume import open_run
+from elemental.runs.record import latest_run, read_record
+from elemental.runs.runner import RunWatcher, continue_run
 def load(path):
     return {key: (tensor,) for key, tensor in load_file(path).items() if tensor.is_floating_point()}
 def kill(cell, image, progress):

@@ -23,22 +23,24 @@ from elemental import (
     model_source,
     parse_rules,
 )
-from elemental.checks import CheckRun, folder_of_check
 from elemental.hosts.base import CheckpointRef, Host
-from elemental.hosts.fake import FakeHost
-from elemental.images.axes import Setting
 from elemental.images.diff import compare_pictures
-from elemental.images.effects import parse_check
 from elemental.images.files import read_picture, read_texts
-from elemental.images.xyplot import Cell
-from elemental.plots import PLOT_FIELD, known_for
-from elemental.runs import Progress, RunResult, start_run
-from elemental.spec.weights import parse_block_weights
-from elemental.surveys import survey_check, survey_plot
+from elemental.recipe.block_weights import parse_block_weights
+from elemental.runs.axis import Setting
+from elemental.runs.axis_context import known_for
+from elemental.runs.cells import Cell
+from elemental.runs.check_run import CheckRun, folder_of_check
+from elemental.runs.element_check import parse_check
+from elemental.runs.estimate import survey_check, survey_plot
+from elemental.runs.plot_run import PLOT_FIELD
+from elemental.runs.runner import Progress, RunResult, start_run
+
+from .fake_host import FakeHost
 
 pytest.importorskip("diffusers")
 
-from elemental.hosts.standalone import StandaloneHost
+from elemental.hosts.standalone.host import StandaloneHost
 
 from .plotting import REQUEST, plot, resume, run
 

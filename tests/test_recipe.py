@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from elemental.errors import RecipeError, SpecError
-from elemental.spec.parser import parse_rules
-from elemental.spec.recipe import MergeMode, MergeRecipe, ModelSource, SaveDtype, VaeChoice, recipe_from_dict
-from elemental.spec.rules import Rule, RuleSet
-from elemental.spec.weights import BlockWeights
+from elemental.recipe.block_weights import BlockWeights
+from elemental.recipe.modes import MergeMode
+from elemental.recipe.parser import parse_rules
+from elemental.recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, recipe_from_dict
+from elemental.recipe.rules import Rule, RuleSet
 
 A, B, C = (ModelSource(f"/models/{name}.safetensors", "f" * 64, 5) for name in "abc")
 PLAIN = MergeRecipe(A, B)

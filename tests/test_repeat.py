@@ -11,8 +11,8 @@ from safetensors import safe_open
 
 import elemental
 from elemental.errors import CheckpointError, RecipeError
-from elemental.merge import hashes
-from elemental.merge.hashes import cache_folder, compute_sha256, file_sha256, remembered_sha256
+from elemental.merge.files import hashes
+from elemental.merge.files.hashes import cache_folder, compute_sha256, file_sha256, remembered_sha256
 from elemental.workflows import load_presets
 
 from .conftest import LAYOUTS, random_state, save

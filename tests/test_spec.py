@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from elemental.errors import SpecError
-from elemental.spec.parser import parse_rules
-from elemental.spec.rules import BlockSelector, ElementSelector, Rule, RuleSet, format_rules
+from elemental.recipe.parser import parse_rules
+from elemental.recipe.rules import BlockSelector, ElementSelector, Rule, RuleSet, format_rules
 
 
 def only(text: str) -> Rule:

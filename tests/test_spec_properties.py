@@ -7,13 +7,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from elemental.architectures.blocks import LONGEST, SD1, SD2, SDXL, Architecture
+from elemental.architectures.keys import KeyName, name_key
+from elemental.architectures.tensor_sets import members
 from elemental.demo.layout import tensor_shapes
 from elemental.errors import SpecError
-from elemental.spec.blocks import LONGEST, SD1, SD2, SDXL, Architecture
-from elemental.spec.keys import KeyName, name_key
-from elemental.spec.parser import parse_rules
-from elemental.spec.rules import format_rules
-from elemental.spec.select import Selection, members
+from elemental.recipe.parser import parse_rules
+from elemental.recipe.rule_matching import RuleMatcher
+from elemental.recipe.rules import format_rules
 
 from .attacks.spec import check, large_texts, texts
 from .conftest import LAYOUTS
@@ -73,7 +74,7 @@ def test_text_survives_parsing(text: str) -> None:
 @settings(deadline=None)
 def test_the_last_matching_rule_wins(text: str, layout: str) -> None:
     parsed = parse_rules(text)
-    decision = Selection(names(layout)).decide(parsed.rules)
+    decision = RuleMatcher(names(layout)).decide(parsed.rules)
     depth = ARCHITECTURES[layout].depth
     for field, sets in ((2, decision.alpha), (3, decision.beta)):
         ratios: list[float | None] = [None] * len(names(layout))
@@ -87,9 +88,9 @@ def test_the_last_matching_rule_wins(text: str, layout: str) -> None:
 @given(specs, st.sampled_from(list(LAYOUTS)))
 @settings(deadline=None)
 def test_a_rule_matches_what_the_selection_selects(text: str, layout: str) -> None:
-    selection = Selection(names(layout))
+    matcher = RuleMatcher(names(layout))
     for rule in parse_rules(text).rules:
-        selected = selection.matching(rule)
+        selected = matcher.matching(rule)
         assert [rule.matches(name) for name in names(layout)] == [
             bool(selected >> index & 1) for index in range(len(names(layout)))
         ]
@@ -114,7 +115,7 @@ def is_written_right(words: list[str], names: tuple[str, ...]) -> bool:
 def test_names_ranges_and_not_in_every_order(side: str) -> None:
     allowed = WORDS[:6] if side == "blocks" else PARTS
     some = {(name.block, name.component, name.element[-9:]): name for name in names("sd1")}  # of each kind one
-    selection = Selection(list(some.values()))
+    matcher = RuleMatcher(list(some.values()))
     right = 0
     for text in orders(WORDS if side == "blocks" else PARTS):
         spec = f"{text}::1" if side == "blocks" else f":{text}:1"
@@ -124,9 +125,9 @@ def test_names_ranges_and_not_in_every_order(side: str) -> None:
             assert not is_written_right(text.split(), allowed), text
             continue
         assert is_written_right(text.split(), allowed), text
-        selected = selection.matching(rule)
-        found = [1.0 if selected >> index & 1 else None for index in range(len(selection.names))]
-        assert found == [slow_ratio(spec, name.key, SD1.depth) for name in selection.names], text
+        selected = matcher.matching(rule)
+        found = [1.0 if selected >> index & 1 else None for index in range(len(matcher.names))]
+        assert found == [slow_ratio(spec, name.key, SD1.depth) for name in matcher.names], text
         right += 1
     assert right > 100
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from elemental.images.files import read_picture, read_texts
-from elemental.merge.metadata import recipe_from_metadata
+from elemental.merge.files.metadata import recipe_from_metadata
 from elemental.workflows import read_recipe
 
 from .browser import Page, browser

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from elemental import HostError, live_merge
-from elemental.merge.metadata import recipe_from_json
-from elemental.workbench import LiveKind, Workbench
+from elemental.merge.files.metadata import recipe_from_json
+from elemental.session.merged_model import LiveKind, Workbench
 
 from .webui_standin_fixtures import REQUEST, Rig, mark, webui_rig  # noqa: F401
 from .webui_standin_parts import DEFAULTS, SCRIPTS

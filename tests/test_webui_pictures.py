@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 
 from elemental import HostError, ImageError, Stopped, live_merge
-from elemental.images.axes import Setting
-from elemental.images.xyplot import parse_axis
-from elemental.merge.metadata import recipe_from_json
-from elemental.plots import PlotRun, known_for, make_plot
-from elemental.runs import RunResult, RunWatcher, start_run
-from elemental.surveys import survey_plot
+from elemental.merge.files.metadata import recipe_from_json
+from elemental.runs.axis import Setting
+from elemental.runs.axis_context import known_for
+from elemental.runs.axis_values import parse_axis
+from elemental.runs.estimate import survey_plot
+from elemental.runs.plot_run import PlotRun, make_plot
+from elemental.runs.runner import RunResult, RunWatcher, start_run
 from elemental.workflows import pictures_of_merge
 
 from .webui_standin_fixtures import REQUEST, Rig, mark, webui_rig  # noqa: F401

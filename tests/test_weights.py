@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from elemental.architectures.blocks import SD1, SDXL
 from elemental.errors import RecipeError
-from elemental.spec.blocks import SD1, SDXL
-from elemental.spec.weights import (
+from elemental.recipe.block_weights import (
     BUILT_IN_PRESETS,
     BlockWeights,
     choose_block_weights,

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from elemental import CheckpointError, Controls, HostError, MergeRecipe, Stopped, model_source, parse_rules
 from elemental.hosts.base import CheckpointRef
-from elemental.hosts.fake import FakeHost, FakeModel
 from elemental.images.request import ImageRequest
-from elemental.workbench import LiveKind, Workbench
+from elemental.session.merged_model import LiveKind, Workbench
+
+from .fake_host import FakeHost, FakeModel
 
 REQUEST = ImageRequest("a cat", steps=1, width=16, height=16)
 
@@ -206,8 +207,8 @@ def test_a_process_ends_though_a_merge_is_in_the_model(models: dict[str, Path], 
 from pathlib import Path
 from safetensors.torch import load_file
 from elemental import MergeRecipe, model_source
-from elemental.hosts.fake import FakeHost
-from elemental.workbench import Workbench
+from .fake_host import FakeHost
+from elemental.session.merged_model import Workbench
 
 host = FakeHost(lambda path: {{key: (value,) for key, value in load_file(path).items() if value.is_floating_point()}},
                 output=Path({str(tmp_path)!r}))

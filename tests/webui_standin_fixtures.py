@@ -95,8 +95,8 @@ class make_rig:  # noqa: N801 - a context manager
             self._patch.setitem(sys.modules, name, module)
         self._patch.setitem(sys.modules, "gradio", _stub_gradio())
         _forget_port()
-        hooks = importlib.import_module("elemental.hosts.webui_hooks")
-        hooks.register(lambda _host, _form: "the tab")
+        hooks = importlib.import_module("elemental.hosts.webui.extension")
+        hooks.register(lambda _host, _form: "the tab", str)
         webui.scripts.scripts_txt2img.scripts = [hooks.ElementalScript()]
         webui.reload()
         self.rig = Rig(webui, hooks.webui_host(), hooks, paths)

@@ -1,1 +1,1 @@
-"""The port to whatever makes pictures, and what stands behind it."""
+"""The port to whatever makes images, and a folder for each host."""

@@ -1,1 +1,1 @@
-"""Pictures: what is asked for, what was made, and the files they are kept in."""
+"""Images: requested, read, written, compared and drawn into grids."""

@@ -1,1 +1,1 @@
-"""From a recipe to tensors: plans, checkpoints, formulas, the executor and the files it writes."""
+"""From a recipe to tensors: plans, the executor, live merges, and the files that are read and written."""

@@ -13,15 +13,17 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..architectures.keys import FIRST_CONV
 from ..errors import MergeError, Stopped
-from ..spec.keys import FIRST_CONV
-from ..spec.recipe import MergeMode
-from .controls import Controls, raise_error_of, uninterrupted
-from .dtypes import TORCH_DTYPES, round_to, working_dtype
-from .memory import is_out_of_memory
-from .modes import FORMULAS, half_weight_sum
+from ..recipe.modes import MergeMode
+from .files.dtypes import TORCH_DTYPES, round_to, working_dtype
+from .files.writer import SafetensorsWriter
+from .formulas.by_mode import FORMULAS
+from .formulas.half_precision import half_weight_sum
+from .interrupts import raise_error_of, uninterrupted
+from .out_of_memory import is_out_of_memory
 from .plan import MergePlan, Role, TensorPlan
-from .writer import SafetensorsWriter
+from .progress import Controls
 
 _COPIED_PIECE = 1 << 20
 _COMPUTED_PIECE = 1 << 18

@@ -12,15 +12,16 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..architectures.tensor_sets import members
 from ..errors import HostError, MergeError
-from ..spec.recipe import MergeRecipe
-from ..spec.select import members
-from .checkpoint import Checkpoint
-from .controls import Controls, uninterrupted
+from ..recipe.recipe import MergeRecipe
 from .execute import execute
-from .frames import Frame, Models, another_model, choose_sample, fits, identities, present_tensors, unchanged
-from .parts import Parts, copy_piece, count_numbers, equals, pieces_of
+from .files.checkpoint import Checkpoint
+from .interrupts import uninterrupted
+from .live_contents import Frame, Models, another_model, choose_sample, fits, identities, present_tensors, unchanged
 from .plan import MergePlan, Planner, TensorPlan, planning_key
+from .progress import Controls
+from .tensor_views import Parts, copy_piece, count_numbers, equals, pieces_of
 
 _log = logging.getLogger(__name__)
 

@@ -7,23 +7,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from ..architectures.blocks import Architecture
+from ..architectures.detection import detect_architecture
+from ..architectures.keys import EMA_PREFIX, FIRST_CONV, PREFIXES, UNET_PREFIX, VAE_PREFIX, Component, KeyName, name_key
+from ..architectures.tensor_sets import TensorSet, members
 from ..errors import MergeError
-from ..spec.blocks import Architecture
-from ..spec.keys import (
-    EMA_PREFIX,
-    FIRST_CONV,
-    PREFIXES,
-    UNET_PREFIX,
-    VAE_PREFIX,
-    Component,
-    KeyName,
-    detect_architecture,
-    name_key,
-)
-from ..spec.lint import SpecWarning, warn_of_ratios, warn_of_rules
-from ..spec.recipe import MergeMode, MergeRecipe, SaveDtype, VaeChoice
-from ..spec.select import Decision, Selection, TensorSet, members, rule_by_tensor
-from .tensors import TensorInfo
+from ..recipe.modes import MergeMode
+from ..recipe.recipe import MergeRecipe, SaveDtype, VaeChoice
+from ..recipe.rule_matching import Decision, RuleMatcher, rule_by_tensor
+from ..recipe.spec_warnings import SpecWarning, warn_of_ratios, warn_of_rules
+from .files.tensor_info import TensorInfo
 
 Infos = Mapping[str, TensorInfo]
 """Number format and shape of every tensor of a file by its key."""
@@ -164,7 +157,7 @@ class Planner:
         self.architecture = _common_architecture(models)
         self.infos = _result_infos(recipe, models)
         self.names = [name_key(key, self.architecture) for key in self.infos]
-        self._selection = Selection(self.names)
+        self._matcher = RuleMatcher(self.names)
         self._notes = [self._why_not_merged(name) for name in self.names]
         _check_shapes(self.infos, self._sources(), models)
         self._left_out = _left_out(models, self.infos)
@@ -172,7 +165,7 @@ class Planner:
     @property
     def everything(self) -> TensorSet:
         """The set of all tensors."""
-        return self._selection.everything
+        return self._matcher.everything
 
     def plan(self, recipe: MergeRecipe) -> MergePlan:
         """Work out what a recipe does to each tensor, and what in it was probably not meant.
@@ -180,11 +173,11 @@ class Planner:
         Raises:
             RecipeError: Block weights are for another architecture.
         """
-        decision = self._selection.decide(recipe.rules.rules)
+        decision = self._matcher.decide(recipe.rules.rules)
         tensors = self._plan_set(recipe, decision, self.everything)
         warnings = [
             *warn_of_ratios(recipe),
-            *warn_of_rules(recipe.rules, self._selection, decision, architecture=self.architecture),
+            *warn_of_rules(recipe.rules, self._matcher, decision, architecture=self.architecture),
             *_warn_of_result(recipe, tensors),
             *_warn_of_models(self.names, self._models),
         ]
@@ -192,12 +185,12 @@ class Planner:
 
     def plan_some(self, recipe: MergeRecipe, tensors: TensorSet) -> MergePlan:
         """Work out what a recipe does to some tensors; nothing is warned of, and errors are those of :meth:`plan`."""
-        decision = self._selection.decide(recipe.rules.rules)
+        decision = self._matcher.decide(recipe.rules.rules)
         return MergePlan(self.architecture, recipe, self._plan_set(recipe, decision, tensors))
 
     def ratios(self, recipe: MergeRecipe) -> dict[Ratio, TensorSet]:
         """Tell which tensors a recipe gives which ratios, whether or not they are merged; errors as in :meth:`plan`."""
-        decision = self._selection.decide(recipe.rules.rules)
+        decision = self._matcher.decide(recipe.rules.rules)
         rules = recipe.rules.rules
         base_alpha, base_beta = self._base_ratios(recipe)
         alphas = self._by_ratio(base_alpha, decision.alpha, [rule.alpha for rule in rules])
@@ -218,7 +211,7 @@ class Planner:
             found[ratio] = found.get(ratio, 0) | tensors
             left &= ~tensors
         for block, ratio in base.items():
-            found[ratio] = found.get(ratio, 0) | (self._selection.with_block(block) & left)
+            found[ratio] = found.get(ratio, 0) | (self._matcher.with_block(block) & left)
         return found
 
     def _base_ratios(self, recipe: MergeRecipe) -> tuple[Mapping[str, float], Mapping[str, float | None]]:

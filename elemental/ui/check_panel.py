@@ -8,16 +8,17 @@ from html import escape
 from typing import Any
 
 from ..errors import ImageError
-from ..images.samples import Sample
-from . import run_actions
+from ..runs.samples import Sample
+from ..session import run_jobs as run_actions
+from ..session.form import FIELDS
+from ..session.run_jobs import CheckForm
+from ..session.session import Desk
 from .compat import make, on, update
-from .desk import Desk, PictureForm
-from .form import FIELDS
-from .guard import file_below
+from .image_form import PictureForm
 from .merge_panel import parse_form
+from .page_guard import file_below
 from .plot_panel import answer, explain_sample
 from .results import Results, Updates
-from .run_actions import CheckForm
 
 _HINT = """
 <p class="elemental-hint">One picture without, and one with each of these elements at the ratio, on top of the

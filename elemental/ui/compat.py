@@ -15,8 +15,8 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from ..errors import ElementalError
-from .guard import Guard, file_below
-from .values import Reader, reader_of
+from .event_values import Reader, reader_of
+from .page_guard import Guard, file_below
 
 _log = logging.getLogger(__name__)
 

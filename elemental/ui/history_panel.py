@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ElementalError, RecipeError
-from ..history import HistoryEntry
-from ..merge.checkpoint import SAFETENSORS
-from ..merge.sources import expand_home, locate_model
-from ..spec.recipe import MergeRecipe, recipe_from_dict
+from ..merge.files.checkpoint import SAFETENSORS
+from ..merge.files.model_locator import expand_home, locate_model
+from ..recipe.recipe import MergeRecipe, recipe_from_dict
+from ..session.form import finder, form_from_dict, form_from_recipe
+from ..session.history import HistoryEntry
+from ..session.session import Desk
 from ..workflows import read_recipe
 from .check_panel import CheckPanel
 from .compat import file_path, make, make_file, on
-from .desk import Desk
-from .form import finder, form_from_dict, form_from_recipe
 from .merge_panel import MergePanel
 from .plot_panel import PlotPanel
 from .results import Updates, draw_message
@@ -168,7 +168,7 @@ def _cut(text: str) -> str:
 
 def recipe_updates(desk: Desk, merge: MergePanel, text: str) -> Updates:
     """Fill the form from the JSON of a recipe that was pasted somewhere else; nothing if it is none."""
-    from ..merge.metadata import recipe_from_json
+    from ..merge.files.metadata import recipe_from_json
 
     try:
         return merge.fill(form_from_recipe(recipe_from_json(text, name="the picture"), desk.checkpoints()))

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ElementalError
-from ..spec.recipe import MergeMode, SaveDtype, VaeChoice
-from ..spec.weights import format_block_weights
+from ..recipe.block_weights import format_block_weights
+from ..recipe.modes import MergeMode
+from ..recipe.recipe import SaveDtype, VaeChoice
+from ..session import merge_jobs as actions
+from ..session.form import FIELDS, KEEP, MergeForm, block_names, form_from_dict, shown_path
+from ..session.session import Desk
 from ..workflows import load_presets
-from . import actions
 from .compat import make, on, update
-from .desk import Desk, PictureForm
-from .form import FIELDS, KEEP, MergeForm, block_names, form_from_dict, shown_path
+from .image_form import PictureForm
 from .results import Results, Updates
 
 _SPEC_HINT = "OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5\nIN00-IN05:ff:0.2"

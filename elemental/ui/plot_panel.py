@@ -7,15 +7,16 @@ from html import escape
 from typing import Any
 
 from ..errors import ElementalError
-from ..images.axes import AXES
-from ..images.samples import Sample
-from . import run_actions
+from ..runs.axes import AXES
+from ..runs.samples import Sample
+from ..session import run_jobs as run_actions
+from ..session.form import FIELDS
+from ..session.run_jobs import PlotForm
+from ..session.session import Desk
 from .compat import make, on, update
-from .desk import Desk, PictureForm
-from .form import FIELDS
+from .image_form import PictureForm
 from .merge_panel import parse_form
 from .results import Results, Updates
-from .run_actions import PlotForm
 
 _NONE = "none"
 _HINT = """

@@ -7,12 +7,12 @@ from html import escape
 from typing import Any
 
 from ..errors import ElementalError
-from ..jobs import Job, JobView
-from ..merge.metadata import name_recipe
-from ..workbench import LiveKind, LiveNow
+from ..merge.files.metadata import name_recipe
+from ..session.jobs import Job, JobView
+from ..session.merged_model import LiveKind, LiveNow
+from ..session.preview import stamp_of
+from ..session.session import Desk
 from .compat import make, on, update
-from .desk import Desk
-from .preview import stamp_of
 
 _MOST_COLUMNS = 12
 _MOST_LETTERS = 300
@@ -117,7 +117,7 @@ class Results:
 
     def wire(self) -> None:
         """Make the buttons work."""
-        from . import actions
+        from ..session import merge_jobs as actions
 
         desk = self._desk
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..hosts.base import Host
-from ..images.samples import find_samples
+from ..runs.samples import find_samples
+from ..session.session import Desk, desk_of
 from .check_panel import CheckPanel
 from .compat import blocks, make, on
-from .desk import Desk, PictureForm, desk_of
 from .history_panel import HistoryPanel, recipe_updates
+from .image_form import PictureForm
 from .merge_panel import MergePanel
 from .plot_panel import PlotPanel
 from .results import Results, Updates, draw_live
@@ -48,7 +49,7 @@ def make_tab(host: Host, pictures: PictureForm, *, alone: bool = False) -> Any:
                 bridges |= {name: _bridge("Textbox", name) for name in ("entry", "gif", "seen")}
             with make("Row", elem_id="elemental_columns"):
                 with make("Column", scale=11, min_width=560, elem_id="elemental_controls"):
-                    pictures.draw()
+                    pictures.draw(make)
                     with make("Tabs", elem_id="elemental_panels"):
                         with make("Tab", label="Merge", elem_id="elemental_panel_merge"):
                             merge = MergePanel(desk, pictures)

@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from elemental.errors import CheckpointError
-from elemental.merge.checkpoint import Checkpoint, VaeFile
+from elemental.merge.files.checkpoint import Checkpoint, VaeFile
 
 from .mutations import mutate, whole_files
 

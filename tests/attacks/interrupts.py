@@ -16,8 +16,8 @@ import pytest
 from elemental import ElementalError, live_merge
 from elemental.merge import execute
 from elemental.merge import live as live_module
-from elemental.merge.parts import copy_piece
-from elemental.workbench import Workbench
+from elemental.merge.tensor_views import copy_piece
+from elemental.session.merged_model import Workbench
 
 from .places import Place
 from .scenes import recipes_of

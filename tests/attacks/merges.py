@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from elemental.cli import FAILED
+from elemental.cli.app import FAILED
 from elemental.demo.layout import SD1_LAYOUT, shrink, tensor_shapes
-from elemental.merge.writer import SUFFIX
+from elemental.merge.files.writer import SUFFIX
 
 from .processes import Command, Tally
 

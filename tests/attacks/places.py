@@ -19,10 +19,10 @@ from torch import Tensor
 
 from elemental import HostError, MergeRecipe, ModelSource, live_merge, make_pictures, model_source
 from elemental.hosts.base import CheckpointRef, Host, LiveModel
-from elemental.hosts.fake import FakeHost
 from elemental.images.request import ImageRequest
 
 from ..conftest import LAYOUTS, random_state, save, save_drawable
+from ..fake_host import FakeHost
 
 _FEW = (
     "model.diffusion_model.input_blocks.0.0.",
@@ -212,7 +212,7 @@ class StandalonePlace(Place):
     """The host on diffusers."""
 
     def __init__(self, paths: Mapping[str, Path], folder: Path) -> None:
-        from elemental.hosts.standalone import StandaloneHost
+        from elemental.hosts.standalone.host import StandaloneHost
 
         self.standalone = StandaloneHost(output=folder)
         super().__init__(self.standalone, paths, ImageRequest("a cat", seed=7, steps=1, width=64, height=64))

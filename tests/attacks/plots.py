@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elemental.cli import STOPPED
+from elemental.cli.app import STOPPED
 from elemental.errors import ImageError
-from elemental.merge.hashes import CACHE_VARIABLE
-from elemental.run_files import RunFiles, latest_run, read_record
+from elemental.merge.files.hashes import CACHE_VARIABLE
+from elemental.runs.record import RunFiles, latest_run, read_record
 
 from .processes import ROOT, Command, Tally, warm_up
 

@@ -10,17 +10,18 @@ from functools import partial
 from pathlib import Path
 
 from elemental import ElementalError, MergeRecipe, VaeChoice, live_merge, make_pictures, parse_rules
-from elemental.checks import CheckRun
 from elemental.hosts.base import CheckpointRef, Host
-from elemental.images.axes import Setting
-from elemental.images.effects import parse_check
 from elemental.images.files import read_picture
-from elemental.images.xyplot import parse_axis
 from elemental.merge.live import LiveState
-from elemental.plots import PlotRun, known_for, make_plot
-from elemental.runs import Run, RunResult, start_run
-from elemental.surveys import Survey, survey_check, survey_plot
-from elemental.workbench import LiveKind, LiveNow, Workbench
+from elemental.runs.axis import Setting
+from elemental.runs.axis_context import known_for
+from elemental.runs.axis_values import parse_axis
+from elemental.runs.check_run import CheckRun
+from elemental.runs.element_check import parse_check
+from elemental.runs.estimate import Survey, survey_check, survey_plot
+from elemental.runs.plot_run import PlotRun, make_plot
+from elemental.runs.runner import Run, RunResult, start_run
+from elemental.session.merged_model import LiveKind, LiveNow, Workbench
 
 from .places import Place
 from .traps import Trap

@@ -23,17 +23,18 @@ from typing import Any
 import torch
 
 from elemental import MergeMode
-from elemental.demo.make import copy_pair
-from elemental.history import History
+from elemental.demo.pair import copy_pair
 from elemental.hosts.base import CheckpointRef
 from elemental.images.request import ImageRequest
-from elemental.jobs import Job, JobBoard, JobState
-from elemental.ui import actions, run_actions
-from elemental.ui.desk import Desk
-from elemental.ui.form import MergeForm
-from elemental.ui.preview import Previewer
-from elemental.ui.run_actions import PlotForm
-from elemental.workbench import Workbench
+from elemental.session import merge_jobs as actions
+from elemental.session import run_jobs as run_actions
+from elemental.session.form import MergeForm
+from elemental.session.history import History
+from elemental.session.jobs import Job, JobBoard, JobState
+from elemental.session.merged_model import Workbench
+from elemental.session.preview import Previewer
+from elemental.session.run_jobs import PlotForm
+from elemental.session.session import Desk
 
 EVERY = 10
 WARM = 10
@@ -148,7 +149,7 @@ class Soak:
     """
 
     def __init__(self, folder: Path, *, device: str, seed: int) -> None:
-        from elemental.hosts.standalone import StandaloneHost
+        from elemental.hosts.standalone.host import StandaloneHost
 
         self.models = folder / "models"
         copy_pair(self.models)

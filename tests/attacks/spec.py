@@ -20,11 +20,13 @@ from types import FunctionType, ModuleType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from elemental.architectures import blocks
 from elemental.errors import SpecError
-from elemental.spec import blocks, parser, problems
-from elemental.spec.parser import parse_rules, parse_targets
-from elemental.spec.problems import split_lines
-from elemental.spec.rules import format_rules
+from elemental.recipe import parser
+from elemental.recipe import spec_errors as problems
+from elemental.recipe.parser import parse_rules, parse_targets
+from elemental.recipe.rules import format_rules
+from elemental.recipe.spec_errors import split_lines
 
 ROOT = Path(__file__).parents[2]
 LARGE = 100_000

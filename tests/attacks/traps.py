@@ -17,8 +17,8 @@ from torch import Tensor
 from elemental import Controls, HostError, Stopped
 from elemental.hosts.base import Host, LiveModel
 from elemental.merge import live as live_module
-from elemental.merge.checkpoint import Checkpoint
-from elemental.merge.parts import copy_piece
+from elemental.merge.files.checkpoint import Checkpoint
+from elemental.merge.tensor_views import copy_piece
 
 Kind = Callable[[], BaseException]
 

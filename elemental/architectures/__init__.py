@@ -1,0 +1,1 @@
+"""What a checkpoint is: its blocks, elements and architecture, from key names and shapes alone."""

@@ -1,0 +1,85 @@
+"""Architecture of a checkpoint, from its keys and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import CheckpointError
+from .blocks import SD1, SD2, SDXL, Architecture
+from .keys import EMA_PREFIX, FIRST_CONV, UNET_PREFIX
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shape of every tensor of a checkpoint by its key."""
+
+
+def detect_architecture(shapes: Shapes, *, name: str) -> Architecture:
+    """Tell the architecture of a checkpoint from its keys and shapes; widths may be anything.
+
+    Args:
+        shapes: The shape of every tensor by its key.
+        name: What to call the checkpoint in an error.
+
+    Raises:
+        CheckpointError: It is none that can be merged; the message says what was seen.
+    """
+    if len(shapes.get(FIRST_CONV, ())) != 4:
+        raise CheckpointError(_refusal(name, _describe_stranger(shapes)))
+    depth = 1 + max(_input_indices(shapes))
+    labelled = any(key.startswith(UNET_PREFIX + "label_emb.") for key in shapes)
+    if depth == SDXL.depth and labelled:
+        return SDXL
+    if depth == SD1.depth and labelled:
+        kind = "an SDXL refiner" if any(k.startswith("conditioner.") for k in shapes) else "an SD 2.x unCLIP model"
+        raise CheckpointError(_refusal(name, f"is {kind} (12 input blocks and label_emb)"))
+    if depth == SD1.depth:
+        # Only the width-independent difference counts: SD 2.x projects in with a linear layer, SD 1.x with
+        # a 1x1 convolution, in every attention block.
+        projections = [s for k, s in shapes.items() if k.startswith(UNET_PREFIX) and k.endswith(".proj_in.weight")]
+        return SD2 if projections and len(projections[0]) == 2 else SD1
+    raise CheckpointError(_refusal(name, f"has a U-Net of {depth} input blocks"))
+
+
+def input_channels(shapes: Shapes) -> int:
+    """Count the channels that the U-Net's first convolution, which must be there, reads: 4, or 9 for inpainting."""
+    return shapes[FIRST_CONV][1]
+
+
+def _input_indices(shapes: Shapes) -> list[int]:
+    prefix = UNET_PREFIX + "input_blocks."
+    numbers = (key[len(prefix) :].partition(".")[0] for key in shapes if key.startswith(prefix))
+    return [int(number) for number in numbers if number.isdecimal()]
+
+
+# What else is found in model folders, by a piece of a key that only it has; the first hit names the file.
+_STRANGERS = (
+    ("a LoRA", ("lora_", "lora.", ".lora_A.", ".lora_down.", ".hada_w1", ".lokr_w1", ".oft_")),
+    ("a ControlNet", ("control_model.", "input_hint_block.", "controlnet_")),
+    ("a Flux model", ("double_blocks.",)),
+    ("a Stable Diffusion 3 model", ("joint_blocks.",)),
+    ("a Stable Cascade model", ("effnet_mapper.", "clip_txt_pooled_mapper.")),
+    ("an EMA-only checkpoint", (EMA_PREFIX,)),
+    (
+        "a U-Net in diffusers layout",
+        ("down_blocks.0.resnets.0.time_emb_proj", "add_embedding.", "time_embedding."),
+    ),
+    ("a U-Net in an unknown form", (FIRST_CONV,)),
+    ("a U-Net without its prefix model.diffusion_model.", ("input_blocks.0.",)),
+    ("a textual inversion embedding", ("emb_params", "string_to_param", "clip_g", "clip_l")),
+    ("an upscaler", ("RRDB_trunk.", "body.0.rdb", "conv_first.")),
+    ("a VAE alone", ("first_stage_model.", "encoder.conv_in.", "decoder.conv_in.")),
+    ("a text encoder alone", ("text_model.", "transformer.resblocks.", "encoder.block.0.")),
+)
+
+
+def _describe_stranger(shapes: Shapes) -> str:
+    if not shapes:
+        return "holds no tensors"
+    for kind, pieces in _STRANGERS:
+        seen = next((key for key in shapes if any(piece in key for piece in pieces)), None)
+        if seen is not None:
+            return f'looks like {kind} (it holds "{seen}")'
+    return f'is of an unknown kind (it holds "{next(iter(shapes))}")'
+
+
+def _refusal(name: str, seen: str) -> str:
+    return f"{name} {seen}.\nOnly whole SD 1.x, SD 2.x and SDXL base checkpoints, inpainting ones too, can be merged."

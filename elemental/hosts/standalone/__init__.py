@@ -1,0 +1,1 @@
+"""The host on diffusers, without a WebUI."""

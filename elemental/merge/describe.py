@@ -1,0 +1,276 @@
+"""A plan and a checkpoint, as text for people and as plain data for programs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..architectures.blocks import BASE, Architecture
+from ..architectures.detection import input_channels
+from ..architectures.element_groups import group_name, natural_key
+from ..architectures.keys import Component, KeyName, name_key
+from ..recipe.block_weights import BlockWeights, format_block_weights
+from ..recipe.rules import format_ratio
+from .files.tensor_info import TensorInfo
+from .plan import MergePlan, TensorPlan
+
+_GLYPHS = "0123456789#"
+_MIXED, _BELOW, _ABOVE, _KEPT, _ABSENT = "~", "-", "+", "=", " "
+LEGEND = """\
+One column a block, one row a group of elements. Ratio: 0 none, 1-9 tenths, # one, - below 0, + above 1, ~ several;
+= kept from A whatever the ratio; blank where a block has no such element."""
+"""What the characters of :func:`draw_map` mean."""
+
+
+def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
+    """Give a plan as plain data: architecture, tensors, warnings; rules are counted from 0, as in the plan."""
+    return {
+        "architecture": plan.architecture.name,
+        "tensors": [
+            {
+                "key": tensor.name.key,
+                "block": tensor.name.block,
+                "element": tensor.name.element,
+                "alpha": tensor.alpha,
+                "beta": tensor.beta,
+                "rule": tensor.rule,
+                "beta_rule": tensor.beta_rule,
+                "inputs": [role.value for role in tensor.inputs],
+                "note": tensor.note,
+            }
+            for tensor in plan.tensors
+        ],
+        "warnings": [warning.message for warning in plan.warnings],
+    }
+
+
+def describe_plan(plan: MergePlan, *, colour: bool = False) -> Iterator[str]:
+    """Tell in lines of text what a plan would do: models, ratios, and a map of the U-Net.
+
+    Args:
+        plan: What to tell of.
+        colour: Whether to set off what rules decided, by a terminal's colours.
+    """
+    yield from _describe_recipe(plan)
+    yield ""
+    yield from draw_map(plan, colour=colour)
+
+
+def summarise_plan(plan: MergePlan) -> Iterator[str]:
+    """Count in a few lines what changes, what stays and why."""
+    changed = [tensor for tensor in plan.tensors if tensor.changed]
+    yield f"{len(changed)} of {len(plan.tensors)} tensors change; {_parts(changed, plan.tensors)}."
+    if plan.recipe.rules:
+        ruled = sum(bool(_rules_of(tensor)) for tensor in plan.tensors)
+        yield f"{_count_of_rules(plan)} {ruled} of {len(plan.tensors)} elements."
+    for note, count in Counter(t.note for t in plan.tensors if t.note).most_common():
+        yield f"{_tensors(count)}: {note}."
+    for role, keys in plan.left_out.items():
+        if keys:
+            yield f"{_tensors(len(keys))}: only in {role.name}, left out, such as {keys[0]}."
+
+
+def describe_changes(plan: MergePlan) -> Iterator[str]:
+    """Tell for each tensor that a rule set: block, element, ratio before and after, the rules, and if it stays A's."""
+    ruled = [tensor for tensor in plan.tensors if _rules_of(tensor)]
+    width = max((len(tensor.name.element) for tensor in ruled), default=0)
+    for tensor in ruled:
+        before, after = _ratios(tensor.base_alpha, tensor.base_beta), _ratios(tensor.alpha, tensor.beta)
+        rules = "; ".join(f"rule {index + 1}: {plan.recipe.rules.rules[index]}" for index in _rules_of(tensor))
+        note = f" ({tensor.note})" if tensor.note else ""
+        yield f"{tensor.name.block:5} {tensor.name.element:{width}} {before} -> {after}  {rules}{note}"
+    differ = sum((t.alpha, t.beta) != (t.base_alpha, t.base_beta) for t in ruled)
+    total = len(plan.tensors)
+    yield f"{_count_of_rules(plan)} {len(ruled)} of {total} elements, {differ} to another ratio than before."
+
+
+def draw_map(plan: MergePlan, *, colour: bool = False) -> Iterator[str]:
+    """Draw the U-Net's blocks and elements as a table of characters, one for each ratio, and the parts of BASE.
+
+    Modes with beta have a second table, for it.
+
+    Args:
+        plan: What to draw.
+        colour: Whether to set off what rules decided, by a terminal's colours.
+    """
+    for ratio in ("alpha", "beta") if plan.mode.uses_beta else ("alpha",):
+        if plan.mode.uses_beta:
+            yield f"{ratio}:"
+        table = _Table(plan.architecture)
+        for tensor in plan.tensors:
+            table.add(tensor.name, None if tensor.note else getattr(tensor, ratio), ruled=bool(_rules_of(tensor)))
+        yield from table.lines(_coloured if colour else _glyph)
+        yield from _draw_base(plan, ratio)
+        yield ""
+    yield LEGEND + (" Inverse: set by a rule." if colour else "")
+
+
+def _draw_base(plan: MergePlan, ratio: str) -> Iterator[str]:
+    for component in (Component.TEXT_ENCODER, Component.VAE, Component.OTHER):
+        tensors = [tensor for tensor in plan.tensors if tensor.name.component is component]
+        ratios = sorted({getattr(tensor, ratio) for tensor in tensors if not tensor.note})
+        shown = " ".join(map(format_ratio, ratios[:6])) + (" ..." if len(ratios) > 6 else "")
+        notes = ", ".join({tensor.note: None for tensor in tensors}) if tensors and not ratios else ""
+        if tensors:
+            yield f"{BASE}: {component.value} {shown or notes}"
+
+
+def describe_checkpoint(
+    tensors: Mapping[str, TensorInfo], architecture: Architecture, *, name: str, size: int
+) -> Iterator[str]:
+    """Tell in lines of text what a checkpoint is: architecture, formats, size, tensors of each part.
+
+    Args:
+        tensors: Number format and shape of each by its key.
+        architecture: What kind of model it is.
+        name: What to call it.
+        size: Of the file, in bytes.
+    """
+    facts = checkpoint_as_dict(tensors, architecture, size=size)
+    channels = facts["input_channels"]
+    kind = {4: "", 9: " inpainting"}.get(channels, f" with {channels} input channels")
+    yield f"{name}: {architecture.name}{kind}"
+    yield f"size:     {format_size(size)}, {len(tensors)} tensors, {facts['parameters'] / 1e6:,.1f} million parameters"
+    yield "formats:  " + ", ".join(f"{dtype} {count}" for dtype, count in facts["dtypes"].items())
+    yield "tensors:  " + ", ".join(f"{part} {count}" for part, count in facts["tensors"].items())
+    yield f"blocks:   {architecture.block_summary}"
+
+
+def checkpoint_as_dict(tensors: Mapping[str, TensorInfo], architecture: Architecture, *, size: int) -> dict[str, Any]:
+    """Give what a checkpoint is as plain data: sizes in bytes, parameters in numbers, the rest counted in tensors.
+
+    Args:
+        tensors: Number format and shape of each by its key.
+        architecture: What kind of model it is.
+        size: Of the file, in bytes.
+    """
+    names = [name_key(key, architecture) for key in tensors]
+    parts = Counter(name.component for name in names)
+    return {
+        "architecture": architecture.name,
+        "input_channels": input_channels({key: info.shape for key, info in tensors.items()}),
+        "size": size,
+        "parameters": sum(info.numel for info in tensors.values()),
+        "dtypes": dict(Counter(info.dtype for info in tensors.values()).most_common()),
+        "tensors": {part.value: parts[part] for part in Component if parts[part]},
+        "blocks": dict(Counter(name.block for name in names)),
+    }
+
+
+def format_size(size: int) -> str:
+    """Write a number of bytes as people do: 2.13 GB, 28.0 MB."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def elements_as_dict(tensors: Iterable[str], architecture: Architecture) -> dict[str, list[str]]:
+    """List the elements of each block, BASE first; the tensors are given by their keys."""
+    blocks: dict[str, list[str]] = {block: [] for block in architecture.blocks}
+    for key in tensors:
+        name = name_key(key, architecture)
+        blocks[name.block].append(name.element)
+    return blocks
+
+
+def draw_elements(tensors: Iterable[str], architecture: Architecture) -> Iterator[str]:
+    """Draw which group of elements exists in which block of the U-Net; the tensors are given by their keys."""
+    table = _Table(architecture)
+    for key in tensors:
+        table.add(name_key(key, architecture), 1.0, ruled=False)
+    yield from table.lines(lambda cell: "x" if cell.ratios else _ABSENT)
+    yield "One column a block, one row a group of elements: x where the block has it. BASE holds whatever is not U-Net."
+
+
+@dataclass
+class _Cell:
+    """The ratios of a group's tensors in one block, None for those kept from A, and whether a rule set any."""
+
+    ratios: set[float | None] = field(default_factory=set)
+    ruled: bool = False
+
+
+class _Table:
+    """Groups of elements by block. A group is what a layer's weight and bias share, whichever transformer it is in."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self._blocks = architecture.unet_blocks
+        self._cells: dict[str, dict[str, _Cell]] = {}
+
+    def add(self, name: KeyName, ratio: float | None, *, ruled: bool) -> None:
+        if name.component is Component.UNET:
+            cell = self._cells.setdefault(group_name(name.element), {}).setdefault(name.block, _Cell())
+            cell.ratios.add(ratio)
+            cell.ruled |= ruled
+
+    def lines(self, draw: Callable[[_Cell], str]) -> Iterator[str]:
+        rows = sorted(self._cells, key=natural_key)
+        width = max(map(len, rows), default=0)
+        for part in zip(*(f"{re.sub(r'[0-9]', '', block):>3.3}{block[-2:]}" for block in self._blocks), strict=True):
+            yield " " * width + "  " + " ".join(part)
+        for row in rows:
+            cells, none = self._cells[row], _Cell()
+            yield (f"{row:{width}}  " + " ".join(draw(cells.get(block, none)) for block in self._blocks).rstrip())
+
+
+def _coloured(cell: _Cell) -> str:
+    return f"\x1b[7m{_glyph(cell)}\x1b[0m" if cell.ruled else _glyph(cell)
+
+
+def _glyph(cell: _Cell) -> str:
+    if not cell.ratios:
+        return _ABSENT
+    if len(cell.ratios) > 1:
+        return _MIXED
+    (ratio,) = cell.ratios
+    if ratio is None:
+        return _KEPT
+    if ratio < 0:
+        return _BELOW
+    if ratio > 1:
+        return _ABOVE
+    # Only a ratio of exactly 0 or 1 is drawn as such: the rest is never nothing, nor all.
+    return _GLYPHS[int(ratio * 10)] if ratio in (0, 1) else _GLYPHS[min(9, max(1, int(ratio * 10 + 0.5)))]
+
+
+def _describe_recipe(plan: MergePlan) -> Iterator[str]:
+    recipe = plan.recipe
+    for role, source in recipe.sources.items():
+        yield f"{role.upper()}: {source.path}"
+    yield f"{plan.architecture.name}, {recipe.mode.value}: {recipe.mode.formula}"
+    yield f"alpha: {_base_ratio(recipe.alpha, recipe.block_alpha)}"
+    if recipe.mode.uses_beta:
+        yield f"beta:  {_base_ratio(recipe.beta or 0.0, recipe.block_beta)}"
+    for index, rule in enumerate(recipe.rules.rules, 1):
+        yield f"rule {index}: {rule}"
+
+
+def _base_ratio(plain: float, weights: BlockWeights | None) -> str:
+    if weights is None:
+        return format_ratio(plain)
+    base = f", BASE {format_ratio(plain)}" if weights.base is None else ""
+    return f"by block: {format_block_weights(weights)}{base}"
+
+
+def _parts(changed: Sequence[TensorPlan], tensors: Sequence[TensorPlan]) -> str:
+    total = Counter(tensor.name.component for tensor in tensors)
+    count = Counter(tensor.name.component for tensor in changed)
+    return ", ".join(f"{part.value} {count[part]} of {total[part]}" for part in Component if total[part])
+
+
+def _ratios(alpha: float, beta: float | None) -> str:
+    return format_ratio(alpha) if beta is None else f"{format_ratio(alpha)}:{format_ratio(beta)}"
+
+
+def _rules_of(tensor: TensorPlan) -> list[int]:
+    return sorted({rule for rule in (tensor.rule, tensor.beta_rule) if rule is not None})
+
+
+def _count_of_rules(plan: MergePlan) -> str:
+    count = len(plan.recipe.rules)
+    return f"{count} rule{'s' * (count != 1)} set{'s' * (count == 1)}"
+
+
+def _tensors(count: int) -> str:
+    return f"{count} tensor{'s' * (count != 1)}"

@@ -1,0 +1,1 @@
+"""Checkpoint files: read, written, found and identified."""

@@ -1,0 +1,1 @@
+"""The formulas of the merge modes, a file for each family."""

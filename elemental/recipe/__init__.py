@@ -1,0 +1,1 @@
+"""What to merge: specs, block weights, modes and recipes, as text and as data."""

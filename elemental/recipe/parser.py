@@ -1,0 +1,262 @@
+"""Elemental spec: text -> rules, by this grammar.
+
+::
+
+    spec     = rule { separator rule }            separator = "," or line end; empty pieces are skipped
+    rule     = blocks ":" elements ":" ratio [ ":" ratio_beta ]
+    blocks   = "" | ["NOT"] name { space name }   name = BASE | TE | VAE | IN00.. | M00 | OUT00.. | name-name
+    elements = "" | ["NOT"] part { space part }   part = any piece of an element's name
+    ratio    = a finite decimal number
+    comment  = "#" to the end of the line
+
+All mistakes of a text are reported together, each with its place.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+from ..architectures.blocks import TEXT_ENCODER, VAE, normalise_block
+from ..errors import Span
+from .rule_targets import ALL, Target
+from .rules import NOT, BlockSelector, ElementSelector, Rule, RuleSet
+from .spec_errors import MOST_PROBLEMS, Mistake, Problem, plain_line_ends, spec_error
+
+_T = TypeVar("_T")
+_PIECE = re.compile(r"#[^\n]*|[^\s,#][^,#\n]*")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+def parse_rules(text: str, *, name: str = "spec") -> RuleSet:
+    """Read the rules of an elemental spec.
+
+    Args:
+        text: The spec; empty, or nothing but comments, gives no rules.
+        name: What to call the text in errors, "spec" or a file name.
+
+    Raises:
+        SpecError: With every mistake of the text, each with line, column, caret and what is allowed; of a text that has
+            thousands, the first thousand.
+    """
+    rules, spans = _read_all(text, _Reader.rule, name)
+    return RuleSet(tuple(rules), text, tuple(spans), name)
+
+
+def parse_targets(text: str, *, name: str = "elements") -> tuple[Target, ...]:
+    """Read what one ratio shall be tried on: ``blocks:elements`` or ``blocks``, separated like rules.
+
+    Either side may be the word ALL; see :class:`Target`.
+
+    Args:
+        text: The targets.
+        name: What to call the text in errors.
+
+    Raises:
+        SpecError: With the mistakes of the text, as for rules.
+    """
+    return tuple(_read_all(text, _Reader.target, name)[0])
+
+
+def parse_ratio(text: str) -> float | None:
+    """Read a decimal number, or give None for whatever else; a number too large for a float is infinite."""
+    return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def _read_all(text: str, read: Callable[[_Reader, str], _T | None], name: str) -> tuple[list[_T], list[Span]]:
+    """Read each piece of a text, once however often it stands there; give what is read, and where it stands."""
+    reader, judge = _Reader(), _Judge(is_target=read is _Reader.target)
+    known: dict[str, _T] = {}
+    found, spans = [], []
+    try:
+        for piece, span in _pieces(text):
+            value = known.get(piece)
+            if value is None:
+                value = read(reader, piece)
+                if value is None:
+                    judge.piece(_Field(piece, span.line, span.column - 1))
+                    continue
+                known[piece] = value
+            found.append(value)
+            spans.append(span)
+    except _TooMany:
+        pass
+    if judge.problems:
+        raise spec_error(judge.problems, text, name=name)
+    return found, spans
+
+
+def _pieces(text: str) -> Iterator[tuple[str, Span]]:
+    text = plain_line_ends(text)
+    line, line_start, end = 1, 0, 0
+    for found in _PIECE.finditer(text):
+        piece, start = found[0], found.start()
+        if piece[0] == "#":
+            continue
+        passed = text.count("\n", end, start)
+        if passed:
+            line, line_start = line + passed, text.rfind("\n", end, start) + 1
+        end = start
+        piece = piece.rstrip()
+        yield piece, Span(line, start - line_start + 1, len(piece))
+
+
+class _Reader:
+    """Reads what is written without a mistake; of anything else it says no more than that it is none.
+
+    The same blocks, elements and ratios come again and again in a long spec: each spelling is read once.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, BlockSelector | None] = {}
+        self._elements: dict[str, ElementSelector | None] = {}
+        self._ratios: dict[str, float | None] = {}
+
+    def rule(self, piece: str) -> Rule | None:
+        fields = piece.split(":")
+        if not 3 <= len(fields) <= 4:
+            return None
+        blocks = _once(self._blocks, fields[0], _read_blocks)
+        elements = _once(self._elements, fields[1], _read_elements)
+        alpha = _once(self._ratios, fields[2], _read_ratio)
+        beta = _once(self._ratios, fields[3], _read_ratio) if len(fields) == 4 else None
+        if blocks is None or elements is None or alpha is None or (len(fields) == 4 and beta is None):
+            return None
+        return Rule(blocks, elements, alpha, beta)
+
+    def target(self, piece: str) -> Target | None:
+        fields = [*(field.strip() for field in piece.split(":")), ""]
+        if len(fields) > 3:
+            return None
+        each = [text.upper() == ALL for text in fields]
+        blocks = BlockSelector() if each[0] else _once(self._blocks, fields[0], _read_blocks)
+        elements = ElementSelector() if each[1] else _once(self._elements, fields[1], _read_elements)
+        if blocks is None or elements is None:
+            return None
+        return Target(blocks, elements, each_block=each[0], each_element=each[1])
+
+
+def _once(known: dict[str, _T | None], text: str, read: Callable[[str], _T | None]) -> _T | None:
+    if text not in known:
+        known[text] = read(text)
+    return known[text]
+
+
+def _read_blocks(text: str) -> BlockSelector | None:
+    inverted, words = _split(text)
+    names = []
+    for word in words:
+        name = normalise_block(word)
+        if name is None:
+            return None
+        names.append(name)
+    return None if len(names) < inverted else BlockSelector(tuple(names), inverted)
+
+
+def _read_elements(text: str) -> ElementSelector | None:
+    inverted, words = _split(text)
+    wrong = len(words) < inverted or (NOT in text.upper() and any(word.upper() == NOT for word in words))
+    return None if wrong else ElementSelector(tuple(words), inverted)
+
+
+def _split(text: str) -> tuple[bool, list[str]]:
+    """Split at white space, and take NOT off the front."""
+    words = text.split()
+    inverted = bool(words) and words[0].upper() == NOT
+    return inverted, words[inverted:]
+
+
+def _read_ratio(text: str) -> float | None:
+    ratio = parse_ratio(text.strip())
+    return ratio if ratio is not None and math.isfinite(ratio) else None
+
+
+class _Field(NamedTuple):
+    """A stripped piece of one line; ``line`` counts from 1, ``start`` from 0."""
+
+    text: str
+    line: int
+    start: int
+
+    def span(self) -> Span:
+        return Span(self.line, self.start + 1, max(1, len(self.text)))
+
+
+class _TooMany(Exception):
+    """There are more mistakes than anybody will read."""
+
+
+class _Judge:
+    """Finds what is wrong with pieces that cannot be read, and where."""
+
+    def __init__(self, *, is_target: bool) -> None:
+        self.problems: list[Problem] = []
+        self._is_target = is_target
+
+    def piece(self, piece: _Field) -> None:
+        fields = piece.text.split(":")
+        if self._is_target and len(fields) > 2:
+            self._fail(piece, Mistake.TARGET_COLONS)
+        elif not self._is_target and not 3 <= len(fields) <= 4:
+            self._fail(piece, Mistake.COLONS)
+        else:
+            blocks, *others = _place(fields, piece)
+            if not (self._is_target and blocks.text.upper() == ALL):
+                self._blocks(blocks)
+            if others and not (self._is_target and others[0].text.upper() == ALL):
+                self._elements(others[0])
+            for ratio in others[1:]:
+                self._ratio(ratio)
+
+    def _blocks(self, field: _Field) -> None:
+        for word in self._words(field):
+            self._block(word)
+
+    def _block(self, word: _Field) -> None:
+        if normalise_block(word.text) is not None:
+            return
+        ends = word.text.upper().split("-")
+        if word.text == "-":
+            self._fail(word, Mistake.BARE_DASH)
+        elif len(ends) == 2 and (TEXT_ENCODER in ends or VAE in ends):
+            self._fail(word, Mistake.PART_IN_RANGE)
+        else:
+            self._fail(word, Mistake.BLOCK)
+
+    def _elements(self, field: _Field) -> None:
+        for _ in self._words(field):
+            pass  # any word may be a part of an element's name
+
+    def _words(self, field: _Field) -> Iterator[_Field]:
+        """Split at white space, take NOT off the front, and refuse it everywhere else."""
+        for index, found in enumerate(re.finditer(r"\S+", field.text)):
+            word = _Field(found[0], field.line, field.start + found.start())
+            if word.text.upper() != NOT:
+                yield word
+            elif index:
+                self._fail(word, Mistake.LATE_NOT)
+            elif word.text == field.text:
+                self._fail(word, Mistake.EMPTY_NOT)
+
+    def _ratio(self, field: _Field) -> None:
+        ratio = parse_ratio(field.text)
+        if ratio is None:
+            self._fail(field, Mistake.RATIO)
+        elif not math.isfinite(ratio):
+            self._fail(field, Mistake.INFINITE)
+
+    def _fail(self, field: _Field, mistake: Mistake) -> None:
+        self.problems.append(Problem(field.span(), mistake, field.text))
+        if len(self.problems) == MOST_PROBLEMS:
+            raise _TooMany
+
+
+def _place(fields: list[str], piece: _Field) -> list[_Field]:
+    placed, start = [], piece.start
+    for field in fields:
+        stripped = field.strip()
+        placed.append(_Field(stripped, piece.line, start + field.find(stripped)))
+        start += len(field) + 1
+    return placed

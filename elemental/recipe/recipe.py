@@ -1,0 +1,241 @@
+"""The recipe: everything needed to repeat a merge, as immutable data; to and from a plain dict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from ..errors import RecipeError, SpecProblem
+from .block_weights import BlockWeights, format_block_weights, parse_block_weights
+from .modes import MergeMode
+from .parser import parse_rules
+from .rules import RuleSet, format_rules
+from .spec_errors import PlainProblem, spec_error, suggest
+
+VERSION = 1
+"""Of the plain data that a recipe is written as."""
+
+_FIELDS = ("version", "mode", "alpha", "beta", "block_alpha", "block_beta", "rules", "vae", "dtype", "models")
+_ROLES = ("a", "b", "c", "vae")
+
+
+class SaveDtype(Enum):
+    """The number format of the result's float tensors; by default that of A's."""
+
+    FP16 = "fp16"
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+
+class VaeChoice(Enum):
+    """Where the result's VAE comes from."""
+
+    MERGED = "merged"
+    A = "a"
+    B = "b"
+    FILE = "file"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """One file that goes into a merge.
+
+    Attributes:
+        path: Where it lies, or lay when the recipe was made; ``~`` stands for the user's home.
+        sha256: Of the whole file, in lower-case hex, if known.
+        size: Of the file in bytes, if known.
+    """
+
+    path: str
+    sha256: str | None = None
+    size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folders, whichever system wrote the path."""
+        return self.path.replace("\\", "/").rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class MergeRecipe:
+    """What to merge and how. Making one checks that its parts fit together.
+
+    Attributes:
+        model_a: The model whose keys and shapes the result has; one without a VAE gets that of ``vae``.
+        model_b: The second model.
+        model_c: The third, for the modes that need it.
+        mode: The formula.
+        alpha: The ratio of whatever no block weight and no rule sets; any finite number, mostly from 0 to 1.
+        beta: The same for the second ratio of the modes that have one; None in the others.
+        block_alpha: Block weights that replace alpha.
+        block_beta: Block weights that replace beta.
+        rules: Elemental rules, which override all of these.
+        vae: Where the VAE comes from; ``FILE`` goes with ``vae_file``.
+        vae_file: The VAE's file.
+        dtype: The result's number format, if not A's own.
+
+    Raises:
+        RecipeError: A model or a ratio is missing, is one too many, or is not finite.
+        SpecError: A rule sets beta in a mode that has none.
+    """
+
+    model_a: ModelSource
+    model_b: ModelSource
+    model_c: ModelSource | None = None
+    mode: MergeMode = MergeMode.WEIGHT_SUM
+    alpha: float = 0.5
+    beta: float | None = None
+    block_alpha: BlockWeights | None = None
+    block_beta: BlockWeights | None = None
+    rules: RuleSet = field(default_factory=RuleSet)
+    vae: VaeChoice = VaeChoice.MERGED
+    vae_file: ModelSource | None = None
+    dtype: SaveDtype | None = None
+
+    def __post_init__(self) -> None:
+        _check_models(self)
+        _check_ratios(self)
+        _check_rule_betas(self)
+
+    @property
+    def sources(self) -> dict[str, ModelSource]:
+        """The files that the merge reads, by their role: a, b, c, vae."""
+        roles = {"a": self.model_a, "b": self.model_b, "c": self.model_c, "vae": self.vae_file}
+        return {role: source for role, source in roles.items() if source is not None}
+
+    def with_mode(self, mode: MergeMode) -> MergeRecipe:
+        """Give the same recipe in another mode, without what that mode has no use for.
+
+        Raises:
+            RecipeError: The mode needs a model C, or a beta, that the recipe has not.
+        """
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return MergeRecipe(**{**drop_unused(parts, mode), "mode": mode})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the recipe as plain data that :func:`recipe_from_dict` reads back; unset parts are left out."""
+        optional = {
+            "beta": None if self.beta is None else float(self.beta),
+            "block_alpha": self.block_alpha and format_block_weights(self.block_alpha),
+            "block_beta": self.block_beta and format_block_weights(self.block_beta),
+            "rules": format_rules(self.rules) or None,
+            "vae": None if self.vae is VaeChoice.MERGED else self.vae.value,
+            "dtype": self.dtype and self.dtype.value,
+        }
+        return {
+            "version": VERSION,
+            "mode": self.mode.value,
+            "alpha": float(self.alpha),
+            **{name: value for name, value in optional.items() if value is not None},
+            "models": {role: _source_to_dict(source) for role, source in self.sources.items()},
+        }
+
+
+def drop_unused(parts: Mapping[str, Any], mode: MergeMode) -> dict[str, Any]:
+    """Leave out of a recipe's parts, by field name, what a mode cannot use: model C, beta, and the beta of rules."""
+    kept = dict(parts)
+    if not mode.uses_c:
+        kept["model_c"] = None
+    if not mode.uses_beta:
+        rules: RuleSet = kept["rules"]
+        plain = tuple(rule._replace(beta=None) for rule in rules.rules)
+        kept |= {"beta": None, "block_beta": None, "rules": rules if plain == rules.rules else RuleSet(plain)}
+    return kept
+
+
+def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
+    """Read a recipe from the plain data that :meth:`MergeRecipe.to_dict` gives.
+
+    Raises:
+        RecipeError: The data is no such recipe, or of a later version.
+        SpecError: Its rules cannot be read, or set beta in a mode that has none.
+    """
+    try:
+        _refuse_unknown(data, _FIELDS, "recipe")
+        if data["version"] != VERSION:
+            raise RecipeError(f"The recipe is of version {data['version']}; this program knows version {VERSION}.")
+        _refuse_unknown(data["models"], _ROLES, "models")
+        models = {role: _source_from_dict(source) for role, source in data["models"].items()}
+        return MergeRecipe(
+            model_a=models["a"],
+            model_b=models["b"],
+            model_c=models.get("c"),
+            vae_file=models.get("vae"),
+            mode=MergeMode(data["mode"]),
+            alpha=float(data["alpha"]),
+            beta=None if "beta" not in data else float(data["beta"]),
+            block_alpha=parse_block_weights(data["block_alpha"]) if "block_alpha" in data else None,
+            block_beta=parse_block_weights(data["block_beta"]) if "block_beta" in data else None,
+            rules=parse_rules(data.get("rules", ""), name="rules of the recipe"),
+            vae=VaeChoice(data.get("vae", "merged")),
+            dtype=SaveDtype(data["dtype"]) if "dtype" in data else None,
+        )
+    except KeyError as exc:
+        raise RecipeError(f'The recipe lacks the entry "{exc.args[0]}".') from exc
+    except (TypeError, ValueError, AttributeError, OverflowError) as exc:
+        raise RecipeError(f"The recipe cannot be read: {exc}.") from exc
+
+
+def _refuse_unknown(data: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Refuse names that would be passed over, for then the merge were not the one written down."""
+    for name in data:
+        if name not in known:
+            raise RecipeError(f'The {where} has the unknown entry "{name}"{suggest(name, known)}')
+
+
+def _source_to_dict(source: ModelSource) -> dict[str, Any]:
+    return {"path": source.path, "sha256": source.sha256, "size": source.size}
+
+
+def _source_from_dict(data: Mapping[str, Any]) -> ModelSource:
+    _refuse_unknown(data, ("path", "sha256", "size"), "model")
+    path, sha256, size = data["path"], data.get("sha256"), data.get("size")
+    if not isinstance(path, str) or not isinstance(sha256, str | None) or not isinstance(size, int | None):
+        raise TypeError("a model is a path, a SHA-256 and a size")
+    return ModelSource(path, sha256, size)
+
+
+def _check_models(recipe: MergeRecipe) -> None:
+    mode = recipe.mode
+    if mode.uses_c and recipe.model_c is None:
+        raise RecipeError(f"{mode.value}, {mode.formula}, needs a third model C.")
+    if not mode.uses_c and recipe.model_c is not None:
+        others = ", ".join(m.value for m in MergeMode if m.uses_c)
+        raise RecipeError(f"{mode.value}, {mode.formula}, has no model C: leave it out, or choose {others}.")
+    if (recipe.vae is VaeChoice.FILE) != (recipe.vae_file is not None):
+        raise RecipeError("A VAE file goes with the choice to take the VAE from a file: give both, or neither.")
+
+
+def _check_ratios(recipe: MergeRecipe) -> None:
+    mode = recipe.mode
+    rule_ratios = [ratio for rule in recipe.rules.rules for ratio in (rule.alpha, rule.beta)]
+    if not all(math.isfinite(ratio or 0) for ratio in (recipe.alpha, recipe.beta, *rule_ratios)):
+        raise RecipeError("alpha and beta must be finite numbers.")
+    given = recipe.beta is not None or recipe.block_beta is not None
+    if given and not mode.uses_beta:
+        raise RecipeError(f"{mode.value}, {mode.formula}, has no beta; {_modes_with_beta()} have.")
+    if mode.uses_beta and recipe.beta is None and (recipe.block_beta is None or recipe.block_beta.base is None):
+        raise RecipeError(
+            f"{mode.value}, {mode.formula}, needs beta, or blocks beta with BASE (--beta, --blocks-beta)."
+        )
+
+
+def _check_rule_betas(recipe: MergeRecipe) -> None:
+    if recipe.mode.uses_beta:
+        return
+    rules = recipe.rules
+    message = f"{recipe.mode.value} has no beta, so a rule has two colons"
+    problems: list[SpecProblem] = [
+        PlainProblem(span, message, f"Modes with beta: {_modes_with_beta()}.")
+        for rule, span in zip(rules.rules, rules.spans, strict=True)
+        if rule.beta is not None
+    ]
+    if problems:
+        raise spec_error(problems, rules.source, name=rules.name)
+
+
+def _modes_with_beta() -> str:
+    return " and ".join(mode.value for mode in MergeMode if mode.uses_beta)

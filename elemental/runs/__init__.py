@@ -1,0 +1,1 @@
+"""XY plots and element checks: from the text of their values to finished grids."""

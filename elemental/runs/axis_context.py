@@ -1,0 +1,65 @@
+"""What the values of an axis are read against: the blocks, elements, presets and samplers that there are."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..architectures.blocks import Architecture
+from ..architectures.keys import KeyName, name_key
+from ..hosts.base import Host
+from ..merge.files.checkpoint import Checkpoint
+from ..merge.files.model_locator import locate_model, model_source
+from ..recipe.block_weights import Presets
+from ..recipe.recipe import MergeRecipe, ModelSource
+from ..workflows import load_presets
+
+_SEEDS = 2**32
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the values of an axis are read against.
+
+    Attributes:
+        architecture: Of the models.
+        names: The tensors of model A.
+        presets: Block weights by name.
+        samplers: Their names, as the host spells them.
+        find_model: Finds a model by what the user calls it.
+        draw_seed: Draws a seed, from 0 to 2^32 - 1.
+    """
+
+    architecture: Architecture
+    names: Sequence[KeyName]
+    presets: Presets
+    samplers: Sequence[str]
+    find_model: Callable[[str], ModelSource]
+    draw_seed: Callable[[], int]
+
+
+def known_for(host: Host, recipe: MergeRecipe, *, models_folder: Path | None = None) -> Known:
+    """Gather what the values of axes are read against.
+
+    Args:
+        host: Whose samplers may be named.
+        recipe: Whose model A says which blocks and elements there are.
+        models_folder: Where to look for it if it is not where the recipe says, by its SHA-256.
+
+    Raises:
+        CheckpointError: Model A is missing, damaged, has changed, or is none that can be merged.
+        RecipeError: The user's own presets cannot be read.
+    """
+    with Checkpoint(locate_model(recipe.model_a, models_folder)) as model:
+        architecture = model.architecture
+        names = [name_key(key, architecture) for key in model.tensors]
+    return Known(
+        architecture=architecture,
+        names=names,
+        presets=load_presets(),
+        samplers=host.samplers(),
+        find_model=model_source,
+        draw_seed=lambda: random.randrange(_SEEDS),
+    )

@@ -1,0 +1,111 @@
+"""The values of an axis, from the text that users write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ElementalError, ImageError
+from ..recipe.spec_errors import suggest
+from .axes import AXES
+from .axis import Axis, AxisValue, explain
+from .axis_context import Known
+
+
+@dataclass(frozen=True)
+class AxisValues:
+    """An axis and its values.
+
+    Attributes:
+        side: "x" or "y".
+        axis: What varies.
+        groups: The values of each grid; one group unless they were split by ``|``.
+    """
+
+    side: str
+    axis: Axis
+    groups: tuple[tuple[AxisValue, ...], ...]
+
+    @property
+    def values(self) -> tuple[AxisValue, ...]:
+        """The values of all groups, one after the other."""
+        return tuple(value for group in self.groups for value in group)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the axis as plain data that :func:`axis_from_dict` reads back."""
+        return {"type": self.axis.name, "groups": [[value.text for value in group] for group in self.groups]}
+
+
+def find_axis(name: str) -> Axis:
+    """Give the axis of a name.
+
+    Raises:
+        ImageError: There is none.
+    """
+    if name not in AXES:
+        raise ImageError(f'There is no axis "{name}"{suggest(name, AXES) or "."} There are {", ".join(AXES)}.')
+    return AXES[name]
+
+
+def parse_axis(
+    side: str, name: str, text: str, known: Known, *, watch_count: Callable[[int], None] = lambda _: None
+) -> AxisValues:
+    r"""Read an axis as users write it.
+
+    Args:
+        side: "x" or "y".
+        name: Of the axis.
+        text: Its values; ``|`` splits them into those of several grids, ``\|`` is a bar that does not.
+        known: What they are read against.
+        watch_count: Gets the number of values as it grows, and may refuse it: a short text can name millions.
+
+    Raises:
+        ElementalError: The axis or a value is not known; the message names both.
+    """
+    axis = find_axis(name)
+    groups = []
+    for part in split_groups(text):
+        pieces = axis.split(part)
+        if not pieces:
+            where = "its values hold nothing" if "|" not in text else 'nothing stands beside a "|"'
+            raise ImageError(f"{side} axis, {name}: {where}; give {axis.form}.")
+        groups.append(pieces)
+    watch_count(sum(map(len, groups)))
+    return _read_groups(side, axis, groups, known, watch_count)
+
+
+def split_groups(text: str) -> list[str]:
+    r"""Cut values at each ``|`` into those of several grids; ``\|`` is a bar that does not cut."""
+    return [part.replace("\\|", "|") for part in re.split(r"\n?(?<!\\)\|\n?", text)]
+
+
+def axis_from_dict(side: str, data: Mapping[str, Any], known: Known) -> AxisValues:
+    """Read an axis from what :meth:`AxisValues.to_dict` gave.
+
+    Raises:
+        ElementalError: A value, the recipe or the request cannot be read.
+        LookupError, TypeError, ValueError, AttributeError: An entry is missing, or of another kind.
+    """
+    return _read_groups(side, find_axis(str(data["type"])), data["groups"], known)
+
+
+def _read_groups(
+    side: str,
+    axis: Axis,
+    groups: Sequence[Sequence[str]],
+    known: Known,
+    watch_count: Callable[[int], None] = lambda _: None,
+) -> AxisValues:
+    found: list[tuple[AxisValue, ...]] = []
+    for pieces in groups:
+        values: list[AxisValue] = []
+        for piece in pieces:
+            try:
+                values += axis.read(piece, known)
+            except ElementalError as exc:
+                raise explain(exc, side=side, axis=axis, value=piece) from exc
+            watch_count(sum(map(len, found)) + len(values))
+        found.append(tuple(values))
+    return AxisValues(side, axis, tuple(found))

@@ -1,0 +1,103 @@
+"""The check of what each element does to a picture: the cells that it compares; no picture is made here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import ImageError
+from ..images.request import request_from_dict, with_known_sampler
+from ..recipe.parser import parse_targets
+from ..recipe.recipe import recipe_from_dict
+from ..recipe.rule_targets import Target, expand_targets
+from ..recipe.rules import RuleSet
+from .axis import Setting
+from .axis_context import Known
+from .axis_values import split_groups
+from .cells import Cell
+
+BASE_COLUMN, PROBE_COLUMN, DIFFERENCE_COLUMN = range(3)
+
+
+@dataclass(frozen=True)
+class EffectCheck:
+    """A base picture, and one more for each target, in which its elements alone have another ratio.
+
+    Attributes:
+        base: The picture without.
+        groups: The targets of each grid; one group unless they were split by ``|``.
+        ratio: What the elements of a target are given.
+    """
+
+    base: Setting
+    groups: tuple[tuple[Target, ...], ...]
+    ratio: float
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The targets of all groups, one after the other."""
+        return tuple(target for group in self.groups for target in group)
+
+    def cells(self) -> Iterator[Cell]:
+        """Compute the base's cell, and the probe of each target; a probe's rule comes after all others."""
+        recipe, request = self.base.recipe, self.base.request
+        yield Cell(BASE_COLUMN, 0, recipe, request)
+        for row, target in enumerate(self.targets):
+            rules = RuleSet((*recipe.rules.rules, target.rule(self.ratio)))
+            yield Cell(PROBE_COLUMN, row, replace(recipe, rules=rules), request)
+
+    def describe(self, cell: Cell) -> str:
+        """Say which target a cell shows."""
+        return "the base" if cell.x == BASE_COLUMN else f'element "{self.targets[cell.y]}"'
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the check as plain data that :func:`check_from_dict` reads back."""
+        groups = [[str(target) for target in group] for group in self.groups]
+        settings = {"recipe": self.base.recipe.to_dict(), "request": self.base.request.to_dict()}
+        return {**settings, "elements": groups, "ratio": float(self.ratio)}
+
+
+def parse_check(
+    base: Setting, text: str, ratio: float, known: Known, *, watch_count: Callable[[int], None] = lambda _: None
+) -> EffectCheck:
+    """Read a check as users write it.
+
+    Args:
+        base: The picture without; its request is for one picture.
+        text: ``blocks:elements`` or blocks, separated by commas or line ends; ALL for each of them; ``|`` between
+            those of several grids.
+        ratio: What the elements are given.
+        known: What ALL is read against.
+        watch_count: Gets the number of targets as it grows, and may refuse it: a short text can name millions.
+
+    Raises:
+        SpecError: A target cannot be read.
+        ImageError: There is none.
+        HostError: The sampler is not known.
+    """
+    groups: list[tuple[Target, ...]] = []
+    written = [parse_targets(part) for part in split_groups(text)]
+    watch_count(sum(map(len, written)))
+    for part in written:
+        targets: list[Target] = []
+        for target in part:
+            targets += expand_targets([target], known.names, known.architecture.blocks)
+            watch_count(sum(map(len, groups)) + len(targets))
+        if not targets:
+            raise ImageError("elements: no block or element is named; write OUT05:attn2, OUT05, OUT05:ALL or ALL.")
+        groups.append(tuple(targets))
+    base = replace(base, request=with_known_sampler(base.request, known.samplers))
+    return EffectCheck(base, tuple(groups), ratio)
+
+
+def check_from_dict(data: Mapping[str, Any]) -> EffectCheck:
+    """Read a check from what :meth:`EffectCheck.to_dict` gave.
+
+    Raises:
+        ElementalError: A value, the recipe or the request cannot be read.
+        LookupError, TypeError, ValueError, AttributeError: An entry is missing, or of another kind.
+    """
+    base = Setting(recipe_from_dict(data["recipe"]), request_from_dict(data["request"]))
+    groups = tuple(tuple(target for text in group for target in parse_targets(text)) for group in data["elements"])
+    return EffectCheck(base, groups, float(data["ratio"]))

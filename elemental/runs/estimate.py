@@ -1,0 +1,190 @@
+"""Look over the cells of a run before it starts: what it will cost, what was not meant, what cannot be done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CheckpointError, ElementalError, ImageError, RecipeError
+from ..merge.files.checkpoint import Signature, read_signature
+from ..merge.files.open_models import Sources
+from ..merge.plan import NOTHING_CHANGES, MergePlan, Planner, planning_key
+from ..recipe.recipe import MergeRecipe
+from .axis_values import AxisValues
+from .cells import Cell
+from .element_check import EffectCheck
+from .xy_plot import XYPlot
+
+MOST_CELLS = 1000
+"""More pictures than this are made only if the user says so."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a run before it starts.
+
+    Attributes:
+        cells: The number of pictures.
+        merges: The number of distinct recipes.
+        warnings: What was probably not meant.
+        models: What each file that is read looks like now, by its path.
+        seconds: That the survey took.
+    """
+
+    cells: int
+    merges: int
+    warnings: tuple[str, ...]
+    models: Mapping[str, Signature]
+    seconds: float
+
+
+def refuse_many(count: int, most: int | None) -> None:
+    """Refuse more pictures than a user can have meant.
+
+    Args:
+        count: How many there are.
+        most: How many may be; None for any number.
+
+    Raises:
+        ImageError: There are more than ``most``.
+    """
+    if most is not None and count > most:
+        raise ImageError(f"These are {count:,} pictures, more than {most:,}; the command line makes them with --yes.")
+
+
+def survey_plot(plot: XYPlot, *, models_folder: Path | None = None) -> Survey:
+    """Plan every distinct merge of a plot.
+
+    Args:
+        plot: What is to be made.
+        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+
+    Raises:
+        ElementalError: A model is missing or does not fit, or an axis has no effect at all.
+    """
+    cells = list(plot.cells())
+    planned = _plan_all(cells, plot.base.recipe, models_folder, plot.describe)
+    for axis in plot.axes:
+        if len(axis.values) > 1 and _is_idle(axis, cells, planned.effects):
+            name = f"{axis.side} axis, {axis.axis.name}"
+            reason = "they are alike, or something else sets all that they would, such as block weights or rules"
+            raise RecipeError("\n".join([f"{name}: its values make no difference; {reason}.", *planned.remarks]))
+    return planned.survey(cells)
+
+
+def survey_check(check: EffectCheck, *, models_folder: Path | None = None) -> Survey:
+    """Plan every merge of a check.
+
+    Args:
+        check: What is to be made.
+        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+
+    Raises:
+        ElementalError: A model is missing or does not fit, or no target differs from the base.
+    """
+    cells = list(check.cells())
+    planned = _plan_all(cells, check.base.recipe, models_folder, check.describe)
+    same = planned.effects[check.base.recipe]
+    idle = [cell for cell in cells[1:] if planned.effects[cell.recipe] == same]
+    if len(idle) == len(check.targets):
+        reason = f"these elements have the ratio {check.ratio:g} without it, too, or are not there"
+        raise RecipeError("\n".join([f"The check would show no difference: {reason}.", *planned.remarks]))
+    planned.warnings.extend(f"{check.describe(cell)}: it has the ratio without the check, too." for cell in idle)
+    return planned.survey(cells)
+
+
+def refuse_changed(models: Mapping[str, Sequence[int]]) -> None:
+    """Refuse to go on with models that are not the ones that a run began with.
+
+    Args:
+        models: Size in bytes and modification time in nanoseconds of each file, by its path, when the run began.
+
+    Raises:
+        CheckpointError: One has changed or is gone.
+    """
+    for path, known in models.items():
+        if read_signature(Path(path)) != tuple(known):
+            raise CheckpointError(f"{path} has changed since the run began; start the run anew.")
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """The distinct recipes of some cells, planned.
+
+    Attributes:
+        effects: For each recipe what is the same for another only if both give the same model.
+        warnings: All remarks.
+        models: As in :class:`Survey`.
+        started: When the survey was.
+    """
+
+    effects: Mapping[MergeRecipe, object]
+    warnings: list[str]
+    models: Mapping[str, Signature]
+    started: float
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The warnings, each once."""
+        return tuple(dict.fromkeys(self.warnings))
+
+    def survey(self, cells: Sequence[Cell]) -> Survey:
+        seconds = time.perf_counter() - self.started
+        return Survey(len(cells), len({cell.recipe for cell in cells}), self.remarks, self.models, seconds)
+
+
+def _plan_all(
+    cells: Sequence[Cell], base: MergeRecipe, models_folder: Path | None, describe: Callable[[Cell], str]
+) -> _Planned:
+    started = time.perf_counter()
+    effects: dict[MergeRecipe, object] = {}
+    planners: dict[object, Planner] = {}
+    warnings: list[str] = []
+    models: dict[str, Signature] = {}
+    own_rules = base.rules.rules
+    with Sources(models_folder) as sources:
+
+        def plan(recipe: MergeRecipe) -> MergePlan:
+            shared = planning_key(recipe)
+            if shared not in planners:
+                opened = sources.open(recipe)
+                planners[shared] = Planner(recipe, {role: model.tensors for role, model in opened.items()})
+                models.update({str(model.path): model.signature for model in opened.values()})
+            effects[recipe] = shared, frozenset(planners[shared].ratios(recipe).items())
+            return planners[shared].plan(recipe)
+
+        if own_rules and any(cell.recipe.rules.rules[: len(own_rules)] == own_rules for cell in cells):
+            warnings += _remarks(plan(base), "", first=0)
+        for cell in cells:
+            recipe = cell.recipe
+            if recipe in effects:
+                continue
+            on_top = own_rules and recipe.rules.rules[: len(own_rules)] == own_rules
+            try:
+                planned = plan(recipe)
+            except ElementalError as exc:
+                raise type(exc)(f"{describe(cell)}: {exc}") from exc
+            # what was said of the base's rules need not be said for each cell, and that a cell's rule overrides one
+            # of them is what it is for
+            warnings += _remarks(planned, f"{describe(cell)}: ", first=len(own_rules) if on_top else 0)
+    return _Planned(effects, warnings, models, started)
+
+
+def _remarks(plan: MergePlan, about: str, *, first: int) -> list[str]:
+    """Give the warnings of one recipe about rules from one on, and general ones; that a cell shows model A is none."""
+    return [
+        warning.message if warning.rule is None else f"{about}{warning.message}"
+        for warning in plan.warnings
+        if warning != NOTHING_CHANGES and (warning.rule is None or warning.rule >= first)
+    ]
+
+
+def _is_idle(axis: AxisValues, cells: Sequence[Cell], effects: Mapping[MergeRecipe, object]) -> bool:
+    """Tell whether all values of an axis give the same pictures, wherever on the other axis."""
+    pictures: dict[int, set[object]] = {}
+    for cell in cells:
+        other = cell.y if axis.side == "x" else cell.x
+        pictures.setdefault(other, set()).add((effects[cell.recipe], cell.request))
+    return all(len(found) == 1 for found in pictures.values())

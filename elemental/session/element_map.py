@@ -1,0 +1,148 @@
+"""The element map: a table of elements by blocks whose colours are the ratios that they will get, as HTML.
+
+The page adds what moves: names of keys under the pointer, and rules for the cells that are clicked. What it needs for
+that stands in attributes, so that nothing about keys and rules is known twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from html import escape
+from itertools import groupby
+
+from ..architectures.blocks import BASE, Architecture
+from ..architectures.element_groups import Group, Place
+from ..architectures.keys import UNET_PREFIX
+from ..merge.plan import MergePlan, TensorPlan
+from ..recipe.rules import format_ratio
+
+_MOST_RATIOS = 4
+
+
+def draw_map(plan: MergePlan, groups: Sequence[Group]) -> str:
+    """Draw a plan as one table for each ratio that its mode has.
+
+    Args:
+        plan: What is drawn.
+        groups: The rows, made from the names of the same tensors.
+    """
+    tables = [_draw_table(plan, groups, "alpha")]
+    if plan.mode.uses_beta:
+        tables.append(_draw_table(plan, groups, "beta"))
+    return "".join(tables)
+
+
+def _draw_table(plan: MergePlan, groups: Sequence[Group], ratio: str) -> str:
+    blocks = plan.architecture.blocks
+    rules: dict[int, None] = {}
+    rows = "".join(_draw_row(plan, group, blocks, ratio, rules) for group in groups)
+    caption = f"<caption>{ratio}</caption>" if plan.mode.uses_beta else ""
+    shown = "".join(
+        f'<i hidden data-rule="{index + 1}">{escape(str(plan.recipe.rules.rules[index]))}</i>' for index in rules
+    )
+    label = f"{ratio} of every element: rows are elements, columns are blocks"
+    return (
+        f'<table class="elemental-map" data-ratio="{ratio}" tabindex="0" role="grid" aria-label="{label}">'
+        f"{caption}<thead>{_draw_head(plan.architecture)}</thead><tbody>{rows}</tbody></table>"
+        f'<div class="elemental-rules" hidden>{shown}</div>'
+    )
+
+
+def _draw_head(architecture: Architecture) -> str:
+    """Two rows: the sides of the U-Net, and the numbers of the blocks."""
+    sides = []
+    for side, blocks in groupby(architecture.blocks, key=lambda block: re.sub(r"\d+", "", block)):
+        count = len(list(blocks))
+        sides.append(f'<th colspan="{count}" scope="colgroup">{side}</th>')
+    numbers = [
+        f'<th scope="col" data-block="{block}" data-prefix="{_key_prefix(block)}">{re.sub("[A-Z]", "", block)}</th>'
+        for block in architecture.blocks
+    ]
+    return f"<tr><td></td>{''.join(sides)}</tr><tr><td></td>{''.join(numbers)}</tr>"
+
+
+def _key_prefix(block: str) -> str:
+    """Give what the keys of a block begin with, for most of its elements."""
+    side, number = re.sub(r"\d+", "", block), re.sub(r"\D+", "", block)
+    folders = {
+        "IN": f"input_blocks.{int(number or 0)}.",
+        "M": "middle_block.",
+        "OUT": f"output_blocks.{int(number or 0)}.",
+    }
+    return f"{UNET_PREFIX}{folders[side]}" if side in folders else ""
+
+
+def _draw_row(plan: MergePlan, group: Group, blocks: Sequence[str], ratio: str, rules: dict[int, None]) -> str:
+    part = group.places[next(iter(group.places))].part if len(group.places) == 1 else group.label
+    cells = "".join(
+        _draw_cell(plan, group, group.places[block], part, ratio, rules) if block in group.places else "<td></td>"
+        for block in blocks
+    )
+    return (
+        f'<tr><th scope="row" data-part="{escape(part)}" data-name="{escape(group.name)}">{escape(group.label)}</th>'
+        f"{cells}</tr>"
+    )
+
+
+def _draw_cell(plan: MergePlan, group: Group, place: Place, part: str, ratio: str, rules: dict[int, None]) -> str:
+    tensors = [plan.tensors[index] for index in place.indices]
+    merged = [tensor for tensor in tensors if not tensor.note]
+    ratios = sorted({_ratio(tensor, ratio) for tensor in merged})
+    deciding = sorted({rule for tensor in merged if (rule := _rule(tensor, ratio)) is not None})
+    rules.update(dict.fromkeys(deciding))
+    marks = dict(_marks(tensors, ratios, deciding))
+    if place.part != part:
+        marks["data-part"] = escape(place.part)
+    if place.word != place.block:
+        marks["data-word"] = place.word
+    if not place.key.startswith(_key_prefix(place.block) + group.name.partition("*")[0]) or place.block == BASE:
+        marks["data-key"] = escape(place.key)
+    if len(tensors) != 2:
+        marks["data-count"] = str(len(tensors))
+    return f"<td{''.join(f' {name}={_quoted(value)}' for name, value in marks.items())}></td>"
+
+
+def _marks(
+    tensors: Sequence[TensorPlan], ratios: Sequence[float], deciding: Sequence[int]
+) -> Iterator[tuple[str, str]]:
+    classes = ["e"]
+    if not ratios:
+        yield "data-note", escape(tensors[0].note)
+        classes.append("kept")
+    else:
+        shown = " ".join(map(format_ratio, ratios[:_MOST_RATIOS])) + (" ..." if len(ratios) > _MOST_RATIOS else "")
+        yield "data-r", shown
+        classes += _range_class(ratios)
+        yield "style", _shades(ratios)
+    if deciding:
+        classes.append("ruled")
+        yield "data-rules", " ".join(str(rule + 1) for rule in deciding)
+    yield "class", " ".join(classes)
+
+
+def _range_class(ratios: Sequence[float]) -> list[str]:
+    found = ["mixed"] if len(ratios) > 1 else []
+    if ratios[0] < 0:
+        found.append("below")
+    if ratios[-1] > 1:
+        found.append("above")
+    return found
+
+
+def _shades(ratios: Sequence[float]) -> str:
+    """Give the colour of the smallest ratio and of the largest, in percent of the full one."""
+    low, high = (f"{min(1.0, max(0.0, ratio)) * 100:.0f}%" for ratio in (ratios[0], ratios[-1]))
+    return f"--v:{low}" if low == high else f"--v:{low};--w:{high}"
+
+
+def _quoted(value: str) -> str:
+    return value if re.fullmatch(r"[\w.%:;-]+", value) else f'"{value}"'
+
+
+def _ratio(tensor: TensorPlan, ratio: str) -> float:
+    return tensor.alpha if ratio == "alpha" else tensor.beta or 0.0
+
+
+def _rule(tensor: TensorPlan, ratio: str) -> int | None:
+    return tensor.rule if ratio == "alpha" else tensor.beta_rule

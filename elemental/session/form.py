@@ -1,0 +1,235 @@
+"""What the tab's fields say, by name, and the recipe that they ask for; no page is needed for either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..architectures.blocks import ARCHITECTURES
+from ..errors import RecipeError
+from ..hosts.base import CheckpointRef
+from ..merge.files.model_locator import expand_home, model_source
+from ..recipe.block_weights import BlockWeights, format_block_weights, parse_block_weights
+from ..recipe.modes import MergeMode
+from ..recipe.parser import parse_rules
+from ..recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop_unused
+from ..recipe.rules import format_rules
+
+FindModel = Callable[[str], ModelSource]
+
+KEEP = "as in A"
+"""The choice of each tensor's own number format."""
+
+_VAES = (VaeChoice.MERGED.value, VaeChoice.A.value, VaeChoice.B.value)
+
+
+@dataclass(frozen=True)
+class MergeForm:
+    """The fields that decide a merge, as the page has them.
+
+    Attributes:
+        model_a: A checkpoint, by its title in the host's list, or by its path.
+        model_b: The second.
+        model_c: The third; passed over in modes that have no use for it, as is beta.
+        mode: The mode's name.
+        alpha: The plain ratio.
+        beta: The second ratio.
+        blocks: Block weights as numbers; empty for none.
+        blocks_beta: The same for beta.
+        spec: The elemental rules.
+        vae: Where the VAE comes from: merged, a, b.
+        dtype: The number format of a saved file, or :data:`KEEP`.
+    """
+
+    model_a: str = ""
+    model_b: str = ""
+    model_c: str = ""
+    mode: str = MergeMode.WEIGHT_SUM.value
+    alpha: float = 0.5
+    beta: float = 0.25
+    blocks: str = ""
+    blocks_beta: str = ""
+    spec: str = ""
+    vae: str = VaeChoice.MERGED.value
+    dtype: str = KEEP
+
+    @property
+    def merge_mode(self) -> MergeMode:
+        """The mode.
+
+        Raises:
+            RecipeError: There is none of that name.
+        """
+        try:
+            return MergeMode(self.mode)
+        except ValueError as exc:
+            raise RecipeError(f'There is no merge mode "{self.mode}".') from exc
+
+    @property
+    def save_dtype(self) -> SaveDtype | None:
+        """The number format of a saved file; None for each tensor's own.
+
+        Raises:
+            RecipeError: There is none of that name.
+        """
+        try:
+            return None if self.dtype == KEEP else SaveDtype(self.dtype)
+        except ValueError as exc:
+            raise RecipeError(f'There is no number format "{self.dtype}".') from exc
+
+    def recipe(self, find_model: FindModel) -> MergeRecipe:
+        """Make the recipe that the form asks for.
+
+        Args:
+            find_model: Finds a model by what the form calls it.
+
+        Raises:
+            ElementalError: A field cannot be read, a model is not chosen, or they do not fit together.
+        """
+        mode = self.merge_mode
+        rules = parse_rules(self.spec)  # first, since it is what one is typing
+        models = self._models(find_model, mode)
+        parts = {
+            **models,
+            "mode": mode,
+            "alpha": _number("alpha", self.alpha),
+            "beta": _number("beta", self.beta),
+            "block_alpha": _weights("block weights", self.blocks),
+            "block_beta": _weights("block weights of beta", self.blocks_beta),
+            "rules": rules,
+            "vae": VaeChoice(self.vae) if self.vae in _VAES else VaeChoice.MERGED,
+            "dtype": self.save_dtype,
+        }
+        kept = drop_unused(parts, mode)
+        kept["rules"] = rules  # what is typed is not dropped silently: the recipe refuses a beta that it has no use for
+        return MergeRecipe(**kept)
+
+    def _models(self, find_model: FindModel, mode: MergeMode) -> dict[str, ModelSource]:
+        wanted = {"model_a": self.model_a, "model_b": self.model_b}
+        if mode.uses_c:
+            wanted["model_c"] = self.model_c
+        missing = [name[-1].upper() for name, title in wanted.items() if not (title or "").strip()]
+        if missing:
+            raise RecipeError(f"Choose model {' and '.join(missing)}.")
+        return {name: find_model(title) for name, title in wanted.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the form as plain data that :func:`form_from_dict` reads back."""
+        return asdict(self)
+
+
+FIELDS = tuple(field.name for field in fields(MergeForm))
+
+
+def form_from_dict(data: Mapping[str, Any]) -> MergeForm:
+    """Read a form from plain data; what is unknown is left out, and what is missing or blank is the default."""
+    default = asdict(MergeForm())
+    given = {name: data[name] for name in FIELDS if data.get(name) is not None}
+    return MergeForm(**{**default, **given})
+
+
+def form_from_recipe(recipe: MergeRecipe, checkpoints: Sequence[CheckpointRef]) -> MergeForm:
+    """Fill a form from a recipe; models that the host does not list are called by their paths.
+
+    Raises:
+        RecipeError: The form has no field for something in the recipe.
+    """
+    if recipe.vae is VaeChoice.FILE:
+        raise RecipeError("The recipe takes its VAE from a file, which this form cannot; use the command line for it.")
+
+    def title(source: ModelSource | None) -> str:
+        return "" if source is None else title_of(source, checkpoints)
+
+    default = MergeForm()
+    return MergeForm(
+        model_a=title(recipe.model_a),
+        model_b=title(recipe.model_b),
+        model_c=title(recipe.model_c),
+        mode=recipe.mode.value,
+        alpha=recipe.alpha,
+        beta=default.beta if recipe.beta is None else recipe.beta,
+        blocks=format_block_weights(recipe.block_alpha) if recipe.block_alpha else "",
+        blocks_beta=format_block_weights(recipe.block_beta) if recipe.block_beta else "",
+        spec=format_rules(recipe.rules),
+        vae=recipe.vae.value,
+        dtype=recipe.dtype.value if recipe.dtype else KEEP,
+    )
+
+
+def title_of(source: ModelSource, checkpoints: Sequence[CheckpointRef]) -> str:
+    """Give a model's title in the host's list, or else its path."""
+    path = expand_home(source.path)
+    return next((known.title for known in checkpoints if known.path == path), source.path)
+
+
+def finder(checkpoints: Sequence[CheckpointRef]) -> FindModel:
+    """Give what finds a model by its title in the host's list or by its path, or raises a RecipeError."""
+    by_title = {known.title: known.path for known in checkpoints}
+
+    def find(title: str) -> ModelSource:
+        path = by_title.get(title.strip()) or expand_home(title.strip())
+        if not _is_file(path):
+            raise RecipeError(
+                f"There is no model {title.strip()} any more: press the refresh button, and choose again."
+            )
+        return model_source(path.resolve() if not path.is_absolute() else path)
+
+    return find
+
+
+def block_names(count: int) -> tuple[str, ...]:
+    """List the U-Net's blocks of an architecture that has so many; of the first one for any other number."""
+    found = (known for known in ARCHITECTURES if len(known.unet_blocks) == count)
+    return next(found, ARCHITECTURES[0]).unet_blocks
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no system has files of such a name
+        return False
+
+
+def _weights(name: str, text: str) -> BlockWeights | None:
+    if not (text or "").strip():
+        return None
+    try:
+        return parse_block_weights(text)
+    except RecipeError as exc:
+        raise RecipeError(f"{name}: {exc}") from exc
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as exc:
+        raise RecipeError(f"{name} must be a number.") from exc
+
+
+def shown_path(path: Path) -> str:
+    """Write a path as people do, the user's home as ``~``."""
+    return model_source(path).path
+
+
+def safe_file_name(text: str, folder: Path) -> Path:
+    """Give the file in a folder that a merge is saved as.
+
+    Args:
+        text: Its name, with or without ``.safetensors``; no path.
+        folder: Where it goes.
+
+    Raises:
+        RecipeError: It is empty, or would lead out of the folder.
+    """
+    name = (text or "").strip()
+    stem = name[: -len(".safetensors")] if name.lower().endswith(".safetensors") else name
+    if not stem.strip(". "):
+        raise RecipeError("Give the file a name.")
+    forbidden = sorted(set('/\\:*?"<>|').intersection(name) | {mark for mark in name if ord(mark) < 32})
+    if forbidden or stem.startswith(".") or len(name) > 200:
+        raise RecipeError(
+            f'"{name}" is no name for a file here: it is a name without folders, and without / \\ : * ? " < > |.'
+        )
+    return folder / f"{stem}.safetensors"

@@ -1,0 +1,137 @@
+"""What the form would do, as one types: the mistakes, the warnings, the counts, and the element map."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from pathlib import Path
+
+from ..architectures.blocks import Architecture
+from ..architectures.element_groups import Group, find_groups
+from ..architectures.keys import Component
+from ..errors import ElementalError
+from ..hosts.base import CheckpointRef
+from ..merge.files.checkpoint import Signature, read_signature
+from ..merge.files.model_locator import expand_home
+from ..merge.files.open_models import Sources
+from ..merge.plan import NOTHING_CHANGES, MergePlan, Planner, planning_key
+from ..recipe.recipe import MergeRecipe
+from .element_map import draw_map
+from .form import MergeForm, finder
+
+_MOST_PLANNERS = 4
+_MOST_WARNINGS = 8
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What the page shows beside the form.
+
+    Attributes:
+        report: Mistakes or counts and warnings, as HTML, stamped with the text that it is about.
+        table: The element map, as HTML; None to leave it as it is.
+        architecture: Of the models, if they could be read.
+        plan: What would be done; None if something is wrong.
+    """
+
+    report: str
+    table: str | None
+    architecture: Architecture | None = None
+    plan: MergePlan | None = None
+
+
+@dataclass(frozen=True)
+class _Opened:
+    planner: Planner
+    groups: Sequence[Group]
+    signatures: dict[Path, Signature]
+
+
+class Previewer:
+    """Plans forms quickly: what depends on the models alone is kept for the last few of them.
+
+    Args:
+        checkpoints: Lists the host's checkpoints.
+    """
+
+    def __init__(self, checkpoints: Callable[[], Sequence[CheckpointRef]]) -> None:
+        self._checkpoints = checkpoints
+        self._opened: OrderedDict[object, _Opened] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def look(self, form: MergeForm) -> Preview:
+        """Tell what a form would do."""
+        stamp = stamp_of(form.spec)
+        try:
+            recipe = form.recipe(finder(self._checkpoints()))
+            opened = self._open(recipe)
+            plan = opened.planner.plan(recipe)
+        except ElementalError as exc:
+            return Preview(_draw_error(str(exc), stamp), None)
+        return Preview(_draw_report(plan, stamp), draw_map(plan, opened.groups), plan.architecture, plan)
+
+    def _open(self, recipe: MergeRecipe) -> _Opened:
+        key = planning_key(recipe)
+        with self._lock:
+            known = self._opened.get(key)
+            if known is None or any(read_signature(path) != seen for path, seen in known.signatures.items()):
+                known = self._opened[key] = _read_models(recipe)
+            self._opened.move_to_end(key)
+            while len(self._opened) > _MOST_PLANNERS:
+                self._opened.popitem(last=False)
+            return known
+
+
+def stamp_of(text: str) -> str:
+    """Give the CRC-32 of a text, by which the page sees whether a report is about what stands there now."""
+    return f"{zlib.crc32((text or '').replace(chr(13) + chr(10), chr(10)).encode('utf-8', 'surrogatepass')):08x}"
+
+
+def _read_models(recipe: MergeRecipe) -> _Opened:
+    paths = [expand_home(source.path) for source in recipe.sources.values()]
+    signatures = {path: read_signature(path) for path in paths}
+    with Sources() as sources:
+        planner = Planner(recipe, {role: model.tensors for role, model in sources.open(recipe).items()})
+    return _Opened(planner, find_groups(planner.names), signatures)
+
+
+def _draw_error(text: str, stamp: str) -> str:
+    """Draw a message whose indented lines, a line of the spec and carets under it, keep their places."""
+    parts = []
+    for quoted, lines in groupby(text.splitlines(), key=lambda line: line.startswith("    ")):
+        shown = escape("\n".join(lines))
+        parts.append(f"<pre>{shown}</pre>" if quoted else f"<p>{shown}</p>")
+    return f'<div class="elemental-report error" role="alert" data-stamp="{stamp}">{"".join(parts)}</div>'
+
+
+def _draw_report(plan: MergePlan, stamp: str) -> str:
+    warnings = [warning.message for warning in plan.warnings if warning != NOTHING_CHANGES]
+    shown = warnings[:_MOST_WARNINGS]
+    if len(warnings) > len(shown):
+        shown.append(f"... and {len(warnings) - len(shown)} more warnings.")
+    lines = "".join(f"<p>{escape(line)}</p>" for line in _count(plan))
+    notes = "".join(f'<p class="warning"><b>warning:</b> {escape(warning)}</p>' for warning in shown)
+    return f'<div class="elemental-report" role="status" data-stamp="{stamp}">{lines}{notes}</div>'
+
+
+def _count(plan: MergePlan) -> Iterator[str]:
+    """Say in a line or two what rules set, and what changes."""
+    count = len(plan.recipe.rules)
+    if count:
+        verb = "rule sets" if count == 1 else "rules set"
+        unet, others = (
+            [t for t in plan.tensors if (t.name.component is Component.UNET) is inside] for inside in (True, False)
+        )
+        ruled = [sum(t.rule is not None or t.beta_rule is not None for t in part) for part in (unet, others)]
+        beside = f", and {ruled[1]:,} of {len(others):,} outside the U-Net" if ruled[1] else ""
+        yield f"{count:,} {verb} {ruled[0]:,} of {len(unet):,} elements{beside}."
+    changed = sum(tensor.changed for tensor in plan.tensors)
+    if changed:
+        yield f"{plan.architecture.name}: {changed:,} of {len(plan.tensors):,} tensors differ from A."
+    else:
+        yield f"{plan.architecture.name}: nothing would change; the result is model A."

@@ -1,0 +1,331 @@
+"""Plots and checks as jobs of the tab, whose pictures are seen as they are made."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ElementalError, ImageError, Stopped
+from ..images.ranking import describe_share
+from ..images.request import ImageRequest
+from ..recipe.rules import format_ratio
+from ..runs.axis import Setting
+from ..runs.axis_context import known_for
+from ..runs.axis_values import AxisValues, parse_axis
+from ..runs.check_run import CheckRun, folder_of_check, list_effects
+from ..runs.element_check import parse_check
+from ..runs.estimate import MOST_CELLS, Survey, refuse_many, survey_check, survey_plot
+from ..runs.plot_run import PlotRun, make_plot
+from ..runs.record import RunFiles, RunRecord, latest_run, read_record
+from ..runs.resume import open_run
+from ..runs.runner import DONE, Progress, Run, RunResult, RunWatcher, continue_run, start_run
+from ..workflows import identify_models
+from .form import MergeForm, finder, shown_path
+from .jobs import Job, JobState
+from .session import Desk
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..runs.cells import Cell
+
+
+@dataclass(frozen=True)
+class PlotForm:
+    """The fields of the plot panel.
+
+    Attributes:
+        x_type: Kind of the columns' axis.
+        x: Its values.
+        y_type: Kind of the rows' axis; empty for a plot of one row.
+        y: Its values.
+        compare: Whether to say below each picture how much of it differs.
+    """
+
+    x_type: str = "elemental"
+    x: str = ""
+    y_type: str = ""
+    y: str = ""
+    compare: bool = False
+
+
+@dataclass(frozen=True)
+class CheckForm:
+    """The fields of the check panel.
+
+    Attributes:
+        elements: What is tried.
+        ratio: What it is given.
+    """
+
+    elements: str = ""
+    ratio: float = 1.0
+
+
+def plan_plot(desk: Desk, form: MergeForm, plot: PlotForm, request: ImageRequest) -> tuple[PlotRun, Survey]:
+    """Read a plot and look over its cells; nothing is merged or drawn.
+
+    Raises:
+        ElementalError: It cannot be made, or would show nothing.
+    """
+    recipe = identify_models(desk.recipe(form), models_folder=desk.host.models_folder())
+    known = replace(
+        known_for(desk.host, recipe, models_folder=desk.host.models_folder()), find_model=finder(desk.checkpoints())
+    )
+    axes: dict[str, AxisValues] = {"x": parse_axis("x", plot.x_type, plot.x, known, watch_count=_refuse_many)}
+    if plot.y_type:
+        axes["y"] = parse_axis("y", plot.y_type, plot.y, known, watch_count=_refuse_many)
+    setting = Setting(recipe, replace(request, batch=1))
+    made = make_plot(setting, axes["x"], axes.get("y"), known=known, most=MOST_CELLS)
+    return PlotRun(made, compare=plot.compare), survey_plot(made, models_folder=desk.host.models_folder())
+
+
+def plan_check(desk: Desk, form: MergeForm, check: CheckForm, request: ImageRequest) -> tuple[CheckRun, Survey]:
+    """Read a check and look over its cells; nothing is merged or drawn.
+
+    Raises:
+        ElementalError: It cannot be made, or would show nothing.
+    """
+    recipe = identify_models(desk.recipe(form), models_folder=desk.host.models_folder())
+    known = known_for(desk.host, recipe, models_folder=desk.host.models_folder())
+    setting = Setting(recipe, replace(request, batch=1))
+    made = parse_check(setting, check.elements, float(check.ratio), known, watch_count=_refuse_many)
+    return CheckRun(made), survey_check(made, models_folder=desk.host.models_folder())
+
+
+def _refuse_many(count: int) -> None:
+    refuse_many(count, MOST_CELLS)
+
+
+def run_plot(desk: Desk, form: MergeForm, plot: PlotForm, request: ImageRequest) -> Job:
+    """Make a plot in a folder of its own.
+
+    Raises:
+        ElementalError: It cannot be made, or a job is running.
+    """
+    run, survey = plan_plot(desk, form, plot, request)
+    folder = _new_folder(desk.host.output_folder() / "plots")
+    extra = {"x_type": plot.x_type, "x": plot.x, "y_type": plot.y_type, "y": plot.y, "compare": plot.compare}
+    return _start(desk, "XY plot", run, survey, folder, form=form, extra=extra)
+
+
+def run_check(desk: Desk, form: MergeForm, check: CheckForm, request: ImageRequest) -> Job:
+    """Make a check in the folder of its models.
+
+    Raises:
+        ElementalError: It cannot be made, or a job is running.
+    """
+    run, survey = plan_check(desk, form, check, request)
+    folder = folder_of_check(desk.host.output_folder() / "checks", run.check.base.recipe)
+    extra = {"elements": check.elements, "ratio": check.ratio}
+    return _start(desk, "Effect check", run, survey, folder, form=form, extra=extra)
+
+
+def unfinished_runs(desk: Desk) -> list[tuple[str, str]]:
+    """List the runs whose pictures are not all made, as words and record file, the latest first."""
+    found = []
+    folder = desk.host.output_folder()
+    records = [*(folder / "plots").glob("*/run*.json"), *(folder / "checks").glob("*/diff/run*.json")]
+    # files alone: to read anything else may never end
+    dated = [(path.stat().st_mtime, path) for path in records if path.is_file()]
+    for _, path in sorted(dated, reverse=True)[:50]:
+        try:
+            record = _read_run(path)
+        except ElementalError:
+            continue  # begun, and killed before anything was known of it; or another version's
+        states = [facts.get("state") for facts in record.cells.values()]
+        if states.count(DONE) < len(states):
+            number = "" if record.files.number == 1 else f", run {record.files.number}"
+            words = f"{record.data['kind']} {path.parent.relative_to(folder).as_posix()}{number}"
+            found.append((f"{words}: {states.count(DONE)} of {len(states)} pictures", str(path)))
+    return found
+
+
+def resume(desk: Desk, choice: str) -> Job:
+    """Go on with a run.
+
+    Args:
+        desk: Of the host.
+        choice: The words that :func:`unfinished_runs` had for it, however many pictures there were then; the latest
+            if empty.
+
+    Raises:
+        ElementalError: It cannot go on, or a job is running.
+    """
+    runs = unfinished_runs(desk)
+    wanted = choice.partition(":")[0].strip()
+    path = next((path for words, path in runs if not wanted or words.partition(":")[0] == wanted), None)
+    if path is None:
+        raise ImageError("There is no unfinished run." if not runs else f'"{wanted}" is finished, or gone: press List.')
+    record = _read_run(Path(path))
+    folder = desk.host.models_folder()
+    run = open_run(desk.host, record, models_folder=folder)
+
+    def go_on(watcher: RunWatcher) -> RunResult:
+        return continue_run(desk.host, run, record, watcher=watcher, models_folder=folder)
+
+    return _follow(desk, "XY plot" if run.kind == PlotRun.kind else "Effect check", run, go_on, lambda _: None)
+
+
+def describe_survey(survey: Survey) -> str:
+    """Say what a run will cost, and what was probably not meant."""
+    counts = f"{_count(survey.cells)}, {survey.merges:,} merge{'s' * (survey.merges != 1)}."
+    return "\n".join([counts, *survey.warnings])
+
+
+def _start(
+    desk: Desk,
+    name: str,
+    run: Run,
+    survey: Survey,
+    folder: Path,
+    *,
+    form: MergeForm,
+    extra: Mapping[str, Any],
+) -> Job:
+    def begin(watcher: RunWatcher) -> RunResult:
+        return start_run(
+            desk.host, run, folder, survey=survey, watcher=watcher, models_folder=desk.host.models_folder()
+        )
+
+    recipe = desk.recipe(form)
+
+    def note(text: str) -> None:
+        desk.remember(run.kind, recipe, text, form, extra)
+
+    return _follow(desk, name, run, begin, note)
+
+
+def _follow(
+    desk: Desk,
+    name: str,
+    run: Run,
+    go: Callable[[RunWatcher], RunResult],
+    note: Callable[[str], None],
+) -> Job:
+    """Make a run a job: the user's model is put aside for it, and is back afterwards."""
+
+    def work(job: Job) -> None:
+        shown = _RunShow(job, run)
+        job.show(text="planning ...", columns=shown.columns)
+        count = sum(len(cells) for cells in run.rounds())
+        result: RunResult | None = None
+        try:
+            with desk.turn(job, name, count), desk.bench.lend():
+                controls = desk.controls()
+                quiet = replace(controls, begin=lambda _: None, advance=lambda _: None, stage=lambda _: None)
+                result = go(RunWatcher(on_begin=shown.begin, on_cell=shown.cell, controls=quiet))
+                shown.end(result)
+                note(job.view.text)
+        except ElementalError as exc:
+            if result is None:
+                raise
+            raise type(exc)(f"{job.view.text}\nWhat was in the live model could not be put back: {exc}") from exc
+        if result.waiting:
+            raise Stopped(job.view.text)
+        if result.failed:
+            job.show(state=JobState.FAILED)
+
+    return desk.board.start(name, work)
+
+
+class _RunShow:
+    """Shows a run as its pictures appear."""
+
+    def __init__(self, job: Job, run: Run) -> None:
+        self._job = job
+        self._run = run
+        self._record: RunRecord | None = None
+        self._made: set[str] = set()
+        self._order = {cell.name: (cell.y, cell.x) for cells in run.rounds() for cell in cells}
+        # a check's pictures are as wide as a row, a plot's stand as in its grid
+        columns = 1 + max((cell.x for cells in run.rounds() for cell in cells), default=0)
+        self.columns = columns if run.kind == PlotRun.kind else 0
+
+    def begin(self, record: RunRecord) -> None:
+        self._record = record
+        self._made = {name for name, facts in record.cells.items() if facts["state"] == DONE}
+        self._show_made()
+
+    def _show_made(self) -> None:
+        """Show the cells row by row, as they stand in the grid."""
+        assert self._record is not None
+        made = sorted(self._made, key=lambda name: self._order.get(name, (0, 0)))
+        self._job.show(
+            pictures=tuple((self._record.files.cell(name), _caption(self._record.cells[name])) for name in made)
+        )
+
+    def cell(self, cell: Cell, image: Image.Image | None, progress: Progress) -> None:
+        assert self._record is not None
+        minutes, seconds = divmod(round(progress.seconds_left), 60)
+        text = (
+            f"{progress.done} of {progress.total} pictures, {progress.seconds_each:.1f} s each, "
+            f"{minutes}:{seconds:02} left"
+        )
+        if image is not None:
+            self._made.add(cell.name)
+            self._show_made()
+        self._job.show(text=text, done=progress.done / max(1, progress.total))
+
+    def end(self, result: RunResult) -> None:
+        assert self._record is not None
+        products = tuple(path for path in result.products if path.suffix == ".png")
+        lines = [
+            f"{_count(result.made)} in {result.seconds['whole']:.1f} s, {result.outside:.1f} % of it outside of "
+            f"generating; all in {shown_path(result.files.folder)}"
+        ]
+        lines += [f"{name} failed: {error}" for name, error in result.failed.items()]
+        if result.waiting:
+            lines.append(f"Stopped; {_count(result.waiting)} to make: Resume goes on.")
+        table = draw_effects(self._record) if self._run.kind == CheckRun.kind else ""
+        self._job.show(text="\n".join(lines), products=products, table=table)
+
+
+def draw_effects(record: RunRecord) -> str:
+    """Draw the ranking of a check as a table whose rows show their GIF when they are clicked."""
+    rows = []
+    effects = list_effects(record)
+    full = max((effect.difference.share for effect, _ in effects), default=0) or 1.0
+    for rank, (effect, gif) in enumerate(effects, 1):
+        figures = effect.difference
+        similarity = "" if figures.similarity is None else f"{figures.similarity:.3f}"
+        bar = f'<td class="bar" style="--v:{100 * figures.share / full:.0f}%">{describe_share(figures)}</td>'
+        rows.append(
+            f'<tr tabindex="0" role="button" data-gif="{escape(str(gif))}">'
+            f"<td>{rank}</td><td>{escape(effect.elements)}</td>{bar}"
+            f"<td>{figures.mean:.2f}</td><td>{figures.largest}</td><td>{similarity}</td></tr>"
+        )
+    head = "".join(f"<th>{name}</th>" for name in ("", "elements", "changed", "mean", "largest", "SSIM"))
+    ratio = format_ratio(float(record.data["definition"]["ratio"]))
+    return (
+        f'<table class="elemental-ranking"><caption>Effect of each at {ratio};'
+        f" click a row to see it change</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _count(pictures: int) -> str:
+    return f"{pictures:,} picture{'s' * (pictures != 1)}"
+
+
+def _new_folder(parent: Path) -> Path:
+    """Name a folder that does not exist yet after the time."""
+    name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    count = 1
+    while (folder := parent / (name if count == 1 else f"{name}_{count}")).exists():
+        count += 1
+    return folder
+
+
+def _read_run(path: Path) -> RunRecord:
+    number = re.fullmatch(r"run(?:-(\d+))?\.json", path.name)
+    return read_record(RunFiles(path.parent, int(number[1] or 1)) if number else latest_run(path.parent))
+
+
+def _caption(facts: Mapping[str, Any]) -> str:
+    words = [str(facts[name]) for name in ("x", "y", "elements") if facts.get(name)]
+    return " / ".join(words)[:120] or "without"

@@ -1,0 +1,119 @@
+"""What picture is wanted, as fields of the tab: for a host that has no page of its own for it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..errors import ImageError
+from ..hosts.base import Host
+from ..images.request import ImageRequest, choose_sampler, with_known_sampler
+
+_SEEDS = 2**32 - 1000
+
+
+class PictureForm(Protocol):
+    """The part of the tab that says what picture is wanted; each host has its own."""
+
+    @property
+    def components(self) -> Sequence[Any]:
+        """The components whose values it reads."""
+
+    def draw(self, make: Callable[..., Any]) -> None:
+        """Make what it shows in the tab, which is being built.
+
+        Args:
+            make: Makes a component, as :func:`~.compat.make` does.
+        """
+
+    def read(self, values: Sequence[Any]) -> ImageRequest:
+        """Read what is asked for.
+
+        Args:
+            values: Of the components, in order.
+
+        Raises:
+            ElementalError: It cannot be made.
+        """
+
+
+class OwnPictureForm:
+    """Prompt, sampler, size and seed.
+
+    Args:
+        host: What makes the pictures.
+        start: What the fields say at first.
+    """
+
+    def __init__(self, host: Host, start: ImageRequest) -> None:
+        self._host = host
+        self._start = start
+        self._fields: dict[str, Any] = {}
+
+    @property
+    def components(self) -> Sequence[Any]:
+        """The fields, in the order of their names here."""
+        return list(self._fields.values())
+
+    def draw(self, make: Callable[..., Any]) -> None:
+        """Make the fields.
+
+        Args:
+            make: Makes a component.
+
+        Raises:
+            HostError: The sampler that it shall start with is not known.
+        """
+        start = with_known_sampler(self._start, self._host.samplers())
+        self._fields["prompt"] = make(
+            "Textbox", label="Prompt", value=start.prompt, lines=2, elem_id="elemental_prompt"
+        )
+        self._fields["negative"] = make(
+            "Textbox", label="Negative prompt", value=start.negative, lines=1, elem_id="elemental_negative"
+        )
+        with make("Row", elem_id="elemental_numbers"):
+            self._fields["sampler"] = make(
+                "Dropdown", label="Sampler", choices=list(self._host.samplers()), value=start.sampler,
+                elem_id="elemental_sampler", min_width=140, scale=2,
+            )  # fmt: skip
+            for name, label, step in (
+                ("steps", "Steps", 1),
+                ("cfg", "CFG", 0.5),
+                ("width", "Width", 8),
+                ("height", "Height", 8),
+                ("seed", "Seed", 1),
+                ("batch", "Pictures", 1),
+            ):
+                self._fields[name] = make(
+                    "Number", label=label, value=getattr(start, name), elem_id=f"elemental_{name}", step=step,
+                    min_width=130 if name == "seed" else 70, scale=2 if name == "seed" else 1,
+                )  # fmt: skip
+
+    def read(self, values: Sequence[Any]) -> ImageRequest:
+        """Read what is asked for.
+
+        Raises:
+            ImageError: A number is missing or out of its range.
+            HostError: The sampler is not known.
+        """
+        given = dict(zip(self._fields, values, strict=True))
+        numbers = {name: _whole(name, given[name]) for name in ("steps", "width", "height", "seed", "batch")}
+        if numbers["seed"] == -1:
+            numbers["seed"] = random.randrange(_SEEDS)
+        try:
+            cfg = float(given["cfg"])
+        except (TypeError, ValueError) as exc:
+            raise ImageError("The CFG scale must be a number.") from exc
+        sampler = choose_sampler(given["sampler"] or "", self._host.samplers())
+        return ImageRequest(given["prompt"] or "", given["negative"] or "", sampler=sampler, cfg=cfg, **numbers)
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        number = int(value)
+        if number != float(value):
+            raise ValueError(value)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise ImageError(f"The field {name} must be a whole number.") from exc
+    return number

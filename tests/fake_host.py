@@ -1,0 +1,197 @@
+"""A host in memory for tests: pictures are made from the bytes of the live tensors, and so show every change."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from elemental.errors import HostError, Stopped
+from elemental.hosts.base import NO_FIELDS, CheckpointRef, Claim, Glimpse
+from elemental.images.infotext import format_infotext
+from elemental.images.request import GeneratedImage, ImageRequest
+
+Load = Callable[[Path], Mapping[str, Sequence[Tensor]]]
+"""Gives the parts of each tensor of a file by its key."""
+
+
+class FakeModel:
+    """A live model of plain tensors.
+
+    Attributes:
+        moved: The keys of each call to :meth:`changed`.
+        refuses: Keys whose change the model refuses.
+        kept: The label that the merge in it was kept under.
+        described: What was said last of what is in it.
+        is_replaced: Whether to say that another model was loaded in its place.
+    """
+
+    def __init__(self, checkpoint: CheckpointRef | None, tensors: Mapping[str, Sequence[Tensor]]) -> None:
+        self.checkpoint = checkpoint
+        self.claim = Claim()
+        self.moved: list[frozenset[str]] = []
+        self.refuses: frozenset[str] = frozenset()
+        self.kept: str | None = None
+        self.described: Mapping[str, str] = {}
+        self.is_replaced = False
+        self._tensors = tensors
+
+    def tensors(self) -> Mapping[str, Sequence[Tensor]]:
+        """Give the tensors."""
+        return self._tensors
+
+    def changed(self, keys: Collection[str]) -> None:
+        """Note the keys.
+
+        Raises:
+            HostError: One of them is refused.
+        """
+        self.moved.append(frozenset(keys))
+        if refused := self.refuses.intersection(keys):
+            raise HostError(f"The host refuses {min(refused)}.")
+
+    def keep(self, label: str) -> None:
+        """Note the label; what is in the model is no longer its file's."""
+        self.kept = label
+        self.checkpoint = None
+
+    def describe(self, model: Mapping[str, str], fields: Mapping[str, str]) -> None:
+        """Note what is said of the model."""
+        self.described = {**model, **fields}
+
+    def replaced(self) -> bool:
+        """Tell whether a test has said so."""
+        return self.is_replaced
+
+    def digest(self) -> bytes:
+        """Give the SHA-256 of all bytes of all tensors."""
+        found = hashlib.sha256()
+        for key in sorted(self._tensors):
+            for part in self._tensors[key]:
+                found.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return found.digest()
+
+
+class FakeHost:
+    """The port over tensors in memory.
+
+    Args:
+        load: Gives the tensors of a checkpoint.
+        output: The folder for pictures.
+        models: The folder whose checkpoints it lists, and in which merges are saved; none by default.
+
+    Attributes:
+        reports: What was reported.
+        stopped: Whether the user pressed Stop.
+        jobs: The names of the jobs that were begun.
+        load_calls: What is called before the user loads a checkpoint.
+    """
+
+    def __init__(self, load: Load, *, output: Path = Path("outputs"), models: Path | None = None) -> None:
+        self.reports: list[tuple[int, int, str]] = []
+        self.stopped = False
+        self.jobs: list[str] = []
+        self.load_calls: list[Callable[[], None]] = []
+        self._load = load
+        self._output = output
+        self._models = models
+        self._live: FakeModel | None = None
+
+    def checkpoints(self) -> Sequence[CheckpointRef]:
+        """List those of its folder, or else the one that is loaded, if there is one."""
+        if self._models is not None:
+            return [CheckpointRef(path.name, path) for path in sorted(self._models.glob("*.safetensors"))]
+        return [] if self._live is None or self._live.checkpoint is None else [self._live.checkpoint]
+
+    def refresh(self) -> None:
+        """Do nothing: it looks each time."""
+
+    def models_folder(self) -> Path:
+        """Give the folder of checkpoints, or that for pictures, for want of another."""
+        return self._models or self._output
+
+    def loaded(self) -> CheckpointRef | None:
+        """Give the checkpoint that is loaded."""
+        return None if self._live is None else self._live.checkpoint
+
+    def before_loading(self, call: Callable[[], None]) -> None:
+        """Note what is to be called."""
+        self.load_calls.append(call)
+
+    @contextmanager
+    def job(self, name: str, pictures: int) -> Iterator[None]:  # noqa: ARG002
+        """Note the name."""
+        self.jobs.append(name)
+        self.stopped = False
+        yield
+
+    def samplers(self) -> Sequence[str]:
+        """List names that make a difference to the noise."""
+        return ["Euler a", "Euler"]
+
+    def open_model(self, checkpoint: CheckpointRef) -> FakeModel:
+        """Load a checkpoint, unless it is the one in use.
+
+        Raises:
+            HostError: A merge is going on in the live model.
+        """
+        live = self._live
+        known = None if live is None or live.checkpoint is None else live.checkpoint.path
+        if live is None or known != checkpoint.path:
+            with nullcontext() if live is None else live.claim():
+                self._live = live = FakeModel(checkpoint, self._load(checkpoint.path))
+        return live
+
+    def make_pictures(
+        self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
+    ) -> Sequence[GeneratedImage]:
+        """Make pictures of noise that the model's bytes and the request decide.
+
+        Raises:
+            HostError: No model is loaded.
+            Stopped: The user pressed Stop.
+        """
+        return list(self._pictures(request, model, fields))
+
+    def _pictures(
+        self, request: ImageRequest, model: Mapping[str, str], fields: Mapping[str, str]
+    ) -> Iterator[GeneratedImage]:
+        if self._live is None:
+            raise HostError("No model is loaded.")
+        for index in range(request.batch):
+            if self.stopped:
+                raise Stopped
+            seed = request.seed + index
+            digest = hashlib.sha256(self._live.digest() + repr((request, seed)).encode()).digest()
+            noise = np.random.default_rng(list(digest)).integers(
+                0, 256, (request.height, request.width, 3), dtype=np.uint8
+            )
+            self.report(index + 1, request.batch, "generating")
+            infotext = format_infotext(request, seed=seed, model=model)
+            yield GeneratedImage(Image.fromarray(noise), seed, infotext, fields)
+
+    def report(self, done: int, total: int, text: str) -> None:
+        """Note how far the job is."""
+        self.reports.append((done, total, text))
+
+    def glimpse(self) -> Glimpse:
+        """Show nothing."""
+        return Glimpse()
+
+    def stop(self) -> None:
+        """Press Stop."""
+        self.stopped = True
+
+    def should_stop(self) -> bool:
+        """Tell whether the user pressed Stop."""
+        return self.stopped
+
+    def output_folder(self) -> Path:
+        """Give the folder for pictures."""
+        return self._output
