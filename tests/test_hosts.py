@@ -39,7 +39,6 @@ from .fake_host import FakeHost
 
 pytest.importorskip("diffusers")
 
-from elemental.hosts.standalone.clip_tokenizer import END, START, tokenize
 from elemental.hosts.standalone.host import StandaloneHost
 from elemental.hosts.standalone.samplers import SAMPLERS
 
@@ -302,12 +301,3 @@ def test_standalone_out_of_memory(
 def test_requests_that_cannot_be(name: str, value: Any, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         replace(REQUEST, **{name: value})
-
-
-def test_tokens() -> None:
-    (row,) = tokenize("a red circle on blue")
-    assert row == [START, 320, 736, 7117, 525, 1746, *[END] * 71]  # from the published CLIP tokenizer
-    rows = tokenize("circle " * 100, pad=0)
-    assert [len(row) for row in rows] == [77, 77]
-    assert rows[1] == [START, *[7117] * 25, END, *[0] * 50]
-    assert tokenize("") == [[START, *[END] * 76]]
