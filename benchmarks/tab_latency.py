@@ -74,12 +74,12 @@ def _measure(models: Path, rules: int, keys: int) -> None:
 
     host = StandaloneHost(models=models, output=models / "out")
     started = time.perf_counter()
-    from elemental.session.session import desk_of
+    from elemental.session.session import session_of
     from elemental.ui.compat import serve
-    from elemental.ui.image_form import OwnPictureForm
+    from elemental.ui.image_form import StandaloneImageForm
     from elemental.ui.tab import make_tab
 
-    page = make_tab(host, OwnPictureForm(host, ImageRequest("")), alone=True)
+    page = make_tab(host, StandaloneImageForm(host, ImageRequest("")), alone=True)
     built = time.perf_counter() - started
     _, url = serve(page, host="127.0.0.1", port=None, files=[], wait=False)
     spec = "\n".join(f"OUT0{n % 9}:{_ELEMENTS[n % 5]}:0.{n % 97:02}" for n in range(rules))
@@ -89,10 +89,10 @@ def _measure(models: Path, rules: int, keys: int) -> None:
         tab.write("spec", spec)
         tab.report(f"{rules:,} rules" if rules > 1 else "1 rule")
         times = [_press(tab, key) for key in range(keys)]
-    desk = desk_of(host)
+    session = session_of(host)
     started = time.perf_counter()
     for _ in range(10):
-        desk.previewer.look(desk.form)
+        session.previewer.look(session.form)
     in_python = (time.perf_counter() - started) / 10 * 1000
     page.close()
     ordered = sorted(times)

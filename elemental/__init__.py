@@ -15,7 +15,7 @@ from .recipe.modes import MergeMode
 from .recipe.parser import parse_rules
 from .recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
 from .recipe.rules import Rule, RuleSet, format_rules
-from .workflows import MergeResult, live_merge, make_pictures, merge_to_file, plan_merge, read_recipe
+from .workflows import MergeResult, live_merge, make_images, merge_to_file, plan_merge, read_recipe
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,7 @@ __all__ = [
     "VaeChoice",
     "format_rules",
     "live_merge",
-    "make_pictures",
+    "make_images",
     "merge_to_file",
     "model_source",
     "parse_block_weights",

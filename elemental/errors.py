@@ -7,8 +7,8 @@
     ├── RecipeError         a ratio, a mode, block weights or a combination of them
     ├── CheckpointError     a file that cannot be read as a checkpoint, or is not the one asked for
     ├── MergeError          a merge that cannot be done, or whose result cannot be written
-    ├── ImageError          a picture that cannot be asked for, read or written
-    ├── HostError           what makes the pictures cannot do what it is asked for
+    ├── ImageError          an image that cannot be asked for, read or written
+    ├── HostError           what makes the images cannot do what it is asked for
     └── Stopped             the user asked to stop
 
 Errors of other libraries are translated where they occur, with ``raise ... from exc``.
@@ -69,11 +69,11 @@ class MergeError(ElementalError):
 
 
 class ImageError(ElementalError):
-    """A picture cannot be asked for so, or its file cannot be read or written."""
+    """An image cannot be asked for so, or its file cannot be read or written."""
 
 
 class HostError(ElementalError):
-    """What makes the pictures cannot do what it is asked for."""
+    """What makes the images cannot do what it is asked for."""
 
 
 class Stopped(ElementalError):

@@ -62,11 +62,11 @@ class MergeResult:
 
 
 def read_recipe(path: str | Path) -> MergeRecipe:
-    """Read the recipe of a merged ``.safetensors`` file, of a picture, or of a JSON file.
+    """Read the recipe of a merged ``.safetensors`` file, of an image, or of a JSON file.
 
     Raises:
         CheckpointError: The file, if it is no ``.png``, cannot be read.
-        ImageError: A ``.png`` is not there, or cannot be read as a picture.
+        ImageError: A ``.png`` is not there, or cannot be read as an image.
         RecipeError: It holds no recipe, or one that does not fit together or is of a later version.
         SpecError: The recipe's rules cannot be read, or set beta in a mode that has none.
     """
@@ -77,7 +77,7 @@ def read_recipe(path: str | Path) -> MergeRecipe:
 
         texts = read_texts(file)
         noted = find_value(texts.get(INFOTEXT_FIELD, ""), RECIPE_NAME)
-        # pictures that the WebUI made on its own have it in the infotext alone
+        # images that the WebUI made on its own have it in the infotext alone
         return recipe_from_metadata({**({RECIPE_FIELD: noted} if noted else {}), **texts}, name=str(file))
     if file.suffix.lower() in SAFETENSORS:
         with Checkpoint(file) as checkpoint:
@@ -243,7 +243,7 @@ def live_merge(live: LiveModel, *, models_folder: str | Path | None = None) -> I
                 merge.give_back()  # an interrupt in the first moment of __exit__ would be its last
 
 
-def make_pictures(
+def make_images(
     host: Host,
     request: ImageRequest,
     model: ModelSource | MergeRecipe,
@@ -251,10 +251,10 @@ def make_pictures(
     models_folder: str | Path | None = None,
     controls: Controls | None = None,
 ) -> Sequence[GeneratedImage]:
-    """Make pictures from a model, or from a merge in memory; afterwards the host has the model, or A, loaded as it is.
+    """Make images from a model, or from a merge in memory; afterwards the host has the model, or A, loaded as it is.
 
     Args:
-        host: What makes the pictures, such as ``elemental.hosts.standalone.host.StandaloneHost``; it loads the
+        host: What makes the images, such as ``elemental.hosts.standalone.host.StandaloneHost``; it loads the
             model, of a merge A.
         request: What to make, an ``elemental.images.request.ImageRequest``.
         model: A model as it is, or a merge.
@@ -268,7 +268,7 @@ def make_pictures(
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
         MergeError: The models do not fit together, or cannot be merged into the live model.
         RecipeError: Block weights are for another architecture.
-        HostError: The host fails, or the merge is not in the live model when the pictures are made.
+        HostError: The host fails, or the merge is not in the live model when the images are made.
         Stopped: The user asked for it.
     """
     from .hosts.base import CheckpointRef
@@ -278,14 +278,12 @@ def make_pictures(
     live = host.open_model(CheckpointRef(path.stem, path))
     if isinstance(model, ModelSource):
         sha256 = remembered_sha256(path)
-        return host.make_pictures(
-            request, model={**({"Model hash": sha256[:10]} if sha256 else {}), "Model": path.stem}
-        )
+        return host.make_images(request, model={**({"Model hash": sha256[:10]} if sha256 else {}), "Model": path.stem})
     with live_merge(live, models_folder=models_folder) as merge:
-        return pictures_of_merge(host, request, merge, model, controls=controls)
+        return images_of_merge(host, request, merge, model, controls=controls)
 
 
-def pictures_of_merge(
+def images_of_merge(
     host: Host,
     request: ImageRequest,
     merge: LiveMerge,
@@ -294,10 +292,10 @@ def pictures_of_merge(
     controls: Controls | None = None,
     watch: Stopwatch | None = None,
 ) -> Sequence[GeneratedImage]:
-    """Make a live model equal to a recipe, and pictures from it that carry the recipe.
+    """Make a live model equal to a recipe, and images from it that carry the recipe.
 
     Args:
-        host: What makes the pictures.
+        host: What makes the images.
         request: What to make.
         merge: The live model.
         recipe: What it shall be equal to.
@@ -311,7 +309,7 @@ def pictures_of_merge(
         CheckpointError: A model is missing, damaged, or has changed.
         MergeError: The models do not fit together, or not the live model.
         RecipeError: Block weights are for another architecture.
-        HostError: The host fails, or put other numbers into the model before the pictures were made.
+        HostError: The host fails, or put other numbers into the model before the images were made.
         Stopped: The user asked for it.
     """
     from .merge.live import LiveState
@@ -321,12 +319,12 @@ def pictures_of_merge(
         merge.apply(recipe, controls=controls)
     text = recipe_as_json(recipe, merge.models)
     with watch("generating"):
-        pictures = host.make_pictures(request, model={LABEL_FIELD: name_recipe(recipe)}, fields={RECIPE_FIELD: text})
+        images = host.make_images(request, model={LABEL_FIELD: name_recipe(recipe)}, fields={RECIPE_FIELD: text})
     with watch("merging"):
         state = merge.check()
     if state is LiveState.LOST:
-        raise HostError("Something else was loaded before the pictures were made, and the merge is gone: merge again.")
-    return pictures
+        raise HostError("Something else was loaded before the images were made, and the merge is gone: merge again.")
+    return images
 
 
 def _made_without_hashes(recipe: MergeRecipe) -> bool:

@@ -131,7 +131,7 @@ class Page:
         self.wait(lambda: words in self.text("report"), f"{words!r} in the report", 10)
 
     def screenshot(self, name: str) -> None:
-        """Keep pictures of the page, in the light and in the dark theme."""
+        """Keep images of the page, in the light and in the dark theme."""
         self._screens.mkdir(parents=True, exist_ok=True)
         for theme in ("light", "dark"):
             self.page.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")

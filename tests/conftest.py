@@ -68,7 +68,7 @@ def pickles_float8() -> bool:
 
 
 def save_drawable(folder: Path) -> dict[str, Path]:
-    """Write SD 1.x checkpoints a, b and c that pictures can be made from."""
+    """Write SD 1.x checkpoints a, b and c that images can be made from."""
     paths = {}
     for seed, name in enumerate("abc", 1):
         state = random_state(DRAWABLE["sd1"], seed)
@@ -95,7 +95,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def drawable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Give three SD 1.x checkpoints a, b and c that pictures can be made from, not to be written to."""
+    """Give three SD 1.x checkpoints a, b and c that images can be made from, not to be written to."""
     return save_drawable(tmp_path_factory.mktemp("drawable"))
 
 

@@ -1,4 +1,4 @@
-"""A host in memory for tests: pictures are made from the bytes of the live tensors, and so show every change."""
+"""A host in memory for tests: images are made from the bytes of the live tensors, and so show every change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from elemental.errors import HostError, Stopped
-from elemental.hosts.base import NO_FIELDS, CheckpointRef, Claim, Glimpse
+from elemental.hosts.base import NO_FIELDS, CheckpointRef, Claim, StepProgress
 from elemental.images.infotext import format_infotext
 from elemental.images.request import GeneratedImage, ImageRequest
 
@@ -83,7 +83,7 @@ class FakeHost:
 
     Args:
         load: Gives the tensors of a checkpoint.
-        output: The folder for pictures.
+        output: The folder for images.
         models: The folder whose checkpoints it lists, and in which merges are saved; none by default.
 
     Attributes:
@@ -113,7 +113,7 @@ class FakeHost:
         """Do nothing: it looks each time."""
 
     def models_folder(self) -> Path:
-        """Give the folder of checkpoints, or that for pictures, for want of another."""
+        """Give the folder of checkpoints, or that for images, for want of another."""
         return self._models or self._output
 
     def loaded(self) -> CheckpointRef | None:
@@ -125,7 +125,7 @@ class FakeHost:
         self.load_calls.append(call)
 
     @contextmanager
-    def job(self, name: str, pictures: int) -> Iterator[None]:  # noqa: ARG002
+    def job(self, name: str, images: int) -> Iterator[None]:  # noqa: ARG002
         """Note the name."""
         self.jobs.append(name)
         self.stopped = False
@@ -148,18 +148,18 @@ class FakeHost:
                 self._live = live = FakeModel(checkpoint, self._load(checkpoint.path))
         return live
 
-    def make_pictures(
+    def make_images(
         self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
     ) -> Sequence[GeneratedImage]:
-        """Make pictures of noise that the model's bytes and the request decide.
+        """Make images of noise that the model's bytes and the request decide.
 
         Raises:
             HostError: No model is loaded.
             Stopped: The user pressed Stop.
         """
-        return list(self._pictures(request, model, fields))
+        return list(self._images(request, model, fields))
 
-    def _pictures(
+    def _images(
         self, request: ImageRequest, model: Mapping[str, str], fields: Mapping[str, str]
     ) -> Iterator[GeneratedImage]:
         if self._live is None:
@@ -180,9 +180,9 @@ class FakeHost:
         """Note how far the job is."""
         self.reports.append((done, total, text))
 
-    def glimpse(self) -> Glimpse:
+    def step_progress(self) -> StepProgress:
         """Show nothing."""
-        return Glimpse()
+        return StepProgress()
 
     def stop(self) -> None:
         """Press Stop."""
@@ -193,5 +193,5 @@ class FakeHost:
         return self.stopped
 
     def output_folder(self) -> Path:
-        """Give the folder for pictures."""
+        """Give the folder for images."""
         return self._output

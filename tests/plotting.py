@@ -12,9 +12,9 @@ from elemental import parse_rules
 from elemental.hosts.base import Host
 from elemental.images.request import ImageRequest
 from elemental.runs.axis import Setting
-from elemental.runs.axis_context import known_for
+from elemental.runs.axis_context import make_axis_context
 from elemental.runs.axis_values import parse_axis
-from elemental.runs.estimate import survey_plot
+from elemental.runs.estimate import estimate_plot
 from elemental.runs.plot_run import PlotRun, make_plot
 from elemental.runs.record import latest_run, read_record
 from elemental.runs.resume import open_run
@@ -32,14 +32,14 @@ def load(path: Path) -> Mapping[str, Sequence[Tensor]]:
 def plot(
     host: Host, base: Setting, x: tuple[str, str], y: tuple[str, str] | None = None, most: int | None = None
 ) -> XYPlot:
-    known = known_for(host, base.recipe)
-    rows = None if y is None else parse_axis("y", *y, known)
-    return make_plot(base, parse_axis("x", *x, known), rows, known=known, most=most)
+    context = make_axis_context(host, base.recipe)
+    rows = None if y is None else parse_axis("y", *y, context)
+    return make_plot(base, parse_axis("x", *x, context), rows, context=context, most=most)
 
 
 def run(host: Host, plotted: XYPlot, folder: Path, on_cell: Callable[..., None] | None = None) -> RunResult:
     watcher = RunWatcher() if on_cell is None else RunWatcher(on_cell=on_cell)
-    return start_run(host, PlotRun(plotted), folder, survey=survey_plot(plotted), watcher=watcher)
+    return start_run(host, PlotRun(plotted), folder, estimate=estimate_plot(plotted), watcher=watcher)
 
 
 def resume(host: Host, folder: Path) -> RunResult:

@@ -35,7 +35,7 @@ class Site:
     Attributes:
         url: Its address.
         models: The folder of checkpoints.
-        output: The folder for pictures.
+        output: The folder for images.
         host: What makes them; None where another process has it.
     """
 
@@ -46,7 +46,7 @@ class Site:
 
 
 def make_host(models: Path, output: Path, *, noise: bool = False) -> Any:
-    """Make the host on diffusers, or where that is not installed, or noise will do, one whose pictures are noise."""
+    """Make the host on diffusers, or where that is not installed, or noise will do, one whose images are noise."""
     if noise or find_spec("diffusers") is None:
         from tests.fake_host import FakeHost
 
@@ -63,9 +63,9 @@ def make_host(models: Path, output: Path, *, noise: bool = False) -> Any:
 
 @contextmanager
 def served(folder: Path, *, noise: bool = False) -> Iterator[Site]:
-    """Serve the tab in this process: the demo's pair in ``models``, pictures, maybe of noise, in ``out``."""
+    """Serve the tab in this process: the demo's pair in ``models``, images, maybe of noise, in ``out``."""
     from elemental.ui.compat import serve
-    from elemental.ui.image_form import OwnPictureForm
+    from elemental.ui.image_form import StandaloneImageForm
     from elemental.ui.tab import make_tab
 
     models, output = folder / "models", folder / "out"
@@ -74,7 +74,7 @@ def served(folder: Path, *, noise: bool = False) -> Iterator[Site]:
         patch.setenv(CONFIG_VARIABLE, str(folder / "config"))
         host = make_host(models, output, noise=noise)
         request = ImageRequest("a red circle on blue", seed=3, steps=2, cfg=4.0, width=64, height=64)
-        page = make_tab(host, OwnPictureForm(host, request), alone=True)
+        page = make_tab(host, StandaloneImageForm(host, request), alone=True)
         _, url = serve(page, host="127.0.0.1", port=None, files=[output], wait=False)
         try:
             yield Site(url, models, output, host)
@@ -149,9 +149,9 @@ class Apart:
 
 
 def _facts(host: Any) -> dict[str, Any]:
-    from elemental.session.session import desk_of
+    from elemental.session.session import session_of
 
-    job = desk_of(host).board.job
+    job = session_of(host).board.job
     loaded = host.loaded()
     kept = Path("/proc/self/status").read_text() if sys.platform == "linux" else "VmRSS: 0 kB"
     return {
@@ -159,7 +159,7 @@ def _facts(host: Any) -> dict[str, Any]:
         "files": len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0,
         "memory": int(kept.partition("VmRSS:")[2].split()[0]) // 1024,
         "job": "" if job is None else f"{job.view.name}: {job.view.state.value}",
-        "live": desk_of(host).bench.live().kind.value,
+        "live": session_of(host).model.live().kind.value,
         "loaded": "" if loaded is None else str(loaded.path),
         "digest": "" if loaded is None else digest_of(host.open_model(loaded)),
     }

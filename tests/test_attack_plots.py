@@ -20,7 +20,7 @@ from elemental import MergeRecipe, Stopped, model_source
 from elemental.cli import plot as cli_plots
 from elemental.images.files import write_whole
 from elemental.runs.axis import Setting
-from elemental.runs.estimate import survey_plot
+from elemental.runs.estimate import estimate_plot
 from elemental.runs.plot_run import PlotRun
 from elemental.runs.record import new_run
 from elemental.runs.runner import start_run
@@ -92,9 +92,9 @@ def test_an_interrupt_that_fails_a_cell_stops_the_run(
         raise ValueError("could not determine the shape")
 
     with monkeypatch.context() as patched:
-        patched.setattr(host, "make_pictures", fail)
+        patched.setattr(host, "make_images", fail)
         watcher = cli_plots.CellBar().watcher(interrupts)
-        result = start_run(host, PlotRun(plotted), tmp_path, survey=survey_plot(plotted), watcher=watcher)
+        result = start_run(host, PlotRun(plotted), tmp_path, estimate=estimate_plot(plotted), watcher=watcher)
     assert (result.made, result.failed, result.waiting) == (0, {}, 3)
     assert resume(host, tmp_path).made == 3
 

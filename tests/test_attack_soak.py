@@ -21,5 +21,5 @@ def test_files_threads_maps_and_tensors_do_not_grow(tmp_path: Path, monkeypatch:
     user, samples = soak.soak(tmp_path, 12)
     assert len(samples) == 2
     assert not soak.judge(samples)
-    assert user.done["merge and picture"] == 12
+    assert user.done["merge and image"] == 12
     assert len(user.done) == 6

@@ -18,7 +18,7 @@ from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.plan import Role, plan_tensors
 from elemental.recipe.block_weights import BUILT_IN_PRESETS, read_presets
 from elemental.runs.axis import Setting
-from elemental.runs.axis_context import Known
+from elemental.runs.axis_context import AxisContext
 from elemental.runs.axis_values import axis_from_dict, parse_axis
 from elemental.runs.cells import order_cells
 from elemental.runs.element_check import check_from_dict, parse_check
@@ -26,7 +26,7 @@ from elemental.runs.samples import read_samples
 from elemental.runs.xy_plot import XYPlot, check_axes, plot_from_dict
 
 INFOS = {key: TensorInfo("F16", shape) for key, shape in tensor_shapes(SD1_LAYOUT).items()}
-KNOWN = Known(
+KNOWN = AxisContext(
     architecture=SD1,
     names=[name_key(key, SD1) for key in INFOS],
     presets=read_presets(BUILT_IN_PRESETS),

@@ -317,7 +317,7 @@ def test_planning_loads_no_torch(ab: list[str]) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
-def test_generate_writes_nothing_but_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_writes_nothing_but_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("diffusers")
     from .conftest import DRAWABLE
 
@@ -325,7 +325,7 @@ def test_generate_writes_nothing_but_pictures(tmp_path: Path, capsys: pytest.Cap
         str(save(tmp_path / f"{name}.safetensors", random_state(DRAWABLE["sd1"], seed)))
         for seed, name in enumerate("ab")
     )
-    out = tmp_path / "pictures"
+    out = tmp_path / "images"
     size = ["--width", "64", "--height", "64", "--steps", "2", "--prompt", "a cat", "-o", str(out)]
     assert main(["generate", a, *size, "--batch", "2"]) == DONE
     assert main(["generate", a, b, "--alpha", "0.5", "--elemental", "OUT05:attn2:1", *size, "--seed", "1"]) == DONE

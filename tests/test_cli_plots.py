@@ -13,7 +13,7 @@ pytest.importorskip("diffusers")
 
 from elemental.cli.app import DONE, FAILED, STOPPED, WRONG_USAGE, main
 from elemental.hosts.standalone.host import StandaloneHost
-from elemental.images.files import read_picture, read_texts
+from elemental.images.files import read_image, read_texts
 from elemental.runs.plot_run import PLOT_FIELD
 
 SIZE = ["--width", "64", "--height", "64", "--steps", "1", "--prompt", "a cat"]
@@ -29,7 +29,7 @@ def test_plot_grid_and_again(ab: list[str], tmp_path: Path, capsys: pytest.Captu
     assert main(["plot", *ab, *axes, *SIZE, "--compare", "-o", str(tmp_path / "one")]) == DONE
     captured = capsys.readouterr()
     first, path, last = captured.out.splitlines()
-    assert first == "2 pictures, 2 merges."
+    assert first == "2 images, 2 merges."
     assert path == str(tmp_path / "one" / "grid.png")
     assert "outside of generating" in last
     record = json.loads((tmp_path / "one" / "run.json").read_text())
@@ -49,11 +49,11 @@ def test_plot_grid_and_again(ab: list[str], tmp_path: Path, capsys: pytest.Captu
     text = PngInfo()
     for name, value in read_texts(Path(path)).items():
         text.add_text(name, value.replace('"groups": ', '"grups": ') if name == PLOT_FIELD else value)
-    read_picture(Path(path)).save(damaged, pnginfo=text)
+    read_image(Path(path)).save(damaged, pnginfo=text)
     assert main(["plot", "--recipe", str(damaged), "-o", str(tmp_path / "four")]) == FAILED
     assert f"The plot in {damaged} is damaged: an entry is missing ('groups')" in capsys.readouterr().err
 
-    # and a cell alone is a picture with a recipe
+    # and a cell alone is an image with a recipe
     cell = tmp_path / "one" / "cells" / "x01-y00.png"
     assert main(["merge", "--recipe", str(cell), "--dry-run"]) == DONE
     assert ":attn2:1" in read_texts(cell)["parameters"]
@@ -74,7 +74,7 @@ def test_check_and_its_folder(ab: list[str], tmp_path: Path, capsys: pytest.Capt
 def test_stop_and_resume(
     ab: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = StandaloneHost.make_pictures
+    make = StandaloneHost.make_images
 
     def interrupted(self: StandaloneHost, request: object, **more: object) -> object:
         if getattr(request, "seed", 0) == 2:
@@ -83,14 +83,14 @@ def test_stop_and_resume(
 
     out = str(tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr(StandaloneHost, "make_pictures", interrupted)
+        patched.setattr(StandaloneHost, "make_images", interrupted)
         assert main(["plot", *ab, "--x-type", "seed", "--x", "1, 2, 3", *SIZE, "-o", out]) == STOPPED
     captured = capsys.readouterr()
-    assert "Stopped; 2 pictures not made" in captured.err
+    assert "Stopped; 2 images not made" in captured.err
     assert f"elemental plot --resume {out}" in captured.err
     assert (tmp_path / "run" / "grid.png").is_file()
     assert main(["plot", "--resume", out]) == DONE
-    assert "2 pictures in" in capsys.readouterr().out
+    assert "2 images in" in capsys.readouterr().out
     assert main(["plot", "--resume", out]) == DONE  # nothing is left to do
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "run" / "grid.png")]
     for beside in (["--seed", "5"], ["--seed", "0"], ["--alpha", "0"], ["--dry-run"], ["--device", "cuda"]):
@@ -133,14 +133,14 @@ def test_wrong_usage(
     assert (ended, message in " ".join(capsys.readouterr().err.split())) == (code, True)
 
 
-def test_many_pictures_want_a_yes(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_many_images_want_a_yes(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     axes = ["--x-type", "seed", "--x", ",".join(map(str, range(400)))]
     axes += ["--y-type", "cfg", "--y", ",".join(f"1.{n:03}" for n in range(250)), "--dry-run"]
     assert main(["plot", *ab, *axes]) == FAILED
-    assert "100,000 pictures" in capsys.readouterr().err
+    assert "100,000 images" in capsys.readouterr().err
     axes = ["--x-type", "seed", "--x", ",".join(map(str, range(1001))), "--dry-run"]
     assert main(["plot", *ab, *axes, "--yes"]) == DONE
-    assert capsys.readouterr().out.startswith("1,001 pictures, 1 merge.")
+    assert capsys.readouterr().out.startswith("1,001 images, 1 merge.")
 
 
 def test_samples_are_listed_and_taken(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,7 +148,7 @@ def test_samples_are_listed_and_taken(ab: list[str], capsys: pytest.CaptureFixtu
     listed = capsys.readouterr().out.splitlines()
     assert listed[0].split(None, 1) == ["1", 'The strip of "elemental demo": what the element groups of one block do']
     assert main(["plot", *ab[:2], "--sample", "3", "--x-type", "alpha", "--x", "1", "--dry-run"]) == DONE
-    assert capsys.readouterr().out.startswith("8 pictures, 8 merges.")
+    assert capsys.readouterr().out.startswith("8 images, 8 merges.")
     for number in (1, 2, 4, 5):
         assert main(["plot", *ab[:2], "--sample", str(number), "--dry-run", "--strict"]) == DONE
     for number in (6, 7):
@@ -183,4 +183,4 @@ def test_axes_that_set_mode_and_beta_need_no_options_for_them(
     assert main(["plot", *abc, *modes]) == DONE
     betas = ["--x-type", "alpha-beta", "--x", "0.1 0.2, 0.3 0.4", "--mode", "sum-twice", "--dry-run"]
     assert main(["plot", *abc, *betas]) == DONE
-    assert capsys.readouterr().out.count("2 pictures, 2 merges.") == 2
+    assert capsys.readouterr().out.count("2 images, 2 merges.") == 2

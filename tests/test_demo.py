@@ -53,6 +53,6 @@ def test_samples_run_on_the_pair(
     pytest.importorskip("diffusers")
     request = ["--prompt", "a red circle on blue", "--steps", "1", "--width", "64", "--height", "64"]
     assert main([command, *map(str, PAIR), "--sample", str(sample), *request, "-o", str(tmp_path)]) == DONE
-    assert capsys.readouterr().out.startswith(f"{count} pictures")
+    assert capsys.readouterr().out.startswith(f"{count} images")
     assert len(list(tmp_path.rglob("grid.png"))) == 1
     assert len(list(tmp_path.rglob("x0[01]-y*.png"))) >= count - 8

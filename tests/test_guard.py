@@ -19,7 +19,7 @@ from elemental.images.text import fit_text
 from elemental.merge.files.metadata import recipe_from_json
 from elemental.runs.record import RunFiles, read_record
 from elemental.ui.event_values import MOST_LETTERS, reader_of
-from elemental.ui.page_guard import MOST_SENT, Guard, file_below
+from elemental.ui.page_guard import MOST_SENT, PageGuard, file_below
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links and pipes are POSIX's")
 
@@ -57,7 +57,7 @@ def answer(
     async def send(message: Mapping[str, Any]) -> None:
         sent.append(message)
 
-    guard = Guard(app, pictures=[folder / "out"], cache=folder / "cache")
+    guard = PageGuard(app, images=[folder / "out"], cache=folder / "cache")
     asyncio.run(guard(scope, receive, send))  # type: ignore[arg-type]
     return int(sent[0].get("status", 0))
 

@@ -23,7 +23,7 @@ from elemental import (
     MergeRecipe,
     Stopped,
     live_merge,
-    make_pictures,
+    make_images,
     merge_to_file,
     model_source,
     parse_rules,
@@ -93,7 +93,7 @@ def recipe(drawable: Mapping[str, Path]) -> MergeRecipe:
 
 
 def bytes_of(host: Host, request: ImageRequest = REQUEST) -> list[bytes]:
-    return [picture.image.tobytes() for picture in host.make_pictures(request, model={"Model": "x"})]
+    return [image.image.tobytes() for image in host.make_images(request, model={"Model": "x"})]
 
 
 def test_the_live_model_holds_the_file(rig: Rig, drawable: Mapping[str, Path]) -> None:
@@ -109,17 +109,17 @@ def test_the_live_model_holds_the_file(rig: Rig, drawable: Mapping[str, Path]) -
     assert rig.host.open_model(ref(drawable["b"])) is not model
 
 
-def test_the_same_request_gives_the_same_picture(rig: Rig, drawable: Mapping[str, Path]) -> None:
+def test_the_same_request_gives_the_same_image(rig: Rig, drawable: Mapping[str, Path]) -> None:
     rig.host.open_model(ref(drawable["a"]))
     first = bytes_of(rig.host)
     assert bytes_of(rig.host) == first
     assert bytes_of(rig.host, replace(REQUEST, seed=6)) != first
     assert bytes_of(rig.host, replace(REQUEST, prompt="a green star")) != first
-    pictures = rig.host.make_pictures(replace(REQUEST, batch=2, height=72), model={})
-    assert [(picture.seed, picture.image.size) for picture in pictures] == [(5, (64, 72)), (6, (64, 72))]
+    images = rig.host.make_images(replace(REQUEST, batch=2, height=72), model={})
+    assert [(image.seed, image.image.size) for image in images] == [(5, (64, 72)), (6, (64, 72))]
 
 
-def test_a_merge_shows_in_pictures_and_is_gone_afterwards(
+def test_a_merge_shows_in_images_and_is_gone_afterwards(
     rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]
 ) -> None:
     model = rig.host.open_model(ref(drawable["a"]))
@@ -132,21 +132,21 @@ def test_a_merge_shows_in_pictures_and_is_gone_afterwards(
     assert bytes_of(rig.host) == plain
 
 
-def test_the_saved_merge_gives_the_picture_that_was_seen(rig: Rig, recipe: MergeRecipe, tmp_path: Path) -> None:
-    (seen,) = make_pictures(rig.host, REQUEST, recipe)
+def test_the_saved_merge_gives_the_image_that_was_seen(rig: Rig, recipe: MergeRecipe, tmp_path: Path) -> None:
+    (seen,) = make_images(rig.host, REQUEST, recipe)
     saved = merge_to_file(recipe, tmp_path / "merged.safetensors").path
-    (again,) = make_pictures(rig.host, REQUEST, model_source(saved))
+    (again,) = make_images(rig.host, REQUEST, model_source(saved))
     assert seen.image.tobytes() == again.image.tobytes()
 
 
-def test_pictures_carry_what_makes_them_again(rig: Rig, recipe: MergeRecipe, tmp_path: Path) -> None:
-    (picture,) = make_pictures(rig.host, REQUEST, recipe)
-    (path,) = free_names(tmp_path, [picture.seed])
-    write_png(path, picture)
+def test_images_carry_what_makes_them_again(rig: Rig, recipe: MergeRecipe, tmp_path: Path) -> None:
+    (image,) = make_images(rig.host, REQUEST, recipe)
+    (path,) = free_names(tmp_path, [image.seed])
+    write_png(path, image)
     texts = read_texts(path)
     assert replace(recipe_from_json(texts["elemental_recipe"], name="x"), model_a=recipe.model_a).rules == recipe.rules
-    (again,) = make_pictures(rig.host, REQUEST, recipe_from_json(texts["elemental_recipe"], name="x"))
-    assert again.image.tobytes() == picture.image.tobytes()
+    (again,) = make_images(rig.host, REQUEST, recipe_from_json(texts["elemental_recipe"], name="x"))
+    assert again.image.tobytes() == image.image.tobytes()
     prompt, negative, pairs = texts["parameters"].split("\n")
     assert (prompt, negative) == (REQUEST.prompt, f"Negative prompt: {REQUEST.negative}")
     found = dict(re.findall(r'(\w[\w ]*): ("(?:\\.|[^"\\])*"|[^,]*)(?:, |$)', pairs))
@@ -155,37 +155,37 @@ def test_pictures_carry_what_makes_them_again(rig: Rig, recipe: MergeRecipe, tmp
     assert found["Size"] == "64x64"
     assert "IN03-OUT05:attn2:0.7" in json.loads(found["Elemental"])
     with pytest.raises(ImageError, match="exists"):
-        write_png(path, picture)
+        write_png(path, image)
 
 
 def test_stop_while_merging_and_while_drawing(rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]) -> None:
     model = rig.host.open_model(ref(drawable["a"]))
     before = {key: [part.clone() for part in parts] for key, parts in model.tensors().items()}
     with pytest.raises(Stopped):
-        make_pictures(rig.host, REQUEST, recipe, controls=Controls(should_stop=lambda: True))
+        make_images(rig.host, REQUEST, recipe, controls=Controls(should_stop=lambda: True))
     rig.press_stop()
     with pytest.raises(Stopped):
-        make_pictures(rig.host, REQUEST, recipe)
+        make_images(rig.host, REQUEST, recipe)
     for key, parts in model.tensors().items():
         assert all(torch.equal(*pair) for pair in zip(parts, before[key], strict=True)), key
 
 
-def test_a_kept_merge_is_what_pictures_are_made_of(rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]) -> None:
+def test_a_kept_merge_is_what_images_are_made_of(rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]) -> None:
     with live_merge(rig.host.open_model(ref(drawable["a"]))) as merge:
         merge.apply(recipe)
         merged = bytes_of(rig.host)
         merge.keep("mine")
     assert bytes_of(rig.host) == merged
-    (plain,) = make_pictures(rig.host, REQUEST, recipe.model_a)  # and A itself can still be had
+    (plain,) = make_images(rig.host, REQUEST, recipe.model_a)  # and A itself can still be had
     assert plain.image.tobytes() not in merged
-    assert [part.image.tobytes() for part in make_pictures(rig.host, REQUEST, recipe)] == merged
+    assert [part.image.tobytes() for part in make_images(rig.host, REQUEST, recipe)] == merged
 
 
 def test_two_merges_at_once(rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]) -> None:
     with live_merge(rig.host.open_model(ref(drawable["a"]))) as merge:
         merge.apply(recipe)
         with pytest.raises(HostError, match="Another merge"):
-            make_pictures(rig.host, REQUEST, recipe)
+            make_images(rig.host, REQUEST, recipe)
         with pytest.raises(HostError, match="Another merge"):
             rig.host.open_model(ref(drawable["b"]))
         assert merge.check() is LiveState.ACTIVE
@@ -193,7 +193,7 @@ def test_two_merges_at_once(rig: Rig, recipe: MergeRecipe, drawable: Mapping[str
 
 def test_no_model(rig: Rig) -> None:
     with pytest.raises(HostError, match="No model"):
-        rig.host.make_pictures(REQUEST, model={})
+        rig.host.make_images(REQUEST, model={})
 
 
 @pytest.mark.parametrize("kind", DRAWABLE)
@@ -205,19 +205,19 @@ def test_standalone_draws_with_every_architecture(tmp_path: Path, kind: str) -> 
     assert [found.title for found in host.checkpoints()] == ["1.safetensors", "2.safetensors"]
     a, b = map(model_source, paths)
     long = replace(REQUEST, prompt="a red circle " * 40, negative="")
-    (plain,) = make_pictures(host, long, a)
+    (plain,) = make_images(host, long, a)
     merge = MergeRecipe(a, b, alpha=0.5)
-    (seen,) = make_pictures(host, long, merge)
+    (seen,) = make_images(host, long, merge)
     assert seen.image.tobytes() != plain.image.tobytes()
-    (saved,) = make_pictures(host, long, model_source(merge_to_file(merge, tmp_path / "m.safetensors").path))
+    (saved,) = make_images(host, long, model_source(merge_to_file(merge, tmp_path / "m.safetensors").path))
     assert saved.image.tobytes() == seen.image.tobytes()
-    (back,) = make_pictures(host, long, a)
+    (back,) = make_images(host, long, a)
     assert back.image.tobytes() == plain.image.tobytes()
 
 
 def test_standalone_knows_models_that_predict_v(tmp_path: Path) -> None:
     state = random_state(DRAWABLE["sd2"], 1)
-    pictures = {}
+    images = {}
     for name, marks, beside in (
         ("noise", [], ""),
         ("marked", ["v_pred"], ""),
@@ -227,9 +227,9 @@ def test_standalone_knows_models_that_predict_v(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.safetensors"
         save_file({**state, **{mark: torch.ones(1) for mark in marks}}, path)
         path.with_suffix(".yaml").write_text(beside)
-        pictures[name] = make_pictures(StandaloneHost(), REQUEST, model_source(path))[0].image.tobytes()
-    assert pictures["marked"] == pictures["beside"]
-    assert len(set(pictures.values())) == 3
+        images[name] = make_images(StandaloneHost(), REQUEST, model_source(path))[0].image.tobytes()
+    assert images["marked"] == images["beside"]
+    assert len(set(images.values())) == 3
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -239,15 +239,15 @@ def test_standalone_samplers(drawable: Mapping[str, Path], sampler: str) -> None
     request = replace(REQUEST, sampler=sampler.upper(), steps=3)
     first = bytes_of(host, request)
     assert bytes_of(host, request) == first
-    (picture,) = host.make_pictures(request, model={})
-    assert f"Sampler: {sampler.removesuffix(' Karras')}," in picture.infotext  # as the WebUI spells it
+    (image,) = host.make_images(request, model={})
+    assert f"Sampler: {sampler.removesuffix(' Karras')}," in image.infotext  # as the WebUI spells it
 
 
 def test_standalone_refusals(tmp_path: Path, drawable: Mapping[str, Path]) -> None:
     host = StandaloneHost()
     host.open_model(ref(drawable["a"]))
     with pytest.raises(HostError, match='no sampler "Eular"; there are Euler, Euler a'):
-        host.make_pictures(replace(REQUEST, sampler="Eular"), model={})
+        host.make_images(replace(REQUEST, sampler="Eular"), model={})
     with pytest.raises(HostError, match='device "gpu"'):
         StandaloneHost(device="gpu")
     state = load_file(drawable["a"])
@@ -279,7 +279,7 @@ def test_standalone_out_of_memory(
     with monkeypatch.context() as patched:
         patched.setattr(StandaloneHost, "_decode", fail)
         with pytest.raises(HostError, match="memory of cpu is too small"):
-            make_pictures(host, REQUEST, recipe)
+            make_images(host, REQUEST, recipe)
     assert host.open_model(ref(drawable["a"])) is model
     assert bytes_of(host) == before
 

@@ -260,7 +260,7 @@ def test_a_tensor_that_the_host_refuses(recipe: MergeRecipe, models: Mapping[str
     assert model.digest() == before
 
 
-def test_an_error_between_merge_and_picture(recipe: MergeRecipe, models: Mapping[str, Path]) -> None:
+def test_an_error_between_merge_and_image(recipe: MergeRecipe, models: Mapping[str, Path]) -> None:
     model = fake_model(models["a"])
     before = model.digest()
     with pytest.raises(ZeroDivisionError), live_merge(model) as merge:  # noqa: PT012

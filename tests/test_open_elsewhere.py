@@ -116,7 +116,7 @@ def write_configs(model: StandaloneModel, folder: Path, pipeline: str) -> None:
 
 
 def larger(state: State) -> State:
-    """Make more of networks whose numbers are random, so that it shows in pictures what they are."""
+    """Make more of networks whose numbers are random, so that it shows in images what they are."""
     return {key: tensor * 3 if tensor.is_floating_point() else tensor for key, tensor in state.items()}
 
 
@@ -153,7 +153,7 @@ def test_diffusers_holds_the_file_and_the_formula(opened: Opened) -> None:
 def test_diffusers_draws_what_this_program_draws(opened: Opened) -> None:
     host = StandaloneHost()
     host.open_model(CheckpointRef("out", opened.path))
-    (ours,) = host.make_pictures(REQUEST, model={})
+    (ours,) = host.make_images(REQUEST, model={})
     (theirs,) = opened.theirs(
         REQUEST.prompt,
         negative_prompt=REQUEST.negative,
@@ -225,7 +225,7 @@ def test_sizes_are_those_that_diffusers_reads_from_published_configurations(name
     ):
         config: Any = networks[network].config
         for field, value in wanted.items():
-            if field != "sample_size":  # of pictures; no part of the network
+            if field != "sample_size":  # of images; no part of the network
                 ours = config[field]
                 alike = [value] * len(ours) if isinstance(ours, list) and isinstance(value, int) else value
                 assert ours == alike or list(ours) == alike, field

@@ -1,4 +1,4 @@
-"""Runs of many pictures: a failure stays in its cell, and a run that was stopped or killed goes on where it ended."""
+"""Runs of many images: a failure stays in its cell, and a run that was stopped or killed goes on where it ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from elemental import CheckpointError, ElementalError, HostError, ImageError, model_source
 from elemental.hosts.base import NO_FIELDS, CheckpointRef
-from elemental.images.files import read_picture
+from elemental.images.files import read_image
 from elemental.images.grid import BLANK
 from elemental.images.request import GeneratedImage, ImageRequest
 from elemental.runs.axis import Setting
@@ -38,12 +38,12 @@ def test_each_recipe_is_merged_once(fake: FakeHost, base: Setting, tmp_path: Pat
 class Broken(FakeHost):
     """Fails for one seed, in a way that no host should."""
 
-    def make_pictures(
+    def make_images(
         self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
     ) -> Sequence[GeneratedImage]:
         if request.seed == 2:
             raise RuntimeError("a part came off")
-        return super().make_pictures(request, model=model, fields=fields)
+        return super().make_images(request, model=model, fields=fields)
 
 
 def test_a_failing_cell_is_a_labelled_blank(base: Setting, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_failing_cell_is_a_labelled_blank(base: Setting, tmp_path: Path) -> No
     result = run(host, plot(host, base, ("seed", "1,2,3")), tmp_path)
     assert result.failed == {"x01-y00": "RuntimeError: a part came off"}
     assert result.made == 2
-    colours = read_picture(result.products[0]).getcolors(1 << 24)
+    colours = read_image(result.products[0]).getcolors(1 << 24)
     assert colours is not None
     blank = {colour: count for count, colour in colours}[BLANK]
     assert 0.5 < blank / 192**2 < 1  # a box of this colour, with words in it
@@ -97,13 +97,13 @@ def test_stop_keeps_what_is_done_and_goes_on_later(
     fake.stopped = False
     assert (result.made, result.waiting) == (2, 4)
     assert live.digest() == before
-    early = read_picture(tmp_path / "stopped" / "grid.png")
+    early = read_image(tmp_path / "stopped" / "grid.png")
     again = resume(fake, tmp_path / "stopped")
     assert (again.made, again.waiting) == (4, 0)
     whole = run(fake, plotted, tmp_path / "whole")
     assert again.products[0].read_bytes() == whole.products[0].read_bytes()
-    assert early.size == read_picture(whole.products[0]).size
-    assert early.tobytes() != read_picture(whole.products[0]).tobytes()
+    assert early.size == read_image(whole.products[0]).size
+    assert early.tobytes() != read_image(whole.products[0]).tobytes()
 
 
 class Killed(BaseException):
@@ -113,7 +113,7 @@ class Killed(BaseException):
 def test_a_run_killed_anywhere_goes_on_to_the_same_grid(
     fake: FakeHost, base: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed as each of its files is about to appear, one after the other: record, pictures, grids."""
+    """Killed as each of its files is about to appear, one after the other: record, images, grids."""
     plotted = plot(fake, base, ("alpha", "0, 1"), ("seed", "1 | 2"))
     whole = run(fake, plotted, tmp_path / "whole")
     real, at, seen = Path.replace, 0, []
@@ -148,7 +148,7 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_grid(
     assert {"run.json", "x00-y00.png", "x01-y01.png", "grid-1of2.png", "grid-2of2.png"} <= set(seen)
 
 
-_KILL_AT_THE_SECOND_PICTURE = """
+_KILL_AT_THE_SECOND_IMAGE = """
 import os, signal, sys
 from pathlib import Path
 from safetensors.torch import load_file
@@ -176,7 +176,7 @@ def test_a_killed_process_goes_on_to_the_same_grid(fake: FakeHost, base: Setting
         raise KeyboardInterrupt
 
     run(fake, plotted, folder, stop)
-    command = [sys.executable, "-c", _KILL_AT_THE_SECOND_PICTURE, str(folder)]
+    command = [sys.executable, "-c", _KILL_AT_THE_SECOND_IMAGE, str(folder)]
     ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     result = resume(fake, folder)
@@ -184,7 +184,7 @@ def test_a_killed_process_goes_on_to_the_same_grid(fake: FakeHost, base: Setting
     assert result.products[0].read_bytes() == whole.products[0].read_bytes()
 
 
-def test_a_damaged_picture_is_made_again(fake: FakeHost, base: Setting, tmp_path: Path) -> None:
+def test_a_damaged_image_is_made_again(fake: FakeHost, base: Setting, tmp_path: Path) -> None:
     run(fake, plot(fake, base, ("seed", "1, 2")), tmp_path)
     cell = tmp_path / "cells" / "x01-y00.png"
     cell.write_bytes(cell.read_bytes()[:500])

@@ -19,20 +19,20 @@ from elemental import (
     MergeRecipe,
     RecipeError,
     live_merge,
-    make_pictures,
+    make_images,
     model_source,
     parse_rules,
 )
 from elemental.hosts.base import CheckpointRef, Host
-from elemental.images.diff import compare_pictures
-from elemental.images.files import read_picture, read_texts
+from elemental.images.diff import compare_images
+from elemental.images.files import read_image, read_texts
 from elemental.recipe.block_weights import parse_block_weights
 from elemental.runs.axis import Setting
-from elemental.runs.axis_context import known_for
+from elemental.runs.axis_context import make_axis_context
 from elemental.runs.cells import Cell
 from elemental.runs.check_run import CheckRun, folder_of_check
 from elemental.runs.element_check import parse_check
-from elemental.runs.estimate import survey_check, survey_plot
+from elemental.runs.estimate import estimate_check, estimate_plot
 from elemental.runs.plot_run import PLOT_FIELD
 from elemental.runs.runner import Progress, RunResult, start_run
 
@@ -87,7 +87,7 @@ def drawn(drawable: Mapping[str, Path]) -> Setting:
         ("sampler", "ddim", [{"sampler": "DDIM"}]),
     ],
 )
-def test_each_axis_shows_in_pictures(
+def test_each_axis_shows_in_images(
     standalone: StandaloneHost,
     drawn: Setting,
     drawable: Mapping[str, Path],
@@ -96,11 +96,11 @@ def test_each_axis_shows_in_pictures(
     text: str,
     changes: list[dict[str, Any]],
 ) -> None:
-    """A cell's picture is that of a recipe and a request written out by hand, and not the base's."""
+    """A cell's image is that of a recipe and a request written out by hand, and not the base's."""
     if name.startswith("model-"):
         text = str(drawable[text])
     run(standalone, plot(standalone, drawn, (name, text)), tmp_path)
-    (plain,) = make_pictures(standalone, drawn.request, drawn.recipe)
+    (plain,) = make_images(standalone, drawn.request, drawn.recipe)
     for column, parts in enumerate(changes):
         recipe, request = drawn.recipe, drawn.request
         read: dict[str, Callable[[Any], Any]] = {"rules": parse_rules}
@@ -110,8 +110,8 @@ def test_each_axis_shows_in_pictures(
         on_recipe = {part: value for part, value in values.items() if hasattr(recipe, part)}
         recipe = replace(recipe, **on_recipe)
         request = replace(request, **{part: value for part, value in values.items() if part not in on_recipe})
-        (wanted,) = make_pictures(standalone, request, recipe)
-        cell = read_picture(tmp_path / "cells" / f"x{column:02}-y00.png")
+        (wanted,) = make_images(standalone, request, recipe)
+        cell = read_image(tmp_path / "cells" / f"x{column:02}-y00.png")
         assert cell.tobytes() == wanted.image.tobytes()
         assert cell.tobytes() != plain.image.tobytes()
 
@@ -123,17 +123,17 @@ def test_each_axis_shows_in_pictures(
         ("pinpoint-blocks", "IN03 IN04, NOT M00", ["IN03 IN04::{}", "NOT M00::{}"]),
     ],
 )
-def test_pinpoint_axes_show_in_pictures(
+def test_pinpoint_axes_show_in_images(
     standalone: StandaloneHost, drawn: Setting, tmp_path: Path, name: str, text: str, rules: list[str]
 ) -> None:
     run(standalone, plot(standalone, drawn, ("alpha", "0, 1"), (name, text)), tmp_path)
-    pictures = {path.name: read_picture(path).tobytes() for path in (tmp_path / "cells").iterdir()}
-    assert len(set(pictures.values())) >= 3  # at 0 both rows may be alike
+    images = {path.name: read_image(path).tobytes() for path in (tmp_path / "cells").iterdir()}
+    assert len(set(images.values())) >= 3  # at 0 both rows may be alike
     for row, rule in enumerate(rules):
         for column, ratio in enumerate((0, 1)):
             recipe = replace(drawn.recipe, rules=parse_rules(f"IN01::0.2:0.3,{rule.format(ratio)}"))
-            (wanted,) = make_pictures(standalone, drawn.request, recipe)
-            cell = read_picture(tmp_path / "cells" / f"x{column:02}-y{row:02}.png")
+            (wanted,) = make_images(standalone, drawn.request, recipe)
+            cell = read_image(tmp_path / "cells" / f"x{column:02}-y{row:02}.png")
             assert cell.tobytes() == wanted.image.tobytes()
 
 
@@ -169,7 +169,7 @@ def test_split_plots(fake: FakeHost, base: Setting, tmp_path: Path) -> None:
     result = run(fake, plot(fake, base, ("alpha", "0|0.5, 1"), ("seed", "1,2")), tmp_path)
     assert [path.name for path in result.products] == ["grid-1of2.png", "grid-2of2.png"]
     assert len(list((tmp_path / "cells").iterdir())) == 6
-    widths = [read_picture(path).width for path in result.products]
+    widths = [read_image(path).width for path in result.products]
     assert widths[0] < widths[1]
     assert run(fake, plot(fake, base, ("alpha", "0|1")), tmp_path).products[0].name == "grid-1of2-2.png"
 
@@ -195,7 +195,7 @@ def test_grids_are_made_one_after_the_other(fake: FakeHost, base: Setting, tmp_p
             ("alpha", "0, 1"),
             r'(?s)y axis, alpha: .* no difference.*did you mean "attn',
         ),
-        (("seed", ",".join(map(str, range(400)))), ("cfg", ",".join(map(str, range(1, 100)))), "39,600 pictures"),
+        (("seed", ",".join(map(str, range(400)))), ("cfg", ",".join(map(str, range(1, 100)))), "39,600 images"),
     ],
 )
 def test_what_is_said_before_anything_is_merged(
@@ -210,36 +210,36 @@ def test_what_is_said_before_anything_is_merged(
 def test_an_axis_that_block_weights_override_is_refused(fake: FakeHost, base: Setting) -> None:
     weighted = replace(base, recipe=replace(base.recipe, block_alpha=parse_block_weights(HALVES)))
     with pytest.raises(RecipeError, match="x axis, alpha: its values make no difference"):
-        survey_plot(plot(fake, weighted, ("alpha", "0, 1")))
+        estimate_plot(plot(fake, weighted, ("alpha", "0, 1")))
 
 
 def test_warnings_name_the_value(fake: FakeHost, base: Setting) -> None:
-    survey = survey_plot(plot(fake, base, ("elemental", "\n\nOUT05:atn2:1\n\nOUT05:attn2:1")))
-    assert (survey.cells, survey.merges) == (3, 3)
-    (warning,) = survey.warnings
+    estimate = estimate_plot(plot(fake, base, ("elemental", "\n\nOUT05:atn2:1\n\nOUT05:attn2:1")))
+    assert (estimate.cells, estimate.merges) == (3, 3)
+    (warning,) = estimate.warnings
     assert warning.startswith('x axis, elemental, "OUT05:atn2:1": Rule 1')
 
 
 def check(host: Host, base: Setting, text: str, folder: Path) -> RunResult:
-    read = parse_check(base, text, 1.0, known_for(host, base.recipe))
-    return start_run(host, CheckRun(read), folder, survey=survey_check(read))
+    read = parse_check(base, text, 1.0, make_axis_context(host, base.recipe))
+    return start_run(host, CheckRun(read), folder, estimate=estimate_check(read))
 
 
 def test_a_check_that_would_show_nothing(fake: FakeHost, base: Setting) -> None:
-    known = known_for(fake, base.recipe)
-    same = parse_check(base, "OUT05:attn2, OUT06", 0.3, known)  # the ratio that they have anyway
+    context = make_axis_context(fake, base.recipe)
+    same = parse_check(base, "OUT05:attn2, OUT06", 0.3, context)  # the ratio that they have anyway
     with pytest.raises(RecipeError, match=r"no difference: these elements have the ratio 0\.3"):
-        survey_check(same)
-    (warning,) = survey_check(parse_check(base, "IN01, OUT06", 0.3, known)).warnings
+        estimate_check(same)
+    (warning,) = estimate_check(parse_check(base, "IN01, OUT06", 0.3, context)).warnings
     assert warning.startswith('element "OUT06"')
     with pytest.raises(HostError, match="no sampler"):
-        parse_check(replace(base, request=replace(REQUEST, sampler="Eular")), "OUT06", 1, known)
+        parse_check(replace(base, request=replace(REQUEST, sampler="Eular")), "OUT06", 1, context)
 
 
 def test_remarks_on_base_rules_are_made_once(fake: FakeHost, base: Setting) -> None:
     base = replace(base, recipe=replace(base.recipe, rules=parse_rules("OUT05:atn2:1, OUT06:attn2:0.5")))
     plotted = plot(fake, base, ("alpha", "0, 0.5, 1"), ("pinpoint-element", "OUT06:attn2, OUT07"))
-    (warning,) = survey_plot(plotted).warnings  # and none that the pinned rule overrides the base's
+    (warning,) = estimate_plot(plotted).warnings  # and none that the pinned rule overrides the base's
     assert warning.startswith("Rule 1")
 
 
@@ -250,16 +250,16 @@ def test_a_check_measures_each_element(standalone: StandaloneHost, drawn: Settin
     result = check(standalone, drawn, text, folder)
     names = [path.name for path in result.products]
     assert names == ["grid-1of2.png", "grid-2of2.png", "ranking.png", "diff.csv", "gif"]
-    (plain,) = make_pictures(standalone, drawn.request, drawn.recipe)
-    assert read_picture(folder / "cells" / "x00-y00.png").tobytes() == plain.image.tobytes()
+    (plain,) = make_images(standalone, drawn.request, drawn.recipe)
+    assert read_image(folder / "cells" / "x00-y00.png").tobytes() == plain.image.tobytes()
     record = json.loads((folder / "run.json").read_text())
     for row, rule in enumerate(("OUT05:attn2:1", "OUT08::1", ":ff:1")):
-        (probe,) = make_pictures(
+        (probe,) = make_images(
             standalone, drawn.request, replace(drawn.recipe, rules=parse_rules(f"IN01::0.2:0.3,{rule}"))
         )
-        assert read_picture(folder / "cells" / f"x01-y{row:02}.png").tobytes() == probe.image.tobytes()
+        assert read_image(folder / "cells" / f"x01-y{row:02}.png").tobytes() == probe.image.tobytes()
         figures = record["cells"][f"x01-y{row:02}"]["figures"]
-        assert figures["share"] == compare_pictures(plain.image, probe.image).share
+        assert figures["share"] == compare_images(plain.image, probe.image).share
     assert sorted(path.name for path in (folder / "gif").iterdir()) == [
         "00-OUT05_attn2.gif",
         "01-OUT08.gif",

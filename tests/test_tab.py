@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from elemental.images.files import read_picture, read_texts
+from elemental.images.files import read_image, read_texts
 from elemental.merge.files.metadata import recipe_from_metadata
 from elemental.workflows import read_recipe
 
@@ -62,10 +62,10 @@ def test_a_merge_is_drawn_saved_and_given_back(tab: Page, site: Site) -> None:
     assert "merge active" in live(tab)
     assert "OUT09::2" in live(tab)
     assert "rule 1: OUT09::2" in tab.text("details")
-    (picture,) = (site.output / "pictures").glob("00000-3.png")
-    recipe = recipe_from_metadata(read_texts(picture), name="the picture")
+    (image,) = (site.output / "images").glob("00000-3.png")
+    recipe = recipe_from_metadata(read_texts(image), name="the image")
     assert [str(rule) for rule in recipe.rules.rules] == SPEC.splitlines()
-    tab.wait(lambda: tab.page.locator("#elemental_gallery img").count() >= 1, "the picture")
+    tab.wait(lambda: tab.page.locator("#elemental_gallery img").count() >= 1, "the image")
     tab.screenshot("merge")
 
     tab.page.get_by_text("Save ...").click()
@@ -77,12 +77,12 @@ def test_a_merge_is_drawn_saved_and_given_back(tab: Page, site: Site) -> None:
     assert [str(rule) for rule in read_recipe(site.models / "ab.safetensors").rules.rules] == SPEC.splitlines()
     assert "exists" in tab.job("run_save", ends="failed")
 
-    merged = read_picture(picture).tobytes()
+    merged = read_image(image).tobytes()
     tab.job("restore")
     assert "a.safetensors" in live(tab)
     assert "merge" not in live(tab)
-    tab.job("run_pictures")
-    plain = read_picture(site.output / "pictures" / "00001-3.png").tobytes()
+    tab.job("run_images")
+    plain = read_image(site.output / "images" / "00001-3.png").tobytes()
     assert plain != merged
     tab.write("spec", "")
     tab.report("tensors differ")
@@ -250,25 +250,25 @@ def test_a_plot_is_stopped_seen_after_a_reload_and_resumed(tab: Page, site: Site
     tab.choose("y_type", "alpha")
     tab.write("y_values", "0, 1, 2")
     tab.press("estimate_plot")
-    tab.wait(lambda: "picture" in tab.text("plot_answer"), "the estimate")
-    assert "9 pictures, 9 merges" in tab.text("plot_answer")
+    tab.wait(lambda: "image" in tab.text("plot_answer"), "the estimate")
+    assert "9 images, 9 merges" in tab.text("plot_answer")
     drawn, gate = threading.Event(), threading.Event()
-    whole = site.host.make_pictures
+    whole = site.host.make_images
 
     def slow(*args: Any, **options: Any) -> Any:
-        pictures = whole(*args, **options)
+        images = whole(*args, **options)
         drawn.set()
         gate.wait(20)
-        return pictures
+        return images
 
-    site.host.make_pictures = slow
+    site.host.make_images = slow
     try:
         tab.press("run_plot")
         tab.wait(
             lambda: "running" in str(tab.page.locator("#elemental_progress .elemental-message").get_attribute("class")),
             "it",
         )
-        tab.wait(drawn.is_set, "the first picture")
+        tab.wait(drawn.is_set, "the first image")
         tab.page.reload()
         tab.ready()
         progress = tab.page.locator("#elemental_progress .elemental-message.running")
@@ -282,13 +282,13 @@ def test_a_plot_is_stopped_seen_after_a_reload_and_resumed(tab: Page, site: Site
         tab.page.wait_for_timeout(300)
     finally:
         gate.set()
-        site.host.make_pictures = whole
+        site.host.make_images = whole
     tab.ended("stopped")
     (folder,) = (site.output / "plots").iterdir()
     made = len(list((folder / "cells").glob("*.png")))
     assert 0 < made < 9
     said = tab.job("resume")  # the latest, since none is chosen
-    assert f"{9 - made} pictures" in said
+    assert f"{9 - made} images" in said
     assert len(list((folder / "cells").glob("*.png"))) == 9
     assert (folder / "grid.png").is_file()
     tab.wait(lambda: tab.page.locator("#elemental_products img").count() >= 1, "the grid")
@@ -297,11 +297,11 @@ def test_a_plot_is_stopped_seen_after_a_reload_and_resumed(tab: Page, site: Site
 
 
 def test_a_check_ranks_and_shows_what_changes(tab: Page, site: Site) -> None:
-    tab.panel("Effect check")
+    tab.panel("Element check")
     tab.write("elements", "OUT09, OUT09:attn1, OUT08")
     tab.write("check_ratio", "2")
     said = tab.job("run_check")
-    assert "4 pictures" in said
+    assert "4 images" in said
     rows = tab.page.locator("#elemental_table tbody tr")
     assert rows.count() == 3
     rows.first.click()

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from elemental import CheckpointError, HostError, live_merge, make_pictures, merge_to_file
+from elemental import CheckpointError, HostError, live_merge, make_images, merge_to_file
 from elemental.hosts.base import CheckpointRef
 from elemental.merge.live import LiveState
-from elemental.workflows import pictures_of_merge
+from elemental.workflows import images_of_merge
 
 from .webui_standin_fixtures import REQUEST, Rig, make_rig, mark, other_models, webui_rig  # noqa: F401
 from .webui_standin_models import LORA
@@ -21,8 +21,8 @@ from .webui_standin_models import LORA
 
 def merged(rig: Rig, recipe: Any, request: Any = REQUEST) -> str:
     with live_merge(rig.open()) as merge:
-        (picture,) = pictures_of_merge(rig.host, request, merge, recipe)
-    return mark(picture)
+        (image,) = images_of_merge(rig.host, request, merge, recipe)
+    return mark(image)
 
 
 def request(prompt: str) -> Any:
@@ -90,10 +90,10 @@ def test_a_checkpoint_is_loaded_once_and_no_setting_written(rig: Rig) -> None:
     assert (live.replaced(), other.replaced()) == (True, False)
     assert [Path(path).stem for path in rig.webui.loads] == ["a", "b"]
     assert rig.webui.opts.data == settings
-    rig.pictures()
+    rig.images()
     assert rig.webui.opts.data == settings
     assert rig.host.loaded() == other.checkpoint
-    rig.webui.generate()  # the user's own picture is of the user's own choice
+    rig.webui.generate()  # the user's own image is of the user's own choice
     assert rig.host.loaded() == live.checkpoint
 
 
@@ -103,30 +103,30 @@ def test_the_first_model_of_all(rig: Rig) -> None:
     del rig.webui.opts.data["sd_model_checkpoint"]
     assert rig.host.loaded() is None
     with pytest.raises(HostError, match="No model is loaded"):
-        rig.pictures()
+        rig.images()
     assert rig.open("b").checkpoint.path == rig.paths["b"]
-    rig.pictures()
+    rig.images()
     assert rig.webui.opts.data.get("sd_model_checkpoint") is None
 
 
 def test_a_merge_shows_and_is_gone_afterwards(rig: Rig) -> None:
     live, before = rig.open(), rig.webui.digest()
-    (plain,) = rig.pictures()
+    (plain,) = rig.images()
     with live_merge(live) as merge:
         merge.apply(rig.recipe("IN03-OUT05:attn2:0.7,BASE:mlp:1"))
-        assert rig.pictures() != [plain]
+        assert rig.images() != [plain]
         assert merge.check() is LiveState.ACTIVE
         assert rig.webui.digest() != before
     assert rig.webui.digest() == before
-    assert rig.pictures() == [plain] == [rig.webui.generate().data]
+    assert rig.images() == [plain] == [rig.webui.generate().data]
 
 
-def test_the_saved_merge_gives_the_picture_that_was_seen(rig: Rig) -> None:
+def test_the_saved_merge_gives_the_image_that_was_seen(rig: Rig) -> None:
     recipe = rig.recipe("OUT05:ff:1,BASE:mlp:0.3")
     seen = merged(rig, recipe)
     path = merge_to_file(recipe, rig.paths["a"].with_name("saved.safetensors")).path
     rig.host.open_model(CheckpointRef("saved", path))  # which the host has not listed yet
-    assert rig.pictures() == [seen]
+    assert rig.images() == [seen]
 
 
 def test_loras_before_and_after_a_merge(rig: Rig) -> None:
@@ -142,8 +142,8 @@ def test_loras_before_and_after_a_merge(rig: Rig) -> None:
     assert merged(rig, recipe, request(LORA)) == seen_with_lora
     with live_merge(rig.open()) as merge:
         for prompt, expected in ((LORA, seen_with_lora), ("a cat", seen), (LORA, seen_with_lora)):
-            (picture,) = pictures_of_merge(rig.host, request(prompt), merge, recipe)
-            assert mark(picture) == expected
+            (image,) = images_of_merge(rig.host, request(prompt), merge, recipe)
+            assert mark(image) == expected
 
 
 def test_encoded_prompts_are_forgotten(rig: Rig) -> None:
@@ -196,13 +196,13 @@ def test_a_vae_of_its_own_stays_and_the_merge_goes_where_the_hosts_waits(rig: Ri
     chosen = rig.webui.digest("first_stage_model.")
     live = rig.open()
     with live_merge(live) as merge:
-        (picture,) = pictures_of_merge(rig.host, REQUEST, merge, recipe)
-        assert mark(picture) != seen
+        (image,) = images_of_merge(rig.host, REQUEST, merge, recipe)
+        assert mark(image) != seen
         assert rig.webui.digest("first_stage_model.") == chosen
         rig.webui.choose_vae(None)
         assert not live.replaced()
         assert merge.check() is LiveState.ACTIVE
-        assert rig.pictures() == [seen]
+        assert rig.images() == [seen]
         rig.webui.choose_vae(vae_of(rig, "c"))
         assert not live.replaced()
     assert rig.webui.digest("first_stage_model.") == chosen
@@ -297,7 +297,7 @@ def test_a_kept_merge_stays_until_its_checkpoint_is_wanted(rig: Rig, limit: int)
 
     keep()
     assert rig.host.loaded() is None
-    assert rig.pictures() != [plain]
+    assert rig.images() != [plain]
     assert rig.open().checkpoint == rig.host.loaded()
     assert rig.webui.digest() == before
     keep()
@@ -344,7 +344,7 @@ def test_checkpoints_that_cannot_be_opened(rig: Rig, tmp_path: Path, monkeypatch
             rig.open("b")
     rig.webui.reload()
     assert rig.webui.digest() == before
-    assert rig.pictures()
+    assert rig.images()
 
 
 def test_a_load_that_fails_leaves_the_checkpoint_before(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +373,7 @@ def test_two_merges_at_once(rig: Rig) -> None:
     with live_merge(rig.open()) as merge:
         merge.apply(rig.recipe())
         with pytest.raises(HostError, match="Another merge"):
-            make_pictures(rig.host, REQUEST, rig.recipe())
+            make_images(rig.host, REQUEST, rig.recipe())
         with pytest.raises(HostError, match="Another merge"):
             rig.open("b")
         assert merge.check() is LiveState.ACTIVE

@@ -1,7 +1,7 @@
 """A stand-in for the WebUI's modules, as much of them as the port uses; made from what is known of version 1.10.1.
 
 It loads checkpoints into real torch modules, skips loads as the WebUI skips them, caches what it caches, and makes
-pictures from the bytes of the live tensors, so that whatever is stale or lost shows.
+images from the bytes of the live tensors, so that whatever is stale or lost shows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class StandIn:
         folder: Of its checkpoints.
 
     Attributes:
-        on_step: Called at each step of a picture, with what is done as its argument.
+        on_step: Called at each step of an image, with what is done as its argument.
         loads: The file of each load.
     """
 
@@ -243,7 +243,7 @@ class StandIn:
         return p
 
     def generate(self, prompt: str = "a cat", **fields: Any) -> Any:
-        """Make a picture as the user's own Generate and the API do, which take the lock."""
+        """Make an image as the user's own Generate and the API do, which take the lock."""
         p = Txt2Img(prompt=prompt)
         p.scripts, p.script_args = self.scripts.scripts_txt2img, [*SCRIPTS[:4], 7, None]
         p.__dict__.update(fields)
@@ -258,7 +258,7 @@ class StandIn:
         )
 
     def process_images(self, p: Any) -> Any:
-        """Make the pictures of a request."""
+        """Make the images of a request."""
         p.scripts.each("before_process", p)
         stored = {key: self.opts.data[key] for key in p.override_settings if key in self.opts.data}
         try:

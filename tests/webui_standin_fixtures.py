@@ -26,9 +26,9 @@ from .webui_standin import StandIn
 REQUEST = ImageRequest("a cat", seed=7, steps=2, cfg=4.0, width=64, height=64)
 
 
-def mark(picture: GeneratedImage) -> str:
-    """Give what tells a picture from others."""
-    return hashlib.sha256(picture.image.tobytes()).hexdigest()
+def mark(image: GeneratedImage) -> str:
+    """Give what tells an image from others."""
+    return hashlib.sha256(image.image.tobytes()).hexdigest()
 
 
 @dataclass
@@ -58,8 +58,8 @@ class Rig:
             model_source(self.paths[a]), model_source(self.paths[b]), alpha=alpha, rules=parse_rules(rules)
         )
 
-    def pictures(self, request: ImageRequest = REQUEST) -> list[str]:
-        return [mark(picture) for picture in self.host.make_pictures(request, model={})]
+    def images(self, request: ImageRequest = REQUEST) -> list[str]:
+        return [mark(image) for image in self.host.make_images(request, model={})]
 
 
 def _stub_gradio() -> Any:

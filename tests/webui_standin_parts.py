@@ -118,7 +118,7 @@ class Runner:
 
 
 class Processing:
-    """A request for pictures."""
+    """A request for images."""
 
     cached_c: ClassVar[list[Any]] = [None, None]
     cached_uc: ClassVar[list[Any]] = [None, None]

@@ -1,4 +1,4 @@
-"""The pictures that the demo pair learnt: shapes on backgrounds, in two styles, with captions."""
+"""The images that the demo pair learnt: shapes on backgrounds, in two styles, with captions."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def draw_plain(scene: Scene, random: Random) -> Image.Image:
     radius = random.uniform(30, 38)
     canvas = _Canvas(BRIGHT[scene.background])
     canvas.polygon(_outline(scene.shape, centre, radius=radius), BRIGHT[scene.colour])
-    return canvas.picture()
+    return canvas.image()
 
 
 def draw_printed(scene: Scene, random: Random) -> Image.Image:
@@ -94,7 +94,7 @@ def draw_printed(scene: Scene, random: Random) -> Image.Image:
     canvas.stripes(_mixed(MUTED[scene.background], _INK, 0.22), phase=random.uniform(0, 1))
     points = _outline(scene.shape, centre, radius=radius, tilt=math.radians(18), squeeze=0.82)
     canvas.polygon(points, MUTED[scene.colour], ink=_INK)
-    return canvas.picture()
+    return canvas.image()
 
 
 def _outline(shape: str, centre: Point, *, radius: float, tilt: float = 0.0, squeeze: float = 1.0) -> list[Point]:
@@ -126,7 +126,7 @@ def _mixed(first: Colour, second: Colour, share: float) -> Colour:
 
 
 class _Canvas:
-    """A picture drawn large."""
+    """An image drawn large."""
 
     def __init__(self, background: Colour) -> None:
         self._image = Image.new("RGB", (SIZE * _SCALE, SIZE * _SCALE), background)
@@ -146,8 +146,8 @@ class _Canvas:
             closed = _scaled([*points, *points[:2]])
             self._draw.line(closed, fill=ink, width=round(width * _SCALE), joint="curve")
 
-    def picture(self) -> Image.Image:
-        """Give the picture in its real size."""
+    def image(self) -> Image.Image:
+        """Give the image in its real size."""
         return self._image.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 

@@ -7,7 +7,7 @@ The networks are those of SD 1.x, small; they learn to predict the noise (Ho et 
 Probabilistic Models", equation 14) on SD's schedule, weighted by min-SNR (Hang et al. 2023, "Efficient Diffusion
 Training via Min-SNR Weighting Strategy", section 3.4), with a tenth of the captions left out for classifier-free
 guidance. The noise has an offset of its own in each channel (Guttenberg 2023, "Diffusion with Offset Noise"): in
-latents this small the mean of a plain picture shows through all other noise, and a network that can see the colour
+latents this small the mean of a plain image shows through all other noise, and a network that can see the colour
 does not learn to read it from the caption.
 """
 
@@ -112,7 +112,7 @@ class Lesson(NamedTuple):
         steps: How many.
         rate: The highest learning rate.
         fall: Steps over which a cosine takes the rate to nearly nothing; the lesson may end before.
-        snr: Signal-to-noise ratio above which all steps of the schedule count alike, as far as the picture goes.
+        snr: Signal-to-noise ratio above which all steps of the schedule count alike, as far as the image goes.
             With a small one the noisiest count, in which only the caption tells what there is to see.
         shapes: In the drawings.
         file: What the model is saved as, if it is done.
@@ -143,7 +143,7 @@ each.
 def make_vae() -> AutoencoderKL:
     """Make the untrained autoencoder.
 
-    SD's norm layers have 32 groups, here of two to four channels, which loses what a picture's colours have in common:
+    SD's norm layers have 32 groups, here of two to four channels, which loses what an image's colours have in common:
     a plain one becomes the same whatever its colour. So the channels before the last norm of each half start with
     offsets, up and down by turns, against which the colours are small: the norm then takes hardly anything away.
     """
@@ -198,7 +198,7 @@ def draw_sheet(folder: Path) -> Image.Image:
     for name in SHEET_MODELS:
         host.open_model(CheckpointRef(name, folder / name))
         requests = [replace(SHEET_REQUEST, prompt=scene.caption, seed=seed) for seed, scene in enumerate(scenes)]
-        rows.append([GridCell(host.make_pictures(request, model={})[0].image) for request in requests])
+        rows.append([GridCell(host.make_images(request, model={})[0].image) for request in requests])
     captions = [scene.caption for scene in scenes]
     legend = f"{SHEET_REQUEST.sampler}, {SHEET_REQUEST.steps} steps, CFG {SHEET_REQUEST.cfg:g}, seeds 0 to 9"
     return draw_grid(GridSheet(rows, captions, SHEET_MODELS, legend, (SIZE, SIZE)))
@@ -259,7 +259,7 @@ def _stage(path: Path, model: Any, train: Callable[[Any], None]) -> Any:
     return model
 
 
-def _pictures(style: Style, scenes: list[Scene], random: Random) -> Tensor:
+def _images(style: Style, scenes: list[Scene], random: Random) -> Tensor:
     """Draw scenes; (count, 3, 128, 128), from -1 to 1."""
     drawn = np.stack([np.asarray(style(scene, random)) for scene in scenes])
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -278,24 +278,24 @@ def train_vae(vae: AutoencoderKL, steps: int, batch: int = 8) -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1.0, weight_decay=1e-4)
     scenes = all_scenes()
     for step, rate in _rates(steps, 1.5e-3, fall=steps):
-        halves = [_pictures(style, random.choices(scenes, k=batch // 2), random) for style in STYLES.values()]
-        pictures = _crops(torch.cat(halves), random).contiguous(memory_format=torch.channels_last)
+        halves = [_images(style, random.choices(scenes, k=batch // 2), random) for style in STYLES.values()]
+        images = _crops(torch.cat(halves), random).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            latents = vae.encode(pictures).latent_dist.mean.float()
+            latents = vae.encode(images).latent_dist.mean.float()
             decoded = vae.decode(latents).sample.float()
-        error = functional.mse_loss(decoded, pictures)
-        loss = error + 0.2 * functional.l1_loss(decoded, pictures) + 1e-4 * latents.square().mean()
+        error = functional.mse_loss(decoded, images)
+        loss = error + 0.2 * functional.l1_loss(decoded, images) + 1e-4 * latents.square().mean()
         _descend(optimizer, loss, rate, vae)
         if step % 20 == 0:
             print(f"vae {step}: {10 * math.log10(4 / error.item()):.1f} dB, {time.perf_counter():.0f}", flush=True)
     _normalize_latents(vae.eval(), random)
 
 
-def _crops(pictures: Tensor, random: Random) -> Tensor:
+def _crops(images: Tensor, random: Random) -> Tensor:
     crops = []
-    for picture in pictures:
-        top, left = (random.randrange(0, picture.shape[-1] - _CROP + 1) for _ in range(2))
-        crops.append(picture[:, top : top + _CROP, left : left + _CROP])
+    for image in images:
+        top, left = (random.randrange(0, image.shape[-1] - _CROP + 1) for _ in range(2))
+        crops.append(image[:, top : top + _CROP, left : left + _CROP])
     return torch.stack(crops)
 
 
@@ -303,8 +303,8 @@ def _crops(pictures: Tensor, random: Random) -> Tensor:
 def _normalize_latents(vae: AutoencoderKL, random: Random) -> None:
     """Put the latents' mean and deviation into the layers next to them, so that the U-Net sees unit variance."""
     scenes = all_scenes()[::3]  # every shape and every colour in each place
-    pictures = torch.cat([_pictures(style, scenes, random) for style in STYLES.values()])
-    latents = torch.cat([vae.encode(part).latent_dist.mean for part in torch.split(pictures, 10)])
+    images = torch.cat([_images(style, scenes, random) for style in STYLES.values()])
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in torch.split(images, 10)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     factor = 1 / (deviation * LATENT_SCALE)
     before, after = vae.quant_conv, vae.post_quant_conv
@@ -323,8 +323,8 @@ def _latents(path: Path, vae: AutoencoderKL, style: Style, count: int) -> tuple[
         vae.eval().to(memory_format=torch.channels_last)
         parts = []
         for start in range(0, count, 16):
-            pictures = _pictures(style, scenes[start : start + 16], random)
-            parts.append(vae.encode(pictures).latent_dist.mean * LATENT_SCALE)
+            images = _images(style, scenes[start : start + 16], random)
+            parts.append(vae.encode(images).latent_dist.mean * LATENT_SCALE)
         torch.save(torch.cat(parts), path)
     latents: Tensor = torch.load(path, weights_only=True)
     return scenes, latents

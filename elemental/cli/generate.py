@@ -1,4 +1,4 @@
-"""The command that makes pictures: ``elemental generate``."""
+"""The command that makes images: ``elemental generate``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import HostError, ImageError
 from ..merge.files.model_locator import model_source
 from ..merge.plan import MergePlan
 from ..recipe.recipe import MergeRecipe, ModelSource
-from ..workflows import make_pictures, plan_merge
+from ..workflows import make_images, plan_merge
 from .recipe_options import recipe_from_options
 
 if TYPE_CHECKING:
@@ -33,16 +33,16 @@ _REQUEST_FIELDS = ("prompt", "negative", "seed", "steps", "sampler", "cfg", "wid
 
 
 def add_request_options(command: argparse.ArgumentParser, *, batch: bool = True) -> None:
-    """Declare what decides a picture beside the model.
+    """Declare what decides an image beside the model.
 
     Args:
         command: The command that takes it.
-        batch: Whether it can make several pictures at once.
+        batch: Whether it can make several images at once.
     """
-    group = command.add_argument_group("pictures")
+    group = command.add_argument_group("images")
     group.add_argument("--prompt", metavar="TEXT", help="what they shall show")
     group.add_argument("--negative", metavar="TEXT", help="what they shall not show")
-    more = " of the first picture; each next has the next" if batch else ""
+    more = " of the first image; each next has the next" if batch else ""
     group.add_argument("--seed", type=int, metavar="N", help=f"seed{more} (default: 0)")
     group.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: 20)")
     group.add_argument("--sampler", metavar="NAME", help=f"{_SAMPLERS} (default: Euler a)")
@@ -50,7 +50,7 @@ def add_request_options(command: argparse.ArgumentParser, *, batch: bool = True)
     group.add_argument("--width", type=int, metavar="N", help="in pixels, a multiple of 8 (default: 512)")
     group.add_argument("--height", type=int, metavar="N", help="in pixels, a multiple of 8 (default: 512)")
     if batch:
-        group.add_argument("--batch", type=int, metavar="N", help="how many pictures (default: 1)")
+        group.add_argument("--batch", type=int, metavar="N", help="how many images (default: 1)")
     group.add_argument("--device", metavar="D", help=f"where to compute, as torch names it (default: {DEFAULT_DEVICE})")
 
 
@@ -71,7 +71,7 @@ def request_from_options(args: argparse.Namespace, base: ImageRequest | None = N
 
 
 def require_packages() -> None:
-    """Make sure that the packages are installed that only pictures need.
+    """Make sure that the packages are installed that only images need.
 
     Raises:
         HostError: One is not.
@@ -79,12 +79,12 @@ def require_packages() -> None:
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
         raise HostError(
-            f'Pictures need more packages ({", ".join(missing)}): pip install "sd-webui-elemental[standalone]"'
+            f'Images need more packages ({", ".join(missing)}): pip install "sd-webui-elemental[standalone]"'
         )
 
 
 def run_generate(args: argparse.Namespace, *, tell: Callable[[MergePlan, Iterable[str]], None], say: Print) -> None:
-    """Merge in memory, make pictures, and write nothing but them.
+    """Merge in memory, make images, and write nothing but them.
 
     Args:
         args: What was given.
@@ -92,7 +92,7 @@ def run_generate(args: argparse.Namespace, *, tell: Callable[[MergePlan, Iterabl
         say: Prints lines.
 
     Raises:
-        ElementalError: Something that was given cannot be used, or the pictures cannot be made or kept.
+        ElementalError: Something that was given cannot be used, or the images cannot be made or kept.
         Stopped: The user asked for it.
     """
     model: ModelSource | MergeRecipe
@@ -107,11 +107,11 @@ def run_generate(args: argparse.Namespace, *, tell: Callable[[MergePlan, Iterabl
 
     request = request_from_options(args)
     folder = _make_folder(args.output)
-    pictures = make_pictures(
+    images = make_images(
         make_host(args.device or DEFAULT_DEVICE, report=_StepBar()), request, model, models_folder=args.models
     )
-    for path, picture in zip(free_names(folder, [picture.seed for picture in pictures]), pictures, strict=True):
-        write_png(path, picture)
+    for path, image in zip(free_names(folder, [image.seed for image in images]), images, strict=True):
+        write_png(path, image)
         say([str(path)])
 
 
@@ -143,9 +143,9 @@ def make_host(
 
     Args:
         device: Where it computes, as torch names it.
-        report: Shows the steps of a picture.
+        report: Shows the steps of an image.
         models: The folder whose checkpoints it lists.
-        output: Where pictures are kept that nobody names a folder for.
+        output: Where images are kept that nobody names a folder for.
 
     Raises:
         HostError: A package is missing, or the device cannot be used.

@@ -127,7 +127,7 @@ def _add_generate_options(command: argparse.ArgumentParser) -> None:
     add_recipe_options(command, models="A B, and C for modes with three models; or one, to draw from it as it is")
     add_request_options(command)
     group = command.add_argument_group("result")
-    group.add_argument("-o", "--output", metavar="DIR", required=True, help="the folder for the pictures")
+    group.add_argument("-o", "--output", metavar="DIR", required=True, help="the folder for the images")
 
 
 def _add_demo_options(command: argparse.ArgumentParser) -> None:
@@ -163,15 +163,15 @@ _COMMANDS = {
         RECIPE_HELP + _SPEC_HELP,
     ),
     "generate": _Command(
-        "make pictures from a model, or from a merge in memory",
+        "make images from a model, or from a merge in memory",
         "[options] -o DIR A [B [C]]",
-        "elemental generate a.safetensors b.safetensors -o pictures \\\n"
+        "elemental generate a.safetensors b.safetensors -o images \\\n"
         '    --elemental "OUT05:attn2:0.5" --prompt "a cat"',
         _add_generate_options,
         RECIPE_HELP + _SPEC_HELP,
     ),
     "plot": _Command(
-        "make a grid of pictures along two axes",
+        "make a grid of images along two axes",
         "[options] -o DIR A B [C]",
         'elemental plot a.safetensors b.safetensors -o plot --alpha 0 \\\n    --prompt "a cat" '
         '--x-type alpha --x "0, 0.5, 1" \\\n'
@@ -180,7 +180,7 @@ _COMMANDS = {
         AXES_HELP + RECIPE_HELP + _SPEC_HELP,
     ),
     "check": _Command(
-        "rank what elements do to a picture",
+        "rank what elements do to an image",
         "[options] -o DIR A B [C]",
         "elemental check a.safetensors b.safetensors --alpha 0 --ratio 1 -o checks \\\n"
         '    --elements "OUT03:attn1, OUT03:attn2, OUT03:ff" --prompt "a cat"',

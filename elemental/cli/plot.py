@@ -1,4 +1,4 @@
-"""The commands that make many pictures: ``elemental plot`` and ``elemental check``."""
+"""The commands that make many images: ``elemental plot`` and ``elemental check``."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..hosts.base import Host
-    from ..runs.axis_context import Known
+    from ..runs.axis_context import AxisContext
     from ..runs.cells import Cell
-    from ..runs.estimate import Survey
+    from ..runs.estimate import Estimate
     from ..runs.runner import Progress, Run, RunResult, RunWatcher
     from ..runs.samples import Sample
 
@@ -50,7 +50,7 @@ def _axes_help() -> str:
             "",
             '"|" between values of any axis begins another grid ("\\|" is a bar in a prompt).',
             "",
-            "DIR gets grid.png, cells/ with a picture for each place, and run.json; a second",
+            "DIR gets grid.png, cells/ with an image for each place, and run.json; a second",
             "run there is numbered.",
             "",
             "",
@@ -86,7 +86,7 @@ def add_plot_options(command: argparse.ArgumentParser) -> None:
         "--compare",
         action="store_const",
         const=True,
-        help="say below each picture how much of it differs from the first of its row",
+        help="say below each image how much of it differs from the first of its row",
     )
     add_request_options(command, batch=False)
     _add_run_options(command)
@@ -108,11 +108,11 @@ def add_check_options(command: argparse.ArgumentParser) -> None:
 
 def _add_run_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("run")
-    group.add_argument("-o", "--output", metavar="DIR", help="the folder for pictures, grids and run.json")
+    group.add_argument("-o", "--output", metavar="DIR", help="the folder for images, grids and run.json")
     group.add_argument("--resume", metavar="DIR", help="go on with the last run in a folder, as it was begun")
     group.add_argument("--sample", type=int, metavar="N", help="start from a sample; 0 lists them")
     group.add_argument("--dry-run", action="store_true", help="say what would be made, and make nothing")
-    group.add_argument("--yes", action="store_true", help="make more than 1,000 pictures, too")
+    group.add_argument("--yes", action="store_true", help="make more than 1,000 images, too")
 
 
 def run_plot(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
@@ -124,14 +124,14 @@ def run_plot(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
         warn: Prints warnings; raises if they are errors.
 
     Raises:
-        ElementalError: What was given cannot be read or does not fit, or some pictures could not be made.
+        ElementalError: What was given cannot be read or does not fit, or some images could not be made.
         Stopped: The user asked for it; what is done is kept.
     """
     if _is_done_otherwise(args, say):
         return
     from ..runs.axis import Setting
     from ..runs.axis_values import parse_axis
-    from ..runs.estimate import MOST_CELLS, survey_plot
+    from ..runs.estimate import MOST_CELLS, estimate_plot
     from ..runs.plot_run import PlotRun, make_plot, read_stored_plot
 
     texts = _axis_texts(args, _take_sample(args))
@@ -139,20 +139,20 @@ def run_plot(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
     if "x" not in texts and stored is None:
         args.parser.error("a plot needs --x-type and --x, a --sample, or the grid of another plot as --recipe")
     _complete_base(args, texts)
-    recipe, remarks, host, known = _prepare(args)
+    recipe, remarks, host, context = _prepare(args)
     request = request_from_options(args, stored.request if stored else None)
-    axes = stored.axes(known) if stored else {}
-    axes |= {side: parse_axis(side, *text, known) for side, text in texts.items()}
+    axes = stored.axes(context) if stored else {}
+    axes |= {side: parse_axis(side, *text, context) for side, text in texts.items()}
     most = None if args.yes else MOST_CELLS
-    plot = make_plot(Setting(recipe, request), axes["x"], axes.get("y"), known=known, most=most)
-    survey = survey_plot(plot, models_folder=_models(args))
-    warn([*remarks, *survey.warnings])
+    plot = make_plot(Setting(recipe, request), axes["x"], axes.get("y"), context=context, most=most)
+    estimate = estimate_plot(plot, models_folder=_models(args))
+    warn([*remarks, *estimate.warnings])
     compare = args.compare or (stored is not None and stored.compare)
-    _start(args, host, PlotRun(plot, compare=compare), survey, Path(args.output), say)
+    _start(args, host, PlotRun(plot, compare=compare), estimate, Path(args.output), say)
 
 
 def run_check(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
-    """Check what elements do to a picture, or go on with a run.
+    """Check what elements do to an image, or go on with a run.
 
     Args:
         args: What was given.
@@ -160,7 +160,7 @@ def run_check(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
         warn: Prints warnings; raises if they are errors.
 
     Raises:
-        ElementalError: What was given cannot be read or does not fit, or some pictures could not be made.
+        ElementalError: What was given cannot be read or does not fit, or some images could not be made.
         Stopped: The user asked for it; what is done is kept.
     """
     if _is_done_otherwise(args, say):
@@ -168,7 +168,7 @@ def run_check(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
     from ..runs.axis import Setting
     from ..runs.check_run import CheckRun, folder_of_check
     from ..runs.element_check import parse_check
-    from ..runs.estimate import MOST_CELLS, refuse_many, survey_check
+    from ..runs.estimate import MOST_CELLS, estimate_check, refuse_many
 
     sample = _take_sample(args)
     if sample is not None:
@@ -176,22 +176,22 @@ def run_check(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
         args.ratio = args.ratio if args.ratio is not None else float(sample.ratio)
     if args.elements is None or args.ratio is None:
         args.parser.error("a check needs --elements and --ratio, or the --sample of a check")
-    recipe, remarks, host, known = _prepare(args)
-    check = parse_check(Setting(recipe, request_from_options(args)), args.elements, args.ratio, known)
+    recipe, remarks, host, context = _prepare(args)
+    check = parse_check(Setting(recipe, request_from_options(args)), args.elements, args.ratio, context)
     refuse_many(len(check.targets), None if args.yes else MOST_CELLS)
-    survey = survey_check(check, models_folder=_models(args))
-    warn([*remarks, *survey.warnings])
-    _start(args, host, CheckRun(check), survey, folder_of_check(Path(args.output), recipe), say)
+    estimate = estimate_check(check, models_folder=_models(args))
+    warn([*remarks, *estimate.warnings])
+    _start(args, host, CheckRun(check), estimate, folder_of_check(Path(args.output), recipe), say)
 
 
-def _prepare(args: argparse.Namespace) -> tuple[MergeRecipe, list[str], Host, Known]:
+def _prepare(args: argparse.Namespace) -> tuple[MergeRecipe, list[str], Host, AxisContext]:
     """Make the recipe of the base, remarks on its options, the host, and what values are read against."""
-    from ..runs.axis_context import known_for
+    from ..runs.axis_context import make_axis_context
 
     recipe, remarks = recipe_from_options(args)
     recipe = identify_models(recipe, models_folder=_models(args))
     host = make_host(args.device or DEFAULT_DEVICE)
-    return recipe, remarks, host, known_for(host, recipe, models_folder=_models(args))
+    return recipe, remarks, host, make_axis_context(host, recipe, models_folder=_models(args))
 
 
 def _is_done_otherwise(args: argparse.Namespace, say: Say) -> bool:
@@ -223,7 +223,7 @@ def _resume(args: argparse.Namespace, say: Say) -> None:
     device, models = (record.data["options"].get(name) for name in ("device", "models"))
     device = device or DEFAULT_DEVICE
     if args.device not in (None, device):
-        args.parser.error(f"the run began on {device}; on {args.device} its pictures would not be the same")
+        args.parser.error(f"the run began on {device}; on {args.device} its images would not be the same")
     args.models = args.models or models
     host = make_host(device)
     run = open_run(host, record, models_folder=_models(args))
@@ -233,10 +233,10 @@ def _resume(args: argparse.Namespace, say: Say) -> None:
         tell_result(result, args.command, say)
 
 
-def _start(args: argparse.Namespace, host: Host, run: Run, survey: Survey, folder: Path, say: Say) -> None:
+def _start(args: argparse.Namespace, host: Host, run: Run, estimate: Estimate, folder: Path, say: Say) -> None:
     from ..runs.runner import start_run
 
-    say([f"{_count(survey.cells, 'picture')}, {_count(survey.merges, 'merge')}."])
+    say([f"{_count(estimate.cells, 'image')}, {_count(estimate.merges, 'merge')}."])
     if args.dry_run:
         say(" ".join([cell.name, *run.labels(cell).values()]) for cells in run.rounds() for cell in cells)
         say(["Dry run: nothing was made."])
@@ -248,7 +248,7 @@ def _start(args: argparse.Namespace, host: Host, run: Run, survey: Survey, folde
                 host,
                 run,
                 folder,
-                survey=survey,
+                estimate=estimate,
                 watcher=bar.watcher(args.interrupts),
                 models_folder=_models(args),
                 options=options,
@@ -258,7 +258,7 @@ def _start(args: argparse.Namespace, host: Host, run: Run, survey: Survey, folde
 
 @contextmanager
 def _stopped_anywhere(command: str, folder: Path) -> Iterator[None]:
-    """Tell how to go on after an interrupt that no result tells of: grids were drawn, say, and pictures may be made."""
+    """Tell how to go on after an interrupt that no result tells of: grids were drawn, say, and images may be made."""
     from ..runs.record import latest_run
 
     try:
@@ -283,7 +283,7 @@ def tell_result(result: RunResult, command: str, say: Say) -> None:
         say: Prints lines.
 
     Raises:
-        ImageError: Some pictures could not be made.
+        ImageError: Some images could not be made.
         Stopped: Some were not come to.
     """
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items() if stage != "whole")
@@ -291,16 +291,16 @@ def tell_result(result: RunResult, command: str, say: Say) -> None:
     if result.made:
         say(
             [
-                f"{_count(result.made, 'picture')} in {result.seconds['whole']:.1f} s ({stages}); "
+                f"{_count(result.made, 'image')} in {result.seconds['whole']:.1f} s ({stages}); "
                 f"{result.outside:.1f} % of the time outside of generating."
             ]
         )
     again = _go_on(command, result.files.folder)
     if result.failed:
         lines = [f"{name} failed: {error}" for name, error in result.failed.items()]
-        raise ImageError("\n".join([*lines, f"To try these pictures again: {again}"]))
+        raise ImageError("\n".join([*lines, f"To try these images again: {again}"]))
     if result.waiting:
-        raise Stopped(f"Stopped; {_count(result.waiting, 'picture')} not made. To go on: {again}")
+        raise Stopped(f"Stopped; {_count(result.waiting, 'image')} not made. To go on: {again}")
 
 
 def _count(number: int, what: str) -> str:
@@ -365,7 +365,7 @@ def _take_sample(args: argparse.Namespace) -> Sample | None:
 
 
 class CellBar:
-    """Shows pictures done and the time left on a terminal, nothing in a pipe."""
+    """Shows images done and the time left on a terminal, nothing in a pipe."""
 
     def __init__(self) -> None:
         self._bar: Any = None

@@ -52,7 +52,7 @@ def add_recipe_options(
         "--dtype", choices=formats, metavar="F", help="fp16, bf16 or fp32 (default: A's formats, tensor by tensor)"
     )
     group.add_argument(
-        "--recipe", metavar="FILE", help="start from the recipe of a merged file, a picture, or a JSON file"
+        "--recipe", metavar="FILE", help="start from the recipe of a merged file, an image, or a JSON file"
     )
     group.add_argument("--models", metavar="DIR", help="look here, by SHA-256, for models that have moved")
     group.add_argument("--strict", action="store_true", help="treat warnings as errors")

@@ -18,7 +18,7 @@ LOOPBACK = "127.0.0.1"
 _COPIES = "GRADIO_TEMP_DIR"
 
 
-UI_HELP = "The options of pictures are what the page's fields say at first.\n"
+UI_HELP = "The options of images are what the page's fields say at first.\n"
 """What the help of the command says besides."""
 
 
@@ -29,7 +29,7 @@ def add_ui_options(command: argparse.ArgumentParser) -> None:
         "--models", metavar="DIR", help="the folder of the checkpoints, at any depth (default: the working directory)"
     )
     group.add_argument(
-        "-o", "--output", metavar="DIR", default="outputs", help="the folder for pictures (default: %(default)s)"
+        "-o", "--output", metavar="DIR", default="outputs", help="the folder for images (default: %(default)s)"
     )
     group.add_argument("--port", type=int, metavar="N", help="its port (default: the first free one from 7860 on)")
     group.add_argument("--browser", action="store_true", help="open it in the browser")
@@ -57,22 +57,22 @@ def run_ui(args: argparse.Namespace, *, say: Callable[[Iterable[str]], None]) ->
     say(["Starting ..."])
     with _own_copies():
         from ..ui.compat import serve
-        from ..ui.image_form import OwnPictureForm
+        from ..ui.image_form import StandaloneImageForm
         from ..ui.tab import make_tab
 
         logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is there, and tells of it
-        page = make_tab(host, OwnPictureForm(host, request_from_options(args)), alone=True)
+        page = make_tab(host, StandaloneImageForm(host, request_from_options(args)), alone=True)
         try:
             _, url = serve(page, host=LOOPBACK, port=args.port, files=[output], in_browser=args.browser, wait=False)
         except OSError as exc:
             raise HostError(f"The page cannot be served: {exc}. Choose another port: --port N.") from exc
-        say([f"The tab is at {url} - models: {models} - pictures: {output}", "Ctrl-C ends it."])
+        say([f"The tab is at {url} - models: {models} - images: {output}", "Ctrl-C ends it."])
         page.block_thread()
 
 
 @contextmanager
 def _own_copies() -> Iterator[None]:
-    """Have gradio keep uploads, and copies of all pictures that it shows, in a folder of this page's own while it is.
+    """Have gradio keep uploads, and copies of all images that it shows, in a folder of this page's own while it is.
 
     By itself it would keep them for ever, where all users of the machine have theirs.
     """

@@ -1,4 +1,4 @@
-"""The port to whatever makes pictures: the WebUI, diffusers, or a fake for tests."""
+"""The port to whatever makes images: the WebUI, diffusers, or a fake for tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NO_FIELDS: Mapping[str, str] = MappingProxyType({})
-"""No further texts for a picture's file."""
+"""No further texts for an image's file."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class CheckpointRef:
 
 
 @dataclass(frozen=True)
-class Glimpse:
-    """What can be seen of a picture in the making.
+class StepProgress:
+    """What can be seen of an image in the making.
 
     Attributes:
         step: Steps of the sampler that are done.
@@ -50,7 +50,7 @@ class Glimpse:
 
 
 class LiveModel(Protocol):
-    """The model that a host makes pictures with, as the tensors of a checkpoint."""
+    """The model that a host makes images with, as the tensors of a checkpoint."""
 
     @property
     def checkpoint(self) -> CheckpointRef | None:
@@ -85,11 +85,11 @@ class LiveModel(Protocol):
         """Take note that the merge in the model is there to stay, under this name."""
 
     def describe(self, model: Mapping[str, str], fields: Mapping[str, str]) -> None:
-        """Take note of what is in the model, for the pictures that the user makes of it outside of this program.
+        """Take note of what is in the model, for the images that the user makes of it outside of this program.
 
         Args:
             model: What names it, for the infotext; empty if it is the checkpoint.
-            fields: Further texts for the pictures' files.
+            fields: Further texts for the images' files.
         """
 
     def replaced(self) -> bool:
@@ -97,7 +97,7 @@ class LiveModel(Protocol):
 
 
 class Host(Protocol):
-    """Whatever makes pictures."""
+    """Whatever makes images."""
 
     def checkpoints(self) -> Sequence[CheckpointRef]:
         """List the checkpoints that it knew of when it last looked for them."""
@@ -120,12 +120,12 @@ class Host(Protocol):
     def before_loading(self, call: Callable[[], None]) -> None:
         """Have something called whenever the user is about to load a checkpoint by the host's own means."""
 
-    def job(self, name: str, pictures: int) -> AbstractContextManager[None]:
+    def job(self, name: str, images: int) -> AbstractContextManager[None]:
         """Have the host to oneself for a job, once those before it are done; no job begins another one.
 
         Args:
             name: What to call it.
-            pictures: How many will be made.
+            images: How many will be made.
         """
 
     def open_model(self, checkpoint: CheckpointRef) -> LiveModel:
@@ -136,15 +136,15 @@ class Host(Protocol):
             HostError: It cannot be loaded, or a merge is going on in the live model.
         """
 
-    def make_pictures(
+    def make_images(
         self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
     ) -> Sequence[GeneratedImage]:
-        """Make the pictures of a request from the live model as it is now.
+        """Make the images of a request from the live model as it is now.
 
         Args:
             request: What to make.
             model: What names the model, for the infotext.
-            fields: Further texts that the pictures are to carry.
+            fields: Further texts that the images are to carry.
 
         Returns:
             As many as the request's batch, in the order of their seeds.
@@ -163,8 +163,8 @@ class Host(Protocol):
             text: What is done now.
         """
 
-    def glimpse(self) -> Glimpse:
-        """Show the picture in the making."""
+    def step_progress(self) -> StepProgress:
+        """Show the image in the making."""
 
     def stop(self) -> None:
         """Have the job end soon, as if the user had pressed the host's own Stop; the next job starts afresh."""
@@ -173,7 +173,7 @@ class Host(Protocol):
         """Tell whether the user pressed Stop."""
 
     def output_folder(self) -> Path:
-        """Give the folder in which pictures are kept."""
+        """Give the folder in which images are kept."""
 
 
 class Claim:

@@ -1,4 +1,4 @@
-"""How much two pictures differ, in figures and as a picture."""
+"""How much two images differ, in figures and as an image."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _SSIM_WINDOW = 7  # pixels; what scikit-image takes by default
 
 
 class Difference(NamedTuple):
-    """Figures of the difference between two pictures.
+    """Figures of the difference between two images.
 
     Attributes:
         share: Of the channel values, how many differ by more than 20 of 255; in percent.
         mean: Mean absolute difference, of 255.
         largest: Largest absolute difference, of 255.
-        similarity: Structural similarity, from -1 to 1: 1 for equal pictures, near 0 for unlike ones. None where
-            scikit-image is not installed, or a picture is smaller than the 7 pixels of its window.
+        similarity: Structural similarity, from -1 to 1: 1 for equal images, near 0 for unlike ones. None where
+            scikit-image is not installed, or an image is smaller than the 7 pixels of its window.
     """
 
     share: float
@@ -38,8 +38,8 @@ class Difference(NamedTuple):
     similarity: float | None
 
 
-def compare_pictures(first: Image.Image, second: Image.Image) -> Difference:
-    """Compare two RGB pictures of the same size.
+def compare_images(first: Image.Image, second: Image.Image) -> Difference:
+    """Compare two RGB images of the same size.
 
     The similarity is SSIM over the three channels (Wang et al. 2004, "Image Quality Assessment: From Error Visibility
     to Structural Similarity", equation 13), in scikit-image's version with a uniform window of 7 pixels.
@@ -68,7 +68,7 @@ def draw_difference(first: Image.Image, second: Image.Image) -> Image.Image:
 def _distances(first: Image.Image, second: Image.Image) -> NDArray[np.int16]:
     """Give the absolute differences: (height, width, 3), from 0 to 255."""
     if first.size != second.size:
-        raise ImageError(f"Pictures of different sizes cannot be compared: {first.size} and {second.size}.")
+        raise ImageError(f"Images of different sizes cannot be compared: {first.size} and {second.size}.")
     one, other = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (first, second))
     distances: NDArray[np.int16] = np.abs(one - other)
     return distances

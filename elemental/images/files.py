@@ -1,4 +1,4 @@
-"""Picture files: whole or not at all, with texts that tell how they were made."""
+"""Image files: whole or not at all, with texts that tell how they were made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GIF_MILLISECONDS = 1000
 
 
 @contextmanager
-def damage_told(what: str, advice: str = "") -> Iterator[None]:
+def reading_untrusted(what: str, advice: str = "") -> Iterator[None]:
     """Read plain data, of which anything may be missing or of another kind.
 
     Args:
@@ -36,32 +36,32 @@ def damage_told(what: str, advice: str = "") -> Iterator[None]:
         raise ImageError(f"{what} is damaged: {reason}. {advice}".rstrip()) from exc
 
 
-def write_png(path: Path, picture: GeneratedImage, *, replace: bool = False) -> None:
-    """Write a picture with its infotext and its other fields.
+def write_png(path: Path, generated: GeneratedImage, *, replace: bool = False) -> None:
+    """Write an image with its infotext and its other fields.
 
     Args:
         path: The file.
-        picture: What goes into it.
+        generated: What goes into it.
         replace: Whether an existing file is replaced.
 
     Raises:
         ImageError: The file exists and is not to be replaced, or cannot be written.
     """
     texts = PngImagePlugin.PngInfo()
-    for name, text in {INFOTEXT_FIELD: picture.infotext, **picture.fields}.items():
+    for name, text in {INFOTEXT_FIELD: generated.infotext, **generated.fields}.items():
         if text:
             texts.add_itxt(name, text) if not text.isascii() else texts.add_text(name, text)
     data = io.BytesIO()
-    picture.image.save(data, "PNG", pnginfo=texts)
+    generated.image.save(data, "PNG", pnginfo=texts)
     write_whole(path, data.getvalue(), replace=replace)
 
 
 def write_gif(path: Path, first: Image.Image, second: Image.Image) -> None:
-    """Write two pictures that take turns, a second each, for ever; an existing file is replaced.
+    """Write two images that take turns, a second each, for ever; an existing file is replaced.
 
     Args:
         path: The file.
-        first: A picture; colours are reduced to 256 for both together.
+        first: An image; colours are reduced to 256 for both together.
         second: Another of the same size.
 
     Raises:
@@ -106,11 +106,11 @@ def write_whole(path: Path, data: bytes, *, replace: bool = False) -> None:
         raise ImageError(f"Cannot write {path}: {exc.strerror or exc}.") from exc
 
 
-def read_picture(path: Path) -> Image.Image:
-    """Read a picture as RGB.
+def read_image(path: Path) -> Image.Image:
+    """Read an image as RGB.
 
     Raises:
-        ImageError: It cannot be read as a picture.
+        ImageError: It cannot be read as an image.
     """
     return _read(path).convert("RGB")
 
@@ -119,11 +119,11 @@ def read_texts(path: Path) -> Mapping[str, str]:
     """Read the text fields of a PNG file.
 
     Raises:
-        ImageError: It cannot be read as a picture.
+        ImageError: It cannot be read as an image.
     """
     texts = _read(path, whole=False).info
     if not any(isinstance(text, str) for text in texts.values()):
-        texts = _read(path).info  # they may stand behind the picture
+        texts = _read(path).info  # they may stand behind the image
     return {name: text for name, text in texts.items() if isinstance(name, str) and isinstance(text, str)}
 
 
@@ -135,11 +135,11 @@ def _read(path: Path, *, whole: bool = True) -> Image.Image:
                 image.load()
         return image
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
-        raise ImageError(f"Cannot read {path} as a picture: {exc}.") from exc
+        raise ImageError(f"Cannot read {path} as an image: {exc}.") from exc
 
 
 def free_names(folder: Path, seeds: list[int]) -> Iterator[Path]:
-    """Give names for new pictures in a folder, numbered on from what is there, each with its seed: 00012-345.png."""
+    """Give names for new images in a folder, numbered on from what is there, each with its seed: 00012-345.png."""
     numbers = (path.name.partition("-")[0] for path in folder.glob("*.png"))
     start = 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
     for index, seed in enumerate(seeds, start):

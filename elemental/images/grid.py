@@ -1,4 +1,4 @@
-"""Pictures in rows and columns, with labels that fit and a legend that says what was merged."""
+"""Images in rows and columns, with labels that fit and a legend that says what was merged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLANK = (232, 232, 236)
 _LEAST_CELL = 192
 _LARGEST_SIDE = 16000
 _LARGEST_AREA = 60_000_000
-"""Pixels of all cells together; Pillow warns of pictures from 89 million on, and other programs do not open them."""
+"""Pixels of all cells together; Pillow warns of images from 89 million on, and other programs do not open them."""
 
 _LABEL_LINES = 5
 
@@ -28,8 +28,8 @@ class GridCell:
     """One place of a grid.
 
     Attributes:
-        image: The picture; None where there is none.
-        note: Below the picture, or in its place.
+        image: The image; None where there is none.
+        note: Below the image, or in its place.
     """
 
     image: Image.Image | None
@@ -41,11 +41,11 @@ class GridSheet:
     """What a grid shows.
 
     Attributes:
-        rows: The cells, each row as long as the others; pictures of one size.
+        rows: The cells, each row as long as the others; images of one size.
         columns: A label above each column.
         row_labels: A label left of each row; none at all where there is one row that needs none.
-        legend: What all pictures have in common, above everything.
-        size: Width and height of the pictures, in pixels; for grids in which there may be none.
+        legend: What all images have in common, above everything.
+        size: Width and height of the images, in pixels; for grids in which there may be none.
     """
 
     rows: Sequence[Sequence[GridCell]]
@@ -69,12 +69,12 @@ class _Layout:
 
 
 def draw_grid(sheet: GridSheet) -> Image.Image:
-    """Draw a grid; small pictures are drawn larger, so that labels can be read beside them.
+    """Draw a grid; small images are drawn larger, so that labels can be read beside them.
 
     Letters grow with the whole grid, since it is mostly seen as a whole.
 
     Returns:
-        An RGB picture.
+        An RGB image.
     """
     layout = _lay_out(sheet)
     cell_width = layout.cell[0]
@@ -92,8 +92,8 @@ def draw_grid(sheet: GridSheet) -> Image.Image:
         for row, side in zip(notes, sides, strict=True)
     ]
     height = 5 * layout.gap + legend.height + head_height + sum(row_heights) + layout.gap * len(row_heights)
-    picture = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(image)
     legend.draw(draw, 2 * layout.gap, 2 * layout.gap, colour=FAINT)
     top = 3 * layout.gap + legend.height
     for column, head in enumerate(heads):
@@ -103,10 +103,10 @@ def draw_grid(sheet: GridSheet) -> Image.Image:
         if side:
             side.draw(draw, 2 * layout.gap, top + max(0, (layout.cell[1] - side.height) // 2), colour=INK)
         for column, (cell, note) in enumerate(zip(row, remarks, strict=True)):
-            picture.paste(_scaled(cell, layout.cell), (layout.left(column), top))
+            image.paste(_scaled(cell, layout.cell), (layout.left(column), top))
             note.draw(draw, layout.left(column), top + layout.cell[1], colour=FAINT, centred_in=cell_width)
         top += row_height + layout.gap
-    return picture
+    return image
 
 
 def _lay_out(sheet: GridSheet) -> _Layout:
@@ -122,7 +122,7 @@ def _lay_out(sheet: GridSheet) -> _Layout:
 
 
 def _label_width(labels: Sequence[str], cell: int, letters: int) -> int:
-    """Give row labels as much width as they can use, up to that of a picture and a half."""
+    """Give row labels as much width as they can use, up to that of an image and a half."""
     if not any(labels):
         return 0
     most = max(cell * 3 // 2, 10 * letters)

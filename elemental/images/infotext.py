@@ -1,4 +1,4 @@
-"""The text in a picture that tells how it was made, as the WebUI writes it and reads it back."""
+"""The text in an image that tells how it was made, as the WebUI writes it and reads it back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCHEDULES = {"Karras", "Exponential", "SGM Uniform"}
 
 
 def format_infotext(request: ImageRequest, *, seed: int, model: Mapping[str, str]) -> str:
-    """Write the infotext of one picture.
+    """Write the infotext of one image.
 
     The form is that of AUTOMATIC1111's WebUI 1.10 (``create_infotext`` and ``parse_generation_parameters`` there):
     the prompt, a line "Negative prompt: ...", and a last line of "Name: value" pairs, in which a value with a comma, a
@@ -21,7 +21,7 @@ def format_infotext(request: ImageRequest, *, seed: int, model: Mapping[str, str
 
     Args:
         request: What was asked for.
-        seed: The picture's own.
+        seed: The image's own.
         model: Further pairs that name the model; they come last.
     """
     sampler, _, schedule = request.sampler.rpartition(" ")

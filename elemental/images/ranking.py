@@ -28,33 +28,33 @@ CSV_COLUMNS = (
     "mean_difference",
     "largest_difference",
     "structural_similarity",
-    "picture",
+    "image",
 )
 """The head of the table that :func:`format_csv` writes; figures are in the units of :class:`.diff.Difference`."""
 
 
-class Effect(NamedTuple):
-    """What a ratio of some elements did to a picture.
+class ElementEffect(NamedTuple):
+    """What a ratio of some elements did to an image.
 
     Attributes:
         elements: Which, as ``blocks:elements``.
         ratio: That they were given.
-        difference: From the picture without it.
-        picture: The name of the file that shows it.
+        difference: From the image without it.
+        image: The name of the file that shows it.
     """
 
     elements: str
     ratio: float
     difference: Difference
-    picture: str
+    image: str
 
 
-def rank_effects(effects: Sequence[Effect]) -> list[Effect]:
+def rank_effects(effects: Sequence[ElementEffect]) -> list[ElementEffect]:
     """Order effects, the largest first: by the share of changed values, then by the mean difference."""
     return sorted(effects, key=lambda effect: (-effect.difference.share, -effect.difference.mean))
 
 
-def format_csv(effects: Sequence[Effect]) -> bytes:
+def format_csv(effects: Sequence[ElementEffect]) -> bytes:
     """Write effects as a CSV table with a head, the largest first; UTF-8 with a mark, which Excel wants."""
     table = io.StringIO(newline="")
     writer = csv.writer(table)
@@ -63,17 +63,17 @@ def format_csv(effects: Sequence[Effect]) -> bytes:
         figures = effect.difference
         similarity = "" if figures.similarity is None else f"{figures.similarity:.5f}"
         numbers = (f"{figures.share:.3f}", f"{figures.mean:.3f}", figures.largest, similarity)
-        writer.writerow((rank, effect.elements, f"{effect.ratio:g}", *numbers, effect.picture))
+        writer.writerow((rank, effect.elements, f"{effect.ratio:g}", *numbers, effect.image))
     return table.getvalue().encode("utf-8-sig")
 
 
 def describe_share(difference: Difference) -> str:
-    """Say in short how much of a picture changed: "12.3 %"."""
+    """Say in short how much of an image changed: "12.3 %"."""
     share = difference.share
     return f"{share:.1f} %" if share >= 0.05 or not difference.largest else "< 0.1 %"
 
 
-def draw_ranking(effects: Sequence[Effect], *, title: str) -> Image.Image:
+def draw_ranking(effects: Sequence[ElementEffect], *, title: str) -> Image.Image:
     """Draw effects as bars, the largest on top; of more than 200 the first 200.
 
     Args:
@@ -81,7 +81,7 @@ def draw_ranking(effects: Sequence[Effect], *, title: str) -> Image.Image:
         title: Above the bars; wrapped.
 
     Returns:
-        An RGB picture, 1000 pixels wide.
+        An RGB image, 1000 pixels wide.
     """
     ranked = rank_effects(effects)
     shown = ranked[:_MOST_BARS]
@@ -91,8 +91,8 @@ def draw_ranking(effects: Sequence[Effect], *, title: str) -> Image.Image:
     heights = [max(_ROW, name.height + 6) for name in names]
     rest = f"and {len(ranked) - len(shown)} more with less effect" if len(ranked) > len(shown) else ""
     bottom = fit_text(rest, width=_WIDTH - 2 * out, size=_LETTERS)
-    picture = Image.new("RGB", (_WIDTH, 3 * out + heading.height + sum(heights) + bottom.height), PAPER)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (_WIDTH, 3 * out + heading.height + sum(heights) + bottom.height), PAPER)
+    draw = ImageDraw.Draw(image)
     heading.draw(draw, left, out, colour=FAINT)
     bar_left = left + max((name.width for name in names), default=0) + 12
     longest = _WIDTH - bar_left - 100
@@ -109,4 +109,4 @@ def draw_ranking(effects: Sequence[Effect], *, title: str) -> Image.Image:
         figure.draw(draw, bar_left + longest + 8, top + (height - figure.height) // 2, colour=INK)
         top += height
     bottom.draw(draw, left, top + 4, colour=FAINT)
-    return picture
+    return image

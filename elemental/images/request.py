@@ -1,4 +1,4 @@
-"""What picture is asked for, and the picture that was made."""
+"""What image is asked for, and the image that was made."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 _STEP = 8
 _LARGEST = 8192
 _MOST_STEPS = 999  # of the thousand that models are trained with
-_MOST_PICTURES = 1000  # they are computed together
+_MOST_IMAGES = 1000  # they are computed together
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """Everything beside the model that decides a picture.
+    """Everything beside the model that decides an image.
 
     Attributes:
         prompt: What it shall show.
         negative: What it shall not.
-        seed: Of the first picture, from 0; each next of a batch has the next, all below 2^32.
+        seed: Of the first image, from 0; each next of a batch has the next, all below 2^32.
         steps: Of the sampler, from 1 to 999.
         sampler: As the host calls it, such as "Euler a".
         cfg: How strongly the prompt guides, from 1, where the negative prompt has no effect, to 100.
         width: In pixels, a multiple of 8 up to 8192.
         height: In pixels, a multiple of 8 up to 8192.
-        batch: How many pictures, from 1 to 1000.
+        batch: How many images, from 1 to 1000.
 
     Raises:
         ImageError: A number is out of its range.
@@ -53,8 +53,8 @@ class ImageRequest:
                 raise ImageError(f"The {name} is {size}; it must be a multiple of {_STEP} up to {_LARGEST}.")
         if self.steps > _MOST_STEPS:
             raise ImageError(f"The steps are {self.steps}; they must be {_MOST_STEPS} at the most.")
-        if self.batch > _MOST_PICTURES:
-            raise ImageError(f"The batch is {self.batch}; it must be {_MOST_PICTURES} at the most.")
+        if self.batch > _MOST_IMAGES:
+            raise ImageError(f"The batch is {self.batch}; it must be {_MOST_IMAGES} at the most.")
         for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ImageError(f"The {name} is {getattr(self, name)}; it must be {least} or more.")
@@ -77,7 +77,7 @@ def request_from_dict(data: Mapping[str, Any]) -> ImageRequest:
     try:
         return ImageRequest(**data)
     except TypeError as exc:
-        raise ImageError(f"The picture's settings cannot be read: {exc}.") from exc
+        raise ImageError(f"The image's settings cannot be read: {exc}.") from exc
 
 
 def choose_sampler(name: str, samplers: Sequence[str]) -> str:
@@ -103,7 +103,7 @@ def with_known_sampler(request: ImageRequest, samplers: Sequence[str]) -> ImageR
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """One picture.
+    """One image.
 
     Attributes:
         image: RGB.

@@ -1,4 +1,4 @@
-"""Text in pictures: wrapped and scaled so that all of it fits, in a font that has its characters."""
+"""Text in images: wrapped and scaled so that all of it fits, in a font that has its characters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALLEST = 9
 """The smallest size of letters, in pixels; a text that does not fit then takes more lines."""
 
 MOST_LETTERS, MOST_LINES = 20_000, 1_000
-"""Of one text that is drawn: nobody reads more in a picture, which would be larger than any program can show."""
+"""Of one text that is drawn: nobody reads more in an image, which would be larger than any program can show."""
 
 _OWN_FONT = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
 _CJK = "\u3000-\u9fff\uac00-\ud7af\uff01-\uff60"
@@ -76,7 +76,7 @@ class FittedText:
         """Draw the lines below each other.
 
         Args:
-            draw: The picture to draw on.
+            draw: The image to draw on.
             left: Where the lines start, in pixels.
             top: Where the first one does, in pixels.
             colour: Of the letters.

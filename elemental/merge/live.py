@@ -18,7 +18,16 @@ from ..recipe.recipe import MergeRecipe
 from .execute import execute
 from .files.checkpoint import Checkpoint
 from .interrupts import uninterrupted
-from .live_contents import Frame, Models, another_model, choose_sample, fits, identities, present_tensors, unchanged
+from .live_contents import (
+    LiveContents,
+    Models,
+    another_model,
+    choose_sample,
+    fits,
+    identities,
+    present_tensors,
+    unchanged,
+)
 from .plan import MergePlan, Planner, TensorPlan, planning_key
 from .progress import Controls
 from .tensor_views import Parts, copy_piece, count_numbers, equals, pieces_of
@@ -96,7 +105,7 @@ class LiveMerge:
         self._saved: dict[str, Parts | None] = {}  # None: as in the original's file
         self._touched: set[str] = set()
         self._untold: set[str] = set()
-        self._frame: Frame | None = None
+        self._contents: LiveContents | None = None
         self._kept = False
 
     def __enter__(self) -> LiveMerge:
@@ -128,7 +137,7 @@ class LiveMerge:
     @property
     def models(self) -> Models:
         """The files of the last recipe."""
-        return self._frame.models if self._frame else {}
+        return self._contents.models if self._contents else {}
 
     def apply(self, recipe: MergeRecipe, *, controls: Controls | None = None) -> Written:
         """Make the live model equal to a recipe.
@@ -153,17 +162,17 @@ class LiveMerge:
         if self._live.replaced():
             raise HostError("Another checkpoint was loaded meanwhile, and the merge is gone: merge again.")
         live = self._live.tensors()
-        frame = self._frame_for(recipe, live)
-        ratios = frame.planner.ratios(recipe)
-        tensors = frame.present & ~(unchanged(frame.ratios, ratios) & frame.right)
-        planned = frame.planner.plan_some(recipe, tensors)
+        contents = self._contents_for(recipe, live)
+        ratios = contents.planner.ratios(recipe)
+        tensors = contents.present & ~(unchanged(contents.ratios, ratios) & contents.up_to_date)
+        planned = contents.planner.plan_some(recipe, tensors)
         keys = [tensor.name.key for tensor in planned.tensors]
-        frame.right &= ~tensors
+        contents.up_to_date &= ~tensors
         self._touched.update(keys)
         if keys:
-            self._run(planned, frame.models, live, _LiveSink(live), controls)
+            self._run(planned, contents.models, live, _LiveSink(live), controls)
             self._tell(keys)
-        frame.recipe, frame.ratios, frame.right = recipe, ratios, frame.present
+        contents.recipe, contents.ratios, contents.up_to_date = recipe, ratios, contents.present
         return Written(planned, sum(part.nbytes for key in keys for part in live[key]))
 
     def check(self) -> LiveState:
@@ -178,17 +187,17 @@ class LiveMerge:
             HostError: The host cannot give the tensors now.
             MergeError: They cannot be computed on their device.
         """
-        frame = self._frame
-        if frame is None or frame.right != frame.present or self._live.replaced():
+        contents = self._contents
+        if contents is None or contents.up_to_date != contents.present or self._live.replaced():
             return LiveState.LOST
         live = self._live.tensors()
-        sample = choose_sample(frame.planner.plan_some(frame.recipe, frame.right))
+        sample = choose_sample(contents.planner.plan_some(contents.recipe, contents.up_to_date))
         sink = _ComparingSink(live)
         if all(fits(tensor, live) for tensor in sample.tensors):
-            self._run(sample, frame.models, live, sink, None)
+            self._run(sample, contents.models, live, sink, None)
             if not sink.differs:
                 return LiveState.ACTIVE
-        frame.right = 0  # the next recipe is written whole
+        contents.up_to_date = 0  # the next recipe is written whole
         return LiveState.LOST
 
     def keep(self, label: str) -> None:
@@ -226,9 +235,9 @@ class LiveMerge:
                 self._touched.discard(key)
             except Exception as exc:  # the other tensors are to be restored all the same
                 failures.append(exc)
-        if self._frame is not None:
-            gone = [self._frame.places[key] for key in restored if key in self._frame.places]
-            self._frame.right &= ~sum(1 << place for place in gone)
+        if self._contents is not None:
+            gone = [self._contents.places[key] for key in restored if key in self._contents.places]
+            self._contents.up_to_date &= ~sum(1 << place for place in gone)
         try:
             self._tell(restored)
         except Exception as exc:
@@ -285,9 +294,9 @@ class LiveMerge:
         assert self._original is not None
         return self._original.tensor(key).reshape(-1)
 
-    def _frame_for(self, recipe: MergeRecipe, live: Mapping[str, Sequence[Tensor]]) -> Frame:
+    def _contents_for(self, recipe: MergeRecipe, live: Mapping[str, Sequence[Tensor]]) -> LiveContents:
         """Prepare for a recipe, unless the last one was of the same models, mode, VAE and format."""
-        before = self._frame
+        before = self._contents
         key = planning_key(recipe), len(live)  # a VAE chosen separately takes keys away, and brings them back
         if before is not None and before.key == key:
             return before
@@ -295,27 +304,27 @@ class LiveMerge:
         planner = Planner(recipe, {role: model.tensors for role, model in models.items()})
         if self._original is not None and self._original.architecture != planner.architecture:
             raise MergeError(another_model(f"it is {self._original.architecture.name}", planner))
-        frame = Frame(key, planner, models, present_tensors(planner, live), recipe, planner.ratios(recipe))
+        contents = LiveContents(key, planner, models, present_tensors(planner, live), recipe, planner.ratios(recipe))
         if any(part.device.type == "meta" for parts in live.values() for part in parts):
             raise HostError("Some tensors of the live model are on no device now; load the checkpoint again.")
-        self._restore_others(frame, live)
-        held = identities(before, before.right) if before else {}
-        self._save(frame, live, held)
-        for name, wanted in identities(frame, frame.present).items():
+        self._restore_others(contents, live)
+        held = identities(before, before.up_to_date) if before else {}
+        self._save(contents, live, held)
+        for name, wanted in identities(contents, contents.present).items():
             if held.get(name) == wanted:
-                frame.right |= 1 << frame.places[name]
-        self._frame = frame
-        return frame
+                contents.up_to_date |= 1 << contents.places[name]
+        self._contents = contents
+        return contents
 
-    def _restore_others(self, frame: Frame, live: Mapping[str, Sequence[Tensor]]) -> None:
+    def _restore_others(self, contents: LiveContents, live: Mapping[str, Sequence[Tensor]]) -> None:
         """Give back tensors that an earlier recipe wrote and that the result of this one does not have."""
-        own = {frame.planner.names[index].key for index in members(frame.present)}
+        own = {contents.planner.names[index].key for index in members(contents.present)}
         self.restore([key for key in self._touched if key not in own and key in live])
 
-    def _save(self, frame: Frame, live: Mapping[str, Sequence[Tensor]], held: dict[str, object]) -> None:
+    def _save(self, contents: LiveContents, live: Mapping[str, Sequence[Tensor]], held: dict[str, object]) -> None:
         """Make sure that every tensor can be given back, before it is written to for the first time."""
-        for index in members(frame.present):
-            key = frame.planner.names[index].key
+        for index in members(contents.present):
+            key = contents.planner.names[index].key
             if key in self._saved:
                 continue
             if self._original is not None and self._is_original(key, live[key]):

@@ -24,17 +24,17 @@ _SAMPLE_SIZE = 1 << 18  # numbers
 
 
 @dataclass
-class Frame:
+class LiveContents:
     """What recipes of the same models, mode, VAE and number format share.
 
     Attributes:
-        key: Equal for two recipes only if one frame serves both.
+        key: Equal for two recipes only if one contents serves both.
         planner: Plans these recipes.
         models: Their files.
         present: Tensors of the result that the live model has.
         recipe: The last one.
         ratios: Which tensors it gives which alpha and beta.
-        right: Tensors of the live model that are as it wants them.
+        up_to_date: Tensors of the live model that are as it wants them.
     """
 
     key: object
@@ -43,7 +43,7 @@ class Frame:
     present: TensorSet
     recipe: MergeRecipe
     ratios: Mapping[Ratio, TensorSet] = field(default_factory=dict)
-    right: TensorSet = 0
+    up_to_date: TensorSet = 0
 
     @cached_property
     def places(self) -> Mapping[str, int]:
@@ -94,15 +94,15 @@ def fits(tensor: TensorPlan, live: Mapping[str, Sequence[Tensor]]) -> bool:
     return count_numbers(live.get(tensor.name.key, ())) == tensor.info.numel
 
 
-def identities(frame: Frame, tensors: TensorSet) -> dict[str, object]:
+def identities(contents: LiveContents, tensors: TensorSet) -> dict[str, object]:
     """Tell by key what tensors hold: equal for two tensors only if their numbers are the same."""
     found: dict[str, object] = {}
-    for tensor in frame.planner.plan_some(frame.recipe, tensors).tensors:
-        paths = tuple(str(frame.models[role].path) for role in tensor.inputs)
+    for tensor in contents.planner.plan_some(contents.recipe, tensors).tensors:
+        paths = tuple(str(contents.models[role].path) for role in tensor.inputs)
         if len(paths) == 1:
             found[tensor.name.key] = (paths[0], tensor.info.dtype)
         else:
-            found[tensor.name.key] = (paths, tensor.info.dtype, frame.recipe.mode, tensor.alpha, tensor.beta)
+            found[tensor.name.key] = (paths, tensor.info.dtype, contents.recipe.mode, tensor.alpha, tensor.beta)
     return found
 
 

@@ -149,7 +149,7 @@ def _read_preset_file(path: Path) -> dict[str, tuple[BlockWeights, ...]]:
         except RecipeError as exc:
             raise RecipeError(f"{path}, line {number}: {exc}") from exc
         key = name.strip().upper()
-        if any(len(known.unet) == len(weights.unet) for known in presets.get(key, ())):
+        if any(len(other.unet) == len(weights.unet) for other in presets.get(key, ())):
             raise RecipeError(f"{path}, line {number}: {key} is given twice for {_users(len(weights.unet))}.")
         presets[key] = (*presets.get(key, ()), weights)
     return presets

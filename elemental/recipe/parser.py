@@ -67,7 +67,7 @@ def parse_ratio(text: str) -> float | None:
 
 def _read_all(text: str, read: Callable[[_Reader, str], _T | None], name: str) -> tuple[list[_T], list[Span]]:
     """Read each piece of a text, once however often it stands there; give what is read, and where it stands."""
-    reader, judge = _Reader(), _Judge(is_target=read is _Reader.target)
+    reader, judge = _Reader(), _Diagnostics(is_target=read is _Reader.target)
     known: dict[str, _T] = {}
     found, spans = [], []
     try:
@@ -188,7 +188,7 @@ class _TooMany(Exception):
     """There are more mistakes than anybody will read."""
 
 
-class _Judge:
+class _Diagnostics:
     """Finds what is wrong with pieces that cannot be read, and where."""
 
     def __init__(self, *, is_target: bool) -> None:

@@ -22,7 +22,7 @@ from ..recipe.rule_targets import expand_targets
 from ..recipe.rules import RuleSet, format_ratio
 from ..recipe.spec_errors import suggest
 from .axis import Axis, AxisValue, Setting
-from .axis_context import Known
+from .axis_context import AxisContext
 from .value_lists import split_at_commas, split_at_lines, split_quoted, without_comments
 
 
@@ -49,7 +49,7 @@ class _Number(_FieldAxis):
         super().__init__(name, field)
         self.whole = whole
 
-    def read(self, text: str, known: Known) -> list[AxisValue]:  # noqa: ARG002
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
         if self.whole:
             if not re.fullmatch(r"[+-]?\d{1,12}", text):
                 raise ImageError(f'"{text}" is no whole number.')
@@ -73,11 +73,11 @@ class _Seed(_Number):
 
     form = "whole numbers, separated by commas or line ends; -1 draws one"
 
-    def read(self, text: str, known: Known) -> list[AxisValue]:
-        (value,) = super().read(text, known)
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:
+        (value,) = super().read(text, context)
         if value.meaning != -1:
             return [value]
-        drawn = known.draw_seed()
+        drawn = context.draw_seed()
         return [AxisValue(str(drawn), f"seed {drawn}", drawn)]
 
 
@@ -88,7 +88,7 @@ class _AlphaBeta(Axis):
     sets = frozenset({"alpha", "beta"})
     form = "pairs such as 0.5 0.2, separated by commas or line ends"
 
-    def read(self, text: str, known: Known) -> list[AxisValue]:  # noqa: ARG002
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
         numbers = text.replace(":", " ").split()
         if len(numbers) != 2:
             raise RecipeError(f'"{text}" is no pair of alpha and beta, such as 0.5 0.2.')
@@ -117,7 +117,7 @@ class _Elemental(Axis):
         place, empty = ("after", "nothing added") if add else ("in the place of", "no rules")
         self.form = (
             f"specs {place} the recipe's rules, separated by blank lines; "
-            f"a text that begins with two blank lines has {empty} in its first picture"
+            f"a text that begins with two blank lines has {empty} in its first image"
         )
 
     def split(self, text: str) -> list[str]:
@@ -127,7 +127,7 @@ class _Elemental(Axis):
         starts_blank = len(lines) > 1 and not lines[0].strip() and not lines[1].strip()
         return ["", *written] if starts_blank else written
 
-    def read(self, text: str, known: Known) -> list[AxisValue]:  # noqa: ARG002
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
         rules = parse_rules(text, name="value")
         label = ", ".join(map(str, rules.rules)) or ("the recipe's rules alone" if self.add else "no rules")
         return [AxisValue("\n".join(map(str, rules.rules)), label, rules.rules)]
@@ -151,8 +151,8 @@ class _Pinpoint(Axis):
     def split(self, text: str) -> list[str]:
         return split_at_commas(without_comments(text))
 
-    def read(self, text: str, known: Known) -> list[AxisValue]:
-        targets = expand_targets(parse_targets(text, name="value"), known.names, known.architecture.blocks)
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:
+        targets = expand_targets(parse_targets(text, name="value"), context.names, context.architecture.blocks)
         if self.whole_blocks and any(target.elements.parts for target in targets):
             raise RecipeError(f'"{text}" names elements; {self.name} takes whole blocks.')
         return [AxisValue(str(target), str(target) or ":", target) for target in targets]
@@ -169,11 +169,11 @@ class _Weights(_FieldAxis):
     def split(self, text: str) -> list[str]:
         return split_at_lines(without_comments(text))
 
-    def read(self, text: str, known: Known) -> list[AxisValue]:
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:
         name, colon, numbers = text.partition(":")
-        weights = choose_block_weights(numbers if colon else text, known.presets, known.architecture)
+        weights = choose_block_weights(numbers if colon else text, context.presets, context.architecture)
         numbers = format_block_weights(weights)
-        own_name = name.strip() if colon or text.strip().upper() in known.presets else ""
+        own_name = name.strip() if colon or text.strip().upper() in context.presets else ""
         return [AxisValue(f"{own_name}:{numbers}" if own_name else numbers, own_name or numbers, weights)]
 
 
@@ -185,8 +185,8 @@ class _Model(_FieldAxis):
     def split(self, text: str) -> list[str]:
         return split_quoted(text)
 
-    def read(self, text: str, known: Known) -> list[AxisValue]:
-        source = known.find_model(text)
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:
+        source = context.find_model(text)
         return [AxisValue(source.path, f"{self.name[-1].upper()}: {source.name}", source)]
 
 
@@ -197,7 +197,7 @@ class _Mode(Axis):
     sets = frozenset({"mode"})
     form = ", ".join(mode.value for mode in MergeMode)
 
-    def read(self, text: str, known: Known) -> list[AxisValue]:  # noqa: ARG002
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
         names = {mode.value: mode for mode in MergeMode}
         if text.lower() not in names:
             raise RecipeError(
@@ -217,7 +217,7 @@ class _Text(_FieldAxis):
     def split(self, text: str) -> list[str]:
         return split_at_lines(text)
 
-    def read(self, text: str, known: Known) -> list[AxisValue]:  # noqa: ARG002
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
         prompt = "" if text == '""' else text
         return [AxisValue(text, f"{self.name}: {prompt}" if prompt else f"no {self.name}", prompt)]
 
@@ -227,8 +227,8 @@ class _Sampler(_FieldAxis):
 
     form = "names, separated by commas or line ends"
 
-    def read(self, text: str, known: Known) -> list[AxisValue]:
-        name = choose_sampler(text, known.samplers)
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:
+        name = choose_sampler(text, context.samplers)
         return [AxisValue(name, name, name)]
 
 

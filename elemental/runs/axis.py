@@ -10,17 +10,17 @@ from ..errors import ElementalError
 from ..images.request import ImageRequest
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rule_targets import Target
-from .axis_context import Known
+from .axis_context import AxisContext
 from .value_lists import split_at_commas
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What decides one picture.
+    """What decides one image.
 
     Attributes:
         recipe: The merge.
-        request: The picture.
+        request: The image.
         pinned: Elements whose ratio a later alpha is, instead of the recipe's own alpha.
     """
 
@@ -61,12 +61,12 @@ class Axis(ABC):
         return split_at_commas(text)
 
     @abstractmethod
-    def read(self, text: str, known: Known) -> list[AxisValue]:
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:
         """Read one value, or several that one word stands for.
 
         Args:
             text: One of the pieces that :meth:`split` gives.
-            known: What it is read against.
+            context: What it is read against.
 
         Raises:
             ElementalError: It is none.

@@ -20,7 +20,7 @@ _SEEDS = 2**32
 
 
 @dataclass(frozen=True)
-class Known:
+class AxisContext:
     """What the values of an axis are read against.
 
     Attributes:
@@ -40,7 +40,7 @@ class Known:
     draw_seed: Callable[[], int]
 
 
-def known_for(host: Host, recipe: MergeRecipe, *, models_folder: Path | None = None) -> Known:
+def make_axis_context(host: Host, recipe: MergeRecipe, *, models_folder: Path | None = None) -> AxisContext:
     """Gather what the values of axes are read against.
 
     Args:
@@ -55,7 +55,7 @@ def known_for(host: Host, recipe: MergeRecipe, *, models_folder: Path | None = N
     with Checkpoint(locate_model(recipe.model_a, models_folder)) as model:
         architecture = model.architecture
         names = [name_key(key, architecture) for key in model.tensors]
-    return Known(
+    return AxisContext(
         architecture=architecture,
         names=names,
         presets=load_presets(),

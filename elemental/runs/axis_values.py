@@ -11,7 +11,7 @@ from ..errors import ElementalError, ImageError
 from ..recipe.spec_errors import suggest
 from .axes import AXES
 from .axis import Axis, AxisValue, explain
-from .axis_context import Known
+from .axis_context import AxisContext
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def find_axis(name: str) -> Axis:
 
 
 def parse_axis(
-    side: str, name: str, text: str, known: Known, *, watch_count: Callable[[int], None] = lambda _: None
+    side: str, name: str, text: str, context: AxisContext, *, watch_count: Callable[[int], None] = lambda _: None
 ) -> AxisValues:
     r"""Read an axis as users write it.
 
@@ -58,7 +58,7 @@ def parse_axis(
         side: "x" or "y".
         name: Of the axis.
         text: Its values; ``|`` splits them into those of several grids, ``\|`` is a bar that does not.
-        known: What they are read against.
+        context: What they are read against.
         watch_count: Gets the number of values as it grows, and may refuse it: a short text can name millions.
 
     Raises:
@@ -73,7 +73,7 @@ def parse_axis(
             raise ImageError(f"{side} axis, {name}: {where}; give {axis.form}.")
         groups.append(pieces)
     watch_count(sum(map(len, groups)))
-    return _read_groups(side, axis, groups, known, watch_count)
+    return _read_groups(side, axis, groups, context, watch_count)
 
 
 def split_groups(text: str) -> list[str]:
@@ -81,21 +81,21 @@ def split_groups(text: str) -> list[str]:
     return [part.replace("\\|", "|") for part in re.split(r"\n?(?<!\\)\|\n?", text)]
 
 
-def axis_from_dict(side: str, data: Mapping[str, Any], known: Known) -> AxisValues:
+def axis_from_dict(side: str, data: Mapping[str, Any], context: AxisContext) -> AxisValues:
     """Read an axis from what :meth:`AxisValues.to_dict` gave.
 
     Raises:
         ElementalError: A value, the recipe or the request cannot be read.
         LookupError, TypeError, ValueError, AttributeError: An entry is missing, or of another kind.
     """
-    return _read_groups(side, find_axis(str(data["type"])), data["groups"], known)
+    return _read_groups(side, find_axis(str(data["type"])), data["groups"], context)
 
 
 def _read_groups(
     side: str,
     axis: Axis,
     groups: Sequence[Sequence[str]],
-    known: Known,
+    context: AxisContext,
     watch_count: Callable[[int], None] = lambda _: None,
 ) -> AxisValues:
     found: list[tuple[AxisValue, ...]] = []
@@ -103,7 +103,7 @@ def _read_groups(
         values: list[AxisValue] = []
         for piece in pieces:
             try:
-                values += axis.read(piece, known)
+                values += axis.read(piece, context)
             except ElementalError as exc:
                 raise explain(exc, side=side, axis=axis, value=piece) from exc
             watch_count(sum(map(len, found)) + len(values))

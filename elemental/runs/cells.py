@@ -12,13 +12,13 @@ from ..recipe.recipe import MergeRecipe
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a plot.
+    """One image of a plot.
 
     Attributes:
         x: Its column, counted through all grids from 0.
         y: Its row.
         recipe: The merge that it shows.
-        request: The picture.
+        request: The image.
     """
 
     x: int

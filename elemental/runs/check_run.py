@@ -1,4 +1,4 @@
-"""The effective element check: which elements matter to a picture, in figures, pictures, GIFs and a ranking."""
+"""The effective element check: which elements matter to an image, in figures, images, GIFs and a ranking."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ImageError
-from ..images.diff import Difference, compare_pictures, draw_difference
-from ..images.files import read_picture, write_gif, write_png, write_whole
+from ..images.diff import Difference, compare_images, draw_difference
+from ..images.files import read_image, write_gif, write_png, write_whole
 from ..images.grid import GridCell, GridSheet, draw_grid
 from ..images.infotext import format_infotext
-from ..images.ranking import Effect, describe_share, draw_ranking, format_csv, rank_effects
+from ..images.ranking import ElementEffect, describe_share, draw_ranking, format_csv, rank_effects
 from ..images.request import GeneratedImage
 from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import format_ratio
 from .cells import Cell, group_ranges, place_name
-from .element_check import BASE_COLUMN, DIFFERENCE_COLUMN, PROBE_COLUMN, EffectCheck
+from .element_check import BASE_COLUMN, DIFFERENCE_COLUMN, PROBE_COLUMN, ElementCheck
 from .grid_sheet import describe_setting, grid_cell
 from .record import RunRecord
 
@@ -31,13 +31,13 @@ def folder_of_check(folder: Path, recipe: MergeRecipe) -> Path:
     return folder / names / "diff"
 
 
-def list_effects(record: RunRecord) -> list[tuple[Effect, Path]]:
+def list_effects(record: RunRecord) -> list[tuple[ElementEffect, Path]]:
     """List what a check has found so far, the largest effect first, each with its GIF."""
     found = {}
     for row, name, facts in _probes(record):
         if "figures" in facts:
             ratio = float(record.data["definition"]["ratio"])
-            effect = Effect(facts["elements"], ratio, Difference(**facts["figures"]), _picture_name(record, name))
+            effect = ElementEffect(facts["elements"], ratio, Difference(**facts["figures"]), _image_name(record, name))
             found[effect] = _gif_path(record, row, effect.elements)
     return [(effect, found[effect]) for effect in rank_effects(list(found))]
 
@@ -51,7 +51,7 @@ class CheckRun:
         kind: What it is called in a record.
     """
 
-    check: EffectCheck
+    check: ElementCheck
     kind = "check"
 
     def rounds(self) -> Sequence[Sequence[Cell]]:
@@ -69,13 +69,13 @@ class CheckRun:
         return self.check.to_dict()
 
     def finish(self, record: RunRecord) -> Sequence[Path]:
-        """Compare the pictures, and write the differences, GIFs, grids, the table and the chart.
+        """Compare the images, and write the differences, GIFs, grids, the table and the chart.
 
         Returns:
             The grids; and if there is anything to compare, the chart, the table, and the folder of the GIFs.
 
         Raises:
-            ImageError: A file or the folder of GIFs cannot be written, or the pictures differ in size.
+            ImageError: A file or the folder of GIFs cannot be written, or the images differ in size.
         """
         files = record.files
         effects = dict(self._compare(record))
@@ -98,11 +98,11 @@ class CheckRun:
     def _legend(self) -> str:
         return describe_setting(self.check.base)
 
-    def _compare(self, record: RunRecord) -> Iterator[tuple[int, Effect]]:
+    def _compare(self, record: RunRecord) -> Iterator[tuple[int, ElementEffect]]:
         """Compare each probe that there is with the base; gives the effects by row."""
         files = record.files
         try:
-            base = read_picture(files.cell(place_name(BASE_COLUMN, 0)))
+            base = read_image(files.cell(place_name(BASE_COLUMN, 0)))
             files.path("gif").mkdir(exist_ok=True)
         except ImageError:
             return
@@ -111,17 +111,17 @@ class CheckRun:
         for row, target in enumerate(self.check.targets):
             name = place_name(PROBE_COLUMN, row)
             try:
-                probe = read_picture(files.cell(name))
+                probe = read_image(files.cell(name))
             except ImageError:
                 continue
-            difference = compare_pictures(base, probe)
+            difference = compare_images(base, probe)
             shown = GeneratedImage(draw_difference(base, probe), 0, "")
             write_png(files.cell(place_name(DIFFERENCE_COLUMN, row)), shown, replace=True)
             write_gif(_gif_path(record, row, str(target)), base, probe)
             record.cells[name]["figures"] = difference._asdict()
-            yield row, Effect(str(target), self.check.ratio, difference, _picture_name(record, name))
+            yield row, ElementEffect(str(target), self.check.ratio, difference, _image_name(record, name))
 
-    def _write_grid(self, index: int, rows: range, effects: Mapping[int, Effect], record: RunRecord) -> Path:
+    def _write_grid(self, index: int, rows: range, effects: Mapping[int, ElementEffect], record: RunRecord) -> Path:
         request = self.check.base.request
         sheet = GridSheet(
             rows=[
@@ -129,7 +129,7 @@ class CheckRun:
                     grid_cell(place_name(BASE_COLUMN, 0), record),
                     grid_cell(place_name(PROBE_COLUMN, row), record),
                     GridCell(
-                        read_picture(record.files.cell(place_name(DIFFERENCE_COLUMN, row))) if row in effects else None
+                        read_image(record.files.cell(place_name(DIFFERENCE_COLUMN, row))) if row in effects else None
                     ),
                 ]
                 for row in rows
@@ -142,8 +142,8 @@ class CheckRun:
         path = record.files.grid(index, len(self.check.groups))
         recipe = record.data["definition"]["recipe"]
         infotext = format_infotext(request, seed=request.seed, model={LABEL_FIELD: name_recipe(self.check.base.recipe)})
-        picture = GeneratedImage(draw_grid(sheet), request.seed, infotext, {RECIPE_FIELD: json.dumps(recipe)})
-        write_png(path, picture, replace=True)
+        image = GeneratedImage(draw_grid(sheet), request.seed, infotext, {RECIPE_FIELD: json.dumps(recipe)})
+        write_png(path, image, replace=True)
         return path
 
 
@@ -159,11 +159,11 @@ def _gif_path(record: RunRecord, row: int, elements: str) -> Path:
     return record.files.path("gif") / f"{row:02}-{_as_file_name(elements)}.gif"
 
 
-def _picture_name(record: RunRecord, name: str) -> str:
+def _image_name(record: RunRecord, name: str) -> str:
     return record.files.cell(name).relative_to(record.files.folder).as_posix()
 
 
-def _share_line(effect: Effect | None) -> list[str]:
+def _share_line(effect: ElementEffect | None) -> list[str]:
     return [] if effect is None else [describe_share(effect.difference)]
 
 

@@ -1,4 +1,4 @@
-"""The check of what each element does to a picture: the cells that it compares; no picture is made here."""
+"""The check of what each element does to an image: the cells that it compares; no image is made here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..recipe.recipe import recipe_from_dict
 from ..recipe.rule_targets import Target, expand_targets
 from ..recipe.rules import RuleSet
 from .axis import Setting
-from .axis_context import Known
+from .axis_context import AxisContext
 from .axis_values import split_groups
 from .cells import Cell
 
@@ -21,11 +21,11 @@ BASE_COLUMN, PROBE_COLUMN, DIFFERENCE_COLUMN = range(3)
 
 
 @dataclass(frozen=True)
-class EffectCheck:
-    """A base picture, and one more for each target, in which its elements alone have another ratio.
+class ElementCheck:
+    """A base image, and one more for each target, in which its elements alone have another ratio.
 
     Attributes:
-        base: The picture without.
+        base: The image without.
         groups: The targets of each grid; one group unless they were split by ``|``.
         ratio: What the elements of a target are given.
     """
@@ -59,16 +59,16 @@ class EffectCheck:
 
 
 def parse_check(
-    base: Setting, text: str, ratio: float, known: Known, *, watch_count: Callable[[int], None] = lambda _: None
-) -> EffectCheck:
+    base: Setting, text: str, ratio: float, context: AxisContext, *, watch_count: Callable[[int], None] = lambda _: None
+) -> ElementCheck:
     """Read a check as users write it.
 
     Args:
-        base: The picture without; its request is for one picture.
+        base: The image without; its request is for one image.
         text: ``blocks:elements`` or blocks, separated by commas or line ends; ALL for each of them; ``|`` between
             those of several grids.
         ratio: What the elements are given.
-        known: What ALL is read against.
+        context: What ALL is read against.
         watch_count: Gets the number of targets as it grows, and may refuse it: a short text can name millions.
 
     Raises:
@@ -82,17 +82,17 @@ def parse_check(
     for part in written:
         targets: list[Target] = []
         for target in part:
-            targets += expand_targets([target], known.names, known.architecture.blocks)
+            targets += expand_targets([target], context.names, context.architecture.blocks)
             watch_count(sum(map(len, groups)) + len(targets))
         if not targets:
             raise ImageError("elements: no block or element is named; write OUT05:attn2, OUT05, OUT05:ALL or ALL.")
         groups.append(tuple(targets))
-    base = replace(base, request=with_known_sampler(base.request, known.samplers))
-    return EffectCheck(base, tuple(groups), ratio)
+    base = replace(base, request=with_known_sampler(base.request, context.samplers))
+    return ElementCheck(base, tuple(groups), ratio)
 
 
-def check_from_dict(data: Mapping[str, Any]) -> EffectCheck:
-    """Read a check from what :meth:`EffectCheck.to_dict` gave.
+def check_from_dict(data: Mapping[str, Any]) -> ElementCheck:
+    """Read a check from what :meth:`ElementCheck.to_dict` gave.
 
     Raises:
         ElementalError: A value, the recipe or the request cannot be read.
@@ -100,4 +100,4 @@ def check_from_dict(data: Mapping[str, Any]) -> EffectCheck:
     """
     base = Setting(recipe_from_dict(data["recipe"]), request_from_dict(data["request"]))
     groups = tuple(tuple(target for text in group for target in parse_targets(text)) for group in data["elements"])
-    return EffectCheck(base, groups, float(data["ratio"]))
+    return ElementCheck(base, groups, float(data["ratio"]))

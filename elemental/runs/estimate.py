@@ -14,23 +14,23 @@ from ..merge.plan import NOTHING_CHANGES, MergePlan, Planner, planning_key
 from ..recipe.recipe import MergeRecipe
 from .axis_values import AxisValues
 from .cells import Cell
-from .element_check import EffectCheck
+from .element_check import ElementCheck
 from .xy_plot import XYPlot
 
 MOST_CELLS = 1000
-"""More pictures than this are made only if the user says so."""
+"""More images than this are made only if the user says so."""
 
 
 @dataclass(frozen=True)
-class Survey:
+class Estimate:
     """What is known of a run before it starts.
 
     Attributes:
-        cells: The number of pictures.
+        cells: The number of images.
         merges: The number of distinct recipes.
         warnings: What was probably not meant.
         models: What each file that is read looks like now, by its path.
-        seconds: That the survey took.
+        seconds: That the estimate took.
     """
 
     cells: int
@@ -41,7 +41,7 @@ class Survey:
 
 
 def refuse_many(count: int, most: int | None) -> None:
-    """Refuse more pictures than a user can have meant.
+    """Refuse more images than a user can have meant.
 
     Args:
         count: How many there are.
@@ -51,10 +51,10 @@ def refuse_many(count: int, most: int | None) -> None:
         ImageError: There are more than ``most``.
     """
     if most is not None and count > most:
-        raise ImageError(f"These are {count:,} pictures, more than {most:,}; the command line makes them with --yes.")
+        raise ImageError(f"These are {count:,} images, more than {most:,}; the command line makes them with --yes.")
 
 
-def survey_plot(plot: XYPlot, *, models_folder: Path | None = None) -> Survey:
+def estimate_plot(plot: XYPlot, *, models_folder: Path | None = None) -> Estimate:
     """Plan every distinct merge of a plot.
 
     Args:
@@ -71,10 +71,10 @@ def survey_plot(plot: XYPlot, *, models_folder: Path | None = None) -> Survey:
             name = f"{axis.side} axis, {axis.axis.name}"
             reason = "they are alike, or something else sets all that they would, such as block weights or rules"
             raise RecipeError("\n".join([f"{name}: its values make no difference; {reason}.", *planned.remarks]))
-    return planned.survey(cells)
+    return planned.estimate(cells)
 
 
-def survey_check(check: EffectCheck, *, models_folder: Path | None = None) -> Survey:
+def estimate_check(check: ElementCheck, *, models_folder: Path | None = None) -> Estimate:
     """Plan every merge of a check.
 
     Args:
@@ -92,7 +92,7 @@ def survey_check(check: EffectCheck, *, models_folder: Path | None = None) -> Su
         reason = f"these elements have the ratio {check.ratio:g} without it, too, or are not there"
         raise RecipeError("\n".join([f"The check would show no difference: {reason}.", *planned.remarks]))
     planned.warnings.extend(f"{check.describe(cell)}: it has the ratio without the check, too." for cell in idle)
-    return planned.survey(cells)
+    return planned.estimate(cells)
 
 
 def refuse_changed(models: Mapping[str, Sequence[int]]) -> None:
@@ -116,8 +116,8 @@ class _Planned:
     Attributes:
         effects: For each recipe what is the same for another only if both give the same model.
         warnings: All remarks.
-        models: As in :class:`Survey`.
-        started: When the survey was.
+        models: As in :class:`Estimate`.
+        started: When the estimate was.
     """
 
     effects: Mapping[MergeRecipe, object]
@@ -130,9 +130,9 @@ class _Planned:
         """The warnings, each once."""
         return tuple(dict.fromkeys(self.warnings))
 
-    def survey(self, cells: Sequence[Cell]) -> Survey:
+    def estimate(self, cells: Sequence[Cell]) -> Estimate:
         seconds = time.perf_counter() - self.started
-        return Survey(len(cells), len({cell.recipe for cell in cells}), self.remarks, self.models, seconds)
+        return Estimate(len(cells), len({cell.recipe for cell in cells}), self.remarks, self.models, seconds)
 
 
 def _plan_all(
@@ -182,9 +182,9 @@ def _remarks(plan: MergePlan, about: str, *, first: int) -> list[str]:
 
 
 def _is_idle(axis: AxisValues, cells: Sequence[Cell], effects: Mapping[MergeRecipe, object]) -> bool:
-    """Tell whether all values of an axis give the same pictures, wherever on the other axis."""
-    pictures: dict[int, set[object]] = {}
+    """Tell whether all values of an axis give the same images, wherever on the other axis."""
+    images: dict[int, set[object]] = {}
     for cell in cells:
         other = cell.y if axis.side == "x" else cell.x
-        pictures.setdefault(other, set()).add((effects[cell.recipe], cell.request))
-    return all(len(found) == 1 for found in pictures.values())
+        images.setdefault(other, set()).add((effects[cell.recipe], cell.request))
+    return all(len(found) == 1 for found in images.values())

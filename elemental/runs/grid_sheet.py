@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..errors import ImageError
-from ..images.files import read_picture
+from ..images.files import read_image
 from ..images.grid import GridCell
 from ..recipe.block_weights import format_block_weights
 from ..recipe.recipe import VaeChoice
@@ -16,20 +16,20 @@ from .runner import FAILED
 
 
 def grid_cell(name: str, record: RunRecord) -> GridCell:
-    """Read the picture of a cell, or say why there is none."""
+    """Read the image of a cell, or say why there is none."""
     facts = record.cells[name]
     try:
-        return GridCell(read_picture(record.files.cell(name)))
+        return GridCell(read_image(record.files.cell(name)))
     except ImageError:
         return GridCell(None, f"failed: {facts['error']}" if facts["state"] == FAILED else "not made yet")
 
 
 def describe_setting(setting: Setting, *, varied: Collection[str] = ()) -> str:
-    """Say in a few lines what pictures have in common: models, mode, ratios, block weights, rules, request.
+    """Say in a few lines what images have in common: models, mode, ratios, block weights, rules, request.
 
     Args:
         setting: The recipe and the request.
-        varied: The parts that differ from picture to picture, and are left out.
+        varied: The parts that differ from image to image, and are left out.
     """
     recipe, request = setting.recipe, setting.request
     models = {"model_a": recipe.model_a, "model_b": recipe.model_b, "model_c": recipe.model_c}

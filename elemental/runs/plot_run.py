@@ -1,4 +1,4 @@
-"""XY plots: from the text of two axes to pictures and grids, and on from where one stopped."""
+"""XY plots: from the text of two axes to images and grids, and on from where one stopped."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..images.diff import compare_pictures
-from ..images.files import damage_told, read_texts, write_png
+from ..images.diff import compare_images
+from ..images.files import read_texts, reading_untrusted, write_png
 from ..images.grid import GridCell, GridSheet, draw_grid
 from ..images.infotext import format_infotext
 from ..images.ranking import describe_share
@@ -17,7 +17,7 @@ from ..images.request import GeneratedImage, ImageRequest, request_from_dict, wi
 from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe
 from .axes import is_pinpoint
 from .axis import Setting
-from .axis_context import Known
+from .axis_context import AxisContext
 from .axis_values import AxisValues, axis_from_dict
 from .cells import Cell, Places, place_name
 from .estimate import MOST_CELLS, refuse_many
@@ -30,22 +30,22 @@ PLOT_FIELD = "elemental_plot"
 
 
 def make_plot(
-    base: Setting, x: AxisValues, y: AxisValues | None = None, *, known: Known, most: int | None = MOST_CELLS
+    base: Setting, x: AxisValues, y: AxisValues | None = None, *, context: AxisContext, most: int | None = MOST_CELLS
 ) -> XYPlot:
     """Make a plot of axes that go together.
 
     Args:
-        base: What each cell changes; its request is for one picture.
+        base: What each cell changes; its request is for one image.
         x: The columns.
         y: The rows; None for a plot of one row.
-        known: What there is.
+        context: What there is.
         most: The largest number of cells that is not refused; None for any.
 
     Raises:
         HostError: The sampler is not known.
         ImageError: The axes do not go together, or there are too many cells.
     """
-    plot = XYPlot(replace(base, request=with_known_sampler(base.request, known.samplers)), x, y)
+    plot = XYPlot(replace(base, request=with_known_sampler(base.request, context.samplers)), x, y)
     check_axes(plot)
     refuse_many(plot.count, most)
     return plot
@@ -57,7 +57,7 @@ class StoredPlot:
 
     Attributes:
         data: What :meth:`PlotRun.to_dict` gave.
-        request: The picture of each cell.
+        request: The image of each cell.
         compare: Whether each cell says how much differs from the first of its row.
         name: What to call it in messages.
     """
@@ -67,27 +67,27 @@ class StoredPlot:
     compare: bool
     name: str
 
-    def axes(self, known: Known) -> dict[str, AxisValues]:
+    def axes(self, context: AxisContext) -> dict[str, AxisValues]:
         """Read its axes, by "x" and "y".
 
         Raises:
             ElementalError: A value cannot be read, or the plot is damaged.
         """
-        with damage_told(self.name):
-            return {side: axis_from_dict(side, self.data[side], known) for side in "xy" if side in self.data}
+        with reading_untrusted(self.name):
+            return {side: axis_from_dict(side, self.data[side], context) for side in "xy" if side in self.data}
 
 
 def read_stored_plot(path: Path) -> StoredPlot | None:
     """Read the plot that a grid carries; None from any other file.
 
     Raises:
-        ImageError: The file cannot be read as a picture, or its plot is damaged.
+        ImageError: The file cannot be read as an image, or its plot is damaged.
     """
     text = read_texts(path).get(PLOT_FIELD) if path.suffix.lower() == ".png" else None
     if text is None:
         return None
     name = f"The plot in {path}"
-    with damage_told(name):
+    with reading_untrusted(name):
         data = json.loads(text)
         if not {"recipe", "request", "x"} <= set(data):
             raise ValueError("it is incomplete")
@@ -100,7 +100,7 @@ class PlotRun:
 
     Attributes:
         plot: What to make.
-        compare: Whether to say below each picture how much of it differs from the first of its row.
+        compare: Whether to say below each image how much of it differs from the first of its row.
         kind: What it is called in a record.
     """
 
@@ -129,7 +129,7 @@ class PlotRun:
         """Draw the grids.
 
         Raises:
-            ImageError: A file cannot be written, or pictures that are compared differ in size.
+            ImageError: A file cannot be written, or images that are compared differ in size.
         """
         grids = self.plot.grids
         paths = []
@@ -169,12 +169,12 @@ class PlotRun:
 
 
 def _compared(cells: Sequence[GridCell], names: Sequence[str], record: RunRecord) -> list[GridCell]:
-    """Note below each picture of a row how much of it differs from the first, and in the record all figures."""
+    """Note below each image of a row how much of it differs from the first, and in the record all figures."""
     noted = []
     first = cells[0].image
     for cell, name in zip(cells, names, strict=True):
         if cell is not cells[0] and first is not None and cell.image is not None:
-            difference = compare_pictures(first, cell.image)
+            difference = compare_images(first, cell.image)
             record.cells[name]["figures"] = difference._asdict()
             noted.append(replace(cell, note=describe_share(difference)))
         else:

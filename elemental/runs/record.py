@@ -1,4 +1,4 @@
-"""The files of a run of many pictures: their names, and the record of what was done, from which it can go on."""
+"""The files of a run of many images: their names, and the record of what was done, from which it can go on."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RunFiles:
         return self.path("run", ".json")
 
     def cell(self, name: str) -> Path:
-        """Give the file of one picture."""
+        """Give the file of one image."""
         return self.path("cells") / f"{name}.png"
 
     def grid(self, index: int, count: int) -> Path:
@@ -169,12 +169,12 @@ class RunRecord:
 
     @property
     def cells(self) -> dict[str, dict[str, Any]]:
-        """What is known of each picture, by its place."""
+        """What is known of each image, by its place."""
         cells: dict[str, dict[str, Any]] = self.data["cells"]
         return cells
 
     def note(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Note something about a picture; written at once, unless the file was written a moment ago.
+        """Note something about an image; written at once, unless the file was written a moment ago.
 
         What cannot be written now is written with the next note.
         """

@@ -1,6 +1,6 @@
-"""Runs of many pictures: each recipe merged once, each picture saved at once, and on from where a run stopped.
+"""Runs of many images: each recipe merged once, each image saved at once, and on from where a run stopped.
 
-A run is killed at no point at which it could not go on: its record is written before the first picture, each picture
+A run is killed at no point at which it could not go on: its record is written before the first image, each image
 appears under its name when it is whole, and what exists is not made again.
 """
 
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ElementalError, ImageError, Stopped
 from ..hosts.base import CheckpointRef, Host
-from ..images.files import read_picture, write_png
+from ..images.files import read_image, write_png
 from ..merge.files.model_locator import locate_model
 from ..merge.progress import Controls, Stopwatch
-from ..workflows import live_merge, pictures_of_merge
+from ..workflows import images_of_merge, live_merge
 from .cells import Cell, order_cells
-from .estimate import Survey, refuse_changed
+from .estimate import Estimate, refuse_changed
 from .record import VERSION, RunFiles, RunRecord, new_run
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class RunWatcher:
 
     Attributes:
         on_begin: Called with the run's record before the first cell, when it is known which of them exist.
-        on_cell: Called after each cell with it, its picture (None if it failed), and how far the run is.
+        on_cell: Called after each cell with it, its image (None if it failed), and how far the run is.
         controls: Progress and stop of each merge.
     """
 
@@ -69,14 +69,14 @@ class RunWatcher:
 
 
 class Run(Protocol):
-    """What is made of many pictures: a plot, a check."""
+    """What is made of many images: a plot, a check."""
 
     @property
     def kind(self) -> str:
         """What it is called in a record."""
 
     def rounds(self) -> Iterable[Sequence[Cell]]:
-        """Compute its pictures' recipes and requests; each round is finished before the next begins.
+        """Compute its images' recipes and requests; each round is finished before the next begins.
 
         Raises:
             ElementalError: One of them cannot be; the message says which.
@@ -89,7 +89,7 @@ class Run(Protocol):
         """Give it as plain data, from which it can be made again."""
 
     def finish(self, record: RunRecord) -> Sequence[Path]:
-        """Draw what is drawn of the pictures that there are, and give the files; what was there before is replaced.
+        """Draw what is drawn of the images that there are, and give the files; what was there before is replaced.
 
         Raises:
             ImageError: A file cannot be written.
@@ -102,8 +102,8 @@ class RunResult:
 
     Attributes:
         files: Where it is.
-        products: Grids and whatever else was made of the pictures.
-        made: How many pictures were made now.
+        products: Grids and whatever else was made of the images.
+        made: How many images were made now.
         failed: Each cell that failed, with its error.
         waiting: How many cells were not come to.
         seconds: Spent in each stage of this session, and as a "whole".
@@ -124,31 +124,31 @@ def start_run(
     run: Run,
     folder: Path,
     *,
-    survey: Survey,
+    estimate: Estimate,
     watcher: RunWatcher | None = None,
     models_folder: Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> RunResult:
-    """Make the pictures of a run, and what is drawn of them.
+    """Make the images of a run, and what is drawn of them.
 
-    Stop, and Ctrl-C while a picture is made, end it early: what is done is kept and drawn, and the result tells of
+    Stop, and Ctrl-C while an image is made, end it early: what is done is kept and drawn, and the result tells of
     cells that wait.
 
     Args:
-        host: What makes the pictures.
+        host: What makes the images.
         run: What to make.
         folder: Where; a run that is there already stays, and this one's files are numbered.
-        survey: What was found before.
+        estimate: What was found before.
         watcher: Follows the run.
         models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
         options: What else the caller wants to know when the run goes on, as plain data.
 
     Raises:
-        CheckpointError: A model has changed since the survey.
+        CheckpointError: A model has changed since the estimate.
         ElementalError: A cell cannot be computed; the message says which.
-        ImageError: The folder cannot be written to, or pictures that are compared differ in size.
+        ImageError: The folder cannot be written to, or images that are compared differ in size.
         HostError: The host's model could not be restored.
-        KeyboardInterrupt: The user pressed Ctrl-C while no picture was made; what is done is kept.
+        KeyboardInterrupt: The user pressed Ctrl-C while no image was made; what is done is kept.
     """
     cells = {
         cell.name: {
@@ -165,13 +165,13 @@ def start_run(
         "kind": run.kind,
         "definition": run.to_dict(),
         "options": dict(options or {}),
-        "models": {path: list(signature) for path, signature in survey.models.items()},
+        "models": {path: list(signature) for path, signature in estimate.models.items()},
         "cells": cells,
     }
     with new_run(folder) as files:
         record = RunRecord(files, data)
         record.write()
-    return continue_run(host, run, record, watcher=watcher, models_folder=models_folder, planning=survey.seconds)
+    return continue_run(host, run, record, watcher=watcher, models_folder=models_folder, planning=estimate.seconds)
 
 
 def continue_run(
@@ -183,10 +183,10 @@ def continue_run(
     models_folder: Path | None = None,
     planning: float = 0.0,
 ) -> RunResult:
-    """Go on with a run: make the pictures that are not there, and draw everything anew.
+    """Go on with a run: make the images that are not there, and draw everything anew.
 
     Args:
-        host: What makes the pictures.
+        host: What makes the images.
         run: As it was begun.
         record: Of the run.
         watcher: Follows the run.
@@ -196,9 +196,9 @@ def continue_run(
     Raises:
         CheckpointError: A model has changed since the run began.
         ElementalError: A cell cannot be computed; the message says which.
-        ImageError: The folder cannot be written to, or pictures that are compared differ in size.
+        ImageError: The folder cannot be written to, or images that are compared differ in size.
         HostError: The host's model could not be restored.
-        KeyboardInterrupt: The user pressed Ctrl-C while no picture was made; what is done is kept.
+        KeyboardInterrupt: The user pressed Ctrl-C while no image was made; what is done is kept.
     """
     refuse_changed(record.data["models"])
     watch = Stopwatch()
@@ -208,23 +208,23 @@ def continue_run(
         rounds = [[cell for cell in cells if not _is_made(record, cell)] for cells in run.rounds()]
         watcher = watcher or RunWatcher()
         watcher.on_begin(record)
-        job = _Job(host, record, watcher, sum(map(len, rounds)))
+        maker = _CellMaker(host, record, watcher, sum(map(len, rounds)))
         for cells in rounds:
             try:
-                _make_cells(job, cells, models_folder)
+                _make_cells(maker, cells, models_folder)
             except (Stopped, KeyboardInterrupt):
-                job.stopped = True  # the cells that wait tell of it
+                maker.stopped = True  # the cells that wait tell of it
             except ElementalError as exc:
                 error = exc
             record.write()
             with watch("drawing"):
                 products = run.finish(record)
-            if job.stopped or error is not None:
+            if maker.stopped or error is not None:
                 break
     whole = {"planning": planning, "whole": watch.seconds["whole"] + planning}
-    result = _result(record, job, tuple(products), {**job.watch.seconds, **watch.seconds, **whole})
-    if job.made:
-        session = {"made": job.made, "outside_generating_percent": round(result.outside, 2)}
+    result = _result(record, maker, tuple(products), {**maker.watch.seconds, **watch.seconds, **whole})
+    if maker.made:
+        session = {"made": maker.made, "outside_generating_percent": round(result.outside, 2)}
         record.data.setdefault("sessions", []).append({**session, "seconds": _rounded(result.seconds)})
     record.write()
     if error is not None:
@@ -233,10 +233,10 @@ def continue_run(
 
 
 def _is_made(record: RunRecord, cell: Cell) -> bool:
-    """Tell whether there is the picture of a cell, and note it; the note may be older than the picture."""
+    """Tell whether there is the image of a cell, and note it; the note may be older than the image."""
     facts = record.cells[cell.name]
     try:
-        read_picture(record.files.cell(cell.name))
+        read_image(record.files.cell(cell.name))
     except ImageError:
         facts["state"] = WAITING
         return False
@@ -244,37 +244,37 @@ def _is_made(record: RunRecord, cell: Cell) -> bool:
     return True
 
 
-def _result(record: RunRecord, job: _Job, products: tuple[Path, ...], seconds: dict[str, float]) -> RunResult:
+def _result(record: RunRecord, maker: _CellMaker, products: tuple[Path, ...], seconds: dict[str, float]) -> RunResult:
     states = [facts["state"] for facts in record.cells.values()]
     failed = {name: facts["error"] for name, facts in record.cells.items() if facts["state"] == FAILED}
     outside = 100 * (1 - seconds.get("generating", 0.0) / seconds["whole"])
-    return RunResult(record.files, products, job.made, failed, states.count(WAITING), seconds, outside)
+    return RunResult(record.files, products, maker.made, failed, states.count(WAITING), seconds, outside)
 
 
-def _make_cells(job: _Job, cells: Sequence[Cell], models_folder: Path | None) -> None:
-    """Make pictures in the order that is cheapest; each live model is afterwards what it was."""
+def _make_cells(maker: _CellMaker, cells: Sequence[Cell], models_folder: Path | None) -> None:
+    """Make images in the order that is cheapest; each live model is afterwards what it was."""
     for source, group in groupby(order_cells(cells), key=lambda cell: cell.recipe.model_a):
         with ExitStack() as stack:
             try:
-                with job.watch("loading"):
+                with maker.watch("loading"):
                     path = locate_model(source, models_folder)
-                    live = job.host.open_model(CheckpointRef(path.stem, path))
+                    live = maker.host.open_model(CheckpointRef(path.stem, path))
                 merge = stack.enter_context(live_merge(live, models_folder=models_folder))
             except Stopped:
                 raise
-            except Exception as exc:  # what befell this model is no reason to lose the pictures of others
+            except Exception as exc:  # what befell this model is no reason to lose the images of others
                 for cell in group:
-                    job.fail(cell, exc)
+                    maker.fail(cell, exc)
                 continue
             for cell in group:
-                job.make(merge, cell)
+                maker.make(merge, cell)
 
 
-class _Job:
+class _CellMaker:
     """What the cells of a session have in common.
 
     Attributes:
-        host: What makes the pictures.
+        host: What makes the images.
         made: How many are made.
         stopped: Whether the user asked for it.
         watch: The seconds of each stage.
@@ -292,15 +292,15 @@ class _Job:
         self._seconds = 0.0
 
     def make(self, merge: LiveMerge, cell: Cell) -> None:
-        """Make and save one picture, or note why not."""
+        """Make and save one image, or note why not."""
         watch = Stopwatch()
         started = time.perf_counter()
         try:
-            (picture,) = pictures_of_merge(
+            (generated,) = images_of_merge(
                 self.host, cell.request, merge, cell.recipe, controls=self._watcher.controls, watch=watch
             )
             with watch("saving"):
-                write_png(self._record.files.cell(cell.name), picture, replace=True)
+                write_png(self._record.files.cell(cell.name), generated, replace=True)
         except Stopped:
             raise
         except Exception as exc:  # one cell, whatever befell it, is no reason to lose the others
@@ -311,7 +311,7 @@ class _Job:
             self._seconds += time.perf_counter() - started
             self.watch.add(watch)
         self.made += 1
-        self._end(cell, picture.image, {"state": DONE, "error": None, "seconds": _rounded(watch.seconds)})
+        self._end(cell, generated.image, {"state": DONE, "error": None, "seconds": _rounded(watch.seconds)})
 
     def fail(self, cell: Cell, error: Exception) -> None:
         """Note that a cell could not be made, unless the run is to stop, which may be what befell the cell."""

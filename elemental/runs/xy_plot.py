@@ -1,4 +1,4 @@
-"""From two axes to the cells of a plot, in the order in which they are cheapest to make; no picture is made here."""
+"""From two axes to the cells of a plot, in the order in which they are cheapest to make; no image is made here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..images.request import request_from_dict
 from ..recipe.recipe import recipe_from_dict
 from .axes import is_pinpoint
 from .axis import Axis, Setting, explain
-from .axis_context import Known
+from .axis_context import AxisContext
 from .axis_values import AxisValues, axis_from_dict
 from .cells import Cell, Places, group_ranges
 
@@ -82,7 +82,7 @@ class XYPlot:
                 yield Cell(x, y, setting.recipe, setting.request)
 
 
-def plot_from_dict(data: Mapping[str, Any], known: Known) -> XYPlot:
+def plot_from_dict(data: Mapping[str, Any], context: AxisContext) -> XYPlot:
     """Read a plot from what :meth:`XYPlot.to_dict` gave.
 
     Raises:
@@ -90,7 +90,7 @@ def plot_from_dict(data: Mapping[str, Any], known: Known) -> XYPlot:
         LookupError, TypeError, ValueError, AttributeError: An entry is missing, or of another kind.
     """
     base = Setting(recipe_from_dict(data["recipe"]), request_from_dict(data["request"]))
-    sides = [axis_from_dict(side, data[side], known) for side in "xy" if side in data]
+    sides = [axis_from_dict(side, data[side], context) for side in "xy" if side in data]
     return XYPlot(base, *sides)
 
 

@@ -34,7 +34,7 @@ class JobView:
         state: How far it is.
         text: What it does now, or what came of it.
         done: The part of it that is done, from 0 to 1.
-        pictures: Files that it made, each with words about it.
+        images: Files that it made, each with words about it.
         products: What was drawn of all of them: grids and charts.
         columns: How many of them belong into a row; 0 if that does not matter.
         table: Figures, as an HTML table.
@@ -47,7 +47,7 @@ class JobView:
     state: JobState = JobState.RUNNING
     text: str = ""
     done: float = 0.0
-    pictures: tuple[tuple[Path, str], ...] = ()
+    images: tuple[tuple[Path, str], ...] = ()
     products: tuple[Path, ...] = ()
     columns: int = 0
     table: str = ""

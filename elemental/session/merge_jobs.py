@@ -17,75 +17,77 @@ from ..workflows import merge_to_file, plan_merge
 from .form import MergeForm, finder, safe_file_name, shown_path
 from .jobs import Job
 from .merged_model import LiveKind, LiveNow
-from .session import Desk
+from .session import Session
 
 
-def merge(desk: Desk, form: MergeForm, request: ImageRequest | None, *, print_change: bool) -> Job:
-    """Merge into the live model, and make pictures if some are asked for.
+def merge(session: Session, form: MergeForm, request: ImageRequest | None, *, print_change: bool) -> Job:
+    """Merge into the live model, and make images if some are asked for.
 
     Args:
-        desk: What the page works on.
+        session: What the page works on.
         form: What to merge, and how.
-        request: The pictures; None for none.
+        request: The images; None for none.
         print_change: Whether to write the log of what changes, to the console and to the page.
 
     Raises:
         ElementalError: The form is no recipe, or a job is running.
     """
-    recipe = desk.recipe(form)
+    recipe = session.recipe(form)
 
     def work(job: Job) -> None:
-        with desk.turn(job, "merge", request.batch if request else 0):
+        with session.host_job(job, "merge", request.batch if request else 0):
             started = time.perf_counter()
             job.show(text="merging ...")
             if print_change:
                 job.show(details=_print_changes(recipe))
-            desk.bench.merge(recipe, controls=desk.controls())
-            desk.live_form = form
+            session.model.merge(recipe, controls=session.controls())
+            session.live_form = form
             text = f"Merged in {_duration(time.perf_counter() - started)}; it is in the live model, and in no file."
             try:
-                text += f" {_make_pictures(desk, job, request)}" if request is not None else ""
+                text += f" {_make_images(session, job, request)}" if request is not None else ""
             except ElementalError as exc:
-                desk.remember("merge", recipe, text, form)
-                raise type(exc)(f"{text}\nNo picture: {exc or 'stopped'}") from exc
+                session.remember("merge", recipe, text, form)
+                raise type(exc)(f"{text}\nNo image: {exc or 'stopped'}") from exc
         job.show(text=text)
-        desk.remember("generate" if request else "merge", recipe, text, form)
+        session.remember("generate" if request else "merge", recipe, text, form)
 
-    return desk.board.start("Merge and generate" if request else "Merge", work)
+    return session.board.start("Merge and generate" if request else "Merge", work)
 
 
-def generate(desk: Desk, form: MergeForm, request: ImageRequest) -> Job:
-    """Make pictures of what is in the live model, or of model A if nothing is.
+def generate(session: Session, form: MergeForm, request: ImageRequest) -> Job:
+    """Make images of what is in the live model, or of model A if nothing is.
 
     Args:
-        desk: What the page works on.
+        session: What the page works on.
         form: Names model A; what else it says that is not in the live model is told of.
-        request: The pictures.
+        request: The images.
 
     Raises:
         ElementalError: A job is running, or model A is not there.
     """
     title = form.model_a.strip()
-    otherwise = finder(desk.checkpoints())(title) if title and desk.bench.live().kind is LiveKind.NOTHING else None
+    otherwise = (
+        finder(session.checkpoints())(title) if title and session.model.live().kind is LiveKind.NOTHING else None
+    )
 
     def work(job: Job) -> None:
-        with desk.turn(job, "generate", request.batch):
-            text = _make_pictures(desk, job, request, otherwise=otherwise)
-        now = desk.bench.live()
-        drawn = _describe_drawn(desk, now, form)
+        with session.host_job(job, "generate", request.batch):
+            text = _make_images(session, job, request, otherwise=otherwise)
+        now = session.model.live()
+        drawn = _describe_drawn(session, now, form)
         text = f"{text} {drawn if now.recipe is None else f'They show {drawn}.'}"
         job.show(text=text)
         if now.recipe is not None:
-            desk.remember("generate", now.recipe, text, desk.live_form)
+            session.remember("generate", now.recipe, text, session.live_form)
 
-    return desk.board.start("Generate", work)
+    return session.board.start("Generate", work)
 
 
-def save(desk: Desk, form: MergeForm, name: str, *, overwrite: bool) -> Job:
+def save(session: Session, form: MergeForm, name: str, *, overwrite: bool) -> Job:
     """Save the merge that is in the live model, or what the form says if none is, from the models' files.
 
     Args:
-        desk: What the page works on.
+        session: What the page works on.
         form: Decides the number format in any case.
         name: Of the file in the folder of models, with or without ``.safetensors``.
         overwrite: Whether a file of that name is replaced.
@@ -93,32 +95,32 @@ def save(desk: Desk, form: MergeForm, name: str, *, overwrite: bool) -> Job:
     Raises:
         ElementalError: The name or the form cannot be used, or a job is running.
     """
-    now = desk.bench.live()
+    now = session.model.live()
     seen = now.recipe if now.kind is LiveKind.ACTIVE else None
-    recipe = desk.recipe(form) if seen is None else replace(seen, dtype=form.save_dtype)
-    made_from = form if seen is None else desk.live_form
-    target = safe_file_name(name, desk.host.models_folder())
-    what = "what the form says" if seen is None else _describe_drawn(desk, now, form)
+    recipe = session.recipe(form) if seen is None else replace(seen, dtype=form.save_dtype)
+    made_from = form if seen is None else session.live_form
+    target = safe_file_name(name, session.host.models_folder())
+    what = "what the form says" if seen is None else _describe_drawn(session, now, form)
 
     def work(job: Job) -> None:
         job.show(text=f"saving {target.name} ...")
-        controls = replace(desk.controls(), should_stop=job.should_stop)  # no turn of the host's is needed for it
+        controls = replace(session.controls(), should_stop=job.should_stop)  # no turn of the host's is needed for it
         result = merge_to_file(
-            recipe, target, models_folder=desk.host.models_folder(), overwrite=overwrite, controls=controls
+            recipe, target, models_folder=session.host.models_folder(), overwrite=overwrite, controls=controls
         )
-        desk.host.refresh()
+        session.host.refresh()
         size, folder = format_size(result.path.stat().st_size), shown_path(result.path.parent)
         text = f"Saved {result.path.name} ({size}) in {folder}: {what}."
         if result.not_finite:
             count = len(result.not_finite)
             text += f"\n{count} tensors of the models hold NaN or infinite numbers, and so does the file."
         job.show(text=text)
-        desk.remember("save", recipe, text, made_from)
+        session.remember("save", recipe, text, made_from)
 
-    return desk.board.start(f"Save {target.name}", work)
+    return session.board.start(f"Save {target.name}", work)
 
 
-def restore(desk: Desk) -> Job:
+def restore(session: Session) -> Job:
     """Give the live model back as it was before the merge.
 
     Raises:
@@ -126,12 +128,12 @@ def restore(desk: Desk) -> Job:
     """
 
     def work(job: Job) -> None:
-        with desk.turn(job, "restore", 0):
-            desk.bench.restore()
-        loaded = desk.host.loaded()
+        with session.host_job(job, "restore", 0):
+            session.model.restore()
+        loaded = session.host.loaded()
         job.show(text=f"The live model is {loaded.title}, as it is." if loaded else "No model is loaded.")
 
-    return desk.board.start("Restore", work)
+    return session.board.start("Restore", work)
 
 
 def _print_changes(recipe: MergeRecipe) -> str:
@@ -141,30 +143,30 @@ def _print_changes(recipe: MergeRecipe) -> str:
     return f'<pre class="elemental-changes">{escape(chr(10).join(lines))}</pre>'
 
 
-def _make_pictures(desk: Desk, job: Job, request: ImageRequest, **options: Any) -> str:
-    """Make and keep pictures, show them, and say where they are."""
+def _make_images(session: Session, job: Job, request: ImageRequest, **options: Any) -> str:
+    """Make and keep images, show them, and say where they are."""
     job.show(text="generating ...", done=0.0)
-    pictures = desk.bench.pictures(request, controls=desk.controls(), **options)
-    paths = [_keep(desk.pictures, picture) for picture in pictures]
-    job.show(pictures=tuple((path, f"seed {picture.seed}") for path, picture in zip(paths, pictures, strict=True)))
-    return f"{len(paths)} picture{'s' * (len(paths) != 1)} in {shown_path(desk.pictures)}."
+    images = session.model.images(request, controls=session.controls(), **options)
+    paths = [_keep(session.images, image) for image in images]
+    job.show(images=tuple((path, f"seed {image.seed}") for path, image in zip(paths, images, strict=True)))
+    return f"{len(paths)} image{'s' * (len(paths) != 1)} in {shown_path(session.images)}."
 
 
-def _keep(folder: Path, picture: GeneratedImage) -> Path:
+def _keep(folder: Path, image: GeneratedImage) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise ImageError(f"Cannot make the folder {folder}: {exc.strerror or exc}.") from exc
-    (path,) = free_names(folder, [picture.seed])
-    write_png(path, picture)
+    (path,) = free_names(folder, [image.seed])
+    write_png(path, image)
     return path
 
 
-def _describe_drawn(desk: Desk, now: LiveNow, form: MergeForm) -> str:
+def _describe_drawn(session: Session, now: LiveNow, form: MergeForm) -> str:
     """Say what is in the live model, and if the form says something else by now."""
     if now.recipe is None:
         return f"The model is {now.checkpoint.path.name}, as it is." if now.checkpoint else ""
-    same = replace(form, dtype="") == replace(desk.live_form, dtype="")
+    same = replace(form, dtype="") == replace(session.live_form, dtype="")
     return "the live merge" if same else "the live merge, not what the form says by now"
 
 

@@ -1,4 +1,4 @@
-"""The host's live model as the user works with it: a merge that stays in it, pictures of it, and the way back."""
+"""The host's live model as the user works with it: a merge that stays in it, images of it, and the way back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe, recip
 from ..merge.files.model_locator import locate_model
 from ..merge.progress import Controls
 from ..recipe.recipe import MergeRecipe, ModelSource
-from ..workflows import live_merge, pictures_of_merge, plan_merge
+from ..workflows import images_of_merge, live_merge, plan_merge
 
 if TYPE_CHECKING:
     from ..images.request import GeneratedImage, ImageRequest
@@ -71,7 +71,7 @@ class _Active:
     before: CheckpointRef | None
 
 
-class Workbench:
+class MergedModel:
     """The live model of a host; its methods but :meth:`live` are called within a job of the host's, one at a time.
 
     Args:
@@ -163,10 +163,10 @@ class Workbench:
         if loaded is None or loaded.path != wanted.path:
             self._open(wanted.path)
 
-    def pictures(
+    def images(
         self, request: ImageRequest, *, otherwise: ModelSource | None = None, controls: Controls | None = None
     ) -> Sequence[GeneratedImage]:
-        """Make pictures of what is in the model.
+        """Make images of what is in the model.
 
         Args:
             request: What to make.
@@ -188,7 +188,7 @@ class Workbench:
             if now.kind is LiveKind.LOST:
                 raise HostError("The merge was lost: another checkpoint was loaded meanwhile. Merge again, or restore.")
             if self._active is not None and now.recipe is not None:
-                return pictures_of_merge(self._host, request, self._active.merge, now.recipe, controls=controls)
+                return images_of_merge(self._host, request, self._active.merge, now.recipe, controls=controls)
             if now.checkpoint is None:
                 if otherwise is None:
                     raise HostError("No model is loaded: choose models and merge them first.")
@@ -199,7 +199,7 @@ class Workbench:
             path = now.checkpoint.path if now.checkpoint else Path()
             sha256 = remembered_sha256(path) if is_there(path) else None
             names = {**({"Model hash": sha256[:10]} if sha256 else {}), "Model": path.stem}
-            return self._host.make_pictures(request, model=names, fields=NO_FIELDS)
+            return self._host.make_images(request, model=names, fields=NO_FIELDS)
 
     def restore(self) -> None:
         """Give the model back as it was before the first merge, and load what was loaded then.
@@ -220,7 +220,7 @@ class Workbench:
                 self._home = None
 
     @contextmanager
-    def lend(self) -> Iterator[None]:
+    def suspended(self) -> Iterator[None]:
         """Put the merge aside for a run of many merges; afterwards the model is what it was, the merge included.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Plots and checks as jobs of the tab, whose pictures are seen as they are made."""
+"""Plots and checks as jobs of the tab, whose images are seen as they are made."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..images.ranking import describe_share
 from ..images.request import ImageRequest
 from ..recipe.rules import format_ratio
 from ..runs.axis import Setting
-from ..runs.axis_context import known_for
+from ..runs.axis_context import make_axis_context
 from ..runs.axis_values import AxisValues, parse_axis
 from ..runs.check_run import CheckRun, folder_of_check, list_effects
 from ..runs.element_check import parse_check
-from ..runs.estimate import MOST_CELLS, Survey, refuse_many, survey_check, survey_plot
+from ..runs.estimate import MOST_CELLS, Estimate, estimate_check, estimate_plot, refuse_many
 from ..runs.plot_run import PlotRun, make_plot
 from ..runs.record import RunFiles, RunRecord, latest_run, read_record
 from ..runs.resume import open_run
@@ -27,7 +27,7 @@ from ..runs.runner import DONE, Progress, Run, RunResult, RunWatcher, continue_r
 from ..workflows import identify_models
 from .form import MergeForm, finder, shown_path
 from .jobs import Job, JobState
-from .session import Desk
+from .session import Session
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,7 +44,7 @@ class PlotForm:
         x: Its values.
         y_type: Kind of the rows' axis; empty for a plot of one row.
         y: Its values.
-        compare: Whether to say below each picture how much of it differs.
+        compare: Whether to say below each image how much of it differs.
     """
 
     x_type: str = "elemental"
@@ -67,69 +67,70 @@ class CheckForm:
     ratio: float = 1.0
 
 
-def plan_plot(desk: Desk, form: MergeForm, plot: PlotForm, request: ImageRequest) -> tuple[PlotRun, Survey]:
+def plan_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageRequest) -> tuple[PlotRun, Estimate]:
     """Read a plot and look over its cells; nothing is merged or drawn.
 
     Raises:
         ElementalError: It cannot be made, or would show nothing.
     """
-    recipe = identify_models(desk.recipe(form), models_folder=desk.host.models_folder())
-    known = replace(
-        known_for(desk.host, recipe, models_folder=desk.host.models_folder()), find_model=finder(desk.checkpoints())
+    recipe = identify_models(session.recipe(form), models_folder=session.host.models_folder())
+    context = replace(
+        make_axis_context(session.host, recipe, models_folder=session.host.models_folder()),
+        find_model=finder(session.checkpoints()),
     )
-    axes: dict[str, AxisValues] = {"x": parse_axis("x", plot.x_type, plot.x, known, watch_count=_refuse_many)}
+    axes: dict[str, AxisValues] = {"x": parse_axis("x", plot.x_type, plot.x, context, watch_count=_refuse_many)}
     if plot.y_type:
-        axes["y"] = parse_axis("y", plot.y_type, plot.y, known, watch_count=_refuse_many)
+        axes["y"] = parse_axis("y", plot.y_type, plot.y, context, watch_count=_refuse_many)
     setting = Setting(recipe, replace(request, batch=1))
-    made = make_plot(setting, axes["x"], axes.get("y"), known=known, most=MOST_CELLS)
-    return PlotRun(made, compare=plot.compare), survey_plot(made, models_folder=desk.host.models_folder())
+    made = make_plot(setting, axes["x"], axes.get("y"), context=context, most=MOST_CELLS)
+    return PlotRun(made, compare=plot.compare), estimate_plot(made, models_folder=session.host.models_folder())
 
 
-def plan_check(desk: Desk, form: MergeForm, check: CheckForm, request: ImageRequest) -> tuple[CheckRun, Survey]:
+def plan_check(session: Session, form: MergeForm, check: CheckForm, request: ImageRequest) -> tuple[CheckRun, Estimate]:
     """Read a check and look over its cells; nothing is merged or drawn.
 
     Raises:
         ElementalError: It cannot be made, or would show nothing.
     """
-    recipe = identify_models(desk.recipe(form), models_folder=desk.host.models_folder())
-    known = known_for(desk.host, recipe, models_folder=desk.host.models_folder())
+    recipe = identify_models(session.recipe(form), models_folder=session.host.models_folder())
+    context = make_axis_context(session.host, recipe, models_folder=session.host.models_folder())
     setting = Setting(recipe, replace(request, batch=1))
-    made = parse_check(setting, check.elements, float(check.ratio), known, watch_count=_refuse_many)
-    return CheckRun(made), survey_check(made, models_folder=desk.host.models_folder())
+    made = parse_check(setting, check.elements, float(check.ratio), context, watch_count=_refuse_many)
+    return CheckRun(made), estimate_check(made, models_folder=session.host.models_folder())
 
 
 def _refuse_many(count: int) -> None:
     refuse_many(count, MOST_CELLS)
 
 
-def run_plot(desk: Desk, form: MergeForm, plot: PlotForm, request: ImageRequest) -> Job:
+def run_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageRequest) -> Job:
     """Make a plot in a folder of its own.
 
     Raises:
         ElementalError: It cannot be made, or a job is running.
     """
-    run, survey = plan_plot(desk, form, plot, request)
-    folder = _new_folder(desk.host.output_folder() / "plots")
+    run, estimate = plan_plot(session, form, plot, request)
+    folder = _new_folder(session.host.output_folder() / "plots")
     extra = {"x_type": plot.x_type, "x": plot.x, "y_type": plot.y_type, "y": plot.y, "compare": plot.compare}
-    return _start(desk, "XY plot", run, survey, folder, form=form, extra=extra)
+    return _start(session, "XY plot", run, estimate, folder, form=form, extra=extra)
 
 
-def run_check(desk: Desk, form: MergeForm, check: CheckForm, request: ImageRequest) -> Job:
+def run_check(session: Session, form: MergeForm, check: CheckForm, request: ImageRequest) -> Job:
     """Make a check in the folder of its models.
 
     Raises:
         ElementalError: It cannot be made, or a job is running.
     """
-    run, survey = plan_check(desk, form, check, request)
-    folder = folder_of_check(desk.host.output_folder() / "checks", run.check.base.recipe)
+    run, estimate = plan_check(session, form, check, request)
+    folder = folder_of_check(session.host.output_folder() / "checks", run.check.base.recipe)
     extra = {"elements": check.elements, "ratio": check.ratio}
-    return _start(desk, "Effect check", run, survey, folder, form=form, extra=extra)
+    return _start(session, "Element check", run, estimate, folder, form=form, extra=extra)
 
 
-def unfinished_runs(desk: Desk) -> list[tuple[str, str]]:
-    """List the runs whose pictures are not all made, as words and record file, the latest first."""
+def unfinished_runs(session: Session) -> list[tuple[str, str]]:
+    """List the runs whose images are not all made, as words and record file, the latest first."""
     found = []
-    folder = desk.host.output_folder()
+    folder = session.host.output_folder()
     records = [*(folder / "plots").glob("*/run*.json"), *(folder / "checks").glob("*/diff/run*.json")]
     # files alone: to read anything else may never end
     dated = [(path.stat().st_mtime, path) for path in records if path.is_file()]
@@ -142,47 +143,47 @@ def unfinished_runs(desk: Desk) -> list[tuple[str, str]]:
         if states.count(DONE) < len(states):
             number = "" if record.files.number == 1 else f", run {record.files.number}"
             words = f"{record.data['kind']} {path.parent.relative_to(folder).as_posix()}{number}"
-            found.append((f"{words}: {states.count(DONE)} of {len(states)} pictures", str(path)))
+            found.append((f"{words}: {states.count(DONE)} of {len(states)} images", str(path)))
     return found
 
 
-def resume(desk: Desk, choice: str) -> Job:
+def resume(session: Session, choice: str) -> Job:
     """Go on with a run.
 
     Args:
-        desk: Of the host.
-        choice: The words that :func:`unfinished_runs` had for it, however many pictures there were then; the latest
+        session: Of the host.
+        choice: The words that :func:`unfinished_runs` had for it, however many images there were then; the latest
             if empty.
 
     Raises:
         ElementalError: It cannot go on, or a job is running.
     """
-    runs = unfinished_runs(desk)
+    runs = unfinished_runs(session)
     wanted = choice.partition(":")[0].strip()
     path = next((path for words, path in runs if not wanted or words.partition(":")[0] == wanted), None)
     if path is None:
         raise ImageError("There is no unfinished run." if not runs else f'"{wanted}" is finished, or gone: press List.')
     record = _read_run(Path(path))
-    folder = desk.host.models_folder()
-    run = open_run(desk.host, record, models_folder=folder)
+    folder = session.host.models_folder()
+    run = open_run(session.host, record, models_folder=folder)
 
     def go_on(watcher: RunWatcher) -> RunResult:
-        return continue_run(desk.host, run, record, watcher=watcher, models_folder=folder)
+        return continue_run(session.host, run, record, watcher=watcher, models_folder=folder)
 
-    return _follow(desk, "XY plot" if run.kind == PlotRun.kind else "Effect check", run, go_on, lambda _: None)
+    return _follow(session, "XY plot" if run.kind == PlotRun.kind else "Element check", run, go_on, lambda _: None)
 
 
-def describe_survey(survey: Survey) -> str:
+def describe_estimate(estimate: Estimate) -> str:
     """Say what a run will cost, and what was probably not meant."""
-    counts = f"{_count(survey.cells)}, {survey.merges:,} merge{'s' * (survey.merges != 1)}."
-    return "\n".join([counts, *survey.warnings])
+    counts = f"{_count(estimate.cells)}, {estimate.merges:,} merge{'s' * (estimate.merges != 1)}."
+    return "\n".join([counts, *estimate.warnings])
 
 
 def _start(
-    desk: Desk,
+    session: Session,
     name: str,
     run: Run,
-    survey: Survey,
+    estimate: Estimate,
     folder: Path,
     *,
     form: MergeForm,
@@ -190,19 +191,19 @@ def _start(
 ) -> Job:
     def begin(watcher: RunWatcher) -> RunResult:
         return start_run(
-            desk.host, run, folder, survey=survey, watcher=watcher, models_folder=desk.host.models_folder()
+            session.host, run, folder, estimate=estimate, watcher=watcher, models_folder=session.host.models_folder()
         )
 
-    recipe = desk.recipe(form)
+    recipe = session.recipe(form)
 
     def note(text: str) -> None:
-        desk.remember(run.kind, recipe, text, form, extra)
+        session.remember(run.kind, recipe, text, form, extra)
 
-    return _follow(desk, name, run, begin, note)
+    return _follow(session, name, run, begin, note)
 
 
 def _follow(
-    desk: Desk,
+    session: Session,
     name: str,
     run: Run,
     go: Callable[[RunWatcher], RunResult],
@@ -216,8 +217,8 @@ def _follow(
         count = sum(len(cells) for cells in run.rounds())
         result: RunResult | None = None
         try:
-            with desk.turn(job, name, count), desk.bench.lend():
-                controls = desk.controls()
+            with session.host_job(job, name, count), session.model.suspended():
+                controls = session.controls()
                 quiet = replace(controls, begin=lambda _: None, advance=lambda _: None, stage=lambda _: None)
                 result = go(RunWatcher(on_begin=shown.begin, on_cell=shown.cell, controls=quiet))
                 shown.end(result)
@@ -231,11 +232,11 @@ def _follow(
         if result.failed:
             job.show(state=JobState.FAILED)
 
-    return desk.board.start(name, work)
+    return session.board.start(name, work)
 
 
 class _RunShow:
-    """Shows a run as its pictures appear."""
+    """Shows a run as its images appear."""
 
     def __init__(self, job: Job, run: Run) -> None:
         self._job = job
@@ -243,7 +244,7 @@ class _RunShow:
         self._record: RunRecord | None = None
         self._made: set[str] = set()
         self._order = {cell.name: (cell.y, cell.x) for cells in run.rounds() for cell in cells}
-        # a check's pictures are as wide as a row, a plot's stand as in its grid
+        # a check's images are as wide as a row, a plot's stand as in its grid
         columns = 1 + max((cell.x for cells in run.rounds() for cell in cells), default=0)
         self.columns = columns if run.kind == PlotRun.kind else 0
 
@@ -257,14 +258,14 @@ class _RunShow:
         assert self._record is not None
         made = sorted(self._made, key=lambda name: self._order.get(name, (0, 0)))
         self._job.show(
-            pictures=tuple((self._record.files.cell(name), _caption(self._record.cells[name])) for name in made)
+            images=tuple((self._record.files.cell(name), _caption(self._record.cells[name])) for name in made)
         )
 
     def cell(self, cell: Cell, image: Image.Image | None, progress: Progress) -> None:
         assert self._record is not None
         minutes, seconds = divmod(round(progress.seconds_left), 60)
         text = (
-            f"{progress.done} of {progress.total} pictures, {progress.seconds_each:.1f} s each, "
+            f"{progress.done} of {progress.total} images, {progress.seconds_each:.1f} s each, "
             f"{minutes}:{seconds:02} left"
         )
         if image is not None:
@@ -303,13 +304,13 @@ def draw_effects(record: RunRecord) -> str:
     head = "".join(f"<th>{name}</th>" for name in ("", "elements", "changed", "mean", "largest", "SSIM"))
     ratio = format_ratio(float(record.data["definition"]["ratio"]))
     return (
-        f'<table class="elemental-ranking"><caption>Effect of each at {ratio};'
+        f'<table class="elemental-ranking"><caption>ElementEffect of each at {ratio};'
         f" click a row to see it change</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
 
-def _count(pictures: int) -> str:
-    return f"{pictures:,} picture{'s' * (pictures != 1)}"
+def _count(images: int) -> str:
+    return f"{images:,} image{'s' * (images != 1)}"
 
 
 def _new_folder(parent: Path) -> Path:

@@ -18,17 +18,17 @@ from ..workflows import identify_models, user_presets_path
 from .form import MergeForm, finder
 from .history import History, HistoryEntry
 from .jobs import Job, JobBoard
-from .merged_model import Workbench
+from .merged_model import MergedModel
 from .preview import Previewer
 
 
 @dataclass
-class Desk:
+class Session:
     """What all pages of one host share.
 
     Attributes:
-        host: What makes the pictures.
-        bench: Its live model.
+        host: What makes the images.
+        model: Its live model.
         board: The job that runs.
         history: What was done before.
         previewer: Plans what the form says.
@@ -38,7 +38,7 @@ class Desk:
     """
 
     host: Host
-    bench: Workbench
+    model: MergedModel
     board: JobBoard
     history: History
     previewer: Previewer
@@ -76,13 +76,13 @@ class Desk:
         self.history.add(HistoryEntry(kind, name_recipe(recipe), result, fields, recipe.to_dict()))
 
     @contextmanager
-    def turn(self, job: Job, name: str, pictures: int) -> Iterator[None]:
+    def host_job(self, job: Job, name: str, images: int) -> Iterator[None]:
         """Have the host to oneself for a job, unless it was stopped while it waited for that.
 
         Raises:
             Stopped: It was.
         """
-        with self.host.job(f"elemental {name}", pictures):
+        with self.host.job(f"elemental {name}", images):
             if job.should_stop():
                 raise Stopped
             yield
@@ -115,20 +115,20 @@ class Desk:
         return Controls(begin, stage, advance, lambda: job.should_stop() or self.host.should_stop())
 
     @property
-    def pictures(self) -> Path:
-        """The folder in which pictures of single merges are kept."""
-        return self.host.output_folder() / "pictures"
+    def images(self) -> Path:
+        """The folder in which images of single merges are kept."""
+        return self.host.output_folder() / "images"
 
 
-def desk_of(host: Host) -> Desk:
-    """Give the desk of a host: the same one however often the tab is built, so that what runs goes on meanwhile."""
-    return _desk_of(host)  # type: ignore[arg-type]  # the port need not say that hosts can be told apart
+def session_of(host: Host) -> Session:
+    """Give the session of a host: the same one however often the tab is built, so that what runs goes on meanwhile."""
+    return _session_of(host)  # type: ignore[arg-type]  # the port need not say that hosts can be told apart
 
 
 @functools.cache
-def _desk_of(host: Host) -> Desk:
+def _session_of(host: Host) -> Session:
     history = History(user_presets_path().with_name("history.jsonl"))
-    return Desk(host, Workbench(host), JobBoard(), history, Previewer(host.checkpoints), _first_form(host))
+    return Session(host, MergedModel(host), JobBoard(), history, Previewer(host.checkpoints), _first_form(host))
 
 
 def _first_form(host: Host) -> MergeForm:

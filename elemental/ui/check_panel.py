@@ -1,4 +1,4 @@
-"""The check panel: elements and a ratio, and the run that ranks what each of them does to a picture."""
+"""The check panel: elements and a ratio, and the run that ranks what each of them does to an image."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..runs.samples import Sample
 from ..session import run_jobs as run_actions
 from ..session.form import FIELDS
 from ..session.run_jobs import CheckForm
-from ..session.session import Desk
+from ..session.session import Session
 from .compat import make, on, update
-from .image_form import PictureForm
+from .image_form import ImageForm
 from .merge_panel import parse_form
 from .page_guard import file_below
 from .plot_panel import answer, explain_sample
 from .results import Results, Updates
 
 _HINT = """
-<p class="elemental-hint">One picture without, and one with each of these elements at the ratio, on top of the
+<p class="elemental-hint">One image without, and one with each of these elements at the ratio, on top of the
 <b>Merge</b> panel. <code>ALL</code> is each block, <code>OUT05:ALL</code> each element of one.</p>"""
 
 
@@ -29,14 +29,14 @@ class CheckPanel:
     """The components of the panel, and what they do.
 
     Args:
-        desk: Of the host.
-        pictures: Says what picture is wanted.
+        session: Of the host.
+        images: Says what image is wanted.
         samples: To learn from.
     """
 
-    def __init__(self, desk: Desk, pictures: PictureForm, samples: Sequence[Sample]) -> None:
-        self._desk = desk
-        self._pictures = pictures
+    def __init__(self, session: Session, images: ImageForm, samples: Sequence[Sample]) -> None:
+        self._session = session
+        self._images = images
         self._samples = {f"{sample.number}  {sample.title}": sample for sample in samples if sample.elements}
         make("HTML", value=_HINT, elem_id="elemental_check_hint")
         self.elements = make(
@@ -63,21 +63,21 @@ class CheckPanel:
             form_components: Of the merge panel.
             gif: A hidden text that names the GIF whose row was clicked.
         """
-        desk = self._desk
-        inputs = [self.elements, self.ratio, *form_components, *self._pictures.components]
+        session = self._session
+        inputs = [self.elements, self.ratio, *form_components, *self._images.components]
 
         def read(values: Sequence[Any]) -> tuple[Any, ...]:
-            desk.panels.update(elements=values[0], ratio=values[1])
-            form, request = parse_form(values[2 : 2 + len(FIELDS)]), self._pictures.read(values[2 + len(FIELDS) :])
+            session.panels.update(elements=values[0], ratio=values[1])
+            form, request = parse_form(values[2 : 2 + len(FIELDS)]), self._images.read(values[2 + len(FIELDS) :])
             if values[1] is None:
                 raise ImageError("Give the ratio of the elements.")
-            return desk, form, CheckForm(values[0] or "", float(values[1])), request
+            return session, form, CheckForm(values[0] or "", float(values[1])), request
 
         def run(*values: Any) -> Updates:
             return results.start(lambda: run_actions.run_check(*read(values)))
 
         def estimate(*values: Any) -> str:
-            return answer(lambda: run_actions.describe_survey(run_actions.plan_check(*read(values))[1]))
+            return answer(lambda: run_actions.describe_estimate(run_actions.plan_check(*read(values))[1]))
 
         on(self.run, "click", run, inputs, results.outputs)
         on(self.estimate, "click", estimate, inputs, [self.answer])
@@ -98,7 +98,7 @@ class CheckPanel:
 
     def _show_gif(self, asked: str) -> str:
         """Give a GIF of a check within the page; none but those is ever read."""
-        path = file_below(asked.partition("\n")[0], [self._desk.host.output_folder()])
+        path = file_below(asked.partition("\n")[0], [self._session.host.output_folder()])
         if path is None or path.suffix != ".gif":
             return ""
         try:

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 
 from ..errors import ElementalError
 from .event_values import Reader, reader_of
-from .page_guard import Guard, file_below
+from .page_guard import PageGuard, file_below
 
 _log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def serve(
         page: Built already.
         host: The address that it is bound to.
         port: Its port; None for the first free one from 7860 on.
-        files: Folders whose pictures it may show.
+        files: Folders whose images it may show.
         in_browser: Whether to open it.
         wait: Whether to stay until the user presses Ctrl-C.
 
@@ -175,7 +175,7 @@ def serve(
     queue = _parameters(page.queue)
     workers = {name: _WORKERS for name in ("concurrency_count", "default_concurrency_limit") if name in queue}
     page.queue(**workers)
-    guard = Middleware(Guard, pictures=tuple(files), cache=cache_folder())
+    guard = Middleware(PageGuard, images=tuple(files), cache=cache_folder())
     given = {
         "server_name": host,
         "server_port": port,

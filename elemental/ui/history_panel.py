@@ -15,7 +15,7 @@ from ..merge.files.model_locator import expand_home, locate_model
 from ..recipe.recipe import MergeRecipe, recipe_from_dict
 from ..session.form import finder, form_from_dict, form_from_recipe
 from ..session.history import HistoryEntry
-from ..session.session import Desk
+from ..session.session import Session
 from ..workflows import read_recipe
 from .check_panel import CheckPanel
 from .compat import file_path, make, make_file, on
@@ -32,14 +32,14 @@ class HistoryPanel:
     """The components of the panel, and what they do.
 
     Args:
-        desk: Of the host.
+        session: Of the host.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, session: Session) -> None:
+        self._session = session
         with make("Row"):
             self.file = make_file(
-                label="Load the recipe of a picture, or of a JSON file", elem_id="elemental_recipe_file",
+                label="Load the recipe of an image, or of a JSON file", elem_id="elemental_recipe_file",
                 file_types=[".png", ".json"],
             )  # fmt: skip
             self.of_a = make(
@@ -58,7 +58,7 @@ class HistoryPanel:
             check: by an entry.
             choice: A hidden text that names the entry that was clicked.
         """
-        desk = self._desk
+        session = self._session
         outputs = [
             self.answer,
             *merge.form_components,
@@ -70,12 +70,12 @@ class HistoryPanel:
 
         def load(asked: str) -> Updates:
             number = asked.partition("\n")[0]
-            entry = desk.history.find(int(number)) if re.fullmatch(r"[0-9]{1,20}", number) else None
+            entry = session.history.find(int(number)) if re.fullmatch(r"[0-9]{1,20}", number) else None
             if entry is None:
                 return {self.answer: draw_message("failed", "This entry is gone.")}
             data = dict(entry.form)
             try:
-                remarks = _remarks(desk, recipe_from_dict(entry.recipe))
+                remarks = _remarks(session, recipe_from_dict(entry.recipe))
             except ElementalError as exc:
                 remarks = [str(exc)]
             text = "\n".join([f"Loaded: {_cut(entry.name)}", *remarks])
@@ -90,10 +90,10 @@ class HistoryPanel:
             try:
                 path = find()
                 recipe = read_recipe(path)
-                form = form_from_recipe(recipe, desk.checkpoints())
+                form = form_from_recipe(recipe, session.checkpoints())
             except ElementalError as exc:
                 return {self.answer: draw_message("failed", str(exc))}
-            text = "\n".join([f"Loaded the recipe of {path.name}.", *_remarks(desk, recipe)])
+            text = "\n".join([f"Loaded the recipe of {path.name}.", *_remarks(session, recipe)])
             return {**merge.fill(form), self.answer: draw_message("done", text)}
 
         def load_file(file: Any) -> Updates:
@@ -101,7 +101,7 @@ class HistoryPanel:
 
         def load_of_a(title: str | None) -> Updates:
             """Read the header where the file lies; uploading it would copy gigabytes."""
-            return load_recipe(lambda: _with_header(expand_home(finder(desk.checkpoints())(title or "").path)))
+            return load_recipe(lambda: _with_header(expand_home(finder(session.checkpoints())(title or "").path)))
 
         on(choice, "change", load, [choice], outputs)
         on(self.file, "change", load_file, [self.file], [self.answer, *merge.form_components, merge.preset])
@@ -116,7 +116,7 @@ class HistoryPanel:
 
     def draw(self) -> str:
         """Draw the entries as a table with a button in each row."""
-        rows = "".join(map(_draw_entry, self._desk.history.entries()[:_SHOWN]))
+        rows = "".join(map(_draw_entry, self._session.history.entries()[:_SHOWN]))
         if not rows:
             return (
                 '<p class="elemental-hint">Nothing yet. Merges, plots, checks and saved files will be listed here.</p>'
@@ -148,12 +148,12 @@ def _draw_entry(entry: HistoryEntry) -> str:
     return f"<tr><td>{when}</td><td>{escape(entry.kind)}</td><td>{name}</td><td>{result}</td><td>{button}</td></tr>"
 
 
-def _remarks(desk: Desk, recipe: MergeRecipe) -> list[str]:
+def _remarks(session: Session, recipe: MergeRecipe) -> list[str]:
     """Say which models of a recipe are not what they were when it was made."""
     found = []
     for role, source in recipe.sources.items():
         try:
-            path = locate_model(source, desk.host.models_folder())
+            path = locate_model(source, session.host.models_folder())
         except ElementalError as exc:
             found.append(f"Model {role.upper()}: {exc}")
             continue
@@ -166,11 +166,11 @@ def _cut(text: str) -> str:
     return text if len(text) <= _CUT else text[: _CUT - 4] + " ..."
 
 
-def recipe_updates(desk: Desk, merge: MergePanel, text: str) -> Updates:
+def recipe_updates(session: Session, merge: MergePanel, text: str) -> Updates:
     """Fill the form from the JSON of a recipe that was pasted somewhere else; nothing if it is none."""
     from ..merge.files.metadata import recipe_from_json
 
     try:
-        return merge.fill(form_from_recipe(recipe_from_json(text, name="the picture"), desk.checkpoints()))
+        return merge.fill(form_from_recipe(recipe_from_json(text, name="the image"), session.checkpoints()))
     except ElementalError:
         return {}

@@ -1,4 +1,4 @@
-"""What picture is wanted, as fields of the tab: for a host that has no page of its own for it."""
+"""What image is wanted, as fields of the tab: for a host that has no page of its own for it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..images.request import ImageRequest, choose_sampler, with_known_sampler
 _SEEDS = 2**32 - 1000
 
 
-class PictureForm(Protocol):
-    """The part of the tab that says what picture is wanted; each host has its own."""
+class ImageForm(Protocol):
+    """The part of the tab that says what image is wanted; each host has its own."""
 
     @property
     def components(self) -> Sequence[Any]:
@@ -38,11 +38,11 @@ class PictureForm(Protocol):
         """
 
 
-class OwnPictureForm:
+class StandaloneImageForm:
     """Prompt, sampler, size and seed.
 
     Args:
-        host: What makes the pictures.
+        host: What makes the images.
         start: What the fields say at first.
     """
 
@@ -83,7 +83,7 @@ class OwnPictureForm:
                 ("width", "Width", 8),
                 ("height", "Height", 8),
                 ("seed", "Seed", 1),
-                ("batch", "Pictures", 1),
+                ("batch", "Images", 1),
             ):
                 self._fields[name] = make(
                     "Number", label=label, value=getattr(start, name), elem_id=f"elemental_{name}", step=step,

@@ -11,10 +11,10 @@ from ..recipe.modes import MergeMode
 from ..recipe.recipe import SaveDtype, VaeChoice
 from ..session import merge_jobs as actions
 from ..session.form import FIELDS, KEEP, MergeForm, block_names, form_from_dict, shown_path
-from ..session.session import Desk
+from ..session.session import Session
 from ..workflows import load_presets
 from .compat import make, on, update
-from .image_form import PictureForm
+from .image_form import ImageForm
 from .results import Results, Updates
 
 _SPEC_HINT = "OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5\nIN00-IN05:ff:0.2"
@@ -30,15 +30,15 @@ class MergePanel:
     """The components of the panel, and what they do.
 
     Args:
-        desk: Of the host.
-        pictures: Says what picture is wanted.
+        session: Of the host.
+        images: Says what image is wanted.
     """
 
-    def __init__(self, desk: Desk, pictures: PictureForm) -> None:
-        self._desk = desk
-        self._pictures = pictures
+    def __init__(self, session: Session, images: ImageForm) -> None:
+        self._session = session
+        self._images = images
         self.fields: dict[str, Any] = {}
-        form = desk.form
+        form = session.form
         self._draw_models(form)
         self._draw_ratios(form)
         self._draw_spec(form)
@@ -53,7 +53,7 @@ class MergePanel:
         return [self.fields[name] for name in FIELDS]
 
     def _draw_models(self, form: MergeForm) -> None:
-        titles, shown = [known.title for known in self._desk.checkpoints()], _shown_by(form.merge_mode)
+        titles, shown = [known.title for known in self._session.checkpoints()], _shown_by(form.merge_mode)
         with make("Row", elem_id="elemental_models"):
             for letter in "abc":
                 name = f"model_{letter}"
@@ -112,7 +112,7 @@ class MergePanel:
             # no id here ends in "_generate": the WebUI takes a button of such a name for the one that its keys press
             self.both = make("Button", value="Merge & Generate", variant="primary", elem_id="elemental_run_both")
             self.merge = make("Button", value="Merge", elem_id="elemental_run_merge")
-            self.generate = make("Button", value="Generate", elem_id="elemental_run_pictures")
+            self.generate = make("Button", value="Generate", elem_id="elemental_run_images")
             self.print_change = make(
                 "Checkbox", label="print change", value=False, elem_id="elemental_print_change", min_width=120
             )
@@ -122,7 +122,7 @@ class MergePanel:
             with make("Row"):
                 self.name = make(
                     "Textbox", label="File name", lines=1, elem_id="elemental_name", scale=3, min_width=160,
-                    info=f"in {shown_path(self._desk.host.models_folder())}",
+                    info=f"in {shown_path(self._session.host.models_folder())}",
                 )  # fmt: skip
                 self.fields["dtype"] = make(
                     "Dropdown", label="Number format", choices=[KEEP, *(dtype.value for dtype in SaveDtype)],
@@ -143,18 +143,18 @@ class MergePanel:
         """
         self._wire_preview(sync)
         self._wire_fields()
-        desk, count = self._desk, len(FIELDS)
-        form_inputs = [*self.form_components, *self._pictures.components]
+        session, count = self._session, len(FIELDS)
+        form_inputs = [*self.form_components, *self._images.components]
 
         def run(values: Sequence[Any], what: str, *options: Any) -> Updates:
             def begin() -> Any:
                 form = parse_form(values[:count])
                 if what == "merge":
-                    return actions.merge(desk, form, None, print_change=bool(options[0]))
-                request = self._pictures.read(values[count:])
+                    return actions.merge(session, form, None, print_change=bool(options[0]))
+                request = self._images.read(values[count:])
                 if what == "generate":
-                    return actions.generate(desk, form, request)
-                return actions.merge(desk, form, request, print_change=bool(options[0]))
+                    return actions.generate(session, form, request)
+                return actions.merge(session, form, request, print_change=bool(options[0]))
 
             return results.start(begin)
 
@@ -168,7 +168,7 @@ class MergePanel:
             return run(values, "generate")
 
         def save(name: str, overwrite: bool, *values: Any) -> Updates:
-            return results.start(lambda: actions.save(desk, parse_form(values), name, overwrite=bool(overwrite)))
+            return results.start(lambda: actions.save(session, parse_form(values), name, overwrite=bool(overwrite)))
 
         on(self.merge, "click", merge, [self.print_change, *form_inputs], results.outputs)
         on(self.both, "click", both, [self.print_change, *form_inputs], results.outputs)
@@ -176,14 +176,14 @@ class MergePanel:
         on(self.save, "click", save, [self.name, self.overwrite, *self.form_components], results.outputs)
 
     def _wire_preview(self, sync: Any) -> None:
-        desk = self._desk
+        session = self._session
         outputs = [self.report, self.table]
 
         def look(*values: Any) -> Updates:
             form = parse_form(values)
             _ = form.merge_mode  # every page that is opened begins with the form: one that none can show is no form
-            desk.form = form
-            seen = desk.previewer.look(form)
+            session.form = form
+            seen = session.previewer.look(form)
             updates: Updates = {self.report: seen.report}
             if seen.table is not None:
                 updates[self.table] = seen.table
@@ -196,7 +196,7 @@ class MergePanel:
         on(sync, "click", look, self.form_components, outputs, latest=True)
 
     def _wire_fields(self) -> None:
-        desk, fields = self._desk, self.fields
+        session, fields = self._session, self.fields
 
         def choose_mode(name: str | None) -> Updates:
             mode = MergeForm(mode=name or "").merge_mode
@@ -206,11 +206,11 @@ class MergePanel:
             }
 
         def refresh() -> Updates:
-            desk.host.refresh()
+            session.host.refresh()
             return {**self.choices(), self.preset: update(choices=_preset_names())}
 
         def apply_preset(name: str | None, *values: Any) -> Updates:
-            seen = desk.previewer.look(parse_form(values))
+            seen = session.previewer.look(parse_form(values))
             depth = len(seen.architecture.unet_blocks) if seen.architecture else 0
             return {fields["blocks"]: _preset_text(name, depth)} if name else {}
 
@@ -228,7 +228,7 @@ class MergePanel:
 
     def choices(self) -> Updates:
         """List the host's checkpoints anew."""
-        titles = [known.title for known in self._desk.checkpoints()]
+        titles = [known.title for known in self._session.checkpoints()]
         return {field: update(choices=titles) for field in self.model_fields}
 
     def fill(self, form: MergeForm) -> Updates:

@@ -24,7 +24,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-PICTURES = (".png", ".gif", ".jpg", ".jpeg", ".webp")
+IMAGES = (".png", ".gif", ".jpg", ".jpeg", ".webp")
 MOST_SENT = 4_000_000
 MOST_UPLOADED = 256_000_000
 """Bytes of a request: of an event, and of a file."""
@@ -37,18 +37,18 @@ class TooMuch(Exception):
     """A request that is larger than any of the page's."""
 
 
-class Guard:
+class PageGuard:
     """Refuses what no page of its own asks for, and answers what fails.
 
     Args:
         app: What it guards.
-        pictures: Folders whose pictures may be shown.
+        images: Folders whose images may be shown.
         cache: The folder in which gradio keeps what was uploaded, and copies of what it shows.
     """
 
-    def __init__(self, app: App, *, pictures: Sequence[Path], cache: Path) -> None:
+    def __init__(self, app: App, *, images: Sequence[Path], cache: Path) -> None:
         self._app = app
-        self._pictures = pictures
+        self._images = images
         self._cache = cache
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +61,7 @@ class Guard:
         if reason := _stranger(scope, headers):
             await _refuse(scope, send, 403, reason)
         elif not self._may_be_read(scope["path"]):
-            await _refuse(scope, send, 403, "This is no picture of this page.")
+            await _refuse(scope, send, 403, "This is no image of this page.")
         elif _number(headers.get("content-length", "")) > most:
             await _refuse(scope, send, 413, "This is more than the page ever sends.")
         else:
@@ -91,8 +91,8 @@ class Guard:
         asked = next((path[len(prefix) :] for prefix in _FILES if path.startswith(prefix)), None)
         if asked is None:
             return True
-        found = file_below(asked, self._pictures)
-        return (found is not None and found.suffix.lower() in PICTURES) or file_below(asked, [self._cache]) is not None
+        found = file_below(asked, self._images)
+        return (found is not None and found.suffix.lower() in IMAGES) or file_below(asked, [self._cache]) is not None
 
 
 def file_below(text: str, folders: Iterable[Path]) -> Path | None:

@@ -12,9 +12,9 @@ from ..runs.samples import Sample
 from ..session import run_jobs as run_actions
 from ..session.form import FIELDS
 from ..session.run_jobs import PlotForm
-from ..session.session import Desk
+from ..session.session import Session
 from .compat import make, on, update
-from .image_form import PictureForm
+from .image_form import ImageForm
 from .merge_panel import parse_form
 from .results import Results, Updates
 
@@ -28,14 +28,14 @@ class PlotPanel:
     """The components of the panel, and what they do.
 
     Args:
-        desk: Of the host.
-        pictures: Says what picture is wanted.
+        session: Of the host.
+        images: Says what image is wanted.
         samples: To learn from.
     """
 
-    def __init__(self, desk: Desk, pictures: PictureForm, samples: Sequence[Sample]) -> None:
-        self._desk = desk
-        self._pictures = pictures
+    def __init__(self, session: Session, images: ImageForm, samples: Sequence[Sample]) -> None:
+        self._session = session
+        self._images = images
         self._samples = {f"{sample.number}  {sample.title}": sample for sample in samples if sample.axes}
         make("HTML", value=_HINT, elem_id="elemental_plot_hint")
         self.fields: dict[str, Any] = {}
@@ -77,26 +77,26 @@ class PlotPanel:
             results: Where what comes of it is shown.
             form_components: Of the merge panel.
         """
-        desk, names = self._desk, list(self.fields)
-        inputs = [*self.fields.values(), *form_components, *self._pictures.components]
+        session, names = self._session, list(self.fields)
+        inputs = [*self.fields.values(), *form_components, *self._images.components]
 
         def read(values: Sequence[Any]) -> tuple[Any, ...]:
             plot, rest = dict(zip(names, values[: len(names)], strict=True)), values[len(names) :]
-            desk.panels.update(plot)
-            form, request = parse_form(rest[: len(FIELDS)]), self._pictures.read(rest[len(FIELDS) :])
-            return desk, form, parse_plot(plot), request
+            session.panels.update(plot)
+            form, request = parse_form(rest[: len(FIELDS)]), self._images.read(rest[len(FIELDS) :])
+            return session, form, parse_plot(plot), request
 
         def run(*values: Any) -> Updates:
             return results.start(lambda: run_actions.run_plot(*read(values)))
 
         def estimate(*values: Any) -> str:
-            return answer(lambda: run_actions.describe_survey(run_actions.plan_plot(*read(values))[1]))
+            return answer(lambda: run_actions.describe_estimate(run_actions.plan_plot(*read(values))[1]))
 
         def resume(choice: str | None) -> Updates:
-            return results.start(lambda: run_actions.resume(desk, choice or ""))
+            return results.start(lambda: run_actions.resume(session, choice or ""))
 
         def list_runs() -> Any:
-            found = [words for words, _ in run_actions.unfinished_runs(desk)]
+            found = [words for words, _ in run_actions.unfinished_runs(session)]
             return update(choices=found, value=found[0] if found else None)
 
         on(self.run, "click", run, inputs, results.outputs)

@@ -11,7 +11,7 @@ from ..merge.files.metadata import name_recipe
 from ..session.jobs import Job, JobView
 from ..session.merged_model import LiveKind, LiveNow
 from ..session.preview import stamp_of
-from ..session.session import Desk
+from ..session.session import Session
 from .compat import make, on, update
 
 _MOST_COLUMNS = 12
@@ -25,14 +25,14 @@ class Results:
     """The components of the right side.
 
     Args:
-        desk: Of the host.
+        session: Of the host.
         seen: A hidden text: what the page has seen of the job.
     """
 
-    def __init__(self, desk: Desk, seen: Any) -> None:
-        self._desk = desk
+    def __init__(self, session: Session, seen: Any) -> None:
+        self._session = session
         self._seen = seen
-        self.live = make("HTML", value=draw_live(desk), elem_id="elemental_live")
+        self.live = make("HTML", value=draw_live(session), elem_id="elemental_live")
         with make("Row", elem_id="elemental_result_buttons"):
             self.stop = make("Button", value="Stop", variant="stop", elem_id="elemental_stop")
             self.restore = make("Button", value="Restore", elem_id="elemental_restore")
@@ -45,7 +45,7 @@ class Results:
             height="auto", object_fit="contain", interactive=False,
         )  # fmt: skip
         self.gallery = make(
-            "Gallery", label="Pictures", show_label=False, elem_id="elemental_gallery", columns=3, height="auto",
+            "Gallery", label="Images", show_label=False, elem_id="elemental_gallery", columns=3, height="auto",
             object_fit="contain", interactive=False,
         )  # fmt: skip
         self.details = make("HTML", value="", elem_id="elemental_details")
@@ -63,7 +63,7 @@ class Results:
             begin: Begins it.
         """
         try:
-            self._desk.board.refuse_another()  # before anything is planned for it
+            self._session.board.refuse_another()  # before anything is planned for it
             begin()
         except ElementalError as exc:
             # in a place of its own: a job that runs draws over its progress again and again
@@ -78,8 +78,8 @@ class Results:
         Args:
             seen: What the page was given when it asked last.
         """
-        job = self._desk.board.job
-        updates: Updates = {self.live: draw_live(self._desk)}
+        job = self._session.board.job
+        updates: Updates = {self.live: draw_live(self._session)}
         if job is None:
             return updates
         view = job.view
@@ -88,7 +88,7 @@ class Results:
         same_job = known_job == job_id(job)
         if not view.ended or not same_job or known_version != str(view.version):
             updates[self.progress] = self._draw_progress(job, view)
-        made = stamp_of(repr((view.pictures, view.products, view.table, view.details)))
+        made = stamp_of(repr((view.images, view.products, view.table, view.details)))
         if not same_job:
             updates[self.gif] = ""  # of another check
         if not same_job or known_made != made:
@@ -97,47 +97,47 @@ class Results:
         return updates
 
     def _show_made(self, view: JobView) -> Updates:
-        columns = min(view.columns, _MOST_COLUMNS) or (3 if len(view.pictures) > 1 else 1)
-        pictures = [(str(path), caption) for path, caption in view.pictures]
+        columns = min(view.columns, _MOST_COLUMNS) or (3 if len(view.images) > 1 else 1)
+        images = [(str(path), caption) for path, caption in view.images]
         products = [str(path) for path in view.products]
         return {
-            self.gallery: update(value=pictures, columns=columns),
+            self.gallery: update(value=images, columns=columns),
             self.products: update(value=products),
             self.table: view.table,
             self.details: view.details,
         }
 
     def _draw_progress(self, job: Job, view: JobView) -> str:
-        glimpse = self._desk.host.glimpse() if not view.ended else None
+        step_progress = self._session.host.step_progress() if not view.ended else None
         text, done = view.text, view.done
-        if glimpse is not None and glimpse.steps:
-            text = f"{text.removesuffix(' ...')}, step {glimpse.step} of {glimpse.steps}"
-            done = max(done, glimpse.step / glimpse.steps) if not view.columns else done
+        if step_progress is not None and step_progress.steps:
+            text = f"{text.removesuffix(' ...')}, step {step_progress.step} of {step_progress.steps}"
+            done = max(done, step_progress.step / step_progress.steps) if not view.columns else done
         return draw_message(view.state.value, text, job=job, done=None if view.ended else done)
 
     def wire(self) -> None:
         """Make the buttons work."""
         from ..session import merge_jobs as actions
 
-        desk = self._desk
+        session = self._session
 
         def restore() -> Updates:
-            return self.start(lambda: actions.restore(desk))
+            return self.start(lambda: actions.restore(session))
 
-        on(self.stop, "click", desk.stop)
+        on(self.stop, "click", session.stop)
         on(self.restore, "click", restore, [], self.outputs)
 
 
-def draw_live(desk: Desk, *, first: bool = False) -> str:
+def draw_live(session: Session, *, first: bool = False) -> str:
     """Say what is in the live model; which job runs stands in an attribute, for pages that do not follow it yet.
 
     Args:
-        desk: Of the host.
+        session: Of the host.
         first: Whether this comes with what fills a page that was just loaded.
     """
-    job = desk.board.job
+    job = session.board.job
     followed = "" if job is None else job_id(job)
-    now = desk.bench.live()
+    now = session.model.live()
     mark = " data-first" if first else ""
     return (
         f'<div class="elemental-live {_LIVE[now.kind]}" data-job="{followed}"{mark} role="status"><b>Live model</b> '

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from ..hosts.base import Host
 from ..runs.samples import find_samples
-from ..session.session import Desk, desk_of
+from ..session.session import Session, session_of
 from .check_panel import CheckPanel
 from .compat import blocks, make, on
 from .history_panel import HistoryPanel, recipe_updates
-from .image_form import PictureForm
+from .image_form import ImageForm
 from .merge_panel import MergePanel
 from .plot_panel import PlotPanel
 from .results import Results, Updates, draw_live
@@ -26,18 +26,18 @@ _ALONE = """
 """Style of a page of our own: what is hidden could not be scrolled past, and so nothing would stay in view."""
 
 
-def make_tab(host: Host, pictures: PictureForm, *, alone: bool = False) -> Any:
+def make_tab(host: Host, images: ImageForm, *, alone: bool = False) -> Any:
     """Build the tab; what runs meanwhile, and what is in the live model, is the same in each tab of a host.
 
     Args:
-        host: What makes the pictures.
-        pictures: Says what picture is wanted.
+        host: What makes the images.
+        images: Says what image is wanted.
         alone: Whether it is a page by itself, which brings its own style and JavaScript.
 
     Returns:
         The ``gradio.Blocks``.
     """
-    desk, samples = desk_of(host), list(find_samples().values())
+    session, samples = session_of(host), list(find_samples().values())
     with blocks(TITLE) as page:
         if alone:
             style = (asset_folder() / "style.css").read_text(encoding="utf-8")
@@ -49,25 +49,25 @@ def make_tab(host: Host, pictures: PictureForm, *, alone: bool = False) -> Any:
                 bridges |= {name: _bridge("Textbox", name) for name in ("entry", "gif", "seen")}
             with make("Row", elem_id="elemental_columns"):
                 with make("Column", scale=11, min_width=560, elem_id="elemental_controls"):
-                    pictures.draw(make)
+                    images.draw(make)
                     with make("Tabs", elem_id="elemental_panels"):
                         with make("Tab", label="Merge", elem_id="elemental_panel_merge"):
-                            merge = MergePanel(desk, pictures)
+                            merge = MergePanel(session, images)
                         with make("Tab", label="XY plot", elem_id="elemental_panel_plot"):
-                            plot = PlotPanel(desk, pictures, samples)
-                        with make("Tab", label="Effect check", elem_id="elemental_panel_check"):
-                            check = CheckPanel(desk, pictures, samples)
+                            plot = PlotPanel(session, images, samples)
+                        with make("Tab", label="Element check", elem_id="elemental_panel_check"):
+                            check = CheckPanel(session, images, samples)
                         with make("Tab", label="History", elem_id="elemental_panel_history") as history_tab:
-                            history = HistoryPanel(desk)
+                            history = HistoryPanel(session)
                 with make("Column", scale=9, min_width=420, elem_id="elemental_results"):
-                    results = Results(desk, bridges["seen"])
+                    results = Results(session, bridges["seen"])
         merge.wire(results, bridges["sync"])
         plot.wire(results, merge.form_components)
         check.wire(results, merge.form_components, bridges["gif"])
         history.wire(merge, plot, check, bridges["entry"])
         results.wire()
         on(history_tab, "select", history.draw, [], [history.table])
-        _wire_page(_Panels(desk, merge, plot, check, history, results), bridges)
+        _wire_page(_Panels(session, merge, plot, check, history, results), bridges)
         if alone:
             script = (asset_folder() / "javascript" / "elemental.js").read_text(encoding="utf-8")
             on(page, "load", None, js=f"() => {{ {script} }}")
@@ -75,7 +75,7 @@ def make_tab(host: Host, pictures: PictureForm, *, alone: bool = False) -> Any:
 
 
 class _Panels(NamedTuple):
-    desk: Desk
+    session: Session
     merge: MergePanel
     plot: PlotPanel
     check: CheckPanel
@@ -85,20 +85,26 @@ class _Panels(NamedTuple):
 
 def _wire_page(panels: _Panels, bridges: dict[str, Any]) -> None:
     """Wire what the page's JavaScript asks for: a first filling, and what is live, again and again."""
-    desk, merge, plot, check, history, results = panels
-    host = desk.host
+    session, merge, plot, check, history, results = panels
+    host = session.host
 
     def boot() -> Updates:
-        filled, choices = merge.fill(desk.form), merge.choices()
+        filled, choices = merge.fill(session.form), merge.choices()
         models = {field: {**filled[field], **choices[field]} for field in choices}
-        others = {**plot.fill(desk.panels), **check.fill(desk.panels)}
-        return {**filled, **models, **others, history.table: history.draw(), results.live: draw_live(desk, first=True)}
+        others = {**plot.fill(session.panels), **check.fill(session.panels)}
+        return {
+            **filled,
+            **models,
+            **others,
+            history.table: history.draw(),
+            results.live: draw_live(session, first=True),
+        }
 
     def poll(seen: str) -> Updates:
         updates = results.look(seen)
         take = getattr(host, "take_pasted", None)
         pasted = take() if take is not None else None
-        return updates | (recipe_updates(desk, merge, pasted) if pasted else {})
+        return updates | (recipe_updates(session, merge, pasted) if pasted else {})
 
     form = [*merge.form_components, merge.preset]
     others = [*plot.fields.values(), check.elements, check.ratio]

@@ -17,7 +17,7 @@ from elemental import ElementalError, live_merge
 from elemental.merge import execute
 from elemental.merge import live as live_module
 from elemental.merge.tensor_views import copy_piece
-from elemental.session.merged_model import Workbench
+from elemental.session.merged_model import MergedModel
 
 from .places import Place
 from .scenes import recipes_of
@@ -99,23 +99,23 @@ def attack_with_interrupts(place: Place, rounds: int, draw: random.Random) -> tu
             for recipe in recipes:
                 merge.apply(recipe)
 
-    def work(bench: Workbench) -> None:
+    def work(merged_model: MergedModel) -> None:
         for recipe in recipes:
-            bench.merge(recipe)
-        bench.restore()
+            merged_model.merge(recipe)
+        merged_model.restore()
 
     with with_threads(slow=0.002):
         started = time.perf_counter()
         follow()
         length = time.perf_counter() - started
         for number in range(rounds):
-            bench = Workbench(place.host)
+            merged_model = MergedModel(place.host)
             delays = draw.uniform(0.001, length), draw.choice([0.0001, 0.001, 0.01]) * draw.uniform(0.5, 1.5)
-            pressed = press(follow if number % 2 else partial(work, bench), delays)
+            pressed = press(follow if number % 2 else partial(work, merged_model), delays)
             counts[pressed] += 1
             if number % 2 == 0:
                 with suppress(ElementalError):
-                    bench.restore()
+                    merged_model.restore()
             time.sleep(0.005)  # for a thread that writes though it should not
             if place.digest() != before or not place.idle():
                 failures.append(f"Ctrl-C in round {number}, after {delays}: the model is not what it was")

@@ -1,7 +1,7 @@
 """Raise an error at every call of a live merge into its host, one after the other, and see that the model is back.
 
 Each scene is played again for each moment and each kind of error; afterwards all live tensors are what they were, bit
-for bit, the host is idle, and the next merge makes the right picture. Last, Ctrl-C is pressed at random, twice.
+for bit, the host is idle, and the next merge makes the right image. Last, Ctrl-C is pressed at random, twice.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def strike(place: Place, scene: Scene, trap: Trap, before: Seen, report: Report)
 def _merge_again(place: Place, scene: Scene, before: Seen) -> Iterator[str]:
     recipe = scene.recipes[0]
     if place.draw(recipe) != place.pixels(recipe):
-        yield "the next merge made a wrong picture"
+        yield "the next merge made a wrong image"
     place.forget()
     place.open(scene.start)
     if place.see() != before:

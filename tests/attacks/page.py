@@ -31,7 +31,7 @@ def server_under_attack(folder: Path, watch: Watch, *, noise: bool = True) -> It
     Args:
         folder: An empty one, for all that it has and writes.
         watch: Is told what is found.
-        noise: Whether its pictures are noise, which takes no time.
+        noise: Whether its images are noise, which takes no time.
     """
     with Apart(folder, noise=noise) as server:
         yield server, Client(server.site.url)

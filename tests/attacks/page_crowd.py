@@ -23,7 +23,7 @@ _TAG = "<img src=x onerror='window.pwned=1'>"
 _BUTTONS = (
     "run_merge",
     "run_both",
-    "run_pictures",
+    "run_images",
     "restore",
     "stop",
     "run_plot",
@@ -292,7 +292,7 @@ def _act(crowd: Crowd, server: Apart, watch: Watch, draw: random.Random, beat: i
 
 def _rest(server: Apart, client: Client, watch: Watch, before: dict[str, Any] | None = None) -> dict[str, Any]:
     """Bring the server to rest, with the user's model loaded and no sockets open, and look at it."""
-    for owner in ("restore", "run_pictures", "restore"):
+    for owner in ("restore", "run_images", "restore"):
         answer = client.send(owner, model_a="a.safetensors", batch=1, steps=1, width=64, height=64)
         watch.check("elemental-message" in answer.text, f"{owner}: {answer.text[:200]}")
         _ended(client, watch)

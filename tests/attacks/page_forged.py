@@ -22,7 +22,7 @@ ODD: tuple[Any, ...] = (
     {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},
     {"name": "/dev/zero", "is_file": True, "data": ""}, "ALL",
 )  # fmt: skip
-"""What a field may be said to hold; no number here asks for a large picture, or for many."""
+"""What a field may be said to hold; no number here asks for a large image, or for many."""
 
 _BODIES = (
     b"", b"null", b"[]", b"{}", b"5", b'"x"', b"{", b'{"fn_index":', b"\xff\xfe\x00", b"[" * 200_000,

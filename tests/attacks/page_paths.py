@@ -62,7 +62,7 @@ class Place:
         self.folder = server.site.models.parent
         self.out, self.models, self.work = server.site.output, server.site.models, self.folder / "work"
         self.outside = self.folder / "outside"
-        for folder in (self.out, self.outside, self.work / ".hidden", self.out / ".hidden", self.out / "pictures"):
+        for folder in (self.out, self.outside, self.work / ".hidden", self.out / ".hidden", self.out / "images"):
             folder.mkdir(parents=True, exist_ok=True)
         names = ("secret.png", "secret.gif", "secret.json", "secret.txt", "secret.safetensors")
         self.secrets = [self._secret(self.outside / name) for name in names]
@@ -72,7 +72,7 @@ class Place:
         self.secrets += [self._secret(self.out / name) for name in ("secret.safetensors", "plots/x/run.json")]
         self.secrets += list(self._links())
         shutil.copyfile(self.models / "b.safetensors", self.outside / "typed.safetensors")
-        self.before = self.picture()
+        self.before = self.image()
 
     def _secret(self, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class Place:
         (self.models / "zero.safetensors").symlink_to("/dev/zero")
         yield from (self.models / "pipe.safetensors", self.models / "zero.safetensors")
 
-    def picture(self) -> dict[str, str]:
+    def image(self) -> dict[str, str]:
         """Give a digest of each file that no request may change: all but new ones in the server's own folders."""
         kept = [*self.outside.rglob("*"), *self.work.rglob("*"), *self.folder.glob("*"), *self.secrets]
         kept += [self.models / name for name in ("a.safetensors", "b.safetensors", "a.yaml", "b.yaml")]
@@ -117,7 +117,7 @@ class Place:
         found = [*_DEVICES, *_WINDOWS, *_ODD, *_WEB]
         for path in self.secrets:
             up = os.path.relpath(path, self.work)
-            round_about = f"{self.out}/pictures/../../{path.relative_to(self.folder)}"
+            round_about = f"{self.out}/images/../../{path.relative_to(self.folder)}"
             found += [str(path), up, round_about, f"/{path}", f"{path}/", f"{path}\0.png", up.replace("/", "\\")]
             found += [up.replace("../", "....//"), f"/proc/self/root{path}", f"/proc/self/cwd/{up}", f"file://{path}"]
         return found
@@ -143,12 +143,12 @@ def attack_paths(server: Apart, client: Client, watch: Watch, *, rounds: int, se
     _save(client, watch, place)
     _upload(client, watch, chosen[2], place)
     _runs(server, client, watch, place)
-    watch.check(place.picture() == place.before, f"files changed: {_differences(place)}")
+    watch.check(place.image() == place.before, f"files changed: {_differences(place)}")
     return place
 
 
 def _differences(place: Place) -> list[str]:
-    now = place.picture()
+    now = place.image()
     return [path for path in {*now, *place.before} if now.get(path) != place.before.get(path)]
 
 
@@ -175,15 +175,15 @@ def _ask_for_files(client: Client, watch: Watch, names: list[str]) -> None:
 
 
 def _ask_for_own(server: Apart, client: Client, watch: Watch, place: Place) -> None:
-    """What the page shows is given: pictures of its folder, and what was uploaded."""
-    for path in (place.out / "pictures" / "own.png", place.folder / "gradio" / "x" / "own.json"):
+    """What the page shows is given: images of its folder, and what was uploaded."""
+    for path in (place.out / "images" / "own.png", place.folder / "gradio" / "x" / "own.json"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"own")
         answer = client.ask("GET", f"{client.prefix}/file={path}")
         watch.check((answer.status, answer.body) == (200, b"own"), f"{path} is not given: {answer.status}")
         path.unlink()
-    (place.out / "pictures" / "own.gif").write_bytes(b"GIF")
-    said = client.send("gif", gif=f"{place.out / 'pictures' / 'own.gif'}\n1")
+    (place.out / "images" / "own.gif").write_bytes(b"GIF")
+    said = client.send("gif", gif=f"{place.out / 'images' / 'own.gif'}\n1")
     watch.check("data:image/gif" in said.text, f"a GIF of its own is not shown: {said.text[:100]}")
     typed = client.send("sync", model_b=str(place.outside / "typed.safetensors"))
     watch.check("tensors differ" in typed.text, f"a model by its path is not planned: {typed.text[:200]}")
@@ -195,7 +195,7 @@ def _ask_for_own(server: Apart, client: Client, watch: Watch, place: Place) -> N
 def _name_in_fields(client: Client, watch: Watch, name: str) -> None:
     """Put a name into each field; what it would mean is refused, with a reason, and nothing is begun or shown."""
     asked = {
-        "sync": {"model_a": name}, "run_merge": {"model_b": name}, "run_pictures": {"model_a": name},
+        "sync": {"model_a": name}, "run_merge": {"model_b": name}, "run_images": {"model_a": name},
         "recipe_of_a": {"model_a": name}, "gif": {"gif": f"{name}\n1"}, "entry": {"entry": f"{name}\n2"},
         "resume": {"unfinished": name or "x"}, "preset": {"preset": name}, "plot_sample": {"plot_sample": name},
         "estimate_plot": {"x_type": "model-b", "x_values": f'"{name}"'}, "poll": {"seen": name},
@@ -280,6 +280,6 @@ def _runs(server: Apart, client: Client, watch: Watch, place: Place) -> None:
     watch.answered(answer, "go on with it")
     _wait(client, watch)
     shown = client.send("poll", seen="").text
-    watch.check("secret" not in shown, f"a picture of elsewhere is shown: {shown[:300]}")
+    watch.check("secret" not in shown, f"an image of elsewhere is shown: {shown[:300]}")
     record.write_text(json.dumps(data))
     watch.check(server.runs(), "the server has ended")

@@ -34,10 +34,10 @@ window.done = Promise.all([
     post("credentials", {headers: {"Content-Type": "application/json"}, credentials: "include"}),
     fetch(target + prefix + "/upload", {method: "POST", mode: "no-cors", body: form}).catch(() => 0),
     fetch(target + "/config").then((answer) => answer.text()).then((text) => { found.config = text; }).catch(() => 0),
-    later("picture", (end) => {
-        const picture = new Image();
-        [picture.onload, picture.onerror] = [() => end("loaded"), () => end("refused")];
-        picture.src = target + prefix + "/file=PICTURE";
+    later("image", (end) => {
+        const image = new Image();
+        [image.onload, image.onerror] = [() => end("loaded"), () => end("refused")];
+        image.src = target + prefix + "/file=IMAGE";
     }),
     later("socket", (end) => {
         const socket = new WebSocket(target.replace("http", "ws") + "/queue/join");
@@ -87,12 +87,12 @@ def attack_from_site(
     """
     from PIL import Image
 
-    picture = server.site.output / "pictures" / "site.png"
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8)).save(picture)
+    image = server.site.output / "images" / "site.png"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(image)
     before = server.facts()["job"]
     message = client.as_json("run_merge").decode()
-    parts = {"TARGET": f"http://{client.at}", "PREFIX": client.prefix, "MESSAGE": message, "PICTURE": str(picture)}
+    parts = {"TARGET": f"http://{client.at}", "PREFIX": client.prefix, "MESSAGE": message, "IMAGE": str(image)}
     text = _PAGE
     for name, value in parts.items():
         text = text.replace(name, value)
@@ -104,7 +104,7 @@ def attack_from_site(
     watch.check(server.facts()["job"] == before, f"a site has begun a job: {server.facts()['job']}")
     new = set((server.site.models.parent / "gradio").rglob("*.png")) - uploaded
     watch.check(not new, f"a site has uploaded {new}")
-    picture.unlink()
+    image.unlink()
 
 
 def _visit(chromium: Any, watch: Watch, client: Client, url: str) -> None:
@@ -117,7 +117,7 @@ def _visit(chromium: Any, watch: Watch, client: Client, url: str) -> None:
         watch.check(
             "data" not in str(found.get(name)) and "components" not in str(found.get(name)), f"{url} read {found}"
         )
-    for name in ("picture", "socket", "events"):
+    for name in ("image", "socket", "events"):
         watch.check(found[name] in ("refused", "nothing"), f"{url}: {name} {found[name]}")
     inner = next(frame for frame in page.frames if frame != page.main_frame)
     watch.check(inner.query_selector("#elemental_tab") is None, f"{url} has the page in a frame")

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from elemental import HostError, MergeRecipe, ModelSource, live_merge, make_pictures, model_source
+from elemental import HostError, MergeRecipe, ModelSource, live_merge, make_images, model_source
 from elemental.hosts.base import CheckpointRef, Host, LiveModel
 from elemental.images.request import ImageRequest
 
@@ -51,7 +51,7 @@ class Seen:
 
     Attributes:
         digest: The SHA-256 of the bytes of all live tensors.
-        picture: That of a picture of the model as it is, in which stale caches would show.
+        image: That of an image of the model as it is, in which stale caches would show.
         beside: What the host keeps beside the model.
         loaded: The checkpoint that the host says is loaded.
         idle: Whether nothing is held: no claim, no job.
@@ -59,7 +59,7 @@ class Seen:
     """
 
     digest: str
-    picture: str
+    image: str
     beside: object
     loaded: Path | None
     idle: bool
@@ -72,7 +72,7 @@ class Place(ABC):
     Args:
         host: The host.
         paths: Checkpoints a, b and c.
-        request: Of a picture that takes little time.
+        request: Of an image that takes little time.
     """
 
     def __init__(self, host: Host, paths: Mapping[str, Path], request: ImageRequest) -> None:
@@ -88,7 +88,7 @@ class Place(ABC):
         damaged.write_bytes(paths["a"].read_bytes()[:1000])
         self.paths = {**paths, "damaged": damaged}
         self.draw(model_source(paths["a"]))
-        self._usual = threading.active_count()  # some libraries start a thread at the first picture, and keep it
+        self._usual = threading.active_count()  # some libraries start a thread at the first image, and keep it
 
     @abstractmethod
     def digest(self) -> str:
@@ -110,10 +110,10 @@ class Place(ABC):
         """Let go of what a scene has left with the host for good."""
 
     def see(self) -> Seen:
-        (picture,) = self.host.make_pictures(self.request, model={})
+        (image,) = self.host.make_images(self.request, model={})
         loaded = self.host.loaded()
         path = None if loaded is None else loaded.path
-        pixels = hashlib.sha256(picture.image.tobytes()).hexdigest()
+        pixels = hashlib.sha256(image.image.tobytes()).hexdigest()
         return Seen(self.digest(), pixels, self.beside(), path, self.idle(), self._threads())
 
     def _threads(self) -> int:
@@ -144,16 +144,16 @@ class Place(ABC):
         return self._digests[recipe]
 
     def pixels(self, model: MergeRecipe | ModelSource, request: ImageRequest | None = None) -> bytes:
-        """Give a picture's pixels as they were the first time."""
+        """Give an image's pixels as they were the first time."""
         key = model, request or self.request
         if key not in self._pixels:
             self._pixels[key] = self.draw(*key)
         return self._pixels[key]
 
     def draw(self, model: MergeRecipe | ModelSource, request: ImageRequest | None = None) -> bytes:
-        """Make a picture."""
-        (picture,) = make_pictures(self.host, request or self.request, model)
-        return picture.image.tobytes()
+        """Make an image."""
+        (image,) = make_images(self.host, request or self.request, model)
+        return image.image.tobytes()
 
 
 def digest_of(tensors: Mapping[str, Sequence[Tensor]]) -> str:
@@ -265,7 +265,7 @@ def place_on(name: str, folder: Path, *, paths: Mapping[str, Path] | None = None
 
     Args:
         name: Of the host.
-        folder: For checkpoints and pictures.
+        folder: For checkpoints and images.
         paths: Checkpoints a, b and c, if there are some already.
     """
     (folder / "files").mkdir()

@@ -1,6 +1,6 @@
 """Plots and checks killed or stopped at random moments, and gone on with until they are whole.
 
-Each ends as one that nothing disturbed: every picture, grid, table and GIF the same byte for byte, no picture made
+Each ends as one that nothing disturbed: every image, grid, table and GIF the same byte for byte, no image made
 twice, no temporary file left, and the record readable after every kill. Run as ``python -m tests.attacks.plots``: 50
 kills. What is killed is a process that runs the whole command, forked from one that has imported everything.
 """
@@ -58,9 +58,9 @@ class Whole:
         argv: The command, without a folder.
         files: Everything that it made, by name, but the record.
         record: Its record.
-        before: Seconds that the process takes for all but its pictures.
-        each: Seconds for a picture.
-        drawing: Seconds from the last picture to the end.
+        before: Seconds that the process takes for all but its images.
+        each: Seconds for an image.
+        drawing: Seconds from the last image to the end.
     """
 
     name: str
@@ -189,7 +189,7 @@ class Trial:
         return Command(more, self._folder.with_suffix(".log"))
 
     def _wait_for_moment(self, command: Command) -> None:
-        """Wait for a moment: any, one soon after the last picture was made, or one at which a run has just begun."""
+        """Wait for a moment: any, one soon after the last image was made, or one at which a run has just begun."""
         missing = self._whole.cells - len(self._seen)
         kind = self._rng.random()
         if kind < 0.25:
@@ -211,14 +211,14 @@ class Trial:
         if self._run is None:
             return "before there was a record"
         if len(self._seen) < self._whole.cells:
-            return "before or between pictures"
-        return "while drawing, after the last picture" if known < self._whole.cells else "when all pictures were there"
+            return "before or between images"
+        return "while drawing, after the last image" if known < self._whole.cells else "when all images were there"
 
     def _look(self, code: int) -> None:
         """Check that what was there before is there, and that the rest can be read."""
         check, run = self._tally.check, self._run
         if run is None:
-            check(not list(self._folder.rglob("*.png")), f"{self._what}: there are pictures and no record")
+            check(not list(self._folder.rglob("*.png")), f"{self._what}: there are images and no record")
             return
         record = read_record(run)
         check(len(record.cells) == self._whole.cells, f"{self._what}: the record is not whole after {code}")
@@ -238,7 +238,7 @@ class Trial:
         text, missing = command.errors.splitlines()[-1], self._whole.cells - len(self._seen)
         good = text == "Stopped; nothing was changed." and not made
         good |= text.startswith("Stopped. To go on: ")
-        good |= missing > 0 and text.startswith(f"Stopped; {missing} picture{'s' * (missing > 1)} not made. To go on: ")
+        good |= missing > 0 and text.startswith(f"Stopped; {missing} image{'s' * (missing > 1)} not made. To go on: ")
         self._tally.check(good, f"{self._what}: stopped when {made} were made and {missing} missing: {text!r}")
 
     def _compare(self, *, made: int) -> None:
@@ -256,7 +256,7 @@ class Trial:
             same = {part: value for part, value in record["cells"][name].items() if part != "seconds"}
             check(same == {part: value for part, value in facts.items() if part != "seconds"}, f"{self._what}: {name}")
         sessions = [session["made"] for session in record.get("sessions", [])]
-        check(sum(sessions) <= whole.cells, f"{self._what}: {sessions} pictures made")
+        check(sum(sessions) <= whole.cells, f"{self._what}: {sessions} images made")
         check(not made or sessions[-1] == made, f"{self._what}: {sessions}, though {made} were missing")
 
 
@@ -268,8 +268,8 @@ def _identity(path: Path) -> tuple[int, int]:
 def _load(data: bytes) -> None:
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as picture:
-        picture.load()
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
 
 
 if __name__ == "__main__":

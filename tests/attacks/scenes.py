@@ -9,19 +9,19 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from elemental import ElementalError, MergeRecipe, VaeChoice, live_merge, make_pictures, parse_rules
+from elemental import ElementalError, MergeRecipe, VaeChoice, live_merge, make_images, parse_rules
 from elemental.hosts.base import CheckpointRef, Host
-from elemental.images.files import read_picture
+from elemental.images.files import read_image
 from elemental.merge.live import LiveState
 from elemental.runs.axis import Setting
-from elemental.runs.axis_context import known_for
+from elemental.runs.axis_context import make_axis_context
 from elemental.runs.axis_values import parse_axis
 from elemental.runs.check_run import CheckRun
 from elemental.runs.element_check import parse_check
-from elemental.runs.estimate import Survey, survey_check, survey_plot
+from elemental.runs.estimate import Estimate, estimate_check, estimate_plot
 from elemental.runs.plot_run import PlotRun, make_plot
 from elemental.runs.runner import Run, RunResult, start_run
-from elemental.session.merged_model import LiveKind, LiveNow, Workbench
+from elemental.session.merged_model import LiveKind, LiveNow, MergedModel
 
 from .places import Place
 from .traps import Trap
@@ -76,12 +76,12 @@ class Scene(ABC):
             self.wrong.append(text)
 
 
-class Pictures(Scene):
-    """Pictures of one merge."""
+class Images(Scene):
+    """Images of one merge."""
 
     def act(self, host: Host, trap: Trap) -> None:
-        (picture,) = make_pictures(host, self.place.request, self.recipes[0], controls=trap.controls())
-        self.expect(picture.image.tobytes() == self.place.pixels(self.recipes[0]), "a wrong picture")
+        (image,) = make_images(host, self.place.request, self.recipes[0], controls=trap.controls())
+        self.expect(image.image.tobytes() == self.place.pixels(self.recipes[0]), "a wrong image")
 
 
 class Following(Scene):
@@ -110,32 +110,32 @@ class Leaving(Following):
 
 
 class Bench(Scene):
-    """The workbench: merge, pictures, another merge, a run that borrows the model, pictures, a third merge, restore."""
+    """The workbench: merge, images, another merge, a run that borrows the model, images, a third merge, restore."""
 
     start = "c"
-    bench: Workbench | None = None
+    merged_model: MergedModel | None = None
 
     def act(self, host: Host, trap: Trap) -> None:
-        bench = self.bench = Workbench(host)
+        merged_model = self.model = MergedModel(host)
         steps: dict[str, Callable[[], object]] = {
-            "merge": lambda: bench.merge(self.recipes[0], controls=trap.controls()),
-            "pictures": lambda: self._draw(self.recipes[0], trap),
-            "second merge": lambda: bench.merge(self.recipes[1], controls=trap.controls()),
+            "merge": lambda: merged_model.merge(self.recipes[0], controls=trap.controls()),
+            "images": lambda: self._draw(self.recipes[0], trap),
+            "second merge": lambda: merged_model.merge(self.recipes[1], controls=trap.controls()),
             "loan": lambda: self._borrow(host),
-            "more pictures": lambda: self._draw(self.recipes[1], trap),
-            "third merge": lambda: bench.merge(self.recipes[3], controls=trap.controls()),
-            "restore": lambda: bench.restore(),
+            "more images": lambda: self._draw(self.recipes[1], trap),
+            "third merge": lambda: merged_model.merge(self.recipes[3], controls=trap.controls()),
+            "restore": lambda: merged_model.restore(),
         }
         for name, step in steps.items():
             self.step(host, trap, name, step)
 
     @property
-    def known(self) -> Workbench:
-        assert self.bench is not None
-        return self.bench
+    def known(self) -> MergedModel:
+        assert self.model is not None
+        return self.model
 
     def step(self, host: Host, trap: Trap, name: str, step: Callable[[], object]) -> None:
-        """Do a step in a job of its own; a merge or a picture that fails leaves what was there before."""
+        """Do a step in a job of its own; a merge or an image that fails leaves what was there before."""
         with trap.paused():
             before = self.known.live()
         done, raised = False, trap.raised
@@ -151,7 +151,7 @@ class Bench(Scene):
                 self._check(name, before if kept else None)
 
     def _check(self, name: str, wanted: LiveNow | None) -> None:
-        """See that what the bench says of the model is true, and if need be that it is what it was."""
+        """See that what the merged model says of the model is true, and if need be that it is what it was."""
         now = self.known.live()
         self.expect(wanted in (None, now), f"after a failed {name} there was {_describe(now)}")
         if now.recipe is not None:
@@ -161,32 +161,32 @@ class Bench(Scene):
         self.expect(right, f"after {name} the model was not what the workbench said: {_describe(now)}")
 
     def _draw(self, recipe: MergeRecipe, trap: Trap) -> None:
-        (picture,) = self.known.pictures(self.place.request, controls=trap.controls())
-        self.expect(picture.image.tobytes() == self.place.pixels(recipe), "a wrong picture")
+        (image,) = self.known.images(self.place.request, controls=trap.controls())
+        self.expect(image.image.tobytes() == self.place.pixels(recipe), "a wrong image")
 
     def _borrow(self, host: Host) -> None:
-        with self.known.lend():
-            make_pictures(host, self.place.request, self.place.source("b"))
+        with self.known.suspended():
+            make_images(host, self.place.request, self.place.source("b"))
 
     def after(self) -> None:
-        if self.bench is not None:
+        if self.model is not None:
             with self.place.host.job("restore", 0):
-                self.bench.restore()
+                self.model.restore()
 
 
 class Refused(Bench):
     """A merge, one that is stopped half-way, and one of a damaged model: the first merge stays."""
 
     def act(self, host: Host, trap: Trap) -> None:
-        bench = self.bench = Workbench(host)
-        self.step(host, trap, "merge", lambda: bench.merge(self.recipes[0], controls=trap.controls()))
+        merged_model = self.model = MergedModel(host)
+        self.step(host, trap, "merge", lambda: merged_model.merge(self.recipes[0], controls=trap.controls()))
         controls, polls = trap.controls(), iter(range(5))
         stopping = replace(controls, should_stop=lambda: controls.should_stop() or next(polls, None) is None)
         half = replace(self.recipes[0], rules=parse_rules(":attn2:0.75,BASE::0.5"))
         damaged = replace(self.recipes[0], model_a=self.place.source("damaged"))
         for recipe in (half, damaged):
             try:
-                self.step(host, trap, "refused merge", partial(bench.merge, recipe, controls=stopping))
+                self.step(host, trap, "refused merge", partial(merged_model.merge, recipe, controls=stopping))
             except ElementalError:
                 if trap.raised:
                     raise
@@ -206,52 +206,52 @@ class _Run(Bench):
             self.place.pixels(cell.recipe, cell.request)
 
     def act(self, host: Host, trap: Trap) -> None:
-        bench = self.bench = Workbench(host)
-        self.step(host, trap, "merge", lambda: bench.merge(self.recipes[0], controls=trap.controls()))
+        merged_model = self.model = MergedModel(host)
+        self.step(host, trap, "merge", lambda: merged_model.merge(self.recipes[0], controls=trap.controls()))
         self.step(host, trap, "run", lambda: self._make(host))
 
     def _make(self, host: Host) -> None:
         shutil.rmtree(self.folder / "run", ignore_errors=True)
-        run, survey = self.plan(host, Setting(self.recipes[0], self.place.request))
-        with self.known.lend():
-            result = start_run(host, run, self.folder / "run", survey=survey)
+        run, estimate = self.plan(host, Setting(self.recipes[0], self.place.request))
+        with self.known.suspended():
+            result = start_run(host, run, self.folder / "run", estimate=estimate)
         self._look(run, result)
 
     def _look(self, run: Run, result: RunResult) -> None:
-        """See that each picture that was made shows what it is said to show."""
+        """See that each image that was made shows what it is said to show."""
         for cell in (cell for cells in run.rounds() for cell in cells):
             try:
-                image = read_picture(result.files.cell(cell.name))
+                image = read_image(result.files.cell(cell.name))
             except ElementalError:
                 continue
             same = image.tobytes() == self.place.pixels(cell.recipe, cell.request)
             self.expect(same, f"cell {cell.name} shows something else")
 
     @abstractmethod
-    def plan(self, host: Host, base: Setting) -> tuple[Run, Survey]:
+    def plan(self, host: Host, base: Setting) -> tuple[Run, Estimate]:
         """Read the run, as the tab does before it puts the merge aside."""
 
 
 class Plot(_Run):
     """A plot of four cells, of two models A."""
 
-    def plan(self, host: Host, base: Setting) -> tuple[Run, Survey]:
-        known = known_for(host, base.recipe)
-        x = parse_axis("x", "elemental", "OUT05:attn2:0.3\n\nIN04:attn2:0.6", known)
-        y = parse_axis("y", "model-a", "\n".join(str(self.place.paths[name]) for name in "ac"), known)
-        plot = make_plot(base, x, y, known=known)
-        return PlotRun(plot), survey_plot(plot)
+    def plan(self, host: Host, base: Setting) -> tuple[Run, Estimate]:
+        context = make_axis_context(host, base.recipe)
+        x = parse_axis("x", "elemental", "OUT05:attn2:0.3\n\nIN04:attn2:0.6", context)
+        y = parse_axis("y", "model-a", "\n".join(str(self.place.paths[name]) for name in "ac"), context)
+        plot = make_plot(base, x, y, context=context)
+        return PlotRun(plot), estimate_plot(plot)
 
 
 class Check(_Run):
     """A check of two elements."""
 
-    def plan(self, host: Host, base: Setting) -> tuple[Run, Survey]:
-        check = parse_check(base, "OUT05:attn2.to_k,IN04:attn2", 1.0, known_for(host, base.recipe))
-        return CheckRun(check), survey_check(check)
+    def plan(self, host: Host, base: Setting) -> tuple[Run, Estimate]:
+        check = parse_check(base, "OUT05:attn2.to_k,IN04:attn2", 1.0, make_axis_context(host, base.recipe))
+        return CheckRun(check), estimate_check(check)
 
 
-SCENES: Sequence[type[Scene]] = (Pictures, Following, Leaving, Bench, Refused, Plot, Check)
+SCENES: Sequence[type[Scene]] = (Images, Following, Leaving, Bench, Refused, Plot, Check)
 
 
 def _describe(now: LiveNow) -> str:

@@ -31,10 +31,10 @@ from elemental.session import run_jobs as run_actions
 from elemental.session.form import MergeForm
 from elemental.session.history import History
 from elemental.session.jobs import Job, JobBoard, JobState
-from elemental.session.merged_model import Workbench
+from elemental.session.merged_model import MergedModel
 from elemental.session.preview import Previewer
 from elemental.session.run_jobs import PlotForm
-from elemental.session.session import Desk
+from elemental.session.session import Session
 
 EVERY = 10
 WARM = 10
@@ -143,7 +143,7 @@ class Soak:
     """A user who never closes the program.
 
     Args:
-        folder: For checkpoints, pictures and the history.
+        folder: For checkpoints, images and the history.
         device: Of the host.
         seed: Decides what the user does.
     """
@@ -154,10 +154,10 @@ class Soak:
         self.models = folder / "models"
         copy_pair(self.models)
         (self.models / "damaged.safetensors").write_bytes((self.models / "a.safetensors").read_bytes()[:5000])
-        self.host = StandaloneHost(device=device, models=self.models, output=folder / "pictures")
+        self.host = StandaloneHost(device=device, models=self.models, output=folder / "images")
         history = History(folder / "history.jsonl")
-        self.desk = Desk(
-            self.host, Workbench(self.host), JobBoard(), history, Previewer(self.host.checkpoints), MergeForm()
+        self.session = Session(
+            self.host, MergedModel(self.host), JobBoard(), history, Previewer(self.host.checkpoints), MergeForm()
         )
         self.done: dict[str, int] = {}
         self._draw = random.Random(seed)
@@ -166,12 +166,12 @@ class Soak:
     def round(self, number: int) -> None:
         """Merge and draw, and now and then do something else."""
         form = self._form()
-        self.desk.previewer.look(replace(form, spec=f"{form.spec},OUT{number % 12:02}:attn1:0.{number % 10}"))
+        self.session.previewer.look(replace(form, spec=f"{form.spec},OUT{number % 12:02}:attn1:0.{number % 10}"))
         request = ImageRequest("a red circle", seed=number, steps=1 + number % 2, width=64, height=64)
-        self._do("merge and picture", lambda: actions.merge(self.desk, form, request, print_change=False))
+        self._do("merge and image", lambda: actions.merge(self.session, form, request, print_change=False))
         others: dict[str, Callable[[], Job]] = {
-            "picture": lambda: actions.generate(self.desk, form, request),
-            "restore": lambda: actions.restore(self.desk),
+            "image": lambda: actions.generate(self.session, form, request),
+            "restore": lambda: actions.restore(self.session),
             "save": lambda: self._save(form),
             "plot": lambda: self._plot(form, request),
             "refused merge": lambda: self._refused(form),
@@ -184,7 +184,7 @@ class Soak:
 
     def rest(self) -> None:
         """Take the merge out, and have A loaded: the same state each time."""
-        self._do("restore", lambda: actions.restore(self.desk))
+        self._do("restore", lambda: actions.restore(self.session))
         self.host.open_model(CheckpointRef("a", self.models / "a.safetensors"))
 
     def _form(self) -> MergeForm:
@@ -208,14 +208,14 @@ class Soak:
         names = [name for name in ("saved0", "saved1", "saved2") if f"{name}.safetensors" != form.model_b]
         name = self._draw.choice(names)
         self._saved = sorted({*self._saved, f"{name}.safetensors"})
-        return actions.save(self.desk, form, name, overwrite=True)
+        return actions.save(self.session, form, name, overwrite=True)
 
     def _plot(self, form: MergeForm, request: ImageRequest) -> Job:
         plot = PlotForm(x_type="alpha", x="0.1,0.4", y_type="seed", y="1,2")
-        return run_actions.run_plot(self.desk, replace(form, blocks="", spec=""), plot, replace(request, steps=1))
+        return run_actions.run_plot(self.session, replace(form, blocks="", spec=""), plot, replace(request, steps=1))
 
     def _refused(self, form: MergeForm) -> Job:
-        return actions.merge(self.desk, replace(form, model_a="damaged.safetensors"), None, print_change=False)
+        return actions.merge(self.session, replace(form, model_a="damaged.safetensors"), None, print_change=False)
 
     def _do(self, name: str, start: Callable[[], Job], *, fails: bool = False) -> None:
         job, version = start(), 0

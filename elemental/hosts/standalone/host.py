@@ -22,7 +22,7 @@ from ...images.request import GeneratedImage, ImageRequest, with_known_sampler
 from ...merge.files.checkpoint import Checkpoint, checkpoint_files, read_signature
 from ...merge.out_of_memory import is_out_of_memory
 from ...merge.tensor_views import copy_piece, count_numbers, pieces_of
-from ..base import NO_FIELDS, CheckpointRef, Claim, Glimpse
+from ..base import NO_FIELDS, CheckpointRef, Claim, StepProgress
 from .clip_tokenizer import tokenize
 from .key_map import Network
 from .networks import Networks, allocate, build_networks, live_tensors
@@ -52,7 +52,7 @@ class StandaloneModel:
 
     Raises:
         CheckpointError: It cannot be read, or is of no kind that is known.
-        HostError: It lacks what making pictures needs.
+        HostError: It lacks what making images needs.
     """
 
     def __init__(self, path: Path, *, device: torch.device, dtype: torch.dtype) -> None:
@@ -92,7 +92,7 @@ class StandaloneModel:
         self.checkpoint = None
 
     def describe(self, model: Mapping[str, str], fields: Mapping[str, str]) -> None:
-        """Do nothing: nobody else makes pictures of it."""
+        """Do nothing: nobody else makes images of it."""
 
     def replaced(self) -> bool:
         """Tell that nothing is ever loaded over it: each checkpoint gets networks of its own."""
@@ -106,7 +106,7 @@ class StandaloneHost:
         device: Where to compute, as torch names it.
         dtype: Number format of the live model; by default fp32 on the CPU, fp16 elsewhere.
         models: The folder whose checkpoints are listed, and in which merges are saved.
-        output: Where pictures are kept.
+        output: Where images are kept.
         report: Called with steps done, steps in all, and what is done.
         should_stop: Asked after each step, beside :meth:`stop`.
 
@@ -138,7 +138,7 @@ class StandaloneHost:
         self._asked_to_stop = should_stop
         self._stopped = threading.Event()
         self._one_job = threading.Lock()
-        self._glimpse = Glimpse()
+        self._glimpse = StepProgress()
 
     def checkpoints(self) -> Sequence[CheckpointRef]:
         """List the checkpoints that were in the models folder, at any depth, when it last looked."""
@@ -168,21 +168,21 @@ class StandaloneHost:
         """Do nothing: checkpoints are loaded by :meth:`open_model` alone."""
 
     @contextmanager
-    def job(self, name: str, pictures: int) -> Iterator[None]:  # noqa: ARG002
+    def job(self, name: str, images: int) -> Iterator[None]:  # noqa: ARG002
         """Have the host to oneself for a job, once those before it are done."""
         with self._one_job:
             self._stopped.clear()
             try:
                 yield
             finally:
-                self._glimpse = Glimpse()
+                self._glimpse = StepProgress()
 
     def open_model(self, checkpoint: CheckpointRef) -> StandaloneModel:
         """Load a checkpoint, unless it is the one in use.
 
         Raises:
             CheckpointError: The file cannot be read, or is of no kind that is known.
-            HostError: It lacks what making pictures needs, memory runs out, or a merge is going on in the live model.
+            HostError: It lacks what making images needs, memory runs out, or a merge is going on in the live model.
         """
         wanted = checkpoint.path, read_signature(checkpoint.path)
         live = self._live
@@ -195,15 +195,15 @@ class StandaloneHost:
         return opened
 
     def output_folder(self) -> Path:
-        """Give the folder in which pictures are kept."""
+        """Give the folder in which images are kept."""
         return self._output
 
     def report(self, done: int, total: int, text: str) -> None:
         """Show how far a job is."""
         self._report(done, total, text)
 
-    def glimpse(self) -> Glimpse:
-        """Tell the step of the picture in the making."""
+    def step_progress(self) -> StepProgress:
+        """Tell the step of the image in the making."""
         return self._glimpse
 
     def stop(self) -> None:
@@ -214,12 +214,12 @@ class StandaloneHost:
         """Tell whether the user pressed Stop."""
         return self._stopped.is_set() or self._asked_to_stop()
 
-    def make_pictures(
+    def make_images(
         self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
     ) -> Sequence[GeneratedImage]:
-        """Make the pictures of a request from the live model as it is now.
+        """Make the images of a request from the live model as it is now.
 
-        The same request and the same model give the same pictures, byte for byte, on the same machine.
+        The same request and the same model give the same images, byte for byte, on the same machine.
 
         Raises:
             HostError: No model is loaded, or an inpainting model; the sampler is unknown, the package with CLIP's
@@ -229,7 +229,7 @@ class StandaloneHost:
         if self._live is None:
             raise HostError("No model is loaded.")
         request = with_known_sampler(request, self.samplers())  # in the spelling that the WebUI knows
-        too_small = f"The memory of {self._device} is too small for these pictures; ask for smaller ones."
+        too_small = f"The memory of {self._device} is too small for these images; ask for smaller ones."
         with _memory(too_small), torch.inference_mode():
             images = self._sample(self._live, request)
         return [
@@ -240,7 +240,7 @@ class StandaloneHost:
     def _sample(self, live: StandaloneModel, request: ImageRequest) -> list[Image.Image]:
         if live.channels != 4:
             raise HostError(
-                "An inpainting model cannot draw without a picture and a mask, which this host does not take."
+                "An inpainting model cannot draw without an image and a mask, which this host does not take."
             )
         scheduler = make_sampler(request.sampler, v_prediction=live.v_prediction, zero_snr=live.zero_snr)
         pipeline = _make_pipeline(live, scheduler)
@@ -249,7 +249,7 @@ class StandaloneHost:
 
         def after_step(_: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
             self.report(step + 1, request.steps, "generating")
-            self._glimpse = Glimpse(step + 1, request.steps)
+            self._glimpse = StepProgress(step + 1, request.steps)
             if self.should_stop():
                 raise Stopped
             return values
@@ -304,7 +304,7 @@ def _check_complete(networks: Networks, tensors: Mapping[str, Sequence[Tensor]])
     for name, network in networks.items():
         for key, parameter in network.named_parameters():
             if parameter.data.untyped_storage().data_ptr() not in filled:
-                raise HostError(f"The checkpoint lacks a tensor that pictures need: {key} of the {name.value}.")
+                raise HostError(f"The checkpoint lacks a tensor that images need: {key} of the {name.value}.")
 
 
 def _make_pipeline(live: StandaloneModel, scheduler: Any) -> Any:

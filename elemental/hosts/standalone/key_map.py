@@ -145,7 +145,7 @@ def _vae_name(rest: str) -> str:
         return rest
     if block := re.fullmatch(r"(down|up)\.(\d)\.(?:block\.(\d)\.(.+)|(?:down|up)sample\.(.+))", inner):
         side, level = block[1], int(block[2])
-        # The original counts the decoder's levels from the picture's end, diffusers from the latents'.
+        # The original counts the decoder's levels from the image's end, diffusers from the latents'.
         place = f"{half}.{side}_blocks.{level if side == 'down' else _VAE_LEVELS - 1 - level}"
         if block[3] is None:
             return f"{place}.{side}samplers.0.{block[5]}"

@@ -46,7 +46,7 @@ def build_networks(shapes: Shapes, architecture: Architecture) -> Networks:
     try:
         networks = _build(shapes, architecture)
     except KeyError as exc:
-        raise HostError(f"The checkpoint is incomplete: pictures need its tensor {exc.args[0]}.") from exc
+        raise HostError(f"The checkpoint is incomplete: images need its tensor {exc.args[0]}.") from exc
     wanted = [Network.TEXT, Network.TEXT_2] if architecture is SDXL else [Network.TEXT]
     if any(network not in networks for network in wanted):
         raise HostError("The checkpoint has no text encoder of the kind that its U-Net was made for.")
@@ -147,7 +147,7 @@ def _unet_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
 def _vae_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
     widths = [shapes.get(f"{VAE_PREFIX}encoder.down.{level}.block.0.conv1.weight", (0,))[0] for level in range(4)]
     if not all(widths):
-        raise HostError("The checkpoint has no VAE, which pictures need: save a merge with one first (--vae FILE).")
+        raise HostError("The checkpoint has no VAE, which images need: save a merge with one first (--vae FILE).")
     return {
         "block_out_channels": widths,
         "layers_per_block": 2,

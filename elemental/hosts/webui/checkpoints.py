@@ -38,7 +38,7 @@ def find_checkpoint(path: Path) -> Any:
     """
     for attempt in ("as listed", "listed anew"):
         if attempt == "listed anew":
-            list_anew()
+            rescan()
         found = next((info for info in list(sd_models.checkpoints_list.values()) if is_file_of(info, path)), None)
         if found is not None:
             return found
@@ -48,7 +48,7 @@ def find_checkpoint(path: Path) -> Any:
     )
 
 
-def list_anew() -> None:
+def rescan() -> None:
     """Have the host look for checkpoints; one named on its command line would become the user's choice by that."""
     with _choice_kept():
         sd_models.list_models()
@@ -59,10 +59,10 @@ def selected_checkpoint() -> Any:
     return sd_models.checkpoint_aliases.get(shared.opts.data.get(CHECKPOINT_OPTION))
 
 
-def passing_name(info: Any) -> str:
+def override_alias(info: Any) -> str:
     """Give a name of a checkpoint that the host understands, and that is in none of its lists of choices.
 
-    The host passes over a choice that its settings hold already, if only for the time of one picture.
+    The host passes over a choice that its settings hold already, if only for the time of one image.
     """
     choices = (info.title, getattr(info, "short_title", info.title))
     names = [f"{info.name} [{info.hash}]", *info.ids]
@@ -71,13 +71,13 @@ def passing_name(info: Any) -> str:
 
 
 def override_checkpoint(request: Any, info: Any) -> None:
-    """Have the host make one request's pictures with a checkpoint, whatever its settings choose.
+    """Have the host make one request's images with a checkpoint, whatever its settings choose.
 
     Args:
         request: To the host; its dictionary is replaced, since scripts share it among requests.
         info: What the host knows of the checkpoint.
     """
-    request.override_settings = {**request.override_settings, CHECKPOINT_OPTION: passing_name(info)}
+    request.override_settings = {**request.override_settings, CHECKPOINT_OPTION: override_alias(info)}
 
 
 def secure_settings(request: Any) -> None:

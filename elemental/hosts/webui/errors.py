@@ -33,7 +33,7 @@ def describe_error(error: Exception) -> str:
     if is_out_of_memory(error):
         traceback.clear_frames(error.__traceback__)  # else its tensors live as long as the error is kept
         devices.torch_gc()
-        return "The memory is too small for this; ask for smaller or fewer pictures, or start with --medvram."
+        return "The memory is too small for this; ask for smaller or fewer images, or start with --medvram."
     if isinstance(error, devices.NansException):
         return f"The model computed no numbers (NaN): {_first_line(error)}"
     return f"{type(error).__name__}: {_first_line(error)}"

@@ -1,4 +1,4 @@
-"""What the WebUI calls: the tab, the part of every picture's making that knows of merges, pasted infotexts."""
+"""What the WebUI calls: the tab, the part of every image's making that knows of merges, pasted infotexts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .loading import CHECKPOINT_OPTION
 
 _log = logging.getLogger(__name__)
 
-MakeTab = Callable[[WebUIHost, "TabForm"], Any]
+MakeTab = Callable[[WebUIHost, "Txt2imgForm"], Any]
 """Builds the tab of a host, with that form in it, and gives its ``gradio.Blocks``."""
 
 MakeErrorPage = Callable[[str], Any]
@@ -50,7 +50,7 @@ def register(make_tab: MakeTab, make_error_page: MakeErrorPage) -> None:
     """
     host = webui_host()
     host.guard_loading()
-    form = TabForm(host)
+    form = Txt2imgForm(host)
     script_callbacks.on_after_component(form.notice)
     script_callbacks.on_after_component(functools.partial(_watch_list, host))
     script_callbacks.on_ui_tabs(functools.partial(_tabs, make_tab, make_error_page, host, form))
@@ -58,8 +58,8 @@ def register(make_tab: MakeTab, make_error_page: MakeErrorPage) -> None:
     script_callbacks.on_model_loaded(_loaded)
 
 
-class TabForm:
-    """The txt2img tab as the form that says what picture is wanted.
+class Txt2imgForm:
+    """The txt2img tab as the form that says what image is wanted.
 
     Args:
         host: Is told what it says.
@@ -80,7 +80,7 @@ class TabForm:
         return find_inputs(self._button)[1:] if self._button is not None else []
 
     def draw(self, make: Callable[..., Any]) -> None:
-        """Say where the picture's settings are.
+        """Say where the image's settings are.
 
         Args:
             make: Makes a component, as ``ui.compat.make`` does.
@@ -118,7 +118,7 @@ def find_inputs(button: Any) -> list[Any]:
 
 
 class ElementalScript(scripts.Script):  # type: ignore[misc]
-    """Has the pictures of the host's own tabs and API made of the merge that is in the model, and say so."""
+    """Has the images of the host's own tabs and API made of the merge that is in the model, and say so."""
 
     create_group = False
 
@@ -131,7 +131,7 @@ class ElementalScript(scripts.Script):  # type: ignore[misc]
         return scripts.AlwaysVisible
 
     def before_process(self, p: Any, *_: Any) -> None:
-        """Keep the merge in place for a picture, unless another checkpoint is asked for: that ends it."""
+        """Keep the merge in place for an image, unless another checkpoint is asked for: that ends it."""
         host = webui_host()
         live = host.merged()
         if mark_of(p) is not None or live is None:
@@ -144,20 +144,20 @@ class ElementalScript(scripts.Script):  # type: ignore[misc]
         _note_merge(p, live)
 
     def process(self, p: Any, *_: Any) -> None:
-        """Have the infotext not say that the picture is of the checkpoint alone."""
+        """Have the infotext not say that the image is of the checkpoint alone."""
         noted = mark_of(p)
         if noted is not None and noted.merged:
             p.sd_model_name = p.sd_model_hash = None
 
     def postprocess_batch(self, p: Any, *_: Any, **__: Any) -> None:
-        """Note a skipped picture, which the host forgets before the next one."""
+        """Note a skipped image, which the host forgets before the next one."""
         noted = mark_of(p)
         if noted is not None and shared.state.skipped:
             noted.skipped = True
 
 
 def _asks_for_another(p: Any, live: WebUIModel) -> bool:
-    """Tell whether a request names a checkpoint, be it the merge's own, or would load another in mid-picture."""
+    """Tell whether a request names a checkpoint, be it the merge's own, or would load another in mid-image."""
     if p.override_settings.get(CHECKPOINT_OPTION) is not None:
         return True
     others = [p.refiner_checkpoint]
@@ -168,7 +168,7 @@ def _asks_for_another(p: Any, live: WebUIModel) -> bool:
 
 
 def _note_merge(p: Any, live: WebUIModel) -> None:
-    """Keep the merge for a picture and name it; dictionaries are replaced, since scripts share them among requests."""
+    """Keep the merge for an image and name it; dictionaries are replaced, since scripts share them among requests."""
     assert live.description is not None
     chosen = selected_checkpoint()
     if chosen is None or not is_file_of(chosen, live.opened.path):
@@ -196,7 +196,7 @@ def _pasted(host: WebUIHost, _infotext: str, params: dict[str, Any]) -> None:
         host.offer_pasted(recipe)
 
 
-def _tabs(make_tab: MakeTab, make_error_page: MakeErrorPage, host: WebUIHost, form: TabForm) -> Tabs:
+def _tabs(make_tab: MakeTab, make_error_page: MakeErrorPage, host: WebUIHost, form: Txt2imgForm) -> Tabs:
     try:
         blocks = make_tab(host, form)
     except Exception as exc:  # a missing tab would leave the user without a word

@@ -1,4 +1,4 @@
-"""The port on AUTOMATIC1111's WebUI: its own live model, its own way of making pictures, its own queue.
+"""The port on AUTOMATIC1111's WebUI: its own live model, its own way of making images, its own queue.
 
 Written for version 1.10.1; docs/hosts.md says how each of its traps is gone around, and on what this was run.
 """
@@ -16,9 +16,9 @@ from modules import sd_models, sd_samplers, sd_schedulers, shared
 from ...errors import HostError
 from ...images.request import GeneratedImage, ImageRequest
 from ...merge.files.checkpoint import Checkpoint
-from ..base import NO_FIELDS, CheckpointRef, Glimpse
-from .checkpoints import find_checkpoint, is_file_of, list_anew, load, passing_name, ref_of, selected_checkpoint
-from .images import PictureMaker
+from ..base import NO_FIELDS, CheckpointRef, StepProgress
+from .checkpoints import find_checkpoint, is_file_of, load, override_alias, ref_of, rescan, selected_checkpoint
+from .images import ImageMaker
 from .live_model import WebUIModel
 from .loading import LoadCalls, LoadGate, Turn, put_gates
 
@@ -31,12 +31,12 @@ class _Job:
 
     Attributes:
         values: Of the txt2img tab, as they were when the job was asked for.
-        pictures: How many it will make.
+        images: How many it will make.
         made: How many it has made.
     """
 
     values: Sequence[Any] | None
-    pictures: int
+    images: int
     made: int = 0
 
 
@@ -64,14 +64,14 @@ class WebUIHost:
 
     def refresh(self) -> None:
         """Have the host look for checkpoints anew."""
-        list_anew()
+        rescan()
 
     def models_folder(self) -> Path:
         """Give the folder that the host looks for checkpoints in."""
         return Path(shared.cmd_opts.ckpt_dir or sd_models.model_path).absolute()
 
     def output_folder(self) -> Path:
-        """Give a folder beside the one that the txt2img tab keeps its pictures in."""
+        """Give a folder beside the one that the txt2img tab keeps its images in."""
         folder = shared.opts.outdir_samples or shared.opts.outdir_txt2img_samples
         return Path(folder).absolute().parent / "elemental"
 
@@ -121,15 +121,15 @@ class WebUIHost:
         return live
 
     @contextmanager
-    def job(self, name: str, pictures: int) -> Iterator[None]:
+    def job(self, name: str, images: int) -> Iterator[None]:
         """Have the host to oneself for a job, once those before it are done; a job within it is a part of it."""
-        job = _Job(self.txt2img_values, max(1, pictures))
+        job = _Job(self.txt2img_values, max(1, images))
         if self.turn.mine:
             yield
             return
         with self.turn():
             shared.state.begin(job=name)
-            shared.state.job_count = job.pictures
+            shared.state.job_count = job.images
             self._job = job
             try:
                 yield
@@ -138,36 +138,36 @@ class WebUIHost:
                 shared.state.skipped = shared.state.interrupted = shared.state.stopping_generation = False
                 shared.state.end()
 
-    def make_pictures(
+    def make_images(
         self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
     ) -> Sequence[GeneratedImage]:
-        """Make the pictures of a request as the txt2img tab is set up, from the live model as it is now.
+        """Make the images of a request as the txt2img tab is set up, from the live model as it is now.
 
         Raises:
             HostError: It cannot be done; what other extensions' scripts raise becomes one.
-            Stopped: The user pressed Interrupt, or Stop before all pictures were begun.
+            Stopped: The user pressed Interrupt, or Stop before all images were begun.
         """
         with self.job("Elemental", request.batch):
             info = getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)
             if info is None:
                 raise HostError("No model is loaded.")
             values = self.txt2img_values if self._job is None else self._job.values
-            maker = PictureMaker(values, find_checkpoint(ref_of(info).path), self.samplers())
-            pictures = maker.make(request, model=model, fields=fields)
-            self._count(len(pictures))
-        return pictures
+            maker = ImageMaker(values, find_checkpoint(ref_of(info).path), self.samplers())
+            images = maker.make(request, model=model, fields=fields)
+            self._count(len(images))
+        return images
 
     def report(self, done: int, total: int, text: str) -> None:
-        """Show in the host's progress how far a job is; its bar follows the pictures."""
+        """Show in the host's progress how far a job is; its bar follows the images."""
         if self._job is not None:
             shared.state.textinfo = f"{text}: {done / total:.0%}" if total else text
 
-    def glimpse(self) -> Glimpse:
-        """Show the picture in the making, as often as the host's settings allow."""
+    def step_progress(self) -> StepProgress:
+        """Show the image in the making, as often as the host's settings allow."""
         if self._job is None:
-            return Glimpse()
+            return StepProgress()
         shared.state.set_current_image()
-        return Glimpse(shared.state.sampling_step, shared.state.sampling_steps, shared.state.current_image)
+        return StepProgress(shared.state.sampling_step, shared.state.sampling_steps, shared.state.current_image)
 
     def stop(self) -> None:
         """Interrupt the job, if it is ours."""
@@ -183,7 +183,7 @@ class WebUIHost:
         return self._models[0] if self._models else None
 
     def merged(self) -> WebUIModel | None:
-        """Give the live model if there is a merge in it that the user makes pictures of."""
+        """Give the live model if there is a merge in it that the user makes images of."""
         live = self._live
         return live if live is not None and live.description is not None and not live.replaced() else None
 
@@ -217,9 +217,9 @@ class WebUIHost:
     def _load(self, info: Any, keys: frozenset[str]) -> WebUIModel:
         """Have the host load a checkpoint, unless it has, and remember it with the others that the host keeps."""
         before, current = self._live, sd_models.model_data.sd_model
-        untrue = any(live.module is current and live.untrue for live in self._models)
+        differs_from_checkpoint = any(live.module is current and live.differs_from_checkpoint for live in self._models)
         with nullcontext() if before is None or before.overwritten else before.claim():
-            load(info, force=untrue)
+            load(info, force=differs_from_checkpoint)
         module = sd_models.model_data.sd_model
         live = self._opened(module) or WebUIModel(module, ref_of(info), keys)
         there = {id(module), *map(id, sd_models.model_data.loaded_sd_models)}
@@ -241,13 +241,13 @@ class WebUIHost:
     def _needed(self) -> str | None:
         """Name the checkpoint that a running job of ours needs."""
         info = getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)
-        return None if self._job is None or info is None else passing_name(find_checkpoint(ref_of(info).path))
+        return None if self._job is None or info is None else override_alias(find_checkpoint(ref_of(info).path))
 
     def _count(self, made: int) -> None:
         job = self._job
         if job is not None:
             job.made += made
-            shared.state.job_no = shared.state.job_count * job.made // job.pictures
+            shared.state.job_no = shared.state.job_count * job.made // job.images
 
 
 def _is_checkpoint(live: WebUIModel) -> bool:

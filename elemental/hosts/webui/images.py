@@ -1,4 +1,4 @@
-"""Pictures made as the WebUI's txt2img tab makes them, with all that the user has set there."""
+"""Images made as the WebUI's txt2img tab makes them, with all that the user has set there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .errors import as_host_errors
 from .loading import CHECKPOINT_OPTION
 
 LABEL = "Elemental"
-"""The infotext's name for a merge in words; a picture that has it is not of the checkpoint alone."""
+"""The infotext's name for a merge in words; an image that has it is not of the checkpoint alone."""
 
 _AUTOMATIC = "Automatic"
 _MARK = "elemental"
@@ -32,7 +32,7 @@ class Mark:
     Attributes:
         ours: Whether it is one of ours.
         merged: Whether the model is not the checkpoint alone.
-        skipped: Whether the user skipped one of its pictures.
+        skipped: Whether the user skipped one of its images.
     """
 
     ours: bool
@@ -113,8 +113,8 @@ def _seed(wanted: Any, batch: int) -> int:
     return seed if seed >= 0 else random.randrange(2**32 - batch)
 
 
-class PictureMaker:
-    """Makes pictures of the live model.
+class ImageMaker:
+    """Makes images of the live model.
 
     Args:
         values: Of the txt2img tab; None for its defaults.
@@ -130,11 +130,11 @@ class PictureMaker:
     def make(
         self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str]
     ) -> Sequence[GeneratedImage]:
-        """Make the pictures of a request.
+        """Make the images of a request.
 
         Raises:
             HostError: It cannot be done.
-            Stopped: The user pressed Interrupt, or Stop before all pictures were begun.
+            Stopped: The user pressed Interrupt, or Stop before all images were begun.
         """
         request = with_known_sampler(request, self._samplers)
         with as_host_errors(), closing(set_up(self._values)) as found:
@@ -150,7 +150,7 @@ class PictureMaker:
             return _collect(found, made, request, fields)
 
     def _keep_model(self, found: Any) -> None:
-        """Have the host leave the live model in place; it goes by its settings at each picture.
+        """Have the host leave the live model in place; it goes by its settings at each image.
 
         Raises:
             HostError: The txt2img tab asks for another one.
@@ -161,10 +161,10 @@ class PictureMaker:
                 f"The txt2img tab's override settings ask for the checkpoint {wanted}; take that out there."
             )
         if self._names_another(found.refiner_checkpoint):
-            raise HostError("A refiner would replace the model in mid-picture; switch it off in the txt2img tab.")
+            raise HostError("A refiner would replace the model in mid-image; switch it off in the txt2img tab.")
         if found.enable_hr and self._names_another(found.hr_checkpoint_name):
             raise HostError(
-                "Hires. fix with a checkpoint of its own would replace the model in mid-picture; "
+                "Hires. fix with a checkpoint of its own would replace the model in mid-image; "
                 'choose "Use same checkpoint" in the txt2img tab.'
             )
         if not self._is_live(selected_checkpoint()):
@@ -197,10 +197,10 @@ def _split_sampler(name: str) -> tuple[str, str]:
 
 
 def _raise_if_stopped(found: Any, made: int, wanted: int) -> None:
-    """Refuse pictures that are only half made.
+    """Refuse images that are only half made.
 
     Raises:
-        Stopped: The user pressed Interrupt, or Stop before all pictures were begun.
+        Stopped: The user pressed Interrupt, or Stop before all images were begun.
         HostError: The user pressed Skip.
     """
     state, noted = shared.state, mark_of(found)
@@ -208,7 +208,7 @@ def _raise_if_stopped(found: Any, made: int, wanted: int) -> None:
         raise Stopped
     if state.skipped or (noted is not None and noted.skipped):
         state.skipped = False
-        raise HostError("The picture was skipped.")
+        raise HostError("The image was skipped.")
 
 
 def _collect(found: Any, made: Any, request: ImageRequest, fields: Mapping[str, str]) -> Sequence[GeneratedImage]:
@@ -217,7 +217,7 @@ def _collect(found: Any, made: Any, request: ImageRequest, fields: Mapping[str, 
     chosen = found.script_args[0] if found.script_args else 0
     if len(images) < request.batch or (chosen and len(images) != request.batch):
         advice = "; choose no script in the txt2img tab" if chosen else ""
-        raise HostError(f"The WebUI made {len(images)} pictures, where {request.batch} were asked for{advice}.")
+        raise HostError(f"The WebUI made {len(images)} images, where {request.batch} were asked for{advice}.")
     return [
         GeneratedImage(
             image.convert("RGB"),

@@ -82,7 +82,7 @@ class Description:
 
     Attributes:
         model: What names it, for the infotext.
-        fields: Further texts for the pictures' files.
+        fields: Further texts for the images' files.
     """
 
     model: Mapping[str, str]
@@ -116,7 +116,7 @@ class WebUIModel:
         self._loads = count_loads(module)
         self._opened_at = self._loads.number
         self._names: dict[str, str | None] = {}
-        self._beside = _Beside()
+        self._beside = _SavedAttributes()
         self._written = False
 
     def tensors(self) -> Mapping[str, Sequence[Tensor]]:
@@ -176,7 +176,7 @@ class WebUIModel:
         self.checkpoint = None
 
     def describe(self, model: Mapping[str, str], fields: Mapping[str, str]) -> None:
-        """Remember what is in the model, for the pictures that the user makes in the host's own tabs."""
+        """Remember what is in the model, for the images that the user makes in the host's own tabs."""
         self.description = Description(dict(model), dict(fields)) if model else None
 
     def replaced(self) -> bool:
@@ -194,7 +194,7 @@ class WebUIModel:
         return self.kept is not None and not self.overwritten
 
     @property
-    def untrue(self) -> bool:
+    def differs_from_checkpoint(self) -> bool:
         """Whether the module holds something else than the checkpoint that the host names."""
         return self._loads.number != self._loads.host if self.overwritten else self.holds_merge
 
@@ -244,7 +244,7 @@ class WebUIModel:
         return self._names[live]
 
 
-class _Beside:
+class _SavedAttributes:
     """What the host keeps beside the tensors, and what stood there before a merge."""
 
     def __init__(self) -> None:
@@ -280,7 +280,7 @@ def _without_hijack(name: str) -> str:
 
 
 def forget_prompts() -> None:
-    """Empty the caches of encoded prompts in place: pictures in the making hold the same lists."""
+    """Empty the caches of encoded prompts in place: images in the making hold the same lists."""
     first, second = processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img
     for cache in (first.cached_c, first.cached_uc, second.cached_hr_c, second.cached_hr_uc):
         cache[:] = [None, None]

@@ -24,7 +24,7 @@ from .hashes import remembered_sha256
 
 RECIPE_FIELD = "elemental_recipe"
 RECIPE_NAME = "Elemental recipe"
-"""The name of the same recipe in the infotext of pictures that the WebUI makes on its own."""
+"""The name of the same recipe in the infotext of images that the WebUI makes on its own."""
 
 LABEL_FIELD = "Elemental"
 """The name in an infotext of what is merged, in words."""

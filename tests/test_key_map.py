@@ -51,7 +51,7 @@ def test_every_parameter_has_one_key_and_every_key_a_place(layout: Layout, archi
     ],
     ids=["SD 1.x", "SD 2.x", "SDXL"],
 )
-def test_keys_without_a_place_are_those_that_pictures_do_not_need(
+def test_keys_without_a_place_are_those_that_images_do_not_need(
     layout: Layout, architecture: Architecture, idle: set[str]
 ) -> None:
     shapes = tensor_shapes(layout)

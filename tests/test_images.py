@@ -13,11 +13,11 @@ from PIL import Image
 
 from elemental import MergeRecipe, ModelSource, RecipeError, parse_rules, read_recipe
 from elemental.errors import ImageError
-from elemental.images.diff import Difference, compare_pictures, draw_difference
+from elemental.images.diff import Difference, compare_images, draw_difference
 from elemental.images.files import write_gif, write_png, write_whole
 from elemental.images.grid import PAPER, GridCell, GridSheet, draw_grid
 from elemental.images.infotext import format_infotext
-from elemental.images.ranking import CSV_COLUMNS, Effect, draw_ranking, format_csv, rank_effects
+from elemental.images.ranking import CSV_COLUMNS, ElementEffect, draw_ranking, format_csv, rank_effects
 from elemental.images.request import GeneratedImage, ImageRequest
 from elemental.images.text import SMALLEST, find_font, fit_text, text_box
 
@@ -31,32 +31,32 @@ def with_pixels(*pixels: tuple[int, int, int]) -> Image.Image:
     return image
 
 
-def test_figures_of_hand_made_pictures() -> None:
-    assert compare_pictures(GREY, GREY) == (0.0, 0.0, 0, 1.0)
+def test_figures_of_hand_made_images() -> None:
+    assert compare_images(GREY, GREY) == (0.0, 0.0, 0, 1.0)
     # 300 channel values; one differs by exactly the threshold and is not counted, two by more
-    found = compare_pictures(GREY, with_pixels((120, 100, 100), (121, 100, 0)))
+    found = compare_images(GREY, with_pixels((120, 100, 100), (121, 100, 0)))
     assert found.share == pytest.approx(100 * 2 / 300)
     assert found.mean == pytest.approx((20 + 21 + 100) / 300)
     assert found.largest == 100
     black, white = (Image.new("RGB", (8, 8), colour) for colour in ((0, 0, 0), (255, 255, 255)))
-    found = compare_pictures(black, white)
+    found = compare_images(black, white)
     assert found[:3] == (100.0, 255.0, 255)
     assert found.similarity == pytest.approx(0.0, abs=1e-3)
     # differences do not wrap around, whichever way they go
-    assert compare_pictures(white, black)[:3] == (100.0, 255.0, 255)
+    assert compare_images(white, black)[:3] == (100.0, 255.0, 255)
 
 
-def test_similarity_of_small_and_unlike_pictures() -> None:
-    assert compare_pictures(GREY.crop((0, 0, 5, 5)), GREY.crop((0, 0, 5, 5))).similarity is None
+def test_similarity_of_small_and_unlike_images() -> None:
+    assert compare_images(GREY.crop((0, 0, 5, 5)), GREY.crop((0, 0, 5, 5))).similarity is None
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (10, 10, 3), dtype=np.uint8))
-    similarity = compare_pictures(GREY, noise).similarity
+    similarity = compare_images(GREY, noise).similarity
     assert similarity is not None
     assert similarity < 0.2
     with pytest.raises(ImageError, match="different sizes"):
-        compare_pictures(GREY, GREY.resize((10, 11)))
+        compare_images(GREY, GREY.resize((10, 11)))
 
 
-def test_the_picture_of_a_difference() -> None:
+def test_the_image_of_a_difference() -> None:
     drawn = draw_difference(GREY, with_pixels((110, 90, 100), (200, 100, 100)))
     assert drawn.getpixel((0, 0)) == (30, 30, 0)
     assert drawn.getpixel((1, 0)) == (255, 0, 0)
@@ -64,9 +64,9 @@ def test_the_picture_of_a_difference() -> None:
 
 
 EFFECTS = [
-    Effect("OUT03:attn1", 1.0, Difference(2.5, 1.0, 90, 0.9), "cells/x01-y00.png"),
-    Effect("OUT03:attn2", 1.0, Difference(12.0, 4.0, 200, 0.5), "cells/x01-y01.png"),
-    Effect('OUT03:"odd, name"', 1.0, Difference(2.5, 2.0, 80, None), "cells/x01-y02.png"),
+    ElementEffect("OUT03:attn1", 1.0, Difference(2.5, 1.0, 90, 0.9), "cells/x01-y00.png"),
+    ElementEffect("OUT03:attn2", 1.0, Difference(12.0, 4.0, 200, 0.5), "cells/x01-y01.png"),
+    ElementEffect('OUT03:"odd, name"', 1.0, Difference(2.5, 2.0, 80, None), "cells/x01-y02.png"),
 ]
 
 
@@ -145,7 +145,7 @@ def test_a_font_has_the_characters_that_it_is_chosen_for() -> None:
     fit_text("赤い丸 0.5", width=100, size=20)  # whether or not this system has a font for it
 
 
-def test_a_grid_has_its_pictures_where_they_belong() -> None:
+def test_a_grid_has_its_images_where_they_belong() -> None:
     colours = [[(200, 0, 0), (0, 200, 0)], [(0, 0, 200), (200, 200, 0)]]
     rows = [[GridCell(Image.new("RGB", (192, 192), colour)) for colour in row] for row in colours]
     rows[1][1] = GridCell(None, "failed: no reason")

@@ -15,7 +15,7 @@ from torch import Tensor
 from elemental import CheckpointError, Controls, HostError, MergeRecipe, Stopped, model_source, parse_rules
 from elemental.hosts.base import CheckpointRef
 from elemental.images.request import ImageRequest
-from elemental.session.merged_model import LiveKind, Workbench
+from elemental.session.merged_model import LiveKind, MergedModel
 
 from .fake_host import FakeHost, FakeModel
 
@@ -43,19 +43,19 @@ def opened(host: FakeHost, path: Path) -> FakeModel:
 def test_a_merge_stays_until_it_is_given_back(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
     own = opened(host, models["c"])
     before = own.digest()
-    bench = Workbench(host)
-    assert bench.live().kind is LiveKind.FILE
-    bench.merge(recipe)
+    merged_model = MergedModel(host)
+    assert merged_model.live().kind is LiveKind.FILE
+    merged_model.merge(recipe)
     live = opened(host, models["a"])
-    assert bench.live().kind is LiveKind.ACTIVE
-    assert bench.live().recipe == recipe
+    assert merged_model.live().kind is LiveKind.ACTIVE
+    assert merged_model.live().recipe == recipe
     assert "rules OUT03:attn2:1" in live.described["Elemental"]
     assert '"rules"' in live.described["elemental_recipe"]
-    (picture,) = bench.pictures(REQUEST)
-    assert "elemental_recipe" in picture.fields
-    bench.restore()
+    (image,) = merged_model.images(REQUEST)
+    assert "elemental_recipe" in image.fields
+    merged_model.restore()
     assert live.described == {}
-    assert bench.live().kind is LiveKind.FILE
+    assert merged_model.live().kind is LiveKind.FILE
     loaded = host.loaded()
     assert loaded is not None
     assert loaded.path == models["c"]  # what the user had before
@@ -63,14 +63,14 @@ def test_a_merge_stays_until_it_is_given_back(host: FakeHost, recipe: MergeRecip
 
 
 def test_the_next_merge_writes_what_differs_alone(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
-    bench = Workbench(host)
-    bench.merge(recipe)
+    merged_model = MergedModel(host)
+    merged_model.merge(recipe)
     live = opened(host, models["a"])
     first = len(live.moved[-1])
-    bench.merge(replace(recipe, rules=parse_rules("OUT03:attn2:0.9")))
+    merged_model.merge(replace(recipe, rules=parse_rules("OUT03:attn2:0.9")))
     assert len(live.moved) == 2
     assert len(live.moved[-1]) < first / 20
-    bench.restore()
+    merged_model.restore()
     assert live.digest() == FakeModel(None, load(models["a"])).digest()
 
 
@@ -79,17 +79,20 @@ def test_a_merge_that_is_stopped_leaves_what_was_there(
 ) -> None:
     own = opened(host, models["a"])
     before = own.digest()
-    bench = Workbench(host)
+    merged_model = MergedModel(host)
     stop = Controls(should_stop=lambda: True)
     with pytest.raises(Stopped):
-        bench.merge(recipe, controls=stop)
-    assert (own.digest(), bench.live().kind) == (before, LiveKind.FILE)
-    bench.merge(recipe)
+        merged_model.merge(recipe, controls=stop)
+    assert (own.digest(), merged_model.live().kind) == (before, LiveKind.FILE)
+    merged_model.merge(recipe)
     merged = own.digest()
     with pytest.raises(Stopped):
-        bench.merge(replace(recipe, alpha=0.1), controls=stop)
-    assert (own.digest(), bench.live().recipe) == (merged, recipe)  # the merge that was there is nobody's to lose
-    bench.restore()
+        merged_model.merge(replace(recipe, alpha=0.1), controls=stop)
+    assert (own.digest(), merged_model.live().recipe) == (
+        merged,
+        recipe,
+    )  # the merge that was there is nobody's to lose
+    merged_model.restore()
     assert own.digest() == before
 
 
@@ -98,34 +101,34 @@ def test_a_merge_that_the_host_refuses_gives_the_model_back(
 ) -> None:
     own = opened(host, models["a"])
     before = own.digest()
-    bench = Workbench(host)
-    bench.merge(recipe)
+    merged_model = MergedModel(host)
+    merged_model.merge(recipe)
     own.refuses = frozenset({min(own.tensors())})
     with pytest.raises(HostError, match=r"refuses[\s\S]*could not be put back[\s\S]*Load the checkpoint again"):
-        bench.merge(replace(recipe, alpha=0.1))
+        merged_model.merge(replace(recipe, alpha=0.1))
     own.refuses = frozenset()
-    assert (own.digest(), bench.live().kind) == (before, LiveKind.NOTHING)  # the host has not taken it back
-    bench.restore()
-    assert bench.live().kind is LiveKind.FILE
+    assert (own.digest(), merged_model.live().kind) == (before, LiveKind.NOTHING)  # the host has not taken it back
+    merged_model.restore()
+    assert merged_model.live().kind is LiveKind.FILE
     assert opened(host, models["a"]) is not own
-    bench.merge(recipe)  # and the next one works
-    bench.restore()
+    merged_model.merge(recipe)  # and the next one works
+    merged_model.restore()
     assert own.digest() == before
 
 
 def test_models_that_cannot_be_merged_cost_nobody_a_model(
     host: FakeHost, recipe: MergeRecipe, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    bench = Workbench(host)
-    bench.merge(recipe)
+    merged_model = MergedModel(host)
+    merged_model.merge(recipe)
     live = opened(host, models["a"])
     merged = live.digest()
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(models["b"].read_bytes()[:1000])
     with pytest.raises(CheckpointError):
-        bench.merge(replace(recipe, model_a=model_source(damaged)))
+        merged_model.merge(replace(recipe, model_a=model_source(damaged)))
     assert opened(host, models["a"]) is live
-    assert (live.digest(), bench.live().recipe) == (merged, recipe)
+    assert (live.digest(), merged_model.live().recipe) == (merged, recipe)
 
 
 def test_a_file_that_was_replaced_is_seen(
@@ -134,72 +137,72 @@ def test_a_file_that_was_replaced_is_seen(
     b = tmp_path / "b.safetensors"
     b.write_bytes(models["b"].read_bytes())
     now = replace(recipe, model_b=model_source(b), alpha=1.0)
-    bench = Workbench(host)
-    bench.merge(now)
+    merged_model = MergedModel(host)
+    merged_model.merge(now)
     first = opened(host, models["a"]).digest()
     other = tmp_path / "other"
     other.write_bytes(models["c"].read_bytes())
     other.replace(b)
-    bench.merge(now)
+    merged_model.merge(now)
     assert opened(host, models["a"]).digest() != first
 
 
 def test_a_merge_that_was_loaded_over_is_lost(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
-    bench = Workbench(host)
-    bench.merge(recipe)
+    merged_model = MergedModel(host)
+    merged_model.merge(recipe)
     live = opened(host, models["a"])
     live.is_replaced = True
     others = live.digest()
-    assert bench.live().kind is LiveKind.LOST
+    assert merged_model.live().kind is LiveKind.LOST
     with pytest.raises(HostError, match="lost"):
-        bench.pictures(REQUEST)
-    bench.restore()
+        merged_model.images(REQUEST)
+    merged_model.restore()
     assert live.digest() == others  # nobody writes over what the user loaded
-    assert bench.live().kind is LiveKind.FILE
+    assert merged_model.live().kind is LiveKind.FILE
 
 
 def test_loading_a_checkpoint_ends_the_merge(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
     live = opened(host, models["a"])
     before = live.digest()
-    bench = Workbench(host)
-    bench.merge(recipe)
+    merged_model = MergedModel(host)
+    merged_model.merge(recipe)
     assert live.digest() != before
     for call in host.load_calls:
         call()
     assert live.digest() == before
-    assert bench.live().kind is LiveKind.FILE
+    assert merged_model.live().kind is LiveKind.FILE
 
 
 def test_a_run_borrows_the_model_and_gives_the_merge_back(
     host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]
 ) -> None:
     opened(host, models["c"])
-    bench = Workbench(host)
-    bench.merge(recipe)
+    merged_model = MergedModel(host)
+    merged_model.merge(recipe)
     merged = opened(host, models["a"]).digest()
 
     def run() -> None:
-        with bench.lend():
+        with merged_model.suspended():
             opened(host, models["b"])
             raise HostError("the run failed")
 
     with pytest.raises(HostError, match="the run failed"):
         run()
-    assert bench.live().recipe == recipe
+    assert merged_model.live().recipe == recipe
     assert opened(host, models["a"]).digest() == merged
-    bench.restore()
+    merged_model.restore()
     loaded = host.loaded()
     assert loaded is not None
     assert loaded.path == models["c"]
 
 
-def test_pictures_without_a_merge(host: FakeHost, models: dict[str, Path]) -> None:
-    bench = Workbench(host)
+def test_images_without_a_merge(host: FakeHost, models: dict[str, Path]) -> None:
+    merged_model = MergedModel(host)
     with pytest.raises(HostError, match="No model is loaded"):
-        bench.pictures(REQUEST)
-    (picture,) = bench.pictures(REQUEST, otherwise=model_source(models["a"]))
-    assert "Model: a" in picture.infotext
-    assert picture.fields == {}
+        merged_model.images(REQUEST)
+    (image,) = merged_model.images(REQUEST, otherwise=model_source(models["a"]))
+    assert "Model: a" in image.infotext
+    assert image.fields == {}
 
 
 def test_a_process_ends_though_a_merge_is_in_the_model(models: dict[str, Path], tmp_path: Path) -> None:
@@ -208,12 +211,12 @@ from pathlib import Path
 from safetensors.torch import load_file
 from elemental import MergeRecipe, model_source
 from .fake_host import FakeHost
-from elemental.session.merged_model import Workbench
+from elemental.session.merged_model import MergedModel
 
 host = FakeHost(lambda path: {{key: (value,) for key, value in load_file(path).items() if value.is_floating_point()}},
                 output=Path({str(tmp_path)!r}))
-bench = Workbench(host)
-bench.merge(MergeRecipe(model_source({str(models["a"])!r}), model_source({str(models["b"])!r})))
+merged_model = MergedModel(host)
+merged_model.merge(MergeRecipe(model_source({str(models["a"])!r}), model_source({str(models["b"])!r})))
 print("merged")
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)

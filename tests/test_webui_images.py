@@ -1,4 +1,4 @@
-"""Pictures of the port on the WebUI, on a stand-in: as the txt2img tab is set up, and what goes wrong meanwhile."""
+"""Images of the port on the WebUI, on a stand-in: as the txt2img tab is set up, and what goes wrong meanwhile."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from PIL import Image
 from elemental import HostError, ImageError, Stopped, live_merge
 from elemental.merge.files.metadata import recipe_from_json
 from elemental.runs.axis import Setting
-from elemental.runs.axis_context import known_for
+from elemental.runs.axis_context import make_axis_context
 from elemental.runs.axis_values import parse_axis
-from elemental.runs.estimate import survey_plot
+from elemental.runs.estimate import estimate_plot
 from elemental.runs.plot_run import PlotRun, make_plot
 from elemental.runs.runner import RunResult, RunWatcher, start_run
-from elemental.workflows import pictures_of_merge
+from elemental.workflows import images_of_merge
 
 from .webui_standin_fixtures import REQUEST, Rig, mark, webui_rig  # noqa: F401
 from .webui_standin_parts import DEFAULTS, SCRIPTS
@@ -37,10 +37,10 @@ def values(**changes: Any) -> list[Any]:
 
 
 def form_of(rig: Rig) -> Any:
-    return rig.hooks.TabForm(rig.host)
+    return rig.hooks.Txt2imgForm(rig.host)
 
 
-def test_the_tab_says_what_picture_is_wanted(rig: Rig) -> None:
+def test_the_tab_says_what_image_is_wanted(rig: Rig) -> None:
     given = values(prompt="a cat", negative="a dog", seed=7.0, width=72, cfg=3.5, count=2, size=2)
     request = form_of(rig).read(given)
     assert request == replace(REQUEST, negative="a dog", width=72, cfg=3.5, batch=4)
@@ -62,38 +62,38 @@ def test_a_tab_that_cannot_be_read(rig: Rig) -> None:
     assert rig.host.txt2img_values is None
 
 
-def test_pictures_are_those_of_the_hosts_own_tab(rig: Rig) -> None:
+def test_images_are_those_of_the_hosts_own_tab(rig: Rig) -> None:
     own = rig.webui.generate().data
-    assert rig.pictures() == [own]  # without the tab's values
+    assert rig.images() == [own]  # without the tab's values
     four = replace(REQUEST, batch=4)
-    together = rig.host.make_pictures(four, model={})
-    assert [picture.seed for picture in together] == [7, 8, 9, 10]
+    together = rig.host.make_images(four, model={})
+    assert [image.seed for image in together] == [7, 8, 9, 10]
     rig.host.txt2img_values = values(count=2, size=2, prompt="another", seed=99)
     seen: list[tuple[int, int]] = []
     rig.webui.scripts.scripts_txt2img.scripts.append(
         SimpleNamespace(process=lambda p: seen.append((p.n_iter, p.batch_size)))
     )
-    assert rig.pictures(four) == [mark(picture) for picture in together]
-    assert rig.pictures(REQUEST) == [own]
+    assert rig.images(four) == [mark(image) for image in together]
+    assert rig.images(REQUEST) == [own]
     assert seen == [(2, 2), (1, 1)]
-    (karras,) = rig.host.make_pictures(replace(REQUEST, sampler="dpm++ 2m karras"), model={})
+    (karras,) = rig.host.make_images(replace(REQUEST, sampler="dpm++ 2m karras"), model={})
     assert "Sampler: DPM++ 2M, Schedule type: Karras, " in karras.infotext
     with pytest.raises(HostError, match='no sampler "Eular"'):
-        rig.pictures(replace(REQUEST, sampler="Eular"))
+        rig.images(replace(REQUEST, sampler="Eular"))
 
 
 def test_the_infotext_names_the_merge_and_not_the_checkpoint(rig: Rig) -> None:
     recipe = rig.recipe("IN03-OUT05:attn2:0.7")
     with live_merge(rig.open()) as merge:
-        (picture,) = pictures_of_merge(rig.host, REQUEST, merge, recipe)
-    assert "Model" not in picture.infotext
+        (image,) = images_of_merge(rig.host, REQUEST, merge, recipe)
+    assert "Model" not in image.infotext
     assert (
-        'Elemental: "weight-sum of a, b; alpha 0.5; rules IN03-OUT05:attn2:0.7", Elemental recipe: ' in picture.infotext
+        'Elemental: "weight-sum of a, b; alpha 0.5; rules IN03-OUT05:attn2:0.7", Elemental recipe: ' in image.infotext
     )
-    found = json.loads(picture.infotext.split("Elemental recipe: ")[1])
+    found = json.loads(image.infotext.split("Elemental recipe: ")[1])
     assert recipe_from_json(found, name="x").rules == recipe.rules
-    assert recipe_from_json(picture.fields["elemental_recipe"], name="x").rules == recipe.rules
-    (plain,) = rig.host.make_pictures(REQUEST, model={"Model": "a"})
+    assert recipe_from_json(image.fields["elemental_recipe"], name="x").rules == recipe.rules
+    (plain,) = rig.host.make_images(REQUEST, model={"Model": "a"})
     assert ", Model hash: " in plain.infotext
     assert ", Model: a" in plain.infotext
 
@@ -103,20 +103,20 @@ def test_the_live_model_stays_whatever_the_settings_choose(rig: Rig) -> None:
     settings = dict(rig.webui.opts.data)
     during: list[str] = []
     rig.webui.on_step = lambda _: during.append(rig.webui.opts.data["sd_model_checkpoint"])
-    picture = rig.pictures(replace(REQUEST, batch=1))
+    image = rig.images(replace(REQUEST, batch=1))
     assert rig.host.loaded() == rig.ref("b").__class__("b.safetensors", rig.paths["b"])
     assert not {"a.safetensors", "b.safetensors"} & set(during)  # what the user chooses meanwhile differs from it
     assert rig.webui.opts.data == settings
     rig.webui.opts.data["sd_model_checkpoint"] = "b.safetensors"
     during.clear()
-    assert rig.pictures() == picture
+    assert rig.images() == image
     assert set(during) == {"b.safetensors"}
 
 
 def test_settings_that_no_file_has_are_not_left_overridden(rig: Rig) -> None:
     rig.host.txt2img_values = values(overrides=["clip_skip: 2"])
     rig.webui.opts.data.pop("sd_model_checkpoint")
-    rig.pictures()
+    rig.images()
     assert rig.webui.opts.data.get("clip_skip") is None
     assert rig.webui.opts.data.get("sd_model_checkpoint") is None
 
@@ -133,40 +133,40 @@ def test_settings_that_no_file_has_are_not_left_overridden(rig: Rig) -> None:
 def test_what_would_replace_the_model_is_refused(rig: Rig, changes: dict[str, Any], message: str) -> None:
     rig.host.txt2img_values = values(**changes)
     with pytest.raises(HostError, match=message):
-        rig.pictures()
+        rig.images()
 
 
 def test_the_same_checkpoint_in_those_places_does_no_harm(rig: Rig) -> None:
-    (plain,) = rig.pictures()
+    (plain,) = rig.images()
     for changes in ({"refiner": "a"}, {"hires": True, "second": "a"}, {"second": "b"}, {"refiner": "None"}):
         rig.host.txt2img_values = values(**changes)
-        assert rig.pictures() == [plain]
+        assert rig.images() == [plain]
     rig.host.txt2img_values = values(overrides=["sd_model_checkpoint: a"])
-    assert rig.pictures() == [plain]
+    assert rig.images() == [plain]
 
 
-def test_scripts_run_and_what_they_add_is_not_taken_for_a_picture(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    (plain,) = rig.pictures()
+def test_scripts_run_and_what_they_add_is_not_taken_for_a_image(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    (plain,) = rig.images()
     rig.webui.extra_images = 2
-    assert rig.pictures() == [plain]
+    assert rig.images() == [plain]
     rig.webui.extra_images = 0
     runner = rig.webui.scripts.scripts_txt2img
     rig.host.txt2img_values = values(script=1)
     runner.chosen = rig.webui.process_images
-    assert rig.pictures() == [plain]
+    assert rig.images() == [plain]
 
     def two(p: Any) -> Any:
         made = rig.webui.process_images(p)
         return SimpleNamespace(**{**vars(made), "images": made.images * 2})
 
     runner.chosen = two
-    with pytest.raises(HostError, match="made 2 pictures, where 1 were asked for; choose no script"):
-        rig.pictures()
+    with pytest.raises(HostError, match="made 2 images, where 1 were asked for; choose no script"):
+        rig.images()
     rig.host.txt2img_values = values()
     none = SimpleNamespace(images=[], index_of_first_image=0)
     monkeypatch.setattr(sys.modules["modules"].processing, "process_images", lambda _: none)
-    with pytest.raises(HostError, match="made 0 pictures, where 1 were asked for"):
-        rig.pictures()
+    with pytest.raises(HostError, match="made 0 images, where 1 were asked for"):
+        rig.images()
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ def test_scripts_run_and_what_they_add_is_not_taken_for_a_picture(rig: Rig, monk
         ("nans", r"no numbers \(NaN\): all black"),
     ],
 )
-def test_what_scripts_raise_costs_one_picture_and_the_model_is_given_back(rig: Rig, error: Any, message: str) -> None:
-    before, plain = rig.webui.digest(), rig.pictures()
+def test_what_scripts_raise_costs_one_image_and_the_model_is_given_back(rig: Rig, error: Any, message: str) -> None:
+    before, plain = rig.webui.digest(), rig.images()
     raised = rig.webui.devices.NansException("all black\nand more") if error == "nans" else error
     requests: list[Any] = []
 
@@ -193,12 +193,12 @@ def test_what_scripts_raise_costs_one_picture_and_the_model_is_given_back(rig: R
     with live_merge(rig.open()) as merge:
         runner.scripts.append(broken)
         with pytest.raises(HostError, match=message):
-            pictures_of_merge(rig.host, REQUEST, merge, rig.recipe())
+            images_of_merge(rig.host, REQUEST, merge, rig.recipe())
         runner.scripts.remove(broken)
-        assert pictures_of_merge(rig.host, REQUEST, merge, rig.recipe())
+        assert images_of_merge(rig.host, REQUEST, merge, rig.recipe())
     assert requests[0].closed
     assert rig.webui.digest() == before
-    assert rig.pictures() == plain
+    assert rig.images() == plain
 
 
 def press(rig: Rig, button: str, at: int) -> None:
@@ -214,22 +214,22 @@ def press(rig: Rig, button: str, at: int) -> None:
 
 
 def test_buttons(rig: Rig) -> None:
-    (plain,) = rig.pictures()
+    (plain,) = rig.images()
     press(rig, "interrupted", 1)
     with rig.host.job("x", 1):
         with pytest.raises(Stopped):
-            rig.pictures()
+            rig.images()
         assert rig.host.should_stop()
     assert not rig.host.should_stop()
     press(rig, "stopping_generation", 1)
     with rig.host.job("x", 1):
-        assert rig.pictures() == [plain]  # whole
+        assert rig.images() == [plain]  # whole
         assert rig.host.should_stop()
     press(rig, "skipped", 1)
     with rig.host.job("x", 1):
         with pytest.raises(HostError, match="skipped"):
-            rig.pictures()
-        assert rig.pictures() == [plain]
+            rig.images()
+        assert rig.images() == [plain]
         assert not rig.host.should_stop()
 
 
@@ -238,13 +238,13 @@ def test_buttons_between_the_rounds_of_a_batch(rig: Rig) -> None:
     two = replace(REQUEST, batch=2)
     press(rig, "skipped", 1)  # the host forgets it before the second round
     with pytest.raises(HostError, match="skipped"):
-        rig.pictures(two)
+        rig.images(two)
     press(rig, "stopping_generation", 1)
     with pytest.raises(Stopped):
-        rig.pictures(two)
+        rig.images(two)
     assert not rig.webui.state.stopping_generation
     press(rig, "stopping_generation", 3)
-    assert len(rig.pictures(two)) == 2
+    assert len(rig.images(two)) == 2
 
 
 def test_a_job_has_the_queue_and_lets_go_of_it(rig: Rig) -> None:
@@ -254,7 +254,7 @@ def test_a_job_has_the_queue_and_lets_go_of_it(rig: Rig) -> None:
         assert (state.job, state.job_count, lock.owner) == ("plot", 4, threading.get_ident())
         with rig.host.job("a part", 1):
             rig.open("b")
-            rig.pictures(replace(REQUEST, batch=3))
+            rig.images(replace(REQUEST, batch=3))
         assert (state.job, state.job_no) == ("plot", 3)
         rig.host.report(1, 4, "merging")
         assert state.textinfo == "merging: 25%"
@@ -264,7 +264,7 @@ def test_a_job_has_the_queue_and_lets_go_of_it(rig: Rig) -> None:
         raise KeyError
     assert (lock.owner, state.job) == (None, "")
     rig.open("a")
-    rig.pictures()
+    rig.images()
     assert lock.turns == turns + 4
 
 
@@ -274,32 +274,32 @@ def test_only_jobs_of_ours_are_stopped_and_shown(rig: Rig) -> None:
     state.sampling_steps = 5
     rig.host.stop()
     assert not state.interrupted
-    assert (rig.host.glimpse().steps, rig.host.should_stop()) == (0, False)
+    assert (rig.host.step_progress().steps, rig.host.should_stop()) == (0, False)
     rig.host.report(1, 2, "x")
     assert state.textinfo is None
     with rig.host.job("x", 1):
         state.sampling_step, state.sampling_steps = 1, 5
-        glimpse = rig.host.glimpse()
-        assert (glimpse.step, glimpse.steps, glimpse.image is not None) == (1, 5, True)
+        step_progress = rig.host.step_progress()
+        assert (step_progress.step, step_progress.steps, step_progress.image is not None) == (1, 5, True)
         rig.host.stop()
         assert rig.host.should_stop()
 
 
 def plot(rig: Rig, folder: Path, on_cell: Callable[..., None] = lambda *_: None) -> RunResult:
     setting = Setting(rig.recipe(alpha=0), REQUEST)
-    known = known_for(rig.host, setting.recipe)
+    context = make_axis_context(rig.host, setting.recipe)
     axes = [
-        parse_axis("x", "alpha", "0,0.5,1", known),
-        parse_axis("y", "pinpoint-element", "IN01:attn1,M00:attn2", known),
+        parse_axis("x", "alpha", "0,0.5,1", context),
+        parse_axis("y", "pinpoint-element", "IN01:attn1,M00:attn2", context),
     ]
-    plotted = make_plot(setting, *axes, known=known)
+    plotted = make_plot(setting, *axes, context=context)
     with rig.host.job("plot", 6):
         return start_run(
-            rig.host, PlotRun(plotted), folder, survey=survey_plot(plotted), watcher=RunWatcher(on_cell=on_cell)
+            rig.host, PlotRun(plotted), folder, estimate=estimate_plot(plotted), watcher=RunWatcher(on_cell=on_cell)
         )
 
 
-def test_a_plot_while_others_ask_for_pictures(rig: Rig, tmp_path: Path) -> None:
+def test_a_plot_while_others_ask_for_images(rig: Rig, tmp_path: Path) -> None:
     before, own = rig.webui.digest(), rig.webui.generate()
     answers: list[Any] = []
     threads: list[threading.Thread] = []
@@ -324,11 +324,11 @@ def test_a_plot_that_is_interrupted_and_one_with_a_skipped_cell(rig: Rig, tmp_pa
     assert rig.webui.digest() == before
     press(rig, "skipped", 4)
     result = plot(rig, tmp_path / "skipped")
-    assert (result.made, list(result.failed.values())) == (5, ["The picture was skipped."])
+    assert (result.made, list(result.failed.values())) == (5, ["The image was skipped."])
     assert rig.webui.digest() == before
 
 
-def test_pictures_are_rgb(rig: Rig) -> None:
+def test_images_are_rgb(rig: Rig) -> None:
     process = rig.webui.process_images
 
     def with_alpha(p: Any) -> Any:
@@ -337,4 +337,4 @@ def test_pictures_are_rgb(rig: Rig) -> None:
         return SimpleNamespace(**{**vars(made), "images": images})
 
     sys.modules["modules"].processing.process_images = with_alpha
-    assert rig.host.make_pictures(REQUEST, model={})[0].image.mode == "RGB"
+    assert rig.host.make_images(REQUEST, model={})[0].image.mode == "RGB"

@@ -1,4 +1,4 @@
-"""What the WebUI calls, on a stand-in: the user's own pictures of a merge, choices of checkpoints, the tab."""
+"""What the WebUI calls, on a stand-in: the user's own images of a merge, choices of checkpoints, the tab."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from elemental import HostError, live_merge
 from elemental.merge.files.metadata import recipe_from_json
-from elemental.session.merged_model import LiveKind, Workbench
+from elemental.session.merged_model import LiveKind, MergedModel
 
 from .webui_standin_fixtures import REQUEST, Rig, mark, webui_rig  # noqa: F401
 from .webui_standin_parts import DEFAULTS, SCRIPTS
@@ -24,48 +24,48 @@ from .webui_standin_parts import DEFAULTS, SCRIPTS
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(name="bench")
-def workbench(rig: Rig) -> Iterator[Workbench]:
-    bench = Workbench(rig.host)
-    yield bench
+@pytest.fixture(name="merged_model")
+def workbench(rig: Rig) -> Iterator[MergedModel]:
+    merged_model = MergedModel(rig.host)
+    yield merged_model
     with rig.host.job("restore", 1):
-        bench.restore()
+        merged_model.restore()
 
 
-def put_merge(rig: Rig, bench: Workbench, a: str = "a", b: str = "b") -> str:
-    """Put a merge into the model, and give the picture that it makes."""
+def put_merge(rig: Rig, merged_model: MergedModel, a: str = "a", b: str = "b") -> str:
+    """Put a merge into the model, and give the image that it makes."""
     with rig.host.job("merge", 1):
-        bench.merge(rig.recipe("BASE:mlp:1", a=a, b=b))
-        (picture,) = bench.pictures(REQUEST)
-    return mark(picture)
+        merged_model.merge(rig.recipe("BASE:mlp:1", a=a, b=b))
+        (image,) = merged_model.images(REQUEST)
+    return mark(image)
 
 
-def test_the_users_own_pictures_are_of_the_merge_and_say_so(rig: Rig, bench: Workbench) -> None:
+def test_the_users_own_images_are_of_the_merge_and_say_so(rig: Rig, merged_model: MergedModel) -> None:
     before, plain = rig.webui.digest(), rig.webui.generate()
     assert "Elemental" not in plain.infotext
-    seen = put_merge(rig, bench)
+    seen = put_merge(rig, merged_model)
     own = rig.webui.generate()
     assert own.data == seen != plain.data
     assert "Model" not in own.infotext
     assert 'Elemental: "weight-sum of a, b; alpha 0.5; rules BASE:mlp:1"' in own.infotext
     with rig.host.job("restore", 1):
-        bench.restore()
+        merged_model.restore()
     again = rig.webui.generate()
     assert (again.data, again.infotext, rig.webui.digest()) == (plain.data, plain.infotext, before)
 
 
-def test_they_are_so_though_another_checkpoint_is_chosen(rig: Rig, bench: Workbench) -> None:
+def test_they_are_so_though_another_checkpoint_is_chosen(rig: Rig, merged_model: MergedModel) -> None:
     plain = rig.webui.generate().data
-    seen = put_merge(rig, bench, a="b", b="c")
+    seen = put_merge(rig, merged_model, a="b", b="c")
     del rig.webui.opts.data["sd_model_checkpoint"]
     shared_by_scripts: dict[str, Any] = {}
-    for _ in range(2):  # as a script does that makes many pictures with copies of one request
+    for _ in range(2):  # as a script does that makes many images with copies of one request
         assert rig.webui.generate(override_settings=shared_by_scripts).data == seen
-    assert bench.live().kind is LiveKind.ACTIVE
+    assert merged_model.live().kind is LiveKind.ACTIVE
     assert (shared_by_scripts, rig.webui.opts.data["sd_model_checkpoint"]) == ({}, None)
     rig.webui.opts.data["sd_model_checkpoint"] = "a.safetensors"
     with rig.host.job("restore", 1):
-        bench.restore()
+        merged_model.restore()
     assert rig.webui.generate().data == plain
 
 
@@ -83,16 +83,16 @@ def test_they_are_so_though_another_checkpoint_is_chosen(rig: Rig, bench: Workbe
     ],
 )
 def test_a_request_for_another_checkpoint_ends_the_merge_first(
-    rig: Rig, bench: Workbench, fields: dict[str, Any], kept: bool
+    rig: Rig, merged_model: MergedModel, fields: dict[str, Any], kept: bool
 ) -> None:
     def copied() -> dict[str, Any]:
         return {key: dict(value) if isinstance(value, dict) else value for key, value in fields.items()}
 
     before, expected = rig.webui.digest(), rig.webui.generate(**copied())
     rig.webui.reload()
-    seen = put_merge(rig, bench)
+    seen = put_merge(rig, merged_model)
     own = rig.webui.generate(**copied())
-    assert (bench.live().kind is LiveKind.ACTIVE) is kept
+    assert (merged_model.live().kind is LiveKind.ACTIVE) is kept
     assert own.data == (seen if kept else expected.data)
     assert ("Elemental" in own.infotext, bool(own.p.comments)) == (kept, not kept)
     if not kept:
@@ -101,19 +101,19 @@ def test_a_request_for_another_checkpoint_ends_the_merge_first(
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
-def test_choosing_a_checkpoint_ends_the_merge_and_gives_it(rig: Rig, bench: Workbench, name: str) -> None:
+def test_choosing_a_checkpoint_ends_the_merge_and_gives_it(rig: Rig, merged_model: MergedModel, name: str) -> None:
     rig.webui.opts.choose("sd_model_checkpoint", f"{name}.safetensors")
-    wanted, picture = rig.webui.digest(), rig.webui.generate()
+    wanted, image = rig.webui.digest(), rig.webui.generate()
     rig.webui.opts.choose("sd_model_checkpoint", "c.safetensors" if name != "c" else "a.safetensors")
-    put_merge(rig, bench)
+    put_merge(rig, merged_model)
     rig.webui.opts.choose("sd_model_checkpoint", f"{name}.safetensors")
-    assert bench.live().kind is LiveKind.FILE
+    assert merged_model.live().kind is LiveKind.FILE
     assert rig.webui.digest() == wanted
-    assert (rig.webui.generate().data, rig.webui.generate().infotext) == (picture.data, picture.infotext)
+    assert (rig.webui.generate().data, rig.webui.generate().infotext) == (image.data, image.infotext)
     assert rig.webui.opts.data["sd_model_checkpoint"] == f"{name}.safetensors"
 
 
-def test_picking_the_checkpoint_that_is_chosen_already_ends_the_merge(rig: Rig, bench: Workbench) -> None:
+def test_picking_the_checkpoint_that_is_chosen_already_ends_the_merge(rig: Rig, merged_model: MergedModel) -> None:
     picks: list[Any] = []
     listed = SimpleNamespace(elem_id="setting_sd_model_checkpoint", select=lambda fn, **_: picks.append(fn))
     rig.webui.fire("after_component", listed)
@@ -123,12 +123,12 @@ def test_picking_the_checkpoint_that_is_chosen_already_ends_the_merge(rig: Rig, 
     turns = rig.webui.lock.turns
     pick("a.safetensors")
     assert rig.webui.lock.turns == turns  # there is nothing to end
-    put_merge(rig, bench)
+    put_merge(rig, merged_model)
     for other in ("b.safetensors", "gone", None):
         pick(other)
-        assert bench.live().kind is LiveKind.ACTIVE
+        assert merged_model.live().kind is LiveKind.ACTIVE
     pick("a.safetensors")
-    assert (bench.live().kind, rig.webui.digest()) == (LiveKind.FILE, before)
+    assert (merged_model.live().kind, rig.webui.digest()) == (LiveKind.FILE, before)
     with live_merge(rig.open()) as merge:
         merge.apply(rig.recipe())
         merge.keep("mine")
@@ -164,7 +164,7 @@ def test_a_choice_in_mid_job_waits_until_its_end(rig: Rig, opened: str, chosen: 
     two = replace(REQUEST, batch=2)  # the host goes by its settings
     with rig.host.job("plot", 4):
         rig.open(opened)
-        first, second = rig.pictures(two), rig.pictures(two)
+        first, second = rig.images(two), rig.images(two)
         assert first == second
         assert rig.webui.digest() == wanted[opened]
     threads[0].join(5)
@@ -174,19 +174,19 @@ def test_a_choice_in_mid_job_waits_until_its_end(rig: Rig, opened: str, chosen: 
 
 
 @pytest.mark.parametrize("option", ["fp8_storage", "cache_fp16_weight"])
-def test_other_settings_that_load_checkpoints_end_the_merge(rig: Rig, bench: Workbench, option: str) -> None:
+def test_other_settings_that_load_checkpoints_end_the_merge(rig: Rig, merged_model: MergedModel, option: str) -> None:
     before = rig.webui.digest()
-    put_merge(rig, bench)
+    put_merge(rig, merged_model)
     rig.webui.opts.choose(option, "Enable")
-    assert bench.live().kind is LiveKind.FILE
+    assert merged_model.live().kind is LiveKind.FILE
     assert rig.webui.digest() == before
 
 
-def test_a_merge_that_is_lost_is_not_spoken_of(rig: Rig, bench: Workbench) -> None:
+def test_a_merge_that_is_lost_is_not_spoken_of(rig: Rig, merged_model: MergedModel) -> None:
     before, plain = rig.webui.digest(), rig.webui.generate()
-    put_merge(rig, bench)
+    put_merge(rig, merged_model)
     rig.webui.reload(forced_reload=True)  # the same checkpoint, whose prompts the host has encoded with the merge
-    assert bench.live().kind is LiveKind.LOST
+    assert merged_model.live().kind is LiveKind.LOST
     own = rig.webui.generate()
     assert (own.data, own.infotext, rig.webui.digest()) == (plain.data, plain.infotext, before)
 
@@ -200,10 +200,10 @@ def test_what_fails_before_a_load_does_not_prevent_it(rig: Rig) -> None:
     assert rig.host.loaded().path == rig.paths["b"]
 
 
-def test_what_is_called_before_a_load_may_use_the_host(rig: Rig, bench: Workbench) -> None:
+def test_what_is_called_before_a_load_may_use_the_host(rig: Rig, merged_model: MergedModel) -> None:
     opened: list[Any] = []
     rig.host.before_loading(lambda: opened.append(rig.open()))  # within a turn that the host itself has given
-    put_merge(rig, bench)
+    put_merge(rig, merged_model)
     rig.webui.generate(override_settings={"sd_model_checkpoint": "b.safetensors"})
     rig.webui.opts.choose("sd_model_checkpoint", "c.safetensors")
     assert len(opened) == 2
@@ -221,10 +221,12 @@ def run_script(monkeypatch: pytest.MonkeyPatch, tab: ModuleType | None) -> Modul
     return module
 
 
-def test_reload_ui_registers_everything_once(rig: Rig, bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reload_ui_registers_everything_once(
+    rig: Rig, merged_model: MergedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tab: Any = ModuleType("tab")
     tab.make_tab = lambda host, form: (host, form)
-    seen = put_merge(rig, bench)
+    seen = put_merge(rig, merged_model)
     for _ in range(3):
         rig.webui.callbacks.clear()
         module = run_script(monkeypatch, tab)
@@ -263,7 +265,7 @@ def test_the_generate_buttons_inputs_are_found(rig: Rig) -> None:
     fields = {number: SimpleNamespace(elem_id=f"field {number}") for number in range(5)}
     blocks = SimpleNamespace(parent=None, blocks=fields, dependencies=[])
     button = SimpleNamespace(elem_id="txt2img_generate", _id=9, parent=SimpleNamespace(parent=blocks))
-    form = rig.hooks.TabForm(rig.host)
+    form = rig.hooks.Txt2imgForm(rig.host)
     assert list(form.components) == []
     for component in (fields[1], button, SimpleNamespace(elem_id="img2img_generate", _id=10, parent=None)):
         form.notice(component, elem_id="whatever")
@@ -279,8 +281,8 @@ def test_the_generate_buttons_inputs_are_found(rig: Rig) -> None:
     assert list(form.components) == [fields[2], fields[1]]
 
 
-def test_a_pasted_infotext_gives_its_recipe_once(rig: Rig, bench: Workbench) -> None:
-    put_merge(rig, bench)
+def test_a_pasted_infotext_gives_its_recipe_once(rig: Rig, merged_model: MergedModel) -> None:
+    put_merge(rig, merged_model)
     own = rig.webui.generate()
     recipe = own.p.extra_generation_params["Elemental recipe"]
     for params in ({"Prompt": "x"}, {"Elemental recipe": ""}):
