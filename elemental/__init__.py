@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .errors import CheckpointError, ElementalError, HostError, ImageError, MergeError, RecipeError, SpecError, Stopped
 from .merge.files.checkpoint import Checkpoint
-from .merge.files.model_locator import model_source
+from .merge.files.model_locator import ModelLocator, model_source
 from .merge.plan import MergePlan, Role, TensorPlan
 from .merge.progress import Controls
 from .recipe.block_weights import BlockWeights, parse_block_weights
@@ -32,6 +32,7 @@ __all__ = [
     "MergePlan",
     "MergeRecipe",
     "MergeResult",
+    "ModelLocator",
     "ModelSource",
     "RecipeError",
     "Role",

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +29,10 @@ from .merge.files.metadata import (
     recipe_from_metadata,
     with_hashes,
 )
-from .merge.files.model_locator import expand_home, locate_model, model_source
-from .merge.files.open_models import Sources
+from .merge.files.model_locator import AS_RECORDED, ModelLocator, expand_home, model_source
+from .merge.files.open_models import OpenModels
 from .merge.files.writer import SafetensorsWriter, check_target, resolve_target
-from .merge.plan import MergePlan, Role, plan_tensors
+from .merge.plan import MergePlan, Role
 from .merge.progress import Controls, Stopwatch
 from .recipe.block_weights import BUILT_IN_PRESETS, Presets, read_presets
 from .recipe.recipe import MergeRecipe, ModelSource
@@ -108,25 +108,24 @@ def load_presets() -> Presets:
     return read_presets(BUILT_IN_PRESETS, *([own] if found else []))
 
 
-def identify_models(recipe: MergeRecipe, *, models_folder: str | Path | None = None) -> MergeRecipe:
+def identify_models(recipe: MergeRecipe, *, locator: ModelLocator = AS_RECORDED) -> MergeRecipe:
     """Give a recipe with the sizes of its models, and with those of their hashes that are remembered.
 
     Args:
         recipe: What to merge.
-        models_folder: Where to look for models that are not where the recipe says, by their SHA-256.
+        locator: Finds the models.
 
     Raises:
         CheckpointError: A model is missing, cannot be read or has changed, or there is no such folder.
     """
-    folder = None if models_folder is None else Path(models_folder)
     facts = {}
     for role, source in recipe.sources.items():
-        path = locate_model(source, folder)
+        path = locator.locate(source)
         facts[Role(role)] = SourceFacts(remembered_sha256(path), read_signature(path).size, "", {})
     return with_hashes(recipe, facts)
 
 
-def plan_merge(recipe: MergeRecipe, *, models_folder: str | Path | None = None) -> MergePlan:
+def plan_merge(recipe: MergeRecipe, *, locator: ModelLocator = AS_RECORDED) -> MergePlan:
     """Work out what a recipe would do to each tensor.
 
     Reads no more than the files' headers, unless the recipe has the models' hashes and these are not remembered: then
@@ -134,23 +133,22 @@ def plan_merge(recipe: MergeRecipe, *, models_folder: str | Path | None = None) 
 
     Args:
         recipe: What to merge and how.
-        models_folder: Where to look for models that are not where the recipe says, by their SHA-256.
+        locator: Finds the models.
 
     Raises:
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
         MergeError: The models do not fit together, or the numbers of one are scaled fp8.
         RecipeError: Block weights are for another architecture.
     """
-    with Sources(models_folder) as sources:
-        models = sources.open(recipe)
-        return plan_tensors(recipe, {role: model.tensors for role, model in models.items()})
+    with OpenModels(locator) as open_models:
+        return open_models.planner(recipe).plan(recipe)
 
 
 def merge_to_file(
     recipe: MergeRecipe,
     output: str | Path,
     *,
-    models_folder: str | Path | None = None,
+    locator: ModelLocator = AS_RECORDED,
     device: str = "cpu",
     overwrite: bool = False,
     with_hashes: bool = True,
@@ -165,7 +163,7 @@ def merge_to_file(
     Args:
         recipe: What to merge and how.
         output: The file to make, named .safetensors or .sft; a leading ``~/`` is the user's home.
-        models_folder: Where to look for models that are not where the recipe says, by their SHA-256.
+        locator: Finds the models.
         device: Where to compute, as torch names it.
         overwrite: Whether to replace an existing file.
         with_hashes: Whether to write the models' SHA-256 into the file; those not remembered are computed
@@ -190,13 +188,13 @@ def merge_to_file(
     check_target(target, overwrite=overwrite)
     writer: SafetensorsWriter | None = None
     try:
-        with Sources(models_folder) as sources:
-            models = sources.open(recipe)
+        with OpenModels(locator) as open_models:
+            models = open_models.open(recipe)
             _refuse_models(target, models)
-            plan = plan_tensors(recipe, {role: model.tensors for role, model in models.items()})
+            plan = open_models.planner(recipe).plan(recipe)
             on_plan(plan)
 
-            from .merge.execute import FileSink, execute
+            from .merge.execute import FileSink, execute  # loads torch, which what can be refused does not wait for
 
             wanted = with_hashes and not _made_without_hashes(recipe)
             with _Hashing(models, wanted=wanted, controls=controls) as hashing:
@@ -217,12 +215,12 @@ def merge_to_file(
 
 
 @contextmanager
-def live_merge(live: LiveModel, *, models_folder: str | Path | None = None) -> Iterator[LiveMerge]:
+def live_merge(live: LiveModel, models: OpenModels | ModelLocator = AS_RECORDED) -> Iterator[LiveMerge]:
     """Have a live model follow recipes; on leaving it is again what it was, unless the merge was kept.
 
     Args:
         live: The model, as ``Host.open_model`` gives it.
-        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+        models: Finds the models of the recipes; or has them open already, and stays so.
 
     Yields:
         What makes the model equal to a recipe: :meth:`~.merge.live.LiveMerge.apply`.
@@ -233,14 +231,15 @@ def live_merge(live: LiveModel, *, models_folder: str | Path | None = None) -> I
     """
     from .merge.live import LiveMerge
 
-    with Sources(models_folder) as sources:
+    with ExitStack() as stack:
+        opened = models if isinstance(models, OpenModels) else stack.enter_context(OpenModels(models))
         original = live.checkpoint
-        file = sources.open_one(model_source(original.path)) if original and is_there(original.path) else None
-        with LiveMerge(live, sources.open, original=file) as merge:
-            try:
-                yield merge
-            finally:
-                merge.give_back()  # an interrupt in the first moment of __exit__ would be its last
+        file = opened.open_one(model_source(original.path)) if original and is_there(original.path) else None
+        merge = stack.enter_context(LiveMerge(live, opened, original=file))
+        try:
+            yield merge
+        finally:
+            merge.give_back()  # an interrupt in the first moment of __exit__ would be its last
 
 
 def make_images(
@@ -248,7 +247,7 @@ def make_images(
     request: ImageRequest,
     model: ModelSource | MergeRecipe,
     *,
-    models_folder: str | Path | None = None,
+    locator: ModelLocator = AS_RECORDED,
     controls: Controls | None = None,
 ) -> Sequence[GeneratedImage]:
     """Make images from a model, or from a merge in memory; afterwards the host has the model, or A, loaded as it is.
@@ -258,7 +257,7 @@ def make_images(
             model, of a merge A.
         request: What to make, an ``elemental.images.request.ImageRequest``.
         model: A model as it is, or a merge.
-        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+        locator: Finds the models.
         controls: Progress and stop of the merge.
 
     Returns:
@@ -274,12 +273,12 @@ def make_images(
     from .hosts.base import CheckpointRef
 
     first = model.model_a if isinstance(model, MergeRecipe) else model
-    path = locate_model(first, None if models_folder is None else Path(models_folder))
+    path = locator.locate(first)
     live = host.open_model(CheckpointRef(path.stem, path))
     if isinstance(model, ModelSource):
         sha256 = remembered_sha256(path)
         return host.make_images(request, model={**({"Model hash": sha256[:10]} if sha256 else {}), "Model": path.stem})
-    with live_merge(live, models_folder=models_folder) as merge:
+    with live_merge(live, locator) as merge:
         return images_of_merge(host, request, merge, model, controls=controls)
 
 
@@ -312,8 +311,6 @@ def images_of_merge(
         HostError: The host fails, or put other numbers into the model before the images were made.
         Stopped: The user asked for it.
     """
-    from .merge.live import LiveState
-
     watch = watch or Stopwatch()
     with watch("merging"):
         merge.apply(recipe, controls=controls)
@@ -321,8 +318,8 @@ def images_of_merge(
     with watch("generating"):
         images = host.make_images(request, model={LABEL_FIELD: name_recipe(recipe)}, fields={RECIPE_FIELD: text})
     with watch("merging"):
-        state = merge.check()
-    if state is LiveState.LOST:
+        intact = merge.is_intact()
+    if not intact:
         raise HostError("Something else was loaded before the images were made, and the merge is gone: merge again.")
     return images
 

@@ -32,7 +32,6 @@ from elemental.hosts.base import CheckpointRef, Host
 from elemental.images.files import free_names, read_texts, write_png
 from elemental.images.request import ImageRequest
 from elemental.merge.files.metadata import recipe_from_json
-from elemental.merge.live import LiveState
 
 from .conftest import DRAWABLE, random_state
 from .fake_host import FakeHost
@@ -127,7 +126,7 @@ def test_a_merge_shows_in_images_and_is_gone_afterwards(
     with live_merge(model) as merge:
         merge.apply(recipe)
         merged = bytes_of(rig.host)
-        assert merge.check() is LiveState.ACTIVE
+        assert merge.is_intact()
     assert merged != plain
     assert bytes_of(rig.host) == plain
 
@@ -188,7 +187,7 @@ def test_two_merges_at_once(rig: Rig, recipe: MergeRecipe, drawable: Mapping[str
             make_images(rig.host, REQUEST, recipe)
         with pytest.raises(HostError, match="Another merge"):
             rig.host.open_model(ref(drawable["b"]))
-        assert merge.check() is LiveState.ACTIVE
+        assert merge.is_intact()
 
 
 def test_no_model(rig: Rig) -> None:

@@ -28,7 +28,6 @@ from elemental import (
     plan_merge,
 )
 from elemental.hosts.base import CheckpointRef
-from elemental.merge.live import LiveState
 from elemental.recipe.block_weights import parse_block_weights
 
 from .conftest import LAYOUTS, random_state, save
@@ -106,7 +105,7 @@ def test_every_recipe_gives_what_loading_its_file_would(
             merge.apply(now)
             merged = merge_to_file(now, tmp_path / f"{index}.safetensors", with_hashes=False)
             assert_is_file(model, merged.path)
-            assert merge.check() is LiveState.ACTIVE
+            assert merge.is_intact()
 
 
 @pytest.mark.parametrize("change", RECIPES.values(), ids=RECIPES)
@@ -182,15 +181,15 @@ def test_a_kept_merge_stays(recipe: MergeRecipe, models: Mapping[str, Path], tmp
 def test_a_merge_that_something_else_replaced_is_lost(recipe: MergeRecipe, models: Mapping[str, Path]) -> None:
     model = fake_model(models["a"])
     with live_merge(model) as merge:
-        assert merge.check() is LiveState.LOST
+        assert not merge.is_intact()
         merge.apply(recipe)
-        assert merge.check() is LiveState.ACTIVE
+        assert merge.is_intact()
         for key, parts in fake_model(models["a"]).tensors().items():  # the host loads its file again
             for part, original in zip(model.tensors()[key], parts, strict=True):
                 part.copy_(original)
-        assert merge.check() is LiveState.LOST
+        assert not merge.is_intact()
         merge.apply(recipe)  # is written anew
-        assert merge.check() is LiveState.ACTIVE
+        assert merge.is_intact()
 
 
 def test_stop_in_mid_write_gives_the_model_back(recipe: MergeRecipe, models: Mapping[str, Path]) -> None:
@@ -209,7 +208,7 @@ def test_stop_in_mid_write_gives_the_model_back(recipe: MergeRecipe, models: Map
     assert model.digest() == before
     with live_merge(model) as merge:  # the next run works
         merge.apply(recipe)
-        assert merge.check() is LiveState.ACTIVE
+        assert merge.is_intact()
 
 
 def test_a_failed_step_is_made_good_by_the_next(
@@ -222,7 +221,7 @@ def test_a_failed_step_is_made_good_by_the_next(
         polls = iter(range(10**9))
         with pytest.raises(Stopped):
             merge.apply(other, controls=Controls(should_stop=lambda: next(polls) > 200))
-        assert merge.check() is LiveState.LOST
+        assert not merge.is_intact()
         with pytest.raises(MergeError, match="no whole merge"):
             merge.keep("half")
         merge.apply(recipe)
@@ -275,7 +274,7 @@ def test_one_merge_at_a_time(recipe: MergeRecipe, models: Mapping[str, Path]) ->
         merge.apply(recipe)
         with pytest.raises(HostError, match="Another merge"), live_merge(model):
             pass
-        assert merge.check() is LiveState.ACTIVE
+        assert merge.is_intact()
     with live_merge(model):
         pass
 
@@ -338,7 +337,7 @@ def test_a_model_on_two_devices(recipe: MergeRecipe, models: Mapping[str, Path])
     split = FakeModel(model.checkpoint, tensors)
     with live_merge(split) as merge:
         merge.apply(recipe)
-        assert merge.check() is LiveState.ACTIVE
+        assert merge.is_intact()
     for key, parts in split.tensors().items():
         for part, original in zip(parts, fake_model(models["a"]).tensors()[key], strict=True):
             assert torch.equal(part.cpu(), original)
@@ -347,11 +346,10 @@ def test_a_model_on_two_devices(recipe: MergeRecipe, models: Mapping[str, Path])
 def test_differences_of_plans_are_those_of_their_ratios(recipe: MergeRecipe) -> None:
     """The fast way to tell what moved agrees with the whole plan."""
     from elemental.architectures.tensor_sets import members
-    from elemental.merge.files.open_models import Sources
-    from elemental.merge.plan import Planner
+    from elemental.merge.files.open_models import OpenModels
 
-    with Sources() as sources:
-        planner = Planner(recipe, {role: model.tensors for role, model in sources.open(recipe).items()})
+    with OpenModels() as open_models:
+        planner = open_models.planner(recipe)
     plan = plan_merge(recipe)
     found = {
         planner.names[index].key: ratio
@@ -371,7 +369,7 @@ def test_what_the_host_loaded_meanwhile_is_not_written_over(models: dict[str, Pa
                 part.fill_(float(tensor.reshape(-1)[0]))
         others = live.digest()
         live.is_replaced = True
-        assert merge.check() is LiveState.LOST
+        assert not merge.is_intact()
         with pytest.raises(HostError, match="merge again"):
             merge.apply(recipe)
     assert live.digest() == others

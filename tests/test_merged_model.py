@@ -15,7 +15,7 @@ from torch import Tensor
 from elemental import CheckpointError, Controls, HostError, MergeRecipe, Stopped, model_source, parse_rules
 from elemental.hosts.base import CheckpointRef
 from elemental.images.request import ImageRequest
-from elemental.session.merged_model import LiveKind, MergedModel
+from elemental.session.merged_model import LiveState, MergedModel
 
 from .fake_host import FakeHost, FakeModel
 
@@ -24,6 +24,9 @@ REQUEST = ImageRequest("a cat", steps=1, width=16, height=16)
 
 def load(path: Path) -> Mapping[str, Sequence[Tensor]]:
     return {key: (tensor,) for key, tensor in load_file(path).items() if tensor.is_floating_point()}
+
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -44,10 +47,10 @@ def test_a_merge_stays_until_it_is_given_back(host: FakeHost, recipe: MergeRecip
     own = opened(host, models["c"])
     before = own.digest()
     merged_model = MergedModel(host)
-    assert merged_model.live().kind is LiveKind.FILE
+    assert merged_model.live().kind is LiveState.FILE
     merged_model.merge(recipe)
     live = opened(host, models["a"])
-    assert merged_model.live().kind is LiveKind.ACTIVE
+    assert merged_model.live().kind is LiveState.ACTIVE
     assert merged_model.live().recipe == recipe
     assert "rules OUT03:attn2:1" in live.described["Elemental"]
     assert '"rules"' in live.described["elemental_recipe"]
@@ -55,7 +58,7 @@ def test_a_merge_stays_until_it_is_given_back(host: FakeHost, recipe: MergeRecip
     assert "elemental_recipe" in image.fields
     merged_model.restore()
     assert live.described == {}
-    assert merged_model.live().kind is LiveKind.FILE
+    assert merged_model.live().kind is LiveState.FILE
     loaded = host.loaded()
     assert loaded is not None
     assert loaded.path == models["c"]  # what the user had before
@@ -83,7 +86,7 @@ def test_a_merge_that_is_stopped_leaves_what_was_there(
     stop = Controls(should_stop=lambda: True)
     with pytest.raises(Stopped):
         merged_model.merge(recipe, controls=stop)
-    assert (own.digest(), merged_model.live().kind) == (before, LiveKind.FILE)
+    assert (own.digest(), merged_model.live().kind) == (before, LiveState.FILE)
     merged_model.merge(recipe)
     merged = own.digest()
     with pytest.raises(Stopped):
@@ -107,9 +110,9 @@ def test_a_merge_that_the_host_refuses_gives_the_model_back(
     with pytest.raises(HostError, match=r"refuses[\s\S]*could not be put back[\s\S]*Load the checkpoint again"):
         merged_model.merge(replace(recipe, alpha=0.1))
     own.refuses = frozenset()
-    assert (own.digest(), merged_model.live().kind) == (before, LiveKind.NOTHING)  # the host has not taken it back
+    assert (own.digest(), merged_model.live().kind) == (before, LiveState.NOTHING)  # the host has not taken it back
     merged_model.restore()
-    assert merged_model.live().kind is LiveKind.FILE
+    assert merged_model.live().kind is LiveState.FILE
     assert opened(host, models["a"]) is not own
     merged_model.merge(recipe)  # and the next one works
     merged_model.restore()
@@ -153,12 +156,12 @@ def test_a_merge_that_was_loaded_over_is_lost(host: FakeHost, recipe: MergeRecip
     live = opened(host, models["a"])
     live.is_replaced = True
     others = live.digest()
-    assert merged_model.live().kind is LiveKind.LOST
+    assert merged_model.live().kind is LiveState.LOST
     with pytest.raises(HostError, match="lost"):
         merged_model.images(REQUEST)
     merged_model.restore()
     assert live.digest() == others  # nobody writes over what the user loaded
-    assert merged_model.live().kind is LiveKind.FILE
+    assert merged_model.live().kind is LiveState.FILE
 
 
 def test_loading_a_checkpoint_ends_the_merge(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
@@ -170,7 +173,7 @@ def test_loading_a_checkpoint_ends_the_merge(host: FakeHost, recipe: MergeRecipe
     for call in host.load_calls:
         call()
     assert live.digest() == before
-    assert merged_model.live().kind is LiveKind.FILE
+    assert merged_model.live().kind is LiveState.FILE
 
 
 def test_a_run_borrows_the_model_and_gives_the_merge_back(
@@ -210,7 +213,7 @@ def test_a_process_ends_though_a_merge_is_in_the_model(models: dict[str, Path], 
 from pathlib import Path
 from safetensors.torch import load_file
 from elemental import MergeRecipe, model_source
-from .fake_host import FakeHost
+from tests.fake_host import FakeHost
 from elemental.session.merged_model import MergedModel
 
 host = FakeHost(lambda path: {{key: (value,) for key, value in load_file(path).items() if value.is_floating_point()}},
@@ -219,5 +222,7 @@ merged_model = MergedModel(host)
 merged_model.merge(MergeRecipe(model_source({str(models["a"])!r}), model_source({str(models["b"])!r})))
 print("merged")
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
     assert (ended.returncode, ended.stdout) == (0, "merged\n"), ended.stderr

@@ -152,7 +152,7 @@ _KILL_AT_THE_SECOND_IMAGE = """
 import os, signal, sys
 from pathlib import Path
 from safetensors.torch import load_file
-from .fake_host import FakeHost
+from tests.fake_host import FakeHost
 from elemental.runs.resume import open_run
 from elemental.runs.record import latest_run, read_record
 from elemental.runs.runner import RunWatcher, continue_run

@@ -16,7 +16,7 @@ import pytest
 
 from elemental import HostError, live_merge
 from elemental.merge.files.metadata import recipe_from_json
-from elemental.session.merged_model import LiveKind, MergedModel
+from elemental.session.merged_model import LiveState, MergedModel
 
 from .webui_standin_fixtures import REQUEST, Rig, mark, webui_rig  # noqa: F401
 from .webui_standin_parts import DEFAULTS, SCRIPTS
@@ -61,7 +61,7 @@ def test_they_are_so_though_another_checkpoint_is_chosen(rig: Rig, merged_model:
     shared_by_scripts: dict[str, Any] = {}
     for _ in range(2):  # as a script does that makes many images with copies of one request
         assert rig.webui.generate(override_settings=shared_by_scripts).data == seen
-    assert merged_model.live().kind is LiveKind.ACTIVE
+    assert merged_model.live().kind is LiveState.ACTIVE
     assert (shared_by_scripts, rig.webui.opts.data["sd_model_checkpoint"]) == ({}, None)
     rig.webui.opts.data["sd_model_checkpoint"] = "a.safetensors"
     with rig.host.job("restore", 1):
@@ -92,7 +92,7 @@ def test_a_request_for_another_checkpoint_ends_the_merge_first(
     rig.webui.reload()
     seen = put_merge(rig, merged_model)
     own = rig.webui.generate(**copied())
-    assert (merged_model.live().kind is LiveKind.ACTIVE) is kept
+    assert (merged_model.live().kind is LiveState.ACTIVE) is kept
     assert own.data == (seen if kept else expected.data)
     assert ("Elemental" in own.infotext, bool(own.p.comments)) == (kept, not kept)
     if not kept:
@@ -107,7 +107,7 @@ def test_choosing_a_checkpoint_ends_the_merge_and_gives_it(rig: Rig, merged_mode
     rig.webui.opts.choose("sd_model_checkpoint", "c.safetensors" if name != "c" else "a.safetensors")
     put_merge(rig, merged_model)
     rig.webui.opts.choose("sd_model_checkpoint", f"{name}.safetensors")
-    assert merged_model.live().kind is LiveKind.FILE
+    assert merged_model.live().kind is LiveState.FILE
     assert rig.webui.digest() == wanted
     assert (rig.webui.generate().data, rig.webui.generate().infotext) == (image.data, image.infotext)
     assert rig.webui.opts.data["sd_model_checkpoint"] == f"{name}.safetensors"
@@ -126,9 +126,9 @@ def test_picking_the_checkpoint_that_is_chosen_already_ends_the_merge(rig: Rig, 
     put_merge(rig, merged_model)
     for other in ("b.safetensors", "gone", None):
         pick(other)
-        assert merged_model.live().kind is LiveKind.ACTIVE
+        assert merged_model.live().kind is LiveState.ACTIVE
     pick("a.safetensors")
-    assert (merged_model.live().kind, rig.webui.digest()) == (LiveKind.FILE, before)
+    assert (merged_model.live().kind, rig.webui.digest()) == (LiveState.FILE, before)
     with live_merge(rig.open()) as merge:
         merge.apply(rig.recipe())
         merge.keep("mine")
@@ -178,7 +178,7 @@ def test_other_settings_that_load_checkpoints_end_the_merge(rig: Rig, merged_mod
     before = rig.webui.digest()
     put_merge(rig, merged_model)
     rig.webui.opts.choose(option, "Enable")
-    assert merged_model.live().kind is LiveKind.FILE
+    assert merged_model.live().kind is LiveState.FILE
     assert rig.webui.digest() == before
 
 
@@ -186,7 +186,7 @@ def test_a_merge_that_is_lost_is_not_spoken_of(rig: Rig, merged_model: MergedMod
     before, plain = rig.webui.digest(), rig.webui.generate()
     put_merge(rig, merged_model)
     rig.webui.reload(forced_reload=True)  # the same checkpoint, whose prompts the host has encoded with the merge
-    assert merged_model.live().kind is LiveKind.LOST
+    assert merged_model.live().kind is LiveState.LOST
     own = rig.webui.generate()
     assert (own.data, own.infotext, rig.webui.digest()) == (plain.data, plain.infotext, before)
 

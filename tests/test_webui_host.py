@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from elemental import CheckpointError, HostError, live_merge, make_images, merge_to_file
 from elemental.hosts.base import CheckpointRef
-from elemental.merge.live import LiveState
 from elemental.workflows import images_of_merge
 
 from .webui_standin_fixtures import REQUEST, Rig, make_rig, mark, other_models, webui_rig  # noqa: F401
@@ -115,7 +114,7 @@ def test_a_merge_shows_and_is_gone_afterwards(rig: Rig) -> None:
     with live_merge(live) as merge:
         merge.apply(rig.recipe("IN03-OUT05:attn2:0.7,BASE:mlp:1"))
         assert rig.images() != [plain]
-        assert merge.check() is LiveState.ACTIVE
+        assert merge.is_intact()
         assert rig.webui.digest() != before
     assert rig.webui.digest() == before
     assert rig.images() == [plain] == [rig.webui.generate().data]
@@ -201,7 +200,7 @@ def test_a_vae_of_its_own_stays_and_the_merge_goes_where_the_hosts_waits(rig: Ri
         assert rig.webui.digest("first_stage_model.") == chosen
         rig.webui.choose_vae(None)
         assert not live.replaced()
-        assert merge.check() is LiveState.ACTIVE
+        assert merge.is_intact()
         assert rig.images() == [seen]
         rig.webui.choose_vae(vae_of(rig, "c"))
         assert not live.replaced()
@@ -263,7 +262,7 @@ def test_what_is_loaded_over_a_merge_is_left_alone(rig: Rig) -> None:
         merge.apply(rig.recipe())
         rig.webui.reload(info=rig.webui.closest("b"))
         loaded = rig.webui.digest()
-        assert merge.check() is LiveState.LOST
+        assert not merge.is_intact()
     assert rig.webui.digest() == loaded
 
 
@@ -376,7 +375,7 @@ def test_two_merges_at_once(rig: Rig) -> None:
             make_images(rig.host, REQUEST, rig.recipe())
         with pytest.raises(HostError, match="Another merge"):
             rig.open("b")
-        assert merge.check() is LiveState.ACTIVE
+        assert merge.is_intact()
 
 
 def test_the_host_that_is_asked_knows_links(rig: Rig, tmp_path: Path) -> None:

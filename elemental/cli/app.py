@@ -25,7 +25,7 @@ from .demo import run_demo
 from .generate import run_generate
 from .parser import parse_command
 from .plot import run_check, run_plot
-from .recipe_options import recipe_from_options
+from .recipe_options import locator_from_options, recipe_from_options
 from .ui import run_ui
 
 DONE, FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130
@@ -103,7 +103,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     recipe, remarks = recipe_from_options(args)
-    plan = plan_merge(recipe, models_folder=args.models)
+    plan = plan_merge(recipe, locator=locator_from_options(args))
     if args.json:
         _print_lines([_json(show.plan_as_dict(plan))])
     else:
@@ -123,7 +123,7 @@ def _merge(args: argparse.Namespace) -> int:
             _print_lines(show.describe_changes(plan))
 
     if args.dry_run:
-        plan = plan_merge(recipe, models_folder=args.models)
+        plan = plan_merge(recipe, locator=locator_from_options(args))
         tell(plan)
         _describe(plan)
         _print_lines(["", "Dry run: nothing was written."])
@@ -148,7 +148,7 @@ def _merge_and_tell(args: argparse.Namespace, recipe: MergeRecipe, tell: Callabl
         result = merge_to_file(
             recipe,
             args.output,
-            models_folder=args.models,
+            locator=locator_from_options(args),
             device=args.device,
             overwrite=args.overwrite,
             with_hashes=not args.no_hash,

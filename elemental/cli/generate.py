@@ -16,7 +16,7 @@ from ..merge.files.model_locator import model_source
 from ..merge.plan import MergePlan
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..workflows import make_images, plan_merge
-from .recipe_options import recipe_from_options
+from .recipe_options import locator_from_options, recipe_from_options
 
 if TYPE_CHECKING:
     from ..hosts.standalone.host import StandaloneHost
@@ -101,14 +101,14 @@ def run_generate(args: argparse.Namespace, *, tell: Callable[[MergePlan, Iterabl
         model = model_source(args.models_given[0])
     else:
         model, remarks = recipe_from_options(args)
-        tell(plan_merge(model, models_folder=args.models), remarks)
+        tell(plan_merge(model, locator=locator_from_options(args)), remarks)
     require_packages()
     from ..images.files import free_names, write_png
 
     request = request_from_options(args)
     folder = _make_folder(args.output)
     images = make_images(
-        make_host(args.device or DEFAULT_DEVICE, report=_StepBar()), request, model, models_folder=args.models
+        make_host(args.device or DEFAULT_DEVICE, report=_StepBar()), request, model, locator=locator_from_options(args)
     )
     for path, image in zip(free_names(folder, [image.seed for image in images]), images, strict=True):
         write_png(path, image)

@@ -18,7 +18,7 @@ from ..runs.axes import AXES
 from ..runs.samples import find_samples
 from ..workflows import identify_models
 from .generate import DEFAULT_DEVICE, add_request_options, make_host, request_from_options, require_packages
-from .recipe_options import add_recipe_options, recipe_from_options
+from .recipe_options import add_recipe_options, locator_from_options, recipe_from_options
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -145,7 +145,7 @@ def run_plot(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
     axes |= {side: parse_axis(side, *text, context) for side, text in texts.items()}
     most = None if args.yes else MOST_CELLS
     plot = make_plot(Setting(recipe, request), axes["x"], axes.get("y"), context=context, most=most)
-    estimate = estimate_plot(plot, models_folder=_models(args))
+    estimate = estimate_plot(plot, locator=locator_from_options(args))
     warn([*remarks, *estimate.warnings])
     compare = args.compare or (stored is not None and stored.compare)
     _start(args, host, PlotRun(plot, compare=compare), estimate, Path(args.output), say)
@@ -179,7 +179,7 @@ def run_check(args: argparse.Namespace, *, say: Say, warn: Warn) -> None:
     recipe, remarks, host, context = _prepare(args)
     check = parse_check(Setting(recipe, request_from_options(args)), args.elements, args.ratio, context)
     refuse_many(len(check.targets), None if args.yes else MOST_CELLS)
-    estimate = estimate_check(check, models_folder=_models(args))
+    estimate = estimate_check(check, locator=locator_from_options(args))
     warn([*remarks, *estimate.warnings])
     _start(args, host, CheckRun(check), estimate, folder_of_check(Path(args.output), recipe), say)
 
@@ -189,9 +189,9 @@ def _prepare(args: argparse.Namespace) -> tuple[MergeRecipe, list[str], Host, Ax
     from ..runs.axis_context import make_axis_context
 
     recipe, remarks = recipe_from_options(args)
-    recipe = identify_models(recipe, models_folder=_models(args))
+    recipe = identify_models(recipe, locator=locator_from_options(args))
     host = make_host(args.device or DEFAULT_DEVICE)
-    return recipe, remarks, host, make_axis_context(host, recipe, models_folder=_models(args))
+    return recipe, remarks, host, make_axis_context(host, recipe, locator=locator_from_options(args))
 
 
 def _is_done_otherwise(args: argparse.Namespace, say: Say) -> bool:
@@ -226,10 +226,12 @@ def _resume(args: argparse.Namespace, say: Say) -> None:
         args.parser.error(f"the run began on {device}; on {args.device} its images would not be the same")
     args.models = args.models or models
     host = make_host(device)
-    run = open_run(host, record, models_folder=_models(args))
+    run = open_run(host, record, locator=locator_from_options(args))
     with _stopped_anywhere(args.command, record.files.folder):
         with CellBar() as bar:
-            result = continue_run(host, run, record, watcher=bar.watcher(args.interrupts), models_folder=_models(args))
+            result = continue_run(
+                host, run, record, watcher=bar.watcher(args.interrupts), locator=locator_from_options(args)
+            )
         tell_result(result, args.command, say)
 
 
@@ -250,7 +252,7 @@ def _start(args: argparse.Namespace, host: Host, run: Run, estimate: Estimate, f
                 folder,
                 estimate=estimate,
                 watcher=bar.watcher(args.interrupts),
-                models_folder=_models(args),
+                locator=locator_from_options(args),
                 options=options,
             )
         tell_result(result, args.command, say)
@@ -305,10 +307,6 @@ def tell_result(result: RunResult, command: str, say: Say) -> None:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _models(args: argparse.Namespace) -> Path | None:
-    return None if args.models is None else Path(args.models)
 
 
 def _axis_texts(args: argparse.Namespace, sample: Sample | None) -> dict[str, tuple[str, str]]:

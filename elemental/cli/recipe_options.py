@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..merge.files.checkpoint import Checkpoint
-from ..merge.files.model_locator import locate_model, model_source
+from ..merge.files.model_locator import ModelLocator, model_source
 from ..recipe.block_weights import BUILT_IN_PRESETS, BlockWeights, choose_block_weights, read_presets
 from ..recipe.modes import MergeMode
 from ..recipe.parser import parse_rules
@@ -78,6 +78,11 @@ def recipe_from_options(args: argparse.Namespace) -> tuple[MergeRecipe, list[str
     parts |= _block_weights(args, parts["model_a"])
     recipe = MergeRecipe(**parts)
     return recipe, remarks + _idle_ratios(args, recipe)
+
+
+def locator_from_options(args: argparse.Namespace) -> ModelLocator:
+    """Make what finds the models that the options name."""
+    return ModelLocator(None if args.models is None else Path(args.models))
 
 
 def join_negative_numbers(argv: Sequence[str]) -> list[str]:
@@ -147,7 +152,7 @@ def _block_weights(args: argparse.Namespace, model_a: ModelSource) -> dict[str, 
     given = {name: text for name, text in texts.items() if text is not None}
     if not given:
         return {}
-    with Checkpoint(locate_model(model_a, args.models and Path(args.models))) as checkpoint:
+    with Checkpoint(locator_from_options(args).locate(model_a)) as checkpoint:
         architecture = checkpoint.architecture
     presets = load_presets()
     return {

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from enum import Enum
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
@@ -17,6 +16,7 @@ from ..errors import HostError, MergeError
 from ..recipe.recipe import MergeRecipe
 from .execute import execute
 from .files.checkpoint import Checkpoint
+from .files.open_models import OpenModels
 from .interrupts import uninterrupted
 from .live_contents import (
     LiveContents,
@@ -28,7 +28,7 @@ from .live_contents import (
     present_tensors,
     unchanged,
 )
-from .plan import MergePlan, Planner, TensorPlan, planning_key
+from .plan import MergePlan, TensorPlan, planning_key
 from .progress import Controls
 from .tensor_views import Parts, copy_piece, count_numbers, equals, pieces_of
 
@@ -56,13 +56,6 @@ class LiveTensors(Protocol):
         """Tell whether the host has since loaded something else over these tensors, or in their place."""
 
 
-class LiveState(Enum):
-    """Whether the merge is still in the live model."""
-
-    ACTIVE = "active"
-    LOST = "lost"
-
-
 class Written(NamedTuple):
     """What a step of a live merge wrote.
 
@@ -88,18 +81,16 @@ class LiveMerge:
 
     Args:
         live: The model.
-        open_models: Opens the models of a recipe; called whenever models, mode, VAE or number format change.
+        models: Opens the models of a recipe, and plans it.
         original: The file that the live model was loaded from, if any.
 
     Raises:
         HostError: On entering, another merge is using the model; on leaving, the host did not take it back.
     """
 
-    def __init__(
-        self, live: LiveTensors, open_models: Callable[[MergeRecipe], Models], *, original: Checkpoint | None
-    ) -> None:
+    def __init__(self, live: LiveTensors, models: OpenModels, *, original: Checkpoint | None) -> None:
         self._live = live
-        self._open_models = open_models
+        self._opened = models
         self._original = original
         self._claim = live.claim()
         self._saved: dict[str, Parts | None] = {}  # None: as in the original's file
@@ -175,12 +166,12 @@ class LiveMerge:
         contents.recipe, contents.ratios, contents.up_to_date = recipe, ratios, contents.present
         return Written(planned, sum(part.nbytes for key in keys for part in live[key]))
 
-    def check(self) -> LiveState:
-        """Compare some tensors of the live model with what the last recipe makes of them.
+    def is_intact(self) -> bool:
+        """Tell whether the merge is still in the live model, by some of its tensors.
 
         Returns:
-            ACTIVE if they are equal; LOST if they are not, nothing whole was applied yet, or the host has loaded over
-            it.
+            False if they are not what the last recipe makes of them, nothing whole was applied yet, or the host has
+            loaded over it.
 
         Raises:
             CheckpointError: A tensor of the recipe's models cannot be read.
@@ -189,16 +180,16 @@ class LiveMerge:
         """
         contents = self._contents
         if contents is None or contents.up_to_date != contents.present or self._live.replaced():
-            return LiveState.LOST
+            return False
         live = self._live.tensors()
         sample = choose_sample(contents.planner.plan_some(contents.recipe, contents.up_to_date))
         sink = _ComparingSink(live)
         if all(fits(tensor, live) for tensor in sample.tensors):
             self._run(sample, contents.models, live, sink, None)
             if not sink.differs:
-                return LiveState.ACTIVE
+                return True
         contents.up_to_date = 0  # the next recipe is written whole
-        return LiveState.LOST
+        return False
 
     def keep(self, label: str) -> None:
         """Leave the merge in the model when the ``with`` block is left.
@@ -211,7 +202,7 @@ class LiveMerge:
             HostError: The host cannot give the tensors now.
             MergeError: There is no whole merge in the model, or it cannot be compared.
         """
-        if self.check() is LiveState.LOST:
+        if not self.is_intact():
             raise MergeError("There is no whole merge in the live model to keep.")
         self._live.keep(label)
         self._kept = True
@@ -300,8 +291,7 @@ class LiveMerge:
         key = planning_key(recipe), len(live)  # a VAE chosen separately takes keys away, and brings them back
         if before is not None and before.key == key:
             return before
-        models = self._open_models(recipe)
-        planner = Planner(recipe, {role: model.tensors for role, model in models.items()})
+        models, planner = self._opened.open(recipe), self._opened.planner(recipe)
         if self._original is not None and self._original.architecture != planner.architecture:
             raise MergeError(another_model(f"it is {self._original.architecture.name}", planner))
         contents = LiveContents(key, planner, models, present_tensors(planner, live), recipe, planner.ratios(recipe))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..architectures.blocks import Architecture
 from ..architectures.keys import KeyName, name_key
 from ..hosts.base import Host
 from ..merge.files.checkpoint import Checkpoint
-from ..merge.files.model_locator import locate_model, model_source
+from ..merge.files.model_locator import AS_RECORDED, ModelLocator, model_source
 from ..recipe.block_weights import Presets
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..workflows import load_presets
@@ -40,19 +39,19 @@ class AxisContext:
     draw_seed: Callable[[], int]
 
 
-def make_axis_context(host: Host, recipe: MergeRecipe, *, models_folder: Path | None = None) -> AxisContext:
+def make_axis_context(host: Host, recipe: MergeRecipe, *, locator: ModelLocator = AS_RECORDED) -> AxisContext:
     """Gather what the values of axes are read against.
 
     Args:
         host: Whose samplers may be named.
         recipe: Whose model A says which blocks and elements there are.
-        models_folder: Where to look for it if it is not where the recipe says, by its SHA-256.
+        locator: Finds the models.
 
     Raises:
         CheckpointError: Model A is missing, damaged, has changed, or is none that can be merged.
         RecipeError: The user's own presets cannot be read.
     """
-    with Checkpoint(locate_model(recipe.model_a, models_folder)) as model:
+    with Checkpoint(locator.locate(recipe.model_a)) as model:
         architecture = model.architecture
         names = [name_key(key, architecture) for key in model.tensors]
     return AxisContext(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ..errors import CheckpointError, ElementalError, ImageError, RecipeError
 from ..merge.files.checkpoint import Signature, read_signature
-from ..merge.files.open_models import Sources
-from ..merge.plan import NOTHING_CHANGES, MergePlan, Planner, planning_key
+from ..merge.files.model_locator import AS_RECORDED, ModelLocator
+from ..merge.files.open_models import OpenModels
+from ..merge.plan import NOTHING_CHANGES, MergePlan, planning_key
 from ..recipe.recipe import MergeRecipe
 from .axis_values import AxisValues
 from .cells import Cell
@@ -54,18 +55,18 @@ def refuse_many(count: int, most: int | None) -> None:
         raise ImageError(f"These are {count:,} images, more than {most:,}; the command line makes them with --yes.")
 
 
-def estimate_plot(plot: XYPlot, *, models_folder: Path | None = None) -> Estimate:
+def estimate_plot(plot: XYPlot, *, locator: ModelLocator = AS_RECORDED) -> Estimate:
     """Plan every distinct merge of a plot.
 
     Args:
         plot: What is to be made.
-        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+        locator: Finds the models.
 
     Raises:
         ElementalError: A model is missing or does not fit, or an axis has no effect at all.
     """
     cells = list(plot.cells())
-    planned = _plan_all(cells, plot.base.recipe, models_folder, plot.describe)
+    planned = _plan_all(cells, plot.base.recipe, locator, plot.describe)
     for axis in plot.axes:
         if len(axis.values) > 1 and _is_idle(axis, cells, planned.effects):
             name = f"{axis.side} axis, {axis.axis.name}"
@@ -74,18 +75,18 @@ def estimate_plot(plot: XYPlot, *, models_folder: Path | None = None) -> Estimat
     return planned.estimate(cells)
 
 
-def estimate_check(check: ElementCheck, *, models_folder: Path | None = None) -> Estimate:
+def estimate_check(check: ElementCheck, *, locator: ModelLocator = AS_RECORDED) -> Estimate:
     """Plan every merge of a check.
 
     Args:
         check: What is to be made.
-        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+        locator: Finds the models.
 
     Raises:
         ElementalError: A model is missing or does not fit, or no target differs from the base.
     """
     cells = list(check.cells())
-    planned = _plan_all(cells, check.base.recipe, models_folder, check.describe)
+    planned = _plan_all(cells, check.base.recipe, locator, check.describe)
     same = planned.effects[check.base.recipe]
     idle = [cell for cell in cells[1:] if planned.effects[cell.recipe] == same]
     if len(idle) == len(check.targets):
@@ -136,24 +137,20 @@ class _Planned:
 
 
 def _plan_all(
-    cells: Sequence[Cell], base: MergeRecipe, models_folder: Path | None, describe: Callable[[Cell], str]
+    cells: Sequence[Cell], base: MergeRecipe, locator: ModelLocator, describe: Callable[[Cell], str]
 ) -> _Planned:
     started = time.perf_counter()
     effects: dict[MergeRecipe, object] = {}
-    planners: dict[object, Planner] = {}
     warnings: list[str] = []
     models: dict[str, Signature] = {}
     own_rules = base.rules.rules
-    with Sources(models_folder) as sources:
+    with OpenModels(locator) as open_models:
 
         def plan(recipe: MergeRecipe) -> MergePlan:
-            shared = planning_key(recipe)
-            if shared not in planners:
-                opened = sources.open(recipe)
-                planners[shared] = Planner(recipe, {role: model.tensors for role, model in opened.items()})
-                models.update({str(model.path): model.signature for model in opened.values()})
-            effects[recipe] = shared, frozenset(planners[shared].ratios(recipe).items())
-            return planners[shared].plan(recipe)
+            models.update({str(model.path): model.signature for model in open_models.open(recipe).values()})
+            planner = open_models.planner(recipe)
+            effects[recipe] = planning_key(recipe), frozenset(planner.ratios(recipe).items())
+            return planner.plan(recipe)
 
         if own_rules and any(cell.recipe.rules.rules[: len(own_rules)] == own_rules for cell in cells):
             warnings += _remarks(plan(base), "", first=0)

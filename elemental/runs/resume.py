@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..errors import ImageError
 from ..hosts.base import Host
 from ..images.files import reading_untrusted
+from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..recipe.recipe import recipe_from_dict
 from .axis_context import make_axis_context
 from .check_run import CheckRun
@@ -17,13 +16,13 @@ from .runner import Run
 from .xy_plot import plot_from_dict
 
 
-def open_run(host: Host, record: RunRecord, *, models_folder: Path | None = None) -> Run:
+def open_run(host: Host, record: RunRecord, *, locator: ModelLocator = AS_RECORDED) -> Run:
     """Read what a run was to make.
 
     Args:
         host: What will make its images.
         record: Of the run.
-        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+        locator: Finds the models.
 
     Raises:
         ElementalError: It cannot be read.
@@ -34,5 +33,5 @@ def open_run(host: Host, record: RunRecord, *, models_folder: Path | None = None
             return CheckRun(check_from_dict(definition))
         if record.data["kind"] != PlotRun.kind:
             raise ImageError(f"{record.files.record} is of an unknown kind of run.")
-        context = make_axis_context(host, recipe_from_dict(definition["recipe"]), models_folder=models_folder)
+        context = make_axis_context(host, recipe_from_dict(definition["recipe"]), locator=locator)
         return PlotRun(plot_from_dict(definition, context), compare=bool(definition.get("compare")))

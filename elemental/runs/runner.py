@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import ElementalError, ImageError, Stopped
 from ..hosts.base import CheckpointRef, Host
 from ..images.files import read_image, write_png
-from ..merge.files.model_locator import locate_model
+from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.progress import Controls, Stopwatch
 from ..workflows import images_of_merge, live_merge
 from .cells import Cell, order_cells
@@ -126,7 +126,7 @@ def start_run(
     *,
     estimate: Estimate,
     watcher: RunWatcher | None = None,
-    models_folder: Path | None = None,
+    locator: ModelLocator = AS_RECORDED,
     options: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Make the images of a run, and what is drawn of them.
@@ -140,7 +140,7 @@ def start_run(
         folder: Where; a run that is there already stays, and this one's files are numbered.
         estimate: What was found before.
         watcher: Follows the run.
-        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+        locator: Finds the models.
         options: What else the caller wants to know when the run goes on, as plain data.
 
     Raises:
@@ -171,7 +171,7 @@ def start_run(
     with new_run(folder) as files:
         record = RunRecord(files, data)
         record.write()
-    return continue_run(host, run, record, watcher=watcher, models_folder=models_folder, planning=estimate.seconds)
+    return continue_run(host, run, record, watcher=watcher, locator=locator, planning=estimate.seconds)
 
 
 def continue_run(
@@ -180,7 +180,7 @@ def continue_run(
     record: RunRecord,
     *,
     watcher: RunWatcher | None = None,
-    models_folder: Path | None = None,
+    locator: ModelLocator = AS_RECORDED,
     planning: float = 0.0,
 ) -> RunResult:
     """Go on with a run: make the images that are not there, and draw everything anew.
@@ -190,7 +190,7 @@ def continue_run(
         run: As it was begun.
         record: Of the run.
         watcher: Follows the run.
-        models_folder: Where to look for models that are not where a recipe says, by their SHA-256.
+        locator: Finds the models.
         planning: Seconds that were spent before, and are counted in.
 
     Raises:
@@ -211,7 +211,7 @@ def continue_run(
         maker = _CellMaker(host, record, watcher, sum(map(len, rounds)))
         for cells in rounds:
             try:
-                _make_cells(maker, cells, models_folder)
+                _make_cells(maker, cells, locator)
             except (Stopped, KeyboardInterrupt):
                 maker.stopped = True  # the cells that wait tell of it
             except ElementalError as exc:
@@ -251,15 +251,15 @@ def _result(record: RunRecord, maker: _CellMaker, products: tuple[Path, ...], se
     return RunResult(record.files, products, maker.made, failed, states.count(WAITING), seconds, outside)
 
 
-def _make_cells(maker: _CellMaker, cells: Sequence[Cell], models_folder: Path | None) -> None:
+def _make_cells(maker: _CellMaker, cells: Sequence[Cell], locator: ModelLocator) -> None:
     """Make images in the order that is cheapest; each live model is afterwards what it was."""
     for source, group in groupby(order_cells(cells), key=lambda cell: cell.recipe.model_a):
         with ExitStack() as stack:
             try:
                 with maker.watch("loading"):
-                    path = locate_model(source, models_folder)
+                    path = locator.locate(source)
                     live = maker.host.open_model(CheckpointRef(path.stem, path))
-                merge = stack.enter_context(live_merge(live, models_folder=models_folder))
+                merge = stack.enter_context(live_merge(live, locator))
             except Stopped:
                 raise
             except Exception as exc:  # what befell this model is no reason to lose the images of others

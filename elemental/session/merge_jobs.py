@@ -12,11 +12,11 @@ from ..errors import ElementalError, ImageError
 from ..images.files import free_names, write_png
 from ..images.request import GeneratedImage, ImageRequest
 from ..merge.describe import describe_changes, format_size
-from ..recipe.recipe import MergeRecipe
-from ..workflows import merge_to_file, plan_merge
+from ..merge.plan import MergePlan
+from ..workflows import merge_to_file
 from .form import MergeForm, finder, safe_file_name, shown_path
 from .jobs import Job
-from .merged_model import LiveKind, LiveNow
+from .merged_model import LiveNow, LiveState
 from .session import Session
 
 
@@ -35,12 +35,14 @@ def merge(session: Session, form: MergeForm, request: ImageRequest | None, *, pr
     recipe = session.recipe(form)
 
     def work(job: Job) -> None:
+        def show_changes(plan: MergePlan) -> None:
+            if print_change:
+                job.show(details=_print_changes(plan))
+
         with session.host_job(job, "merge", request.batch if request else 0):
             started = time.perf_counter()
             job.show(text="merging ...")
-            if print_change:
-                job.show(details=_print_changes(recipe))
-            session.model.merge(recipe, controls=session.controls())
+            session.model.merge(recipe, controls=session.controls(), on_plan=show_changes)
             session.live_form = form
             text = f"Merged in {_duration(time.perf_counter() - started)}; it is in the live model, and in no file."
             try:
@@ -67,7 +69,7 @@ def generate(session: Session, form: MergeForm, request: ImageRequest) -> Job:
     """
     title = form.model_a.strip()
     otherwise = (
-        finder(session.checkpoints())(title) if title and session.model.live().kind is LiveKind.NOTHING else None
+        finder(session.checkpoints())(title) if title and session.model.live().kind is LiveState.NOTHING else None
     )
 
     def work(job: Job) -> None:
@@ -96,7 +98,7 @@ def save(session: Session, form: MergeForm, name: str, *, overwrite: bool) -> Jo
         ElementalError: The name or the form cannot be used, or a job is running.
     """
     now = session.model.live()
-    seen = now.recipe if now.kind is LiveKind.ACTIVE else None
+    seen = now.recipe if now.kind is LiveState.ACTIVE else None
     recipe = session.recipe(form) if seen is None else replace(seen, dtype=form.save_dtype)
     made_from = form if seen is None else session.live_form
     target = safe_file_name(name, session.host.models_folder())
@@ -105,9 +107,7 @@ def save(session: Session, form: MergeForm, name: str, *, overwrite: bool) -> Jo
     def work(job: Job) -> None:
         job.show(text=f"saving {target.name} ...")
         controls = replace(session.controls(), should_stop=job.should_stop)  # no turn of the host's is needed for it
-        result = merge_to_file(
-            recipe, target, models_folder=session.host.models_folder(), overwrite=overwrite, controls=controls
-        )
+        result = merge_to_file(recipe, target, locator=session.locator, overwrite=overwrite, controls=controls)
         session.host.refresh()
         size, folder = format_size(result.path.stat().st_size), shown_path(result.path.parent)
         text = f"Saved {result.path.name} ({size}) in {folder}: {what}."
@@ -136,9 +136,9 @@ def restore(session: Session) -> Job:
     return session.board.start("Restore", work)
 
 
-def _print_changes(recipe: MergeRecipe) -> str:
+def _print_changes(plan: MergePlan) -> str:
     """Write the print-change log to the console, and give it for the page."""
-    lines = list(describe_changes(plan_merge(recipe)))
+    lines = list(describe_changes(plan))
     print("\n".join(lines), flush=True)  # noqa: T201
     return f'<pre class="elemental-changes">{escape(chr(10).join(lines))}</pre>'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -16,10 +16,12 @@ from ..hosts.base import NO_FIELDS, CheckpointRef, Host, LiveModel
 from ..merge.files.checkpoint import is_there, read_signature
 from ..merge.files.hashes import remembered_sha256
 from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe, recipe_as_json
-from ..merge.files.model_locator import locate_model
+from ..merge.files.model_locator import ModelLocator
+from ..merge.files.open_models import OpenModels
+from ..merge.plan import MergePlan
 from ..merge.progress import Controls
 from ..recipe.recipe import MergeRecipe, ModelSource
-from ..workflows import images_of_merge, live_merge, plan_merge
+from ..workflows import images_of_merge, live_merge
 
 if TYPE_CHECKING:
     from ..images.request import GeneratedImage, ImageRequest
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class LiveKind(Enum):
+class LiveState(Enum):
     """What is in the live model."""
 
     NOTHING = "nothing"
@@ -47,7 +49,7 @@ class LiveNow:
         recipe: The merge, if there is one or was one.
     """
 
-    kind: LiveKind
+    kind: LiveState
     checkpoint: CheckpointRef | None = None
     recipe: MergeRecipe | None = None
 
@@ -58,6 +60,7 @@ class _Active:
 
     Attributes:
         live: The model.
+        models: The files of its merges.
         merge: What keeps it equal to the recipe.
         stack: Gives the model back when it is closed.
         recipe: The merge; None until the first is whole.
@@ -65,6 +68,7 @@ class _Active:
     """
 
     live: LiveModel
+    models: OpenModels
     merge: LiveMerge
     stack: ExitStack
     recipe: MergeRecipe | None
@@ -90,16 +94,23 @@ class MergedModel:
         active = self._active
         loaded = self._host.loaded()
         if active is not None and active.recipe is not None:
-            kind = LiveKind.LOST if active.live.replaced() else LiveKind.ACTIVE
+            kind = LiveState.LOST if active.live.replaced() else LiveState.ACTIVE
             return LiveNow(kind, loaded, active.recipe)
-        return LiveNow(LiveKind.NOTHING if loaded is None else LiveKind.FILE, loaded)
+        return LiveNow(LiveState.NOTHING if loaded is None else LiveState.FILE, loaded)
 
-    def merge(self, recipe: MergeRecipe, *, controls: Controls | None = None) -> None:
+    def merge(
+        self,
+        recipe: MergeRecipe,
+        *,
+        controls: Controls | None = None,
+        on_plan: Callable[[MergePlan], None] = lambda _: None,
+    ) -> None:
         """Make the model equal to a recipe, and leave it so.
 
         Args:
             recipe: What to merge and how.
             controls: Progress and stop.
+            on_plan: Called with the plan before any tensor is read; what it raises ends the merge.
 
         Raises:
             CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
@@ -113,19 +124,25 @@ class MergedModel:
         with self._lock:
             now, home = self.live(), self._home
             try:
-                self._merge(recipe, controls)
+                self._merge(recipe, controls, on_plan)
             except BaseException as exc:
                 self._put_back_after(exc, now, home)
                 raise
 
-    def _merge(self, recipe: MergeRecipe, controls: Controls | None) -> None:
-        active = self._begin(recipe)
+    def _merge(
+        self, recipe: MergeRecipe, controls: Controls | None, on_plan: Callable[[MergePlan], None] = lambda _: None
+    ) -> None:
+        active = self._begin(recipe, on_plan)
         active.merge.apply(recipe, controls=controls)
         active.recipe = recipe
-        if active.merge.check().value == LiveKind.LOST.value:
+        if not active.merge.is_intact():
             raise MergeError("The merge is not in the live model; something else has written to it.")
         text = recipe_as_json(recipe, active.merge.models)
         active.live.describe({LABEL_FIELD: name_recipe(recipe)}, {RECIPE_FIELD: text})
+
+    @property
+    def _locator(self) -> ModelLocator:
+        return ModelLocator(self._host.models_folder())
 
     @property
     def _before(self) -> CheckpointRef | None:
@@ -146,14 +163,14 @@ class MergedModel:
     def _put_back(self, now: LiveNow, home: CheckpointRef | None) -> None:
         """Have the model be what it was: with the merge that was in it, or as the user's checkpoint is."""
         self._leave()
-        if now.kind is LiveKind.ACTIVE and now.recipe is not None:
+        if now.kind is LiveState.ACTIVE and now.recipe is not None:
             try:
                 self._merge(now.recipe, None)
             except BaseException:
                 self._leave()
                 raise
             return
-        if now.kind is LiveKind.FILE and now.checkpoint is not None:
+        if now.kind is LiveState.FILE and now.checkpoint is not None:
             self._home = home or now.checkpoint
             self._load(now.checkpoint)
         self._home = home
@@ -185,14 +202,14 @@ class MergedModel:
         """
         with self._lock:
             now = self.live()
-            if now.kind is LiveKind.LOST:
+            if now.kind is LiveState.LOST:
                 raise HostError("The merge was lost: another checkpoint was loaded meanwhile. Merge again, or restore.")
             if self._active is not None and now.recipe is not None:
                 return images_of_merge(self._host, request, self._active.merge, now.recipe, controls=controls)
             if now.checkpoint is None:
                 if otherwise is None:
                     raise HostError("No model is loaded: choose models and merge them first.")
-                self._open(locate_model(otherwise, self._host.models_folder()))
+                self._open(self._locator.locate(otherwise))
                 now = self.live()
             if controls is not None and controls.should_stop():
                 raise Stopped
@@ -209,7 +226,7 @@ class MergedModel:
             HostError: The host did not take the model back, or cannot load that file.
         """
         with self._lock:
-            again, lost = self._active is None, self.live().kind is LiveKind.LOST
+            again, lost = self._active is None, self.live().kind is LiveState.LOST
             self._leave()
             if lost:
                 self._home = None  # what took a lost merge's place is the user's own choice
@@ -237,20 +254,22 @@ class MergedModel:
             with self._lock:
                 self._put_back(now, home)
 
-    def _begin(self, recipe: MergeRecipe) -> _Active:
-        """Open model A, in which the merge of the same model may go on."""
-        path = locate_model(recipe.model_a, self._host.models_folder())
+    def _begin(self, recipe: MergeRecipe, on_plan: Callable[[MergePlan], None]) -> _Active:
+        """Plan, and open model A, in which the merge of the same model may go on."""
+        path = self._locator.locate(recipe.model_a)
         active, loaded = self._active, self._host.loaded()
         before = self._before
         here = active is not None and loaded is not None and loaded.path == path and not active.live.replaced()
         if active is not None and here and not _any_changed(active.merge):
+            on_plan(active.models.planner(recipe).plan(recipe))
             return active
-        plan_merge(recipe, models_folder=self._host.models_folder())  # what cannot be merged costs nobody a model
-        self._leave()
-        live = self._open(path)
-        stack = ExitStack()
-        merge = stack.enter_context(live_merge(live, models_folder=self._host.models_folder()))
-        self._active, self._home = _Active(live, merge, stack, None, before), None
+        with ExitStack() as stack:
+            models = stack.enter_context(OpenModels(self._locator))
+            on_plan(models.planner(recipe).plan(recipe))  # what cannot be merged costs nobody a model
+            self._leave()
+            live = self._open(path)
+            merge = stack.enter_context(live_merge(live, models))
+            self._active, self._home = _Active(live, models, merge, stack.pop_all(), None, before), None
         return self._active
 
     def _open(self, path: Path) -> LiveModel:

@@ -18,7 +18,7 @@ from ..errors import ElementalError
 from ..hosts.base import CheckpointRef
 from ..merge.files.checkpoint import Signature, read_signature
 from ..merge.files.model_locator import expand_home
-from ..merge.files.open_models import Sources
+from ..merge.files.open_models import OpenModels
 from ..merge.plan import NOTHING_CHANGES, MergePlan, Planner, planning_key
 from ..recipe.recipe import MergeRecipe
 from .element_map import draw_map
@@ -95,8 +95,8 @@ def stamp_of(text: str) -> str:
 def _read_models(recipe: MergeRecipe) -> _Opened:
     paths = [expand_home(source.path) for source in recipe.sources.values()]
     signatures = {path: read_signature(path) for path in paths}
-    with Sources() as sources:
-        planner = Planner(recipe, {role: model.tensors for role, model in sources.open(recipe).items()})
+    with OpenModels() as open_models:
+        planner = Planner(recipe, {role: model.tensors for role, model in open_models.open(recipe).items()})
     return _Opened(planner, find_groups(planner.names), signatures)
 
 

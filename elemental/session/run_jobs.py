@@ -73,9 +73,9 @@ def plan_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageR
     Raises:
         ElementalError: It cannot be made, or would show nothing.
     """
-    recipe = identify_models(session.recipe(form), models_folder=session.host.models_folder())
+    recipe = identify_models(session.recipe(form), locator=session.locator)
     context = replace(
-        make_axis_context(session.host, recipe, models_folder=session.host.models_folder()),
+        make_axis_context(session.host, recipe, locator=session.locator),
         find_model=finder(session.checkpoints()),
     )
     axes: dict[str, AxisValues] = {"x": parse_axis("x", plot.x_type, plot.x, context, watch_count=_refuse_many)}
@@ -83,7 +83,7 @@ def plan_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageR
         axes["y"] = parse_axis("y", plot.y_type, plot.y, context, watch_count=_refuse_many)
     setting = Setting(recipe, replace(request, batch=1))
     made = make_plot(setting, axes["x"], axes.get("y"), context=context, most=MOST_CELLS)
-    return PlotRun(made, compare=plot.compare), estimate_plot(made, models_folder=session.host.models_folder())
+    return PlotRun(made, compare=plot.compare), estimate_plot(made, locator=session.locator)
 
 
 def plan_check(session: Session, form: MergeForm, check: CheckForm, request: ImageRequest) -> tuple[CheckRun, Estimate]:
@@ -92,11 +92,11 @@ def plan_check(session: Session, form: MergeForm, check: CheckForm, request: Ima
     Raises:
         ElementalError: It cannot be made, or would show nothing.
     """
-    recipe = identify_models(session.recipe(form), models_folder=session.host.models_folder())
-    context = make_axis_context(session.host, recipe, models_folder=session.host.models_folder())
+    recipe = identify_models(session.recipe(form), locator=session.locator)
+    context = make_axis_context(session.host, recipe, locator=session.locator)
     setting = Setting(recipe, replace(request, batch=1))
     made = parse_check(setting, check.elements, float(check.ratio), context, watch_count=_refuse_many)
-    return CheckRun(made), estimate_check(made, models_folder=session.host.models_folder())
+    return CheckRun(made), estimate_check(made, locator=session.locator)
 
 
 def _refuse_many(count: int) -> None:
@@ -164,11 +164,11 @@ def resume(session: Session, choice: str) -> Job:
     if path is None:
         raise ImageError("There is no unfinished run." if not runs else f'"{wanted}" is finished, or gone: press List.')
     record = _read_run(Path(path))
-    folder = session.host.models_folder()
-    run = open_run(session.host, record, models_folder=folder)
+    locator = session.locator
+    run = open_run(session.host, record, locator=locator)
 
     def go_on(watcher: RunWatcher) -> RunResult:
-        return continue_run(session.host, run, record, watcher=watcher, models_folder=folder)
+        return continue_run(session.host, run, record, watcher=watcher, locator=locator)
 
     return _follow(session, "XY plot" if run.kind == PlotRun.kind else "Element check", run, go_on, lambda _: None)
 
@@ -190,9 +190,7 @@ def _start(
     extra: Mapping[str, Any],
 ) -> Job:
     def begin(watcher: RunWatcher) -> RunResult:
-        return start_run(
-            session.host, run, folder, estimate=estimate, watcher=watcher, models_folder=session.host.models_folder()
-        )
+        return start_run(session.host, run, folder, estimate=estimate, watcher=watcher, locator=session.locator)
 
     recipe = session.recipe(form)
 

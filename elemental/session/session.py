@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ElementalError, Stopped
 from ..hosts.base import CheckpointRef, Host
 from ..merge.files.metadata import name_recipe
+from ..merge.files.model_locator import ModelLocator
 from ..merge.progress import Controls
 from ..recipe.recipe import MergeRecipe
 from ..workflows import identify_models, user_presets_path
@@ -53,6 +54,11 @@ class Session:
             ElementalError: It cannot be made.
         """
         return form.recipe(finder(self.checkpoints()))
+
+    @property
+    def locator(self) -> ModelLocator:
+        """What finds the models of recipes: where they were, or in the host's folder."""
+        return ModelLocator(self.host.models_folder())
 
     def checkpoints(self) -> Sequence[CheckpointRef]:
         """List the host's checkpoints."""

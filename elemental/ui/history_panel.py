@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ElementalError, RecipeError
 from ..merge.files.checkpoint import SAFETENSORS
-from ..merge.files.model_locator import expand_home, locate_model
+from ..merge.files.model_locator import expand_home
 from ..recipe.recipe import MergeRecipe, recipe_from_dict
 from ..session.form import finder, form_from_dict, form_from_recipe
 from ..session.history import HistoryEntry
@@ -153,7 +153,7 @@ def _remarks(session: Session, recipe: MergeRecipe) -> list[str]:
     found = []
     for role, source in recipe.sources.items():
         try:
-            path = locate_model(source, session.host.models_folder())
+            path = session.locator.locate(source)
         except ElementalError as exc:
             found.append(f"Model {role.upper()}: {exc}")
             continue

@@ -9,14 +9,14 @@ from typing import Any
 from ..errors import ElementalError
 from ..merge.files.metadata import name_recipe
 from ..session.jobs import Job, JobView
-from ..session.merged_model import LiveKind, LiveNow
+from ..session.merged_model import LiveNow, LiveState
 from ..session.preview import stamp_of
 from ..session.session import Session
 from .compat import make, on, update
 
 _MOST_COLUMNS = 12
 _MOST_LETTERS = 300
-_LIVE = {LiveKind.NOTHING: "none", LiveKind.FILE: "file", LiveKind.ACTIVE: "active", LiveKind.LOST: "lost"}
+_LIVE = {LiveState.NOTHING: "none", LiveState.FILE: "file", LiveState.ACTIVE: "active", LiveState.LOST: "lost"}
 
 Updates = dict[Any, Any]
 
@@ -151,7 +151,7 @@ def _describe_live(now: LiveNow) -> str:
         return title or "none is loaded"
     name = name_recipe(now.recipe).replace("\n", ", ")
     name = escape(name if len(name) <= _MOST_LETTERS else f"{name[:_MOST_LETTERS]} ...")
-    if now.kind is LiveKind.LOST:
+    if now.kind is LiveState.LOST:
         return (
             f"{title or 'another one'} <em>lost: another checkpoint was loaded over the merge</em> <span>{name}</span>"
         )

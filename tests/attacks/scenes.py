@@ -12,7 +12,6 @@ from pathlib import Path
 from elemental import ElementalError, MergeRecipe, VaeChoice, live_merge, make_images, parse_rules
 from elemental.hosts.base import CheckpointRef, Host
 from elemental.images.files import read_image
-from elemental.merge.live import LiveState
 from elemental.runs.axis import Setting
 from elemental.runs.axis_context import make_axis_context
 from elemental.runs.axis_values import parse_axis
@@ -21,7 +20,7 @@ from elemental.runs.element_check import parse_check
 from elemental.runs.estimate import Estimate, estimate_check, estimate_plot
 from elemental.runs.plot_run import PlotRun, make_plot
 from elemental.runs.runner import Run, RunResult, start_run
-from elemental.session.merged_model import LiveKind, LiveNow, MergedModel
+from elemental.session.merged_model import LiveNow, LiveState, MergedModel
 
 from .places import Place
 from .traps import Trap
@@ -100,7 +99,7 @@ class Following(Scene):
                         raise
                     merge.apply(recipe, controls=trap.controls())
                 self.expect(self.place.digest() == self.place.expected(recipe), "a step made another merge")
-                self.expect(merge.check() is LiveState.ACTIVE, "a merge was said to be lost")
+                self.expect(merge.is_intact(), "a merge was said to be lost")
 
 
 class Leaving(Following):
@@ -155,7 +154,7 @@ class Bench(Scene):
         now = self.known.live()
         self.expect(wanted in (None, now), f"after a failed {name} there was {_describe(now)}")
         if now.recipe is not None:
-            right = now.kind is LiveKind.ACTIVE and self.place.digest() == self.place.expected(now.recipe)
+            right = now.kind is LiveState.ACTIVE and self.place.digest() == self.place.expected(now.recipe)
         else:
             right = now.checkpoint is None or self.place.digest() == self.place.plain(now.checkpoint.path)
         self.expect(right, f"after {name} the model was not what the workbench said: {_describe(now)}")

@@ -1,35 +1,37 @@
-"""Open the models of a recipe, each file once."""
+"""Open the models of a recipe, each file once, and plan with them."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 
 from ...recipe.recipe import MergeRecipe, ModelSource
-from ..plan import Role
+from ..plan import Planner, Role, planning_key
 from .checkpoint import Checkpoint, VaeFile, read_signature
-from .model_locator import locate_model
+from .model_locator import AS_RECORDED, ModelLocator
 
 
-class Sources:
+class OpenModels:
     """The files of one recipe after the other, each opened once; a context manager, which closes them.
 
     Args:
-        folder: Where to look for models that are not where a recipe says, by their SHA-256.
+        locator: Finds the models.
     """
 
-    def __init__(self, folder: str | Path | None = None) -> None:
-        self._folder = None if folder is None else Path(folder)
+    def __init__(self, locator: ModelLocator = AS_RECORDED) -> None:
+        self._locator = locator
         self._open: dict[tuple[ModelSource, bool], Checkpoint] = {}
+        self._planners: dict[Hashable, tuple[dict[Role, Checkpoint], Planner]] = {}
         self._stack = ExitStack()
 
-    def __enter__(self) -> Sources:
+    def __enter__(self) -> OpenModels:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._planners.clear()
         self._open.clear()
         self._stack.close()
 
@@ -48,11 +50,24 @@ class Sources:
             CheckpointError: It is missing, damaged, has changed, or is none that can be merged.
         """
         key = source, role is Role.VAE
-        known = self._open.get(key)
-        if known is None or read_signature(known.path) != known.signature:
-            path = locate_model(source, self._folder)
+        file = self._open.get(key)
+        if file is None or read_signature(file.path) != file.signature:
+            path = self._locator.locate(source)
             file = self._stack.enter_context(VaeFile(path) if role is Role.VAE else Checkpoint(path))
             if role is not Role.VAE:
                 _ = file.architecture  # a stranger is refused by its own name
             self._open[key] = file
-        return self._open[key]
+        return file
+
+    def planner(self, recipe: MergeRecipe) -> Planner:
+        """Give what plans a recipe, and others of the same models, mode, VAE and number format; made once for them.
+
+        Raises:
+            CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
+            MergeError: The models do not fit together, or the numbers of one are scaled fp8.
+        """
+        models, key = self.open(recipe), planning_key(recipe)
+        if key not in self._planners or self._planners[key][0] != models:
+            planner = Planner(recipe, {role: model.tensors for role, model in models.items()})
+            self._planners[key] = models, planner
+        return self._planners[key][1]
