@@ -1,6 +1,6 @@
 """The port on AUTOMATIC1111's WebUI: its own live model, its own way of making images, its own queue.
 
-Written for version 1.10.1; docs/hosts.md says how each of its traps is gone around, and on what this was run.
+Written for version 1.10.1; docs/evidence/hosts.md says how each of its traps is gone around, and on what this was run.
 """
 
 from __future__ import annotations
