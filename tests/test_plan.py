@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from elemental.architectures.blocks import SD1
-from elemental.architectures.keys import FIRST_CONV
+from elemental.architectures.keys import FIRST_CONV, Component
 from elemental.demo.layout import Layout, tensor_shapes
 from elemental.errors import MergeError, RecipeError
+from elemental.merge.counts import Tally, count_changes
 from elemental.merge.describe import describe_changes, draw_elements, draw_map, plan_as_dict
 from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.plan import MergePlan, Role, plan_tensors
@@ -261,4 +262,15 @@ def test_changes_are_listed_one_a_tensor() -> None:
         "OUT06 1.transformer_blocks.0.attn2.to_q.weight 0.5 -> 0.5  rule 2: OUT06:attn2.to_q:0.5",
         "OUT06 1.transformer_blocks.0.attn2.to_k.weight 0.5 -> 0.2  rule 1: OUT06:attn2.to_k:0.2",
     ]
-    assert summary == "2 rules set 2 of 1131 elements, 1 to another ratio than before."
+    assert summary == "2 rules set 2 of 686 U-Net elements; 1 to another ratio than before."
+
+
+def test_counts_tell_the_unet_from_the_rest() -> None:
+    counts = count_changes(plan("OUT06:attn2.to_k:0.2,VAE::0,TE:position_ids:1", alpha=0.0))
+    assert (counts.unet, counts.all_tensors) == (Tally(686, 1, 1, 1), Tally(1131, 250, 2, 1))
+    assert counts.rules_set == "3 rules set 1 of 686 U-Net elements, and 249 of 445 tensors outside the U-Net"
+    assert counts.by_component[Component.VAE] == Tally(248, 248, 0, 0)
+
+
+def test_counts_name_no_total_that_no_rule_reaches() -> None:
+    assert count_changes(plan("OUT06:attn2.to_k:0.2")).rules_set == "1 rule sets 1 of 686 U-Net elements"
