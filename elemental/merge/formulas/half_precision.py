@@ -57,7 +57,7 @@ def half_weight_sum(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 
 
 def _near_zero(values: Tensor, bound: float) -> Tensor:
-    """Give the indices of the fp16 numbers up to about a bound; of all finite ones if the bound is not an fp16 number."""
+    """Give the indices of the fp16 numbers up to about a bound; of all finite ones if fp16 cannot hold it."""
     if values.device.type != "cpu":
         return torch.nonzero(~(values.abs() > bound)).squeeze(1)
     # as integers, as in :func:`largest`: numpy takes a fifth of torch's time

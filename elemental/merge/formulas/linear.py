@@ -1,8 +1,8 @@
 """Merge modes that are linear combinations of A, B and C: one function a mode, as :class:`.by_mode.Formula` says.
 
-The formulas are computed term by term, as written, and in place: the arguments are working copies. Sources: weight sum and add difference as in the checkpoint merger of
-github.com/AUTOMATIC1111/stable-diffusion-webui; triple sum and sum twice as defined by
-github.com/hako-mikan/sd-webui-supermerger.
+The formulas are computed term by term, as written, and in place: the arguments are working copies. Sources: weight
+sum and add difference as in the checkpoint merger of github.com/AUTOMATIC1111/stable-diffusion-webui; triple sum and
+sum twice as defined by github.com/hako-mikan/sd-webui-supermerger.
 """
 
 from __future__ import annotations
