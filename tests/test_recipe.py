@@ -61,7 +61,7 @@ def test_beta_in_a_rule_names_the_modes_that_have_it() -> None:
     with pytest.raises(SpecError) as caught:
         replace(PLAIN, rules=parse_rules("IN00:attn:1\nOUT05:attn2:0.5:0.1"))
     assert str(caught.value).splitlines() == [
-        "spec, line 2, column 1: weight-sum has no beta, so a rule has two colons",
+        "spec, line 2, column 1: weight-sum has no beta: a rule has two colons",
         "    OUT05:attn2:0.5:0.1",
         "    ^^^^^^^^^^^^^^^^^^^",
         "Modes with beta: triple-sum and sum-twice.",
