@@ -15,7 +15,8 @@ from elemental.demo.layout import SD1_LAYOUT, tensor_shapes
 from elemental.errors import ImageError, SpecError
 from elemental.images.request import ImageRequest
 from elemental.merge.files.tensor_info import TensorInfo
-from elemental.merge.plan import Role, plan_tensors
+from elemental.merge.plan import Role
+from elemental.merge.planner import plan_tensors
 from elemental.recipe.block_weights import BUILT_IN_PRESETS, read_presets
 from elemental.runs.axis import Setting
 from elemental.runs.axis_context import AxisContext

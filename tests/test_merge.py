@@ -20,7 +20,8 @@ from elemental.merge import execute as executor
 from elemental.merge.execute import Sink, execute, is_finite
 from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.formulas import half_precision
-from elemental.merge.plan import Role, TensorPlan, plan_tensors
+from elemental.merge.plan import Role, TensorPlan
+from elemental.merge.planner import plan_tensors
 from elemental.recipe.modes import MergeMode
 from elemental.recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
 

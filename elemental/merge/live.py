@@ -28,7 +28,8 @@ from .live_contents import (
     present_tensors,
     unchanged,
 )
-from .plan import MergePlan, TensorPlan, planning_key
+from .plan import MergePlan, TensorPlan
+from .planner import planning_key
 from .progress import Controls
 from .tensor_views import Parts, copy_piece, count_numbers, equals, pieces_of
 

@@ -13,7 +13,8 @@ from ..architectures.tensor_sets import TensorSet
 from ..errors import MergeError
 from ..recipe.recipe import MergeRecipe
 from .files.checkpoint import Checkpoint
-from .plan import MergePlan, Planner, Ratio, Role, TensorPlan
+from .plan import MergePlan, Role, TensorPlan
+from .planner import Planner, Ratios
 from .tensor_views import count_numbers
 
 Models = Mapping[Role, Checkpoint]
@@ -42,7 +43,7 @@ class LiveContents:
     models: Models
     present: TensorSet
     recipe: MergeRecipe
-    ratios: Mapping[Ratio, TensorSet] = field(default_factory=dict)
+    ratios: Mapping[Ratios, TensorSet] = field(default_factory=dict)
     up_to_date: TensorSet = 0
 
     @cached_property
@@ -81,7 +82,7 @@ def another_model(what: str, planner: Planner) -> str:
     )
 
 
-def unchanged(before: Mapping[Ratio, TensorSet], after: Mapping[Ratio, TensorSet]) -> TensorSet:
+def unchanged(before: Mapping[Ratios, TensorSet], after: Mapping[Ratios, TensorSet]) -> TensorSet:
     """Tell which tensors keep their ratios."""
     same = 0
     for ratio, tensors in after.items():

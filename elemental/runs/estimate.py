@@ -11,7 +11,8 @@ from ..errors import CheckpointError, ElementalError, ImageError, RecipeError
 from ..merge.files.checkpoint import Signature, read_signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.files.open_models import OpenModels
-from ..merge.plan import NOTHING_CHANGES, MergePlan, planning_key
+from ..merge.plan import NOTHING_CHANGES, MergePlan
+from ..merge.planner import planning_key
 from ..recipe.recipe import MergeRecipe
 from .axis_values import AxisValues
 from .cells import Cell

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from ...recipe.recipe import MergeRecipe, ModelSource
-from ..plan import Planner, Role, planning_key
+from ..plan import Role
+from ..planner import Planner, planning_key
 from .checkpoint import Checkpoint, VaeFile, read_signature
 from .model_locator import AS_RECORDED, ModelLocator
 
