@@ -17,11 +17,13 @@ from elemental.images.request import ImageRequest
 from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.plan import Role, plan_tensors
 from elemental.recipe.block_weights import BUILT_IN_PRESETS, read_presets
+from elemental.runs.axes import AXES
 from elemental.runs.axis import Setting
 from elemental.runs.axis_context import AxisContext
 from elemental.runs.axis_values import axis_from_dict, parse_axis
 from elemental.runs.cells import order_cells
 from elemental.runs.element_check import check_from_dict, parse_check
+from elemental.runs.field_axes import IntegerAxis
 from elemental.runs.samples import read_samples
 from elemental.runs.xy_plot import XYPlot, check_axes, plot_from_dict
 
@@ -242,6 +244,19 @@ def test_checks_read_back_and_are_refused() -> None:
         parse_check(BASE, "OUT05|", 1, CONTEXT)
     with pytest.raises(SpecError, match="line 1, column 8: unknown block"):
         parse_check(BASE, "OUT05, OUT13", 1, CONTEXT)
+
+
+def test_an_instance_in_axes_is_a_new_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elemental.runs.axis_values.AXES", {**AXES, "width": IntegerAxis("width", "width")})
+    plotted = plot(("width", "256, 512"), ("alpha", "0, 1"))
+    check_axes(plotted)
+    assert [(cell.request.width, cell.recipe.alpha) for cell in plotted.cells()] == [
+        (256, 0),
+        (512, 0),
+        (256, 1),
+        (512, 1),
+    ]
+    assert plot_from_dict(plotted.to_dict(), CONTEXT) == plotted
 
 
 def test_every_sample_can_be_read() -> None:

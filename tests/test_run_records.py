@@ -139,5 +139,5 @@ def test_a_record_without_a_cell_of_its_plot_is_told_of(fake: FakeHost, base: Se
     data = json.loads(record.read_text())
     del data["cells"]["x01-y00"]
     record.write_text(json.dumps(data))
-    with pytest.raises(ImageError, match=r"run\.json is damaged: it has no cell x01-y00\. Start the run anew"):
+    with pytest.raises(ImageError, match=r"run\.json is damaged: it has no cell x01-y00\. Start a new run"):
         resume(fake, tmp_path)

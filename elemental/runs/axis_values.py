@@ -98,7 +98,7 @@ def _read_groups(
     context: AxisContext,
     watch_count: Callable[[int], None] = lambda _: None,
 ) -> AxisValues:
-    read: list[tuple[AxisValue, ...]] = []
+    values_by_group: list[tuple[AxisValue, ...]] = []
     for pieces in groups:
         values: list[AxisValue] = []
         for piece in pieces:
@@ -106,6 +106,6 @@ def _read_groups(
                 values += axis.read(piece, context)
             except ElementalError as exc:
                 raise explain(exc, side=side, axis=axis, value=piece) from exc
-            watch_count(sum(map(len, read)) + len(values))
-        read.append(tuple(values))
-    return AxisValues(side, axis, tuple(read))
+            watch_count(sum(map(len, values_by_group)) + len(values))
+        values_by_group.append(tuple(values))
+    return AxisValues(side, axis, tuple(values_by_group))

@@ -107,7 +107,7 @@ def refuse_changed(models: Mapping[str, Signature]) -> None:
     """
     for path, signature in models.items():
         if read_signature(Path(path)) != signature:
-            raise CheckpointError(f"{path} has changed since the run began; start the run anew.")
+            raise CheckpointError(f"{path} has changed since the run began; start a new run.")
 
 
 @dataclass

@@ -27,7 +27,7 @@ def open_run(host: Host, record: RunRecord, *, locator: ModelLocator = AS_RECORD
     Raises:
         ElementalError: It cannot be read.
     """
-    with reading_untrusted(str(record.files.record), "Start the run anew."):
+    with reading_untrusted(str(record.files.record), "Start a new run."):
         run = _read_run(host, record, locator)
         missing = [cell.name for cells in run.rounds() for cell in cells if cell.name not in record.cells]
         if missing:

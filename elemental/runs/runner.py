@@ -171,7 +171,7 @@ def continue_run(
     locator: ModelLocator = AS_RECORDED,
     planning: float = 0.0,
 ) -> RunResult:
-    """Go on with a run: make the images that do not exist, and draw all grids anew.
+    """Go on with a run: make the images that do not exist, and draw all grids again.
 
     Args:
         host: Makes the images.
