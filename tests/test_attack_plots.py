@@ -22,7 +22,7 @@ from elemental.images.files import write_whole
 from elemental.runs.axis import Setting
 from elemental.runs.estimate import estimate_plot
 from elemental.runs.plot_run import PlotRun
-from elemental.runs.record import new_run
+from elemental.runs.run_files import new_run
 from elemental.runs.runner import start_run
 
 from .fake_host import FakeHost

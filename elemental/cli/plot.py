@@ -215,12 +215,13 @@ def _is_done_otherwise(args: argparse.Namespace, say: Say) -> bool:
 
 
 def _resume(args: argparse.Namespace, say: Say) -> None:
-    from ..runs.record import latest_run, read_record
+    from ..runs.record import read_record
     from ..runs.resume import open_run
+    from ..runs.run_files import latest_run
     from ..runs.runner import continue_run
 
     record = read_record(latest_run(Path(args.resume)))
-    device, models = (record.data["options"].get(name) for name in ("device", "models"))
+    device, models = (record.options.get(name) for name in ("device", "models"))
     device = device or DEFAULT_DEVICE
     if args.device not in (None, device):
         args.parser.error(f"the run began on {device}; on {args.device} its images would not be the same")
@@ -261,7 +262,7 @@ def _start(args: argparse.Namespace, host: Host, run: Run, estimate: Estimate, f
 @contextmanager
 def _stopped_anywhere(command: str, folder: Path) -> Iterator[None]:
     """Tell how to go on after an interrupt that no result tells of: grids were drawn, say, and images may be made."""
-    from ..runs.record import latest_run
+    from ..runs.run_files import latest_run
 
     try:
         yield

@@ -17,13 +17,14 @@ from ..recipe.rules import format_ratio
 from ..runs.axis import Setting
 from ..runs.axis_context import make_axis_context
 from ..runs.axis_values import AxisValues, parse_axis
-from ..runs.check_run import CheckRun, folder_of_check, list_effects
+from ..runs.check_run import CheckRun, folder_of_check
 from ..runs.element_check import parse_check
 from ..runs.estimate import MOST_CELLS, Estimate, estimate_check, estimate_plot, refuse_many
 from ..runs.plot_run import PlotRun, make_plot
-from ..runs.record import RunFiles, RunRecord, latest_run, read_record
+from ..runs.record import CellRecord, CellState, RunRecord, read_record
 from ..runs.resume import open_run
-from ..runs.runner import DONE, Progress, Run, RunResult, RunWatcher, continue_run, start_run
+from ..runs.run_files import RunFiles, latest_run
+from ..runs.runner import Progress, Run, RunResult, RunWatcher, continue_run, start_run
 from ..workflows import identify_models
 from .form import MergeForm, finder, shown_path
 from .jobs import Job, JobState
@@ -139,11 +140,11 @@ def unfinished_runs(session: Session) -> list[tuple[str, str]]:
             record = _read_run(path)
         except ElementalError:
             continue  # begun, and killed before anything was known of it; or another version's
-        states = [facts.get("state") for facts in record.cells.values()]
-        if states.count(DONE) < len(states):
+        done = record.count(CellState.DONE)
+        if done < len(record.cells):
             number = "" if record.files.number == 1 else f", run {record.files.number}"
-            words = f"{record.data['kind']} {path.parent.relative_to(folder).as_posix()}{number}"
-            found.append((f"{words}: {states.count(DONE)} of {len(states)} images", str(path)))
+            words = f"{record.kind} {path.parent.relative_to(folder).as_posix()}{number}"
+            found.append((f"{words}: {done} of {len(record.cells)} images", str(path)))
     return found
 
 
@@ -248,7 +249,7 @@ class _RunShow:
 
     def begin(self, record: RunRecord) -> None:
         self._record = record
-        self._made = {name for name, facts in record.cells.items() if facts["state"] == DONE}
+        self._made = {name for name, cell in record.cells.items() if cell.state is CellState.DONE}
         self._show_made()
 
     def _show_made(self) -> None:
@@ -281,14 +282,14 @@ class _RunShow:
         lines += [f"{name} failed: {error}" for name, error in result.failed.items()]
         if result.waiting:
             lines.append(f"Stopped; {_count(result.waiting)} to make: Resume goes on.")
-        table = draw_effects(self._record) if self._run.kind == CheckRun.kind else ""
+        table = draw_effects(self._run, self._record) if isinstance(self._run, CheckRun) else ""
         self._job.show(text="\n".join(lines), products=products, table=table)
 
 
-def draw_effects(record: RunRecord) -> str:
-    """Draw the ranking of a check as a table whose rows show their GIF when they are clicked."""
+def draw_effects(run: CheckRun, record: RunRecord) -> str:
+    """Draw the ranking of an element check as a table whose rows show their GIF when they are clicked."""
     rows = []
-    effects = list_effects(record)
+    effects = run.list_effects(record)
     full = max((effect.difference.share for effect, _ in effects), default=0) or 1.0
     for rank, (effect, gif) in enumerate(effects, 1):
         figures = effect.difference
@@ -300,9 +301,9 @@ def draw_effects(record: RunRecord) -> str:
             f"<td>{figures.mean:.2f}</td><td>{figures.largest}</td><td>{similarity}</td></tr>"
         )
     head = "".join(f"<th>{name}</th>" for name in ("", "elements", "changed", "mean", "largest", "SSIM"))
-    ratio = format_ratio(float(record.data["definition"]["ratio"]))
+    ratio = format_ratio(run.check.ratio)
     return (
-        f'<table class="elemental-ranking"><caption>ElementEffect of each at {ratio};'
+        f'<table class="elemental-ranking"><caption>Effect of each at {ratio};'
         f" click a row to see it change</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
@@ -325,6 +326,5 @@ def _read_run(path: Path) -> RunRecord:
     return read_record(RunFiles(path.parent, int(number[1] or 1)) if number else latest_run(path.parent))
 
 
-def _caption(facts: Mapping[str, Any]) -> str:
-    words = [str(facts[name]) for name in ("x", "y", "elements") if facts.get(name)]
-    return " / ".join(words)[:120] or "without"
+def _caption(cell: CellRecord) -> str:
+    return " / ".join(filter(None, cell.labels.values()))[:120] or "without"

@@ -22,7 +22,8 @@ from typing import Any
 from elemental.cli.app import STOPPED
 from elemental.errors import ImageError
 from elemental.merge.files.hashes import CACHE_VARIABLE
-from elemental.runs.record import RunFiles, latest_run, read_record
+from elemental.runs.record import read_record
+from elemental.runs.run_files import RunFiles, latest_run
 
 from .processes import ROOT, Command, Tally, warm_up
 
@@ -116,7 +117,7 @@ def _make_whole(name: str, folder: Path) -> Whole:
     if run is None:
         raise RuntimeError(f"the run that nothing disturbs fails: {process.errors}")
     life = process.age
-    record = read_record(run).data
+    record = read_record(run).to_dict()
     count = len(record["cells"])
     seconds = record["sessions"][0]["seconds"]
     each = (seconds["merging"] + seconds["generating"]) / count
