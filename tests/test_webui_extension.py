@@ -1,4 +1,4 @@
-"""What the WebUI calls, on a stand-in: the user's own images of a merge, choices of checkpoints, the tab."""
+"""What the WebUI calls, on a stand-in: the user's own images of a merge, the choice of a checkpoint, the tab."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(name="merged_model")
-def workbench(rig: Rig) -> Iterator[MergedModel]:
+def merged_model_fixture(rig: Rig) -> Iterator[MergedModel]:
     merged_model = MergedModel(rig.host)
     yield merged_model
     with rig.host.job("restore", 1):
@@ -33,7 +33,7 @@ def workbench(rig: Rig) -> Iterator[MergedModel]:
 
 
 def put_merge(rig: Rig, merged_model: MergedModel, a: str = "a", b: str = "b") -> str:
-    """Put a merge into the model, and give the image that it makes."""
+    """Put a merge into the model, and give the digest of its image."""
     with rig.host.job("merge", 1):
         merged_model.merge(rig.recipe("BASE:mlp:1", a=a, b=b))
         (image,) = merged_model.images(REQUEST)
@@ -54,7 +54,9 @@ def test_the_users_own_images_are_of_the_merge_and_say_so(rig: Rig, merged_model
     assert (again.data, again.infotext, rig.webui.digest()) == (plain.data, plain.infotext, before)
 
 
-def test_they_are_so_though_another_checkpoint_is_chosen(rig: Rig, merged_model: MergedModel) -> None:
+def test_the_users_own_images_are_of_the_merge_though_another_checkpoint_is_chosen(
+    rig: Rig, merged_model: MergedModel
+) -> None:
     plain = rig.webui.generate().data
     seen = put_merge(rig, merged_model, a="b", b="c")
     del rig.webui.opts.data["sd_model_checkpoint"]
@@ -120,9 +122,9 @@ def test_picking_the_checkpoint_that_is_chosen_already_ends_the_merge(rig: Rig, 
     rig.webui.fire("after_component", SimpleNamespace(elem_id="setting_sd_vae", select=pytest.fail))
     (pick,) = picks
     before, plain = rig.webui.digest(), rig.webui.generate().data
-    turns = rig.webui.lock.turns
+    entries = rig.webui.lock.entries
     pick("a.safetensors")
-    assert rig.webui.lock.turns == turns  # there is nothing to end
+    assert rig.webui.lock.entries == entries  # there is nothing to end
     put_merge(rig, merged_model)
     for other in ("b.safetensors", "gone", None):
         pick(other)
@@ -138,7 +140,7 @@ def test_picking_the_checkpoint_that_is_chosen_already_ends_the_merge(rig: Rig, 
 
 @pytest.mark.parametrize("opened", ["a", "b"])
 @pytest.mark.parametrize("chosen", ["a", "b", "c"])
-def test_a_choice_in_mid_job_waits_until_its_end(rig: Rig, opened: str, chosen: str) -> None:
+def test_a_choice_during_a_job_waits_until_its_end(rig: Rig, opened: str, chosen: str) -> None:
     rig.webui.opts.choose("sd_model_checkpoint", "b.safetensors")
     wanted = {}
     for name in "abc":
@@ -182,7 +184,7 @@ def test_other_settings_that_load_checkpoints_end_the_merge(rig: Rig, merged_mod
     assert rig.webui.digest() == before
 
 
-def test_a_merge_that_is_lost_is_not_spoken_of(rig: Rig, merged_model: MergedModel) -> None:
+def test_a_lost_merge_is_not_in_the_infotext(rig: Rig, merged_model: MergedModel) -> None:
     before, plain = rig.webui.digest(), rig.webui.generate()
     put_merge(rig, merged_model)
     rig.webui.reload(forced_reload=True)  # the same checkpoint, whose prompts the host has encoded with the merge
@@ -191,7 +193,7 @@ def test_a_merge_that_is_lost_is_not_spoken_of(rig: Rig, merged_model: MergedMod
     assert (own.data, own.infotext, rig.webui.digest()) == (plain.data, plain.infotext, before)
 
 
-def test_what_fails_before_a_load_does_not_prevent_it(rig: Rig) -> None:
+def test_an_error_before_a_load_does_not_prevent_it(rig: Rig) -> None:
     def fail() -> None:
         raise HostError("no")
 
@@ -200,9 +202,9 @@ def test_what_fails_before_a_load_does_not_prevent_it(rig: Rig) -> None:
     assert rig.host.loaded().path == rig.paths["b"]
 
 
-def test_what_is_called_before_a_load_may_use_the_host(rig: Rig, merged_model: MergedModel) -> None:
+def test_calls_before_a_load_may_use_the_host(rig: Rig, merged_model: MergedModel) -> None:
     opened: list[Any] = []
-    rig.host.before_loading(lambda: opened.append(rig.open()))  # within a turn that the host itself has given
+    rig.host.before_loading(lambda: opened.append(rig.open()))  # while the host holds the queue itself
     put_merge(rig, merged_model)
     rig.webui.generate(override_settings={"sd_model_checkpoint": "b.safetensors"})
     rig.webui.opts.choose("sd_model_checkpoint", "c.safetensors")
@@ -268,7 +270,7 @@ def test_the_generate_buttons_inputs_are_found(rig: Rig) -> None:
     form = rig.hooks.Txt2imgForm(rig.host)
     assert list(form.components) == []
     for component in (fields[1], button, SimpleNamespace(elem_id="img2img_generate", _id=10, parent=None)):
-        form.notice(component, elem_id="whatever")
+        form.on_component(component, elem_id="whatever")
     assert list(form.components) == []
     blocks.dependencies += [
         {"targets": [8], "js": "submit", "inputs": [0, 4]},

@@ -1,4 +1,4 @@
-"""The port on the WebUI, on a stand-in: the live model, whatever the host does to it."""
+"""The WebUI host, on a stand-in: the live model, whatever the WebUI does to it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def request(prompt: str) -> Any:
     return type(REQUEST)(**{**REQUEST.to_dict(), "prompt": prompt})
 
 
-def test_what_the_host_has(rig: Rig, tmp_path: Path) -> None:
+def test_checkpoints_folders_and_samplers(rig: Rig, tmp_path: Path) -> None:
     rig.webui.hashed = True
     rig.host.refresh()
     rig.paths["c"].unlink()
@@ -70,7 +70,7 @@ def test_other_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ki
         assert rig.webui.generate(LORA).data == lora.data
 
 
-def test_early_files_name_the_text_encoder_otherwise(rig: Rig) -> None:
+def test_early_files_spell_the_text_encoder_differently(rig: Rig) -> None:
     state = load_file(rig.paths["a"])
     early = {key.replace(".text_model.", "."): tensor for key, tensor in state.items()}
     assert set(early) != set(state)
@@ -188,7 +188,7 @@ def vae_of(rig: Rig, name: str) -> dict[str, torch.Tensor]:
     return {key.removeprefix("first_stage_model."): value for key, value in state.items() if key.startswith("first")}
 
 
-def test_a_vae_of_its_own_stays_and_the_merge_goes_where_the_hosts_waits(rig: Rig) -> None:
+def test_a_separate_vae_stays_and_the_merge_goes_into_the_copy_of_the_checkpoints_vae(rig: Rig) -> None:
     recipe, before = rig.recipe(), rig.webui.digest()
     seen = merged(rig, recipe)
     rig.webui.choose_vae(vae_of(rig, "c"))
@@ -209,7 +209,7 @@ def test_a_vae_of_its_own_stays_and_the_merge_goes_where_the_hosts_waits(rig: Ri
     assert rig.webui.digest() == before
 
 
-def test_a_vae_whose_own_is_nowhere_is_left_out(rig: Rig) -> None:
+def test_a_separate_vae_without_a_copy_of_the_checkpoints_is_left_out(rig: Rig) -> None:
     rig.webui.choose_vae(vae_of(rig, "c"))
     rig.webui.sd_vae.base_vae = None
     assert not [key for key in rig.open().tensors() if key.startswith("first_stage_model.")]
@@ -243,7 +243,7 @@ def test_replaced(rig: Rig) -> None:
     assert (again is live, again.replaced(), len(rig.webui.loads)) == (False, False, 2)
     rig.webui.reload(info=rig.webui.closest("b"))
     assert again.replaced()
-    with pytest.raises(HostError, match="in place of this model"):
+    with pytest.raises(HostError, match="in place of this one"):
         again.tensors()
 
 
@@ -339,7 +339,7 @@ def test_checkpoints_that_cannot_be_opened(rig: Rig, tmp_path: Path, monkeypatch
 
     with monkeypatch.context() as patched:
         patched.setattr(type(rig.webui), "_use", fail)
-        with pytest.raises(HostError, match=r"could not load b\.safetensors: The memory is too small"):
+        with pytest.raises(HostError, match=r"could not load b\.safetensors: Out of memory"):
             rig.open("b")
     rig.webui.reload()
     assert rig.webui.digest() == before
@@ -378,7 +378,7 @@ def test_two_merges_at_once(rig: Rig) -> None:
         assert merge.is_intact()
 
 
-def test_the_host_that_is_asked_knows_links(rig: Rig, tmp_path: Path) -> None:
+def test_links_to_checkpoints_are_followed(rig: Rig, tmp_path: Path) -> None:
     link = tmp_path / "link.safetensors"
     link.symlink_to(rig.paths["b"])
     assert rig.host.open_model(CheckpointRef("link", link)).checkpoint.path == rig.paths["b"]
