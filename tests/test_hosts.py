@@ -1,4 +1,4 @@
-"""The contract that every host keeps, and what the standalone host does beyond it."""
+"""The contract of every host, and the standalone host."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ REQUEST = ImageRequest('a red circle, "on blue"', negative="blurred: all", seed=
 
 @dataclass
 class Rig:
-    """A host, and how its Stop button is pressed."""
+    """A host, and a way to press its Stop button."""
 
     host: Host
     press_stop: Callable[[], None]
@@ -139,7 +139,7 @@ def test_the_saved_merge_gives_the_image_that_was_seen(rig: Rig, recipe: MergeRe
     assert seen.image.tobytes() == again.image.tobytes()
 
 
-def test_images_carry_what_makes_them_again(rig: Rig, recipe: MergeRecipe, tmp_path: Path) -> None:
+def test_images_carry_the_recipe_and_the_request(rig: Rig, recipe: MergeRecipe, tmp_path: Path) -> None:
     (image,) = make_images(rig.host, REQUEST, recipe)
     (path,) = free_names(tmp_path, [image.seed])
     write_png(path, image)
@@ -180,7 +180,7 @@ def test_a_kept_merge_is_what_images_are_made_of(rig: Rig, recipe: MergeRecipe, 
         merged = bytes_of(rig.host)
         merge.keep("mine")
     assert bytes_of(rig.host) == merged
-    (plain,) = make_images(rig.host, REQUEST, recipe.model_a)  # and A itself can still be had
+    (plain,) = make_images(rig.host, REQUEST, recipe.model_a)  # model A can still be opened
     assert plain.image.tobytes() not in merged
     assert [part.image.tobytes() for part in make_images(rig.host, REQUEST, recipe)] == merged
 
@@ -219,7 +219,7 @@ def test_standalone_makes_images_with_every_architecture(tmp_path: Path, kind: s
     assert back.image.tobytes() == plain.image.tobytes()
 
 
-def test_standalone_knows_models_that_predict_v(tmp_path: Path) -> None:
+def test_standalone_detects_models_that_predict_v(tmp_path: Path) -> None:
     state = random_state(DRAWABLE["sd2"], 1)
     images = {}
     for name, marks, beside in (
@@ -244,7 +244,7 @@ def test_standalone_samplers(drawable: Mapping[str, Path], sampler: str) -> None
     first = bytes_of(host, request)
     assert bytes_of(host, request) == first
     (image,) = host.make_images(request, model={})
-    assert f"Sampler: {sampler.removesuffix(' Karras')}," in image.infotext  # as the WebUI spells it
+    assert f"Sampler: {sampler.removesuffix(' Karras')}," in image.infotext  # spelled as in the list
 
 
 def test_standalone_refusals(tmp_path: Path, drawable: Mapping[str, Path]) -> None:
@@ -302,6 +302,6 @@ def test_standalone_out_of_memory(
         ("cfg", 0.5, "from 1 to 100"),
     ],
 )
-def test_requests_that_cannot_be(name: str, value: Any, message: str) -> None:
+def test_requests_that_are_refused(name: str, value: Any, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         replace(REQUEST, **{name: value})

@@ -43,7 +43,7 @@ def opened(host: FakeHost, path: Path) -> FakeModel:
     return host.open_model(CheckpointRef(path.stem, path))
 
 
-def test_a_merge_stays_until_it_is_given_back(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
+def test_a_merge_stays_until_it_is_restored(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
     before = opened(host, models["c"]).digest()
     merged_model = MergedModel(host)
     assert merged_model.live().kind is LiveState.FILE
@@ -64,7 +64,7 @@ def test_a_merge_stays_until_it_is_given_back(host: FakeHost, recipe: MergeRecip
     assert opened(host, models["c"]).digest() == before
 
 
-def test_the_next_merge_writes_what_differs_alone(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
+def test_the_next_merge_writes_only_what_differs(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
     merged_model = MergedModel(host)
     merged_model.merge(recipe)
     live = opened(host, models["a"])
@@ -76,7 +76,7 @@ def test_the_next_merge_writes_what_differs_alone(host: FakeHost, recipe: MergeR
     assert live.digest() == FakeModel(None, load(models["a"])).digest()
 
 
-def test_a_merge_that_is_stopped_leaves_what_was_there(
+def test_a_stopped_merge_leaves_the_model_unchanged(
     host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]
 ) -> None:
     live = opened(host, models["a"])
@@ -95,7 +95,7 @@ def test_a_merge_that_is_stopped_leaves_what_was_there(
     assert live.digest() == before
 
 
-def test_a_merge_that_the_host_refuses_gives_the_model_back(
+def test_a_merge_that_the_host_refuses_is_taken_out(
     host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]
 ) -> None:
     live = opened(host, models["a"])
@@ -106,7 +106,7 @@ def test_a_merge_that_the_host_refuses_gives_the_model_back(
     with pytest.raises(HostError, match=r"refuses[\s\S]*could not be put back[\s\S]*Load the checkpoint again"):
         merged_model.merge(replace(recipe, alpha=0.1))
     live.refuses = frozenset()
-    assert (live.digest(), merged_model.live().kind) == (before, LiveState.NOTHING)  # the host has not taken it back
+    assert (live.digest(), merged_model.live().kind) == (before, LiveState.NOTHING)  # the host refused them
     merged_model.restore()
     assert merged_model.live().kind is LiveState.FILE
     assert opened(host, models["a"]) is not live
@@ -204,7 +204,7 @@ def test_images_without_a_merge(host: FakeHost, models: dict[str, Path]) -> None
     assert image.fields == {}
 
 
-def test_a_process_ends_though_a_merge_is_in_the_model(models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_process_ends_with_a_merge_in_the_model(models: dict[str, Path], tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 from safetensors.torch import load_file

@@ -40,21 +40,21 @@ def put_merge(rig: Rig, merged_model: MergedModel, a: str = "a", b: str = "b") -
     return mark(image)
 
 
-def test_the_users_own_images_are_of_the_merge_and_say_so(rig: Rig, merged_model: MergedModel) -> None:
+def test_the_users_own_images_are_of_the_merge_and_name_it(rig: Rig, merged_model: MergedModel) -> None:
     before, plain = rig.webui.digest(), rig.webui.generate()
     assert "Elemental" not in plain.infotext
     seen = put_merge(rig, merged_model)
-    own = rig.webui.generate()
-    assert own.data == seen != plain.data
-    assert "Model" not in own.infotext
-    assert 'Elemental: "weight-sum of a, b; alpha 0.5; rules BASE:mlp:1"' in own.infotext
+    image = rig.webui.generate()
+    assert image.data == seen != plain.data
+    assert "Model" not in image.infotext
+    assert 'Elemental: "weight-sum of a, b; alpha 0.5; rules BASE:mlp:1"' in image.infotext
     with rig.host.job("restore", 1):
         merged_model.restore()
     again = rig.webui.generate()
     assert (again.data, again.infotext, rig.webui.digest()) == (plain.data, plain.infotext, before)
 
 
-def test_the_users_own_images_are_of_the_merge_though_another_checkpoint_is_chosen(
+def test_the_users_own_images_are_of_the_merge_if_another_checkpoint_is_chosen(
     rig: Rig, merged_model: MergedModel
 ) -> None:
     plain = rig.webui.generate().data
@@ -93,24 +93,24 @@ def test_a_request_for_another_checkpoint_ends_the_merge_first(
     before, expected = rig.webui.digest(), rig.webui.generate(**copied())
     rig.webui.reload()
     seen = put_merge(rig, merged_model)
-    own = rig.webui.generate(**copied())
+    image = rig.webui.generate(**copied())
     assert (merged_model.live().kind is LiveState.ACTIVE) is kept
-    assert own.data == (seen if kept else expected.data)
-    assert ("Elemental" in own.infotext, bool(own.p.comments)) == (kept, not kept)
+    assert image.data == (seen if kept else expected.data)
+    assert ("Elemental" in image.infotext, bool(image.p.comments)) == (kept, not kept)
     if not kept:
         rig.webui.reload()
         assert rig.webui.digest() == before
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
-def test_choosing_a_checkpoint_ends_the_merge_and_gives_it(rig: Rig, merged_model: MergedModel, name: str) -> None:
+def test_choosing_a_checkpoint_ends_the_merge_and_loads_it(rig: Rig, merged_model: MergedModel, name: str) -> None:
     rig.webui.opts.choose("sd_model_checkpoint", f"{name}.safetensors")
-    wanted, image = rig.webui.digest(), rig.webui.generate()
+    digest, image = rig.webui.digest(), rig.webui.generate()
     rig.webui.opts.choose("sd_model_checkpoint", "c.safetensors" if name != "c" else "a.safetensors")
     put_merge(rig, merged_model)
     rig.webui.opts.choose("sd_model_checkpoint", f"{name}.safetensors")
     assert merged_model.live().kind is LiveState.FILE
-    assert rig.webui.digest() == wanted
+    assert rig.webui.digest() == digest
     assert (rig.webui.generate().data, rig.webui.generate().infotext) == (image.data, image.infotext)
     assert rig.webui.opts.data["sd_model_checkpoint"] == f"{name}.safetensors"
 
@@ -142,10 +142,10 @@ def test_picking_the_checkpoint_that_is_chosen_already_ends_the_merge(rig: Rig, 
 @pytest.mark.parametrize("chosen", ["a", "b", "c"])
 def test_a_choice_during_a_job_waits_until_its_end(rig: Rig, opened: str, chosen: str) -> None:
     rig.webui.opts.choose("sd_model_checkpoint", "b.safetensors")
-    wanted = {}
+    digests = {}
     for name in "abc":
         rig.webui.reload(info=rig.webui.closest(name))
-        wanted[name] = rig.webui.digest()
+        digests[name] = rig.webui.digest()
     rig.webui.opts.data["sd_model_checkpoint"] = "b.safetensors"
     threads: list[threading.Thread] = []
     started = threading.Event()
@@ -168,10 +168,10 @@ def test_a_choice_during_a_job_waits_until_its_end(rig: Rig, opened: str, chosen
         rig.open(opened)
         first, second = rig.images(two), rig.images(two)
         assert first == second
-        assert rig.webui.digest() == wanted[opened]
+        assert rig.webui.digest() == digests[opened]
     threads[0].join(5)
     rig.webui.generate()
-    assert rig.webui.digest() == wanted[chosen]
+    assert rig.webui.digest() == digests[chosen]
     assert rig.webui.opts.data["sd_model_checkpoint"] == f"{chosen}.safetensors"
 
 
@@ -187,10 +187,10 @@ def test_other_settings_that_load_checkpoints_end_the_merge(rig: Rig, merged_mod
 def test_a_lost_merge_is_not_in_the_infotext(rig: Rig, merged_model: MergedModel) -> None:
     before, plain = rig.webui.digest(), rig.webui.generate()
     put_merge(rig, merged_model)
-    rig.webui.reload(forced_reload=True)  # the same checkpoint, whose prompts the host has encoded with the merge
+    rig.webui.reload(forced_reload=True)  # the same checkpoint, whose prompts the WebUI has encoded with the merge
     assert merged_model.live().kind is LiveState.LOST
-    own = rig.webui.generate()
-    assert (own.data, own.infotext, rig.webui.digest()) == (plain.data, plain.infotext, before)
+    image = rig.webui.generate()
+    assert (image.data, image.infotext, rig.webui.digest()) == (plain.data, plain.infotext, before)
 
 
 def test_an_error_before_a_load_does_not_prevent_it(rig: Rig) -> None:
@@ -285,12 +285,12 @@ def test_the_generate_buttons_inputs_are_found(rig: Rig) -> None:
 
 def test_a_pasted_infotext_gives_its_recipe_once(rig: Rig, merged_model: MergedModel) -> None:
     put_merge(rig, merged_model)
-    own = rig.webui.generate()
-    recipe = own.p.extra_generation_params["Elemental recipe"]
+    image = rig.webui.generate()
+    recipe = image.p.extra_generation_params["Elemental recipe"]
     for params in ({"Prompt": "x"}, {"Elemental recipe": ""}):
         rig.webui.fire("infotext_pasted", "", params)
         assert rig.host.take_pasted() is None
-    rig.webui.fire("infotext_pasted", own.infotext, {"Elemental recipe": recipe})
+    rig.webui.fire("infotext_pasted", image.infotext, {"Elemental recipe": recipe})
     assert recipe_from_json(rig.host.take_pasted(), name="x").rules == rig.recipe("BASE:mlp:1").rules
     assert rig.host.take_pasted() is None
 

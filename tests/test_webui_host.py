@@ -92,11 +92,11 @@ def test_a_checkpoint_is_loaded_once_and_no_setting_written(rig: Rig) -> None:
     rig.images()
     assert rig.webui.opts.data == settings
     assert rig.host.loaded() == other.checkpoint
-    rig.webui.generate()  # the user's own image is of the user's own choice
+    rig.webui.generate()  # the user's image is made with the user's choice
     assert rig.host.loaded() == live.checkpoint
 
 
-def test_the_first_model_of_all(rig: Rig) -> None:
+def test_the_first_model(rig: Rig) -> None:
     data = rig.webui.sd_models.model_data
     data.sd_model, data.loaded_sd_models = None, []
     del rig.webui.opts.data["sd_model_checkpoint"]
@@ -131,13 +131,13 @@ def test_the_saved_merge_gives_the_image_that_was_seen(rig: Rig) -> None:
 def test_loras_before_and_after_a_merge(rig: Rig) -> None:
     before, recipe = rig.webui.digest(), rig.recipe()
     plain, with_lora = rig.webui.generate(), rig.webui.generate(LORA)
-    assert rig.webui.digest() != before  # the host leaves the LoRA in
+    assert rig.webui.digest() != before  # the WebUI leaves the LoRA in
     seen, seen_with_lora = merged(rig, recipe), merged(rig, recipe, request(LORA))
     assert len({plain.data, with_lora.data, seen, seen_with_lora}) == 4
     rig.open().tensors()
     assert rig.webui.digest() == before
     assert (rig.webui.generate(LORA).data, rig.webui.generate().data) == (with_lora.data, plain.data)
-    # now backups are left behind, though no LoRA is in: they are older than the merge
+    # now there are backups without a LoRA, from before the merge
     assert merged(rig, recipe, request(LORA)) == seen_with_lora
     with live_merge(rig.open()) as merge:
         for prompt, expected in ((LORA, seen_with_lora), ("a cat", seen), (LORA, seen_with_lora)):
@@ -156,7 +156,7 @@ def test_encoded_prompts_are_forgotten(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("padded", [True, False])
-def test_the_empty_prompt_is_encoded_anew_and_given_back(rig: Rig, padded: bool) -> None:
+def test_the_empty_prompt_is_encoded_again_and_restored(rig: Rig, padded: bool) -> None:
     rig.webui.opts.pad_cond_uncond = padded
     model = rig.webui.model
     before = model.cond_stage_model_empty_prompt
@@ -167,8 +167,8 @@ def test_the_empty_prompt_is_encoded_anew_and_given_back(rig: Rig, padded: bool)
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_the_empty_prompt_is_given_back_when_a_checkpoint_is_loaded_over_the_merge(rig: Rig, kept: bool) -> None:
-    """The host encodes it for modules that it builds, and not when it fills them anew."""
+def test_the_empty_prompt_is_restored_when_a_checkpoint_is_loaded_over_the_merge(rig: Rig, kept: bool) -> None:
+    """The WebUI encodes it for a module that it builds, but not when it loads a checkpoint into an existing one."""
     rig.webui.opts.pad_cond_uncond = True
     model = rig.webui.model
     before = model.cond_stage_model_empty_prompt
@@ -215,7 +215,7 @@ def test_a_separate_vae_without_a_copy_of_the_checkpoints_is_left_out(rig: Rig) 
     assert not [key for key in rig.open().tensors() if key.startswith("first_stage_model.")]
 
 
-def test_fp16_copies_beside_fp8_weights_are_void_during_a_merge(rig: Rig) -> None:
+def test_fp16_copies_of_fp8_weights_are_removed_during_a_merge(rig: Rig) -> None:
     rig.webui.devices.fp8 = True
     layers = {
         name: dict(rig.webui.model.named_modules())[f"model.diffusion_model.{name}"] for name in ("out.2", "out.0")
@@ -247,7 +247,7 @@ def test_replaced(rig: Rig) -> None:
         again.tensors()
 
 
-def test_what_others_write_into_the_model_is_not_the_checkpoint(rig: Rig) -> None:
+def test_a_model_that_others_have_written_to_is_loaded_again(rig: Rig) -> None:
     live, before = rig.open(), rig.webui.digest()
     key = "model.diffusion_model.out.2.weight"
     rig.webui.model.load_state_dict({key: load_file(rig.paths["b"])[key]}, strict=False)
@@ -257,7 +257,7 @@ def test_what_others_write_into_the_model_is_not_the_checkpoint(rig: Rig) -> Non
     assert rig.webui.digest() == before
 
 
-def test_what_is_loaded_over_a_merge_is_left_alone(rig: Rig) -> None:
+def test_what_is_loaded_over_a_merge_is_not_changed(rig: Rig) -> None:
     with live_merge(rig.open()) as merge:
         merge.apply(rig.recipe())
         rig.webui.reload(info=rig.webui.closest("b"))
@@ -266,7 +266,7 @@ def test_what_is_loaded_over_a_merge_is_left_alone(rig: Rig) -> None:
     assert rig.webui.digest() == loaded
 
 
-def test_a_merge_that_was_put_aside_is_not_taken_for_the_checkpoint(rig: Rig) -> None:
+def test_a_merge_that_was_set_aside_is_not_used_as_the_checkpoint(rig: Rig) -> None:
     rig.webui.opts.sd_checkpoints_limit = 2
     before = rig.webui.digest()
     with live_merge(rig.open()) as merge:
@@ -285,7 +285,7 @@ def test_two_models_at_once(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_a_kept_merge_stays_until_its_checkpoint_is_wanted(rig: Rig, limit: int) -> None:
+def test_a_kept_merge_stays_until_its_checkpoint_is_opened(rig: Rig, limit: int) -> None:
     rig.webui.opts.sd_checkpoints_limit = limit
     before, plain = rig.webui.digest(), rig.webui.generate().data
 
@@ -384,7 +384,7 @@ def test_links_to_checkpoints_are_followed(rig: Rig, tmp_path: Path) -> None:
     assert rig.host.open_model(CheckpointRef("link", link)).checkpoint.path == rig.paths["b"]
 
 
-def test_a_file_named_on_the_hosts_command_line_is_not_chosen_by_a_look_at_the_list(rig: Rig) -> None:
+def test_a_refresh_does_not_choose_the_checkpoint_of_the_webuis_command_line(rig: Rig) -> None:
     listed = rig.webui.list_models
 
     def list_and_choose() -> None:

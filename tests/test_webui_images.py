@@ -47,9 +47,9 @@ def test_the_tab_is_read_as_a_request(rig: Rig) -> None:
     assert rig.host.txt2img_values == tuple(tab_values)
     assert form_of(rig).read(values(sampler="DPM++ 2M", scheduler="Karras")).sampler == "DPM++ 2M Karras"
     for seed in (-1, "", None):
-        drawn = {form_of(rig).read(values(seed=seed)).seed for _ in range(4)}
-        assert len(drawn) == 4
-        assert all(0 <= seed < 2**32 for seed in drawn)
+        seeds = {form_of(rig).read(values(seed=seed)).seed for _ in range(4)}
+        assert len(seeds) == 4
+        assert all(0 <= drawn < 2**32 for drawn in seeds)
 
 
 def test_a_tab_that_cannot_be_read(rig: Rig) -> None:
@@ -62,7 +62,7 @@ def test_a_tab_that_cannot_be_read(rig: Rig) -> None:
     assert rig.host.txt2img_values is None
 
 
-def test_images_are_those_of_the_hosts_own_tab(rig: Rig) -> None:
+def test_images_are_those_of_the_txt2img_tab(rig: Rig) -> None:
     user_image = rig.webui.generate().data
     assert rig.images() == [user_image]  # without the tab's values
     four = replace(REQUEST, batch=4)
@@ -98,14 +98,14 @@ def test_the_infotext_names_the_merge_and_not_the_checkpoint(rig: Rig) -> None:
     assert ", Model: a" in plain.infotext
 
 
-def test_the_live_model_stays_whatever_the_settings_choose(rig: Rig) -> None:
+def test_the_live_model_stays_if_the_settings_name_another(rig: Rig) -> None:
     rig.open("b")
     settings = dict(rig.webui.opts.data)
     during: list[str] = []
     rig.webui.on_step = lambda _: during.append(rig.webui.opts.data["sd_model_checkpoint"])
     image = rig.images(replace(REQUEST, batch=1))
     assert rig.host.loaded() == rig.ref("b").__class__("b.safetensors", rig.paths["b"])
-    assert not {"a.safetensors", "b.safetensors"} & set(during)  # what the user chooses meanwhile differs from it
+    assert not {"a.safetensors", "b.safetensors"} & set(during)  # so that any choice of the user's is a change
     assert rig.webui.opts.data == settings
     rig.webui.opts.data["sd_model_checkpoint"] = "b.safetensors"
     during.clear()
@@ -113,7 +113,7 @@ def test_the_live_model_stays_whatever_the_settings_choose(rig: Rig) -> None:
     assert set(during) == {"b.safetensors"}
 
 
-def test_settings_that_no_file_has_are_not_left_overridden(rig: Rig) -> None:
+def test_settings_that_were_never_saved_are_not_left_overridden(rig: Rig) -> None:
     rig.host.txt2img_values = values(overrides=["clip_skip: 2"])
     rig.webui.opts.data.pop("sd_model_checkpoint")
     rig.images()
@@ -130,7 +130,7 @@ def test_settings_that_no_file_has_are_not_left_overridden(rig: Rig) -> None:
         ({"overrides": ["sd_model_checkpoint: gone"]}, "override settings ask for the checkpoint gone"),
     ],
 )
-def test_what_would_replace_the_model_is_refused(rig: Rig, changes: dict[str, Any], message: str) -> None:
+def test_requests_that_would_replace_the_model_are_refused(rig: Rig, changes: dict[str, Any], message: str) -> None:
     rig.host.txt2img_values = values(**changes)
     with pytest.raises(HostError, match=message):
         rig.images()
@@ -145,7 +145,7 @@ def test_the_same_checkpoint_in_those_fields_is_accepted(rig: Rig) -> None:
     assert rig.images() == [plain]
 
 
-def test_scripts_run_and_what_they_add_is_not_taken_for_an_image(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scripts_run_and_images_that_they_add_are_left_out(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     (plain,) = rig.images()
     rig.webui.extra_images = 2
     assert rig.images() == [plain]
@@ -236,7 +236,7 @@ def test_buttons(rig: Rig) -> None:
 def test_buttons_between_the_rounds_of_a_batch(rig: Rig) -> None:
     rig.host.txt2img_values = values(count=2)
     two = replace(REQUEST, batch=2)
-    press(rig, "skipped", 1)  # the host forgets it before the second round
+    press(rig, "skipped", 1)  # the WebUI forgets it before the second round
     with pytest.raises(HostError, match="skipped"):
         rig.images(two)
     press(rig, "stopping_generation", 1)
@@ -268,7 +268,7 @@ def test_a_job_enters_the_queue_and_leaves_it(rig: Rig) -> None:
     assert lock.entries == entries + 4
 
 
-def test_only_jobs_of_ours_are_stopped_and_shown(rig: Rig) -> None:
+def test_only_our_jobs_are_stopped_and_shown(rig: Rig) -> None:
     state = rig.webui.state
     state.begin("somebody else's")
     state.sampling_steps = 5

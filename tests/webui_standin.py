@@ -1,7 +1,7 @@
 """A stand-in for those of the WebUI's modules that the WebUI host uses, with the behaviour of version 1.10.1.
 
 It loads checkpoints into real torch modules, skips loads as the WebUI skips them, caches what it caches, and makes
-images from the bytes of the live tensors, so that whatever is stale or lost shows.
+images from the bytes of the live tensors, so that anything stale or lost shows.
 """
 
 from __future__ import annotations
