@@ -3,9 +3,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import time
+from dataclasses import FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,11 @@ from safetensors.torch import load_file
 
 from elemental import __version__
 from elemental.cli.app import DONE, FAILED, WRONG_USAGE, main
+from elemental.cli.parser import COMMANDS, parse_command
+from elemental.cli.progress import ProgressBar, StepReport, run_watcher
+from elemental.runs.axis import Setting
+from elemental.runs.cells import Cell
+from elemental.runs.runner import Progress
 from elemental.workflows import user_presets_path
 
 from .conftest import LAYOUTS, random_state, save
@@ -267,6 +275,38 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
     assert f"example:\n  elemental {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_are_read_once_and_frozen(name: str) -> None:
+    command = COMMANDS[name]
+    line = parse_command(shlex.split(command.example.replace("\\\n", " "))[1:])
+    before = dict(vars(line.args))
+    options = command.read(line.args)
+    assert line.command == name
+    assert vars(line.args) == before
+    for part in (options, *vars(options).values()):
+        if is_dataclass(part):
+            with pytest.raises(FrozenInstanceError):
+                setattr(part, fields(part)[0].name, None)
+
+
+def test_the_bar_shows_steps_and_cells(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], base: Setting
+) -> None:
+    cell = Cell(0, 0, base.recipe, base.request)
+    with ProgressBar() as bar:
+        StepReport(bar)(1, 4, "sampling")
+        run_watcher(bar, ()).on_cell(cell, None, Progress(1, 3, 2.0, 65.0))
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        for step in (1, 4, 1, 4):  # two images, one after the other
+            StepReport(bar)(step, 4, "sampling")
+        assert capsys.readouterr().err.count("sampling:   0%") == 2
+        for done in (1, 2):
+            run_watcher(bar, ()).on_cell(cell, None, Progress(done, 3, 2.0, 65.0))
+            time.sleep(0.15)  # it is not drawn more often
+        assert re.search(r"x00-y00 failed: 2/3 \|.*\|, 2.0 s each, 1:05 left", capsys.readouterr().err)
+
+
 def test_the_page_is_served_to_this_machine_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,8 +408,7 @@ def test_planning_loads_no_torch(ab: list[str]) -> None:
     code = (
         "import sys, elemental.cli.app as c; "
         f"c.main(['plan', {ab[0]!r}, {ab[1]!r}, '--blocks', 'GRAD_V', '--elemental', 'OUT05:attn2:1', '--json']); "
-        "heavy = {'torch', 'numpy', 'gradio', 'diffusers', 'transformers', 'PIL'} & set(sys.modules); "
-        "sys.exit(bool(heavy))"
+        "heavy = {'torch', 'gradio', 'diffusers', 'transformers', 'PIL'} & set(sys.modules); sys.exit(bool(heavy))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import ImageError
 from ..merge.files.model_locator import model_source
+from ..merge.progress import Controls
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..workflows import make_images, plan_merge
 from .command import Command, Interrupts, UsageError, read_as
@@ -35,7 +36,7 @@ class GenerateOptions:
     output: Path
 
 
-def run_generate(options: GenerateOptions, _interrupts: Interrupts) -> None:
+def run_generate(options: GenerateOptions, interrupts: Interrupts) -> None:
     """Merge in memory, make images, and write nothing else.
 
     Raises:
@@ -51,7 +52,8 @@ def run_generate(options: GenerateOptions, _interrupts: Interrupts) -> None:
     folder = _make_folder(options.output)
     with ProgressBar() as bar:
         host = make_host(options.images.device, report=StepReport(bar))
-        images = make_images(host, request, model, locator=options.recipe.locator)
+        controls = Controls(should_stop=lambda: bool(interrupts))
+        images = make_images(host, request, model, locator=options.recipe.locator, controls=controls)
     for path, image in zip(free_names(folder, [image.seed for image in images]), images, strict=True):
         write_png(path, image)
         print_lines([str(path)])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..runs.cells import Cell
     from ..runs.runner import Progress, RunWatcher
 
-_CELLS = "{desc}: {n_fmt}/{total_fmt} |{bar}| {postfix}"
+_CELLS = "{desc}{n_fmt}/{total_fmt} |{bar}|{postfix}"
 
 
 class ProgressBar:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..runs.runner import Run, RunResult
 
 T = TypeVar("T")
+Specific = TypeVar("Specific", bound="RunCommandOptions")
 _BESIDE_RESUME = ("resume", "device", "models_folder")
 _SPELLINGS = {"models": "the models"}
 
@@ -94,9 +95,6 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--sample", type=int, metavar="N", help="start from sample N; 0 lists all samples")
     group.add_argument("--dry-run", action="store_true", help="list the images and make none")
     group.add_argument("--yes", action="store_true", help="allow more than 1,000 images")
-
-
-Specific = TypeVar("Specific", bound=RunCommandOptions)
 
 
 def run_or_resume(options: Specific, interrupts: Interrupts, start: Callable[[Specific, Interrupts], None]) -> None:
@@ -223,9 +221,19 @@ def start_new_run(
     """
     print_lines([f"{count_of(estimate.cells, 'image')}, {count_of(estimate.merges, 'merge')}."])
     if options.run.dry_run:
-        print_lines(" ".join([cell.name, *run.labels(cell).values()]) for cells in run.rounds() for cell in cells)
-        print_lines(["Dry run: nothing was made."])
-        return
+        _print_dry_run(run)
+    else:
+        _make(host, run, folder, estimate=estimate, options=options, interrupts=interrupts)
+
+
+def _print_dry_run(run: Run) -> None:
+    print_lines(" ".join([cell.name, *run.labels(cell).values()]) for cells in run.rounds() for cell in cells)
+    print_lines(["Dry run: nothing was made."])
+
+
+def _make(
+    host: Host, run: Run, folder: Path, *, estimate: Estimate, options: RunCommandOptions, interrupts: Interrupts
+) -> None:
     from ..runs.runner import start_run
 
     with stopped_anywhere(options.command, folder):

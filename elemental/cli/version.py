@@ -6,7 +6,6 @@ import argparse
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .. import __version__
@@ -37,6 +36,8 @@ def run_version(options: VersionOptions, _interrupts: Interrupts = ()) -> None:
 
 
 def _package(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # which takes its time
+
     try:
         return f"{name} {version(name)}"
     except PackageNotFoundError:
