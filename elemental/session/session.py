@@ -1,4 +1,4 @@
-"""What all pages of one host share: its workbench, the job that runs, the history, and what the form said last."""
+"""What all pages of one host share: its merged model, the job that runs, the history, and what the form said last."""
 
 from __future__ import annotations
 
