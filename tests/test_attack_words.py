@@ -17,7 +17,9 @@ def fail(*_: object) -> None:
     raise ZeroDivisionError("nobody expects this")
 
 
-def test_a_bug_in_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_bug_in_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.setattr("elemental.merge.files.checkpoint.Checkpoint.__init__", fail)
     assert cli.main(["inspect", str(tmp_path / "a.safetensors")]) == cli.FAILED
     assert UNEXPECTED.search(capsys.readouterr().err)

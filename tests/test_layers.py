@@ -50,7 +50,7 @@ def _permits(room: str, contracts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _place(room: str, barred: Sequence[str]) -> str:
-    """Say in which part of a room an import is allowed: the parts that may, or those that may not, if they are fewer."""
+    """Say which part of a room may import a package: the parts that may, or may not, whichever are fewer."""
     children = {path.stem for path in (PACKAGE / room).glob("*") if path.is_dir() or path.suffix == ".py"}
     children = {f"{room}.{name}" for name in children if not name.startswith("__")}
     may_not = sorted(children & set(barred))

@@ -109,7 +109,7 @@ class Leaving(Following):
 
 
 class Bench(Scene):
-    """The merged model of a page: merge, images, another merge, a run that borrows the model, images, a third merge, restore."""
+    """A page: merge, images, another merge, a run that borrows the model, images, a third merge, restore."""
 
     start = "c"
     merged_model: MergedModel | None = None
