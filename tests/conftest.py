@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,9 @@ DRAWABLE: dict[str, Layout] = {
     "sdxl": _XL,
 }
 """Small models that diffusers can run: 32 channels are the least that its norm layers take."""
+SLOW_FILE = re.compile(r"^pytestmark = [^\n]*(\n    )?pytest\.mark\.slow", re.MULTILINE)
+SLOW_FIXTURES = {"drawable"}
+"""Whoever asks for models that images can be made from waits for diffusers, or writes them at the least."""
 INPAINTING = {name: replace(layout, in_channels=9) for name, layout in LAYOUTS.items()}
 
 
@@ -83,6 +87,20 @@ def save_drawable(folder: Path) -> dict[str, Path]:
         larger = {key: value * 3 if value.is_floating_point() else value for key, value in state.items()}
         paths[name] = save(folder / f"{name}.safetensors", larger)
     return paths
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files of slow tests alone, if those are not wanted, since importing them takes some seconds."""
+    if config.option.markexpr != "not slow" or not collection_path.name.startswith("test_"):
+        return None
+    return True if SLOW_FILE.search(collection_path.read_text(encoding="utf-8")) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as slow by what they ask for."""
+    for item in items:
+        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

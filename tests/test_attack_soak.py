@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ pytest.importorskip("gradio")
 
 from .attacks import soak
 
+pytestmark = pytest.mark.slow
+
 
 def test_files_threads_maps_and_tensors_do_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soak, "EVERY", 6)
@@ -24,3 +27,7 @@ def test_files_threads_maps_and_tensors_do_not_grow(tmp_path: Path, monkeypatch:
     assert not soak.judge(samples)
     assert user.done["merge and image"] == 12
     assert len(user.done) == 6
+    for name in (*soak.COUNTED, "anon", "used"):  # what is measured is there, and what is more would be seen
+        assert getattr(samples[0], name) > 0 or name == "maps"
+        more = getattr(samples[0], name) + (17 << 10)
+        assert soak.judge([samples[0], replace(samples[1], **{name: more})])
