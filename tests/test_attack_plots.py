@@ -38,6 +38,7 @@ class Killed(BaseException):
     """Ends a run as a kill does: nothing handles it."""
 
 
+@pytest.mark.slow
 def test_short_attack(tmp_path: Path) -> None:
     only = ["--only", "short plot", "short check"]
     command = [sys.executable, "-m", "tests.attacks.plots", "--rounds", "3", *only]

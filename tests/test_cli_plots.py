@@ -16,6 +16,8 @@ from elemental.hosts.standalone.host import StandaloneHost
 from elemental.images.files import read_image, read_texts
 from elemental.runs.plot_run import PLOT_FIELD
 
+pytestmark = pytest.mark.slow
+
 SIZE = ["--width", "64", "--height", "64", "--steps", "1", "--prompt", "a cat"]
 
 

@@ -42,6 +42,8 @@ from elemental.hosts.standalone import sampling
 from elemental.hosts.standalone.host import StandaloneHost
 from elemental.hosts.standalone.samplers import SAMPLERS
 
+pytestmark = pytest.mark.slow
+
 REQUEST = ImageRequest('a red circle, "on blue"', negative="blurred: all", seed=5, steps=2, width=64, height=64)
 
 

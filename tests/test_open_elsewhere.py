@@ -37,6 +37,8 @@ from elemental.hosts.standalone.networks import build_networks
 from elemental.hosts.standalone.samplers import make_sampler
 from elemental.images.request import ImageRequest
 
+pytestmark = pytest.mark.slow
+
 REQUEST = ImageRequest(
     "a red circle on blue", negative="blurred", seed=5, steps=2, sampler="Euler", width=64, height=64
 )

@@ -19,6 +19,8 @@ from .serving import Site, served
 
 pytest.importorskip("gradio")
 
+pytestmark = pytest.mark.slow
+
 SCREENS = "ELEMENTAL_SCREENSHOTS"
 SPEC = "OUT09::2\nIN00-IN05:ff:0.3"
 

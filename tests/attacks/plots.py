@@ -30,7 +30,15 @@ from .processes import ROOT, Command, Tally, warm_up
 _STOPPED = 0.2
 """How often a run is stopped by SIGTERM rather than killed."""
 
-_WARM = ("cli", "plots", "checks", "resume", "runs", "merge.live", "merge.execute", "hosts.standalone")
+_WARM = (
+    "cli.app",
+    "runs.plot_run",
+    "runs.check_run",
+    "runs.resume",
+    "merge.live",
+    "merge.execute",
+    "hosts.standalone.host",
+)
 _MODELS = [str(ROOT / "elemental" / "demo" / f"{name}.safetensors") for name in "ab"]
 _REQUEST = ["--width", "64", "--height", "64", "--steps", "1", "--prompt", "a red circle"]
 _RUNS: dict[str, list[str]] = {
