@@ -43,8 +43,8 @@ def test_one_job_at_a_time_and_what_it_shows() -> None:
     [
         (Stopped("Stopped here."), JobState.STOPPED, "Stopped here."),
         (MergeError("cannot"), JobState.FAILED, "cannot"),
-        (MemoryError(), JobState.FAILED, "memory is too small"),
-        (ZeroDivisionError("by zero"), JobState.FAILED, "ZeroDivisionError: by zero"),
+        (MemoryError(), JobState.FAILED, "Out of memory"),
+        (ZeroDivisionError("by zero"), JobState.FAILED, "Unexpected error (a bug): ZeroDivisionError: by zero"),
     ],
 )
 def test_what_goes_wrong_is_shown(error: Exception, state: JobState, words: str) -> None:

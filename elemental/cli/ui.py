@@ -61,7 +61,7 @@ def run_ui(args: argparse.Namespace, *, say: Callable[[Iterable[str]], None]) ->
         from ..ui.tab import make_tab
 
         logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is there, and tells of it
-        page = make_tab(host, StandaloneImageForm(host, request_from_options(args)), alone=True)
+        page = make_tab(host, StandaloneImageForm(host, request_from_options(args)), standalone=True)
         try:
             _, url = serve(page, host=LOOPBACK, port=args.port, files=[output], in_browser=args.browser, wait=False)
         except OSError as exc:

@@ -160,8 +160,8 @@ def _run(job: Job, work: Callable[[Job], None]) -> None:
         job.show(state=JobState.FAILED, text=str(exc))
     except MemoryError:
         _log.exception("%s", job.view.name)
-        job.show(state=JobState.FAILED, text="The memory is too small for this; ask for less, or close other programs.")
+        job.show(state=JobState.FAILED, text="Out of memory. Ask for less, or close other programs.")
     except BaseException as exc:  # nobody else would ever tell of it, and no other job could begin
         _log.exception("%s", job.view.name)
         reason = f"{type(exc).__name__}: {exc}"
-        job.show(state=JobState.FAILED, text=f"This failed, and should not have: {reason}\nThe console says where.")
+        job.show(state=JobState.FAILED, text=f"Unexpected error (a bug): {reason}\nThe console says where.")

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..errors import ElementalError, ImageError
+from ..errors import ElementalError, ImageError, MergeError
 from ..images.files import free_names, write_png
 from ..images.request import GeneratedImage, ImageRequest
 from ..merge.describe import describe_changes, format_size
@@ -44,7 +44,7 @@ def merge(session: Session, form: MergeForm, request: ImageRequest | None, *, pr
             job.show(text="merging ...")
             session.model.merge(recipe, controls=session.controls(), on_plan=show_changes)
             session.live_form = form
-            text = f"Merged in {_duration(time.perf_counter() - started)}; it is in the live model, and in no file."
+            text = f"Merged in {_duration(time.perf_counter() - started)}; it is in the live model and not saved."
             try:
                 text += f" {_make_images(session, job, request)}" if request is not None else ""
             except ElementalError as exc:
@@ -105,6 +105,8 @@ def save(session: Session, form: MergeForm, name: str, *, overwrite: bool) -> Jo
     what = "what the form says" if seen is None else _describe_drawn(session, now, form)
 
     def work(job: Job) -> None:
+        if target.exists() and not overwrite:
+            raise MergeError(f"{target.name} exists; choose another name, or tick Overwrite.")
         job.show(text=f"saving {target.name} ...")
         controls = replace(session.controls(), should_stop=job.should_stop)  # no turn of the host's is needed for it
         result = merge_to_file(recipe, target, locator=session.locator, overwrite=overwrite, controls=controls)
@@ -131,7 +133,7 @@ def restore(session: Session) -> Job:
         with session.host_job(job, "restore", 0):
             session.model.restore()
         loaded = session.host.loaded()
-        job.show(text=f"The live model is {loaded.title}, as it is." if loaded else "No model is loaded.")
+        job.show(text=f"Model {loaded.path.name} restored." if loaded else "No model is loaded.")
 
     return session.board.start("Restore", work)
 
@@ -165,7 +167,7 @@ def _keep(folder: Path, image: GeneratedImage) -> Path:
 def _describe_drawn(session: Session, now: LiveNow, form: MergeForm) -> str:
     """Say what is in the live model, and if the form says something else by now."""
     if now.recipe is None:
-        return f"The model is {now.checkpoint.path.name}, as it is." if now.checkpoint else ""
+        return f"The model is {now.checkpoint.path.name}, without a merge." if now.checkpoint else ""
     same = replace(form, dtype="") == replace(session.live_form, dtype="")
     return "the live merge" if same else "the live merge, not what the form says by now"
 

@@ -162,7 +162,9 @@ def resume(session: Session, choice: str) -> Job:
     wanted = choice.partition(":")[0].strip()
     path = next((path for words, path in runs if not wanted or words.partition(":")[0] == wanted), None)
     if path is None:
-        raise ImageError("There is no unfinished run." if not runs else f'"{wanted}" is finished, or gone: press List.')
+        raise ImageError(
+            "There is no unfinished run." if not runs else f'"{wanted}" is finished, or gone; choose another run.'
+        )
     record = _read_run(Path(path))
     locator = session.locator
     run = open_run(session.host, record, locator=locator)
@@ -274,10 +276,7 @@ class _RunShow:
     def end(self, result: RunResult) -> None:
         assert self._record is not None
         products = tuple(path for path in result.products if path.suffix == ".png")
-        lines = [
-            f"{_count(result.made)} in {result.seconds['whole']:.1f} s, {result.outside:.1f} % of it outside of "
-            f"generating; all in {shown_path(result.files.folder)}"
-        ]
+        lines = [f"{_count(result.made)} in {result.seconds['whole']:.0f} s. Folder: {shown_path(result.files.folder)}"]
         lines += [f"{name} failed: {error}" for name, error in result.failed.items()]
         if result.waiting:
             lines.append(f"Stopped; {_count(result.waiting)} to make: Resume goes on.")

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import elemental
 
-SHOULD_NOT = "should not have"
+SHOULD_NOT = "Unexpected error"
 _PACKAGE = str(Path(elemental.__file__).parent)
 _UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
