@@ -60,7 +60,7 @@ def test_a_form_and_its_recipe_are_the_same(refs: list[CheckpointRef], models: d
         ({"model_b": ""}, RecipeError, "Choose model B"),
         ({"model_a": None, "model_b": ""}, RecipeError, "Choose model A and B"),
         ({"mode": "sum-twice"}, RecipeError, "Choose model C"),
-        ({"model_b": "gone.safetensors"}, RecipeError, "no model gone.safetensors any more"),
+        ({"model_b": "gone.safetensors"}, RecipeError, 'No model named "gone.safetensors"'),
         ({"blocks": "1, 2"}, RecipeError, "block weights: "),
         ({"alpha": ""}, RecipeError, "alpha must be a number"),
         ({"spec": "OUT03::1:1"}, SpecError, "has no beta"),
@@ -99,7 +99,7 @@ def test_the_preview_counts_and_stamps(refs: list[CheckpointRef], form: MergeFor
     seen = previewer.look(replace(form, spec=spec))
     assert f'data-stamp="{stamp_of(spec)}"' in seen.report
     assert stamp_of(spec) == stamp_of(spec.replace("\r", ""))
-    assert "2 rules set 10 of 686 elements, and " in seen.report
+    assert "2 rules set 10 of 686 U-Net elements and " in seen.report
     assert "SD 1.x: " in seen.report
     assert "nothing would change" in previewer.look(replace(form, alpha=0)).report
     assert "warning:</b> Rule 1" in previewer.look(replace(form, spec="OUT03:atn2:1")).report

@@ -79,7 +79,7 @@ def _serve(host: StandaloneHost, options: UiOptions, output: Path) -> tuple[Any,
     from ..ui.tab import make_tab
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is there, and logs that
-    page = make_tab(host, StandaloneImageForm(host, options.images.request()), alone=True)
+    page = make_tab(host, StandaloneImageForm(host, options.images.request()), standalone=True)
     try:
         _, url = serve(page, host=LOOPBACK, port=options.port, files=[output], in_browser=options.browser, wait=False)
     except OSError as exc:

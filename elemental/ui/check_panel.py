@@ -59,7 +59,7 @@ class CheckPanel:
         """Make the panel work.
 
         Args:
-            results: Where what comes of it is shown.
+            results: Where jobs are shown.
             form_components: Of the merge panel.
             gif: A hidden text that names the GIF whose row was clicked.
         """
@@ -88,8 +88,8 @@ class CheckPanel:
         sample = self._samples.get(title or "")
         if sample is None:
             return {}
-        filled = self.fill({"elements": sample.elements, "ratio": float(sample.ratio)})
-        return {**filled, self.answer: update(value=explain_sample(sample))}
+        fields = self.fill({"elements": sample.elements, "ratio": float(sample.ratio)})
+        return {**fields, self.answer: update(value=explain_sample(sample))}
 
     def fill(self, data: dict[str, Any]) -> Updates:
         """Fill those fields that there is something for."""
