@@ -7,7 +7,7 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
-from ..errors import ElementalError, ImageError
+from ..errors import ElementalError, ImageError, MergeError
 from ..images.files import free_names, write_png
 from ..images.request import GeneratedImage, ImageRequest
 from ..merge.describe import describe_changes, format_size
@@ -101,6 +101,8 @@ def save(session: Session, form: MergeForm, name: str, *, overwrite: bool) -> Jo
     target = safe_file_name(name, session.host.models_folder())
 
     def work(job: Job) -> None:
+        if target.exists() and not overwrite:
+            raise MergeError(f"{target.name} exists; choose another name, or tick Overwrite.")
         job.show(text=f"saving {target.name} ...")
         controls = replace(session.controls(), should_stop=job.should_stop)  # the host is not needed for it
         result = merge_to_file(recipe, target, locator=session.locator, overwrite=overwrite, controls=controls)
@@ -123,7 +125,7 @@ def restore(session: Session) -> Job:
         with session.host_job(job, "restore", 0):
             session.model.restore()
         loaded = session.host.loaded()
-        job.show(text=f"Model {loaded.title} restored." if loaded else "No model is loaded.")
+        job.show(text=f"Model {loaded.path.name} restored." if loaded else "No model is loaded.")
 
     return session.board.start("Restore", work)
 

@@ -98,7 +98,7 @@ def _find_unfinished(session: Session, choice: str) -> Path:
     path = next((path for text, path in runs if not name or text.partition(":")[0] == name), None)
     if path is None:
         raise ImageError(
-            "There is no unfinished run." if not runs else f'"{name}" is finished, or was deleted; press List.'
+            "There is no unfinished run." if not runs else f'"{name}" is finished, or was deleted; choose another run.'
         )
     return Path(path)
 
