@@ -79,7 +79,7 @@ def _measure(models: Path, rules: int, keys: int) -> None:
     from elemental.ui.image_form import StandaloneImageForm
     from elemental.ui.tab import make_tab
 
-    page = make_tab(host, StandaloneImageForm(host, ImageRequest("")), alone=True)
+    page = make_tab(host, StandaloneImageForm(host, ImageRequest("")), standalone=True)
     built = time.perf_counter() - started
     _, url = serve(page, host="127.0.0.1", port=None, files=[], wait=False)
     spec = "\n".join(f"OUT0{n % 9}:{_ELEMENTS[n % 5]}:0.{n % 97:02}" for n in range(rules))

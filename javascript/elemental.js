@@ -1,14 +1,21 @@
 /* What moves in the tab: the element map under the pointer, the sliders of the block weights, the completion of names in
-   the spec, and the page's part of following a job. Everything about keys, ratios and rules comes from the server, in
-   attributes; here it is only shown and put together. */
+   the spec, and the page's part of following a job. Everything about keys, ratios and rules comes from the server, names
+   and words in attributes, rules for chosen cells as the editor's new text. Of a rule this script knows only which marks
+   end it, and that names of elements come after its first colon. */
 (function () {
     "use strict";
 
     const ROOT = "elemental_tab";
-    const POLL_MS = 400; // while a job runs; five times as long otherwise
+    const POLL_MS = 400; // while a job runs
+    const IDLE_MS = 10000; // while none does, since another page may begin one
+    const PRESENT_MS = 2000; // the same, when somebody moves about in the tab
+    const ANSWER_MS = 3000; // without an answer the server is asked again
+    const MOST_TRIES = 3;
+    const KEEP_MS = 500;
+    const FILL_MS = 10000; // the fields are filled long before, if they can be
     const SETTLE_MS = 150;
     const RUN_BUTTONS = ["elemental_run_both", "elemental_run_plot", "elemental_run_check"];
-    const BRIDGES = ["elemental_entry", "elemental_gif", "elemental_seen"];
+    const BRIDGES = ["elemental_entry", "elemental_gif", "elemental_seen", "elemental_paint"];
     const STORE = "elemental"; // of this page alone, until it is closed
 
     let root = null;
@@ -16,15 +23,14 @@
     let drag = null; // {table, from: [row, column], to: [row, column]}
     let pointer = [0, 0];
     let count = 0; // of what was sent over a bridge, so that the same value is a change again
-    let asked = 0; // when the server was asked last
 
     const byId = (id) => document.getElementById(id);
     const inputOf = (id) => document.querySelector(`#${id} textarea, #${id} input`);
     const visible = (element) => element && element.offsetParent !== null;
 
     function press(id) {
-        const found = byId(id);
-        const button = found && (found.tagName === "BUTTON" ? found : found.querySelector("button"));
+        const owner = byId(id);
+        const button = owner && (owner.tagName === "BUTTON" ? owner : owner.querySelector("button"));
         if (button) button.click();
     }
 
@@ -38,6 +44,7 @@
     function send(bridge, text) {
         count += 1;
         write(`elemental_${bridge}`, `${text}\n${count}`);
+        return String(count);
     }
 
     /* ---- the report is about what stands in the editor ---- */
@@ -78,8 +85,8 @@
     }
 
     function cellAt(table, [row, column]) {
-        const found = table.tBodies[0].rows[row];
-        return found ? found.cells[column + 1] : undefined;
+        const line = table.tBodies[0].rows[row];
+        return line ? line.cells[column + 1] : undefined;
     }
 
     function isElement(cell) {
@@ -96,7 +103,7 @@
             return `rule ${number}: ${rule ? rule.textContent : ""}`;
         });
         const ratio = cell.dataset.note || `${table.dataset.ratio} ${cell.dataset.r}`;
-        const why = cell.dataset.note ? [] : rules.length ? rules : ["from the block weights or the plain ratio"];
+        const why = cell.dataset.note ? [] : rules.length ? rules : [head.dataset.source || table.dataset.source];
         return [`${head.dataset.block}  ${key}${tensors === "1" ? "" : `  (${tensors} tensors)`}`, ratio, ...why];
     }
 
@@ -118,8 +125,8 @@
     /* The map is drawn anew under a pointer that does not move. */
     function renewTooltip() {
         if (!tooltip || tooltip.hidden) return;
-        const found = document.elementFromPoint(...pointer);
-        const cell = found && found.closest(".elemental-map td");
+        const under = document.elementFromPoint(...pointer);
+        const cell = under && under.closest(".elemental-map td");
         if (cell) showTooltip(cell.closest("table"), cell, ...pointer);
         else hideTooltip();
     }
@@ -140,55 +147,62 @@
     function cellsBetween(table, from, to) {
         const [top, bottom] = [from[0], to[0]].sort((a, b) => a - b);
         const [left, right] = [from[1], to[1]].sort((a, b) => a - b);
-        const found = [];
+        const cells = [];
         for (let row = top; row <= bottom; row++) {
             for (let column = left; column <= right; column++) {
                 const cell = cellAt(table, [row, column]);
-                if (isElement(cell)) found.push(cell);
+                if (isElement(cell)) cells.push(cell);
             }
         }
-        return found;
+        return cells;
     }
 
-    /* One rule for all parts that are wanted in the same blocks. */
-    function rulesFor(table, from, to, ratio) {
-        const names = headers(table).map((head) => head.dataset.block);
-        const order = [from[1], to[1]].sort((a, b) => a - b);
-        const blocksOf = new Map();
-        for (const cell of cellsBetween(table, from, to)) {
-            const row = cell.parentElement.cells[0];
-            const word = cell.dataset.word || names[cell.cellIndex - 1];
-            const part = cell.dataset.word ? "" : cell.dataset.part || row.dataset.part;
-            blocksOf.set(part, [...(blocksOf.get(part) || []), word]);
-        }
-        const partsOf = new Map();
-        for (const [part, words] of blocksOf) {
-            const blocks = shorten([...new Set(words)], names.slice(order[0], order[1] + 1));
-            partsOf.set(blocks, [...(partsOf.get(blocks) || []), part]);
-        }
-        return Array.from(partsOf, ([blocks, parts]) => `${blocks}:${parts.join(" ")}:${ratio}`);
-    }
-
-    /* What was dragged over is a range; blocks in between that have no such element do no harm. */
-    function shorten(words, dragged) {
-        const inside = words.every((word) => dragged.includes(word));
-        if (words.length < 3 || !inside) return words.join(" ");
-        return `${words[0]}-${words[words.length - 1]}`;
-    }
+    /* Chosen cells whose rules are not in the editor yet. Only the first is asked about: up to gradio 3 a second request
+       would be dropped. */
+    const strokes = []; // {cells, asks, tries, text}: JSON, numbers of requests, how many, the editor's text then
+    let asking = 0;
 
     function writeRules(table, from, to) {
+        const heads = headers(table);
         const brush = byId("elemental_brush");
-        const ratio = brush && brush.value.trim() !== "" ? String(Number(brush.value)) : "1";
+        const [left, right] = [from[1], to[1]].sort((a, b) => a - b);
+        const cells = cellsBetween(table, from, to).map((cell) => {
+            const row = cell.parentElement.cells[0];
+            const {word, part} = cell.dataset;
+            return [word ?? heads[cell.cellIndex - 1].dataset.block, part ?? row.dataset.part];
+        });
+        const columns = heads.slice(left, right + 1).map((head) => head.dataset.block);
+        const ratio = brush ? brush.value : "";
+        strokes.push({cells: JSON.stringify({columns, cells, ratio}), asks: [], tries: 0, text: ""});
+        if (strokes.length === 1) askForRules();
+    }
+
+    function askForRules() {
+        clearTimeout(asking);
+        if (strokes.length && strokes[0].tries === MOST_TRIES) strokes.shift();
+        if (!strokes.length) return;
+        const stroke = strokes[0];
+        stroke.tries += 1;
+        stroke.text = inputOf("elemental_spec").value;
+        stroke.asks.push(send("paint", stroke.cells)); // the server gets the editor's text with it
+        asking = setTimeout(askForRules, ANSWER_MS);
+    }
+
+    /* What was typed after the question is not lost: the answer counts only for the text that it was made of. */
+    function takeRules() {
+        const answer = root.querySelector("#elemental_painted [data-number]");
+        const stroke = strokes[0];
+        if (!answer || !stroke || !stroke.asks.includes(answer.dataset.number)) return;
         const spec = inputOf("elemental_spec");
-        let lines = spec.value.split("\n");
-        for (const rule of rulesFor(table, from, to, ratio)) {
-            const selector = rule.slice(0, rule.lastIndexOf(":") + 1);
-            const same = (line) => line.startsWith(selector) && !/[:#,]/.test(line.slice(selector.length));
-            lines = lines.filter((line) => !same(line)); // what says more than that rule is the user's own
-            lines.push(rule);
+        if (answer.dataset.stamp === stamp(spec.value)) {
+            strokes.shift();
+            write("elemental_spec", JSON.parse(answer.textContent));
+            reconcile();
+        } else {
+            stroke.asks = [];
+            if (spec.value !== stroke.text) stroke.tries = 0;
         }
-        write("elemental_spec", lines.filter((line, at) => line.trim() || at < lines.length - 1).join("\n").replace(/^\n+/, ""));
-        reconcile();
+        askForRules();
     }
 
     function onMapPointer(event) {
@@ -250,8 +264,8 @@
         const cells = Array.from(table.querySelectorAll("td.e"), place);
         const ahead = ([r, c]) => (down ? (r - row) * down : (c - column) * right);
         const aside = ([r, c]) => Math.abs(down ? c - column : r - row);
-        const found = cells.filter((at) => ahead(at) > 0).sort((a, b) => ahead(a) - ahead(b) || aside(a) - aside(b));
-        return found[0] || [row, column];
+        const next = cells.filter((at) => ahead(at) > 0).sort((a, b) => ahead(a) - ahead(b) || aside(a) - aside(b));
+        return next[0] || [row, column];
     }
 
     function firstCell(table) {
@@ -270,12 +284,12 @@
         const label = document.createElement("label");
         const name = document.createElement("span");
         const slider = document.createElement("input");
-        const shown = document.createElement("output");
+        const number = document.createElement("output");
         name.textContent = block;
         Object.assign(slider, {type: "range", min: "-1", max: "2", step: "0.01", value: "0.5"});
         slider.dataset.block = block;
         slider.setAttribute("aria-label", `ratio of ${block}`);
-        label.append(name, slider, shown);
+        label.append(name, slider, number);
         return label;
     }
 
@@ -291,7 +305,6 @@
         });
         box.replaceChildren(...columns);
         box.dataset.built = blocks.join(" ");
-        moveSliders(box);
     }
 
     /* The pieces of the text, which may leave BASE out, and which slider each belongs to. */
@@ -300,8 +313,8 @@
         const pieces = text.split(/[\s,]+/).filter(Boolean);
         const count = box.querySelectorAll("input").length;
         const offset = pieces.length === count - 1 ? 1 : 0;
-        const right = pieces.length + offset === count && pieces.every((piece) => Number.isFinite(Number(piece)));
-        return {pieces, offset, fits: right || pieces.length === 0};
+        const complete = pieces.length + offset === count && pieces.every((piece) => Number.isFinite(Number(piece)));
+        return {pieces, offset, fits: complete || pieces.length === 0};
     }
 
     function plainRatio() {
@@ -309,7 +322,11 @@
         return input ? Number(input.value) : 0.5;
     }
 
+    /* Also after each report: a text that the server has set brings no event with it, but a new report. */
     function moveSliders(box) {
+        const said = [box.dataset.built, (inputOf(box.dataset.field) || {value: ""}).value, plainRatio()].join("|");
+        if (box.dataset.said === said) return;
+        box.dataset.said = said;
         const {pieces, offset, fits} = weights(box);
         box.classList.toggle("unused", pieces.length === 0 || !fits);
         Array.from(box.querySelectorAll("input")).forEach((slider, index) => {
@@ -342,45 +359,34 @@
         const piece = before.slice(Math.max(before.lastIndexOf(","), before.lastIndexOf("\n")) + 1);
         const field = piece.split(":").length - 1;
         const word = piece.split(/[\s:]/).pop();
-        const table = root.querySelector(".elemental-map");
-        if (!word || field > 1 || !table || piece.includes("#")) return {word, found: []};
-        const names = field ? elementNames(table) : ["NOT", "TE", "VAE", ...headers(table).map((head) => head.dataset.block)];
-        const start = word.toLowerCase();
-        const found = names.filter((name) => name.toLowerCase().startsWith(start) && name !== word);
-        return {word, found: found.length ? found : names.filter((name) => name.toLowerCase().includes(start) && name !== word)};
-    }
-
-    function elementNames(table) {
-        const names = new Set();
-        for (const row of table.tBodies[0].rows) {
-            const part = row.cells[0].dataset.part;
-            if (!part || part.startsWith("model.")) continue;
-            const words = part.split(".");
-            for (let end = 1; end <= words.length; end++) names.add(words.slice(0, end).join("."));
-            words.filter((word) => /^[a-z]/.test(word)).forEach((word) => names.add(word));
-        }
-        return Array.from(names).filter((name) => !/^\d+$/.test(name)).sort();
+        const list = root.querySelector(".elemental-names");
+        if (!word || field > 1 || !list || piece.includes("#")) return {word, matches: []};
+        const names = (field ? list.dataset.elements : list.dataset.blocks).split(" ").filter((name) => name !== word);
+        const typed = word.toLowerCase();
+        const beginning = names.filter((name) => name.toLowerCase().startsWith(typed));
+        const matches = beginning.length ? beginning : names.filter((name) => name.toLowerCase().includes(typed));
+        return {word, matches};
     }
 
     let leaving = false; // the next Tab leaves the editor
 
     function complete(event, area) {
-        const {word, found} = leaving ? {word: "", found: []} : completions(area);
+        const {word, matches} = leaving ? {word: "", matches: []} : completions(area);
         leaving = false;
         const list = completionList();
-        if (!found.length) {
+        if (!matches.length) {
             list.hidden = true;
             return;
         }
         event.preventDefault();
-        let common = found[0];
-        for (const name of found) while (!name.toLowerCase().startsWith(common.toLowerCase())) common = common.slice(0, -1);
-        const text = found.length === 1 ? found[0] : common.length > word.length ? common : word;
+        let common = matches[0];
+        for (const name of matches) while (!name.toLowerCase().startsWith(common.toLowerCase())) common = common.slice(0, -1);
+        const text = matches.length === 1 ? matches[0] : common.length > word.length ? common : word;
         leaving = text === word; // nothing to add: asked again, Tab does what it does elsewhere
         area.setRangeText(text, area.selectionStart - word.length, area.selectionStart, "end");
         area.dispatchEvent(new Event("input", {bubbles: true}));
-        list.hidden = found.length === 1;
-        list.textContent = found.slice(0, 40).join("   ");
+        list.hidden = matches.length === 1;
+        list.textContent = matches.slice(0, 40).join("   ");
     }
 
     function completionList() {
@@ -424,10 +430,17 @@
         const report = root.querySelector(".elemental-report");
         const map = byId("elemental_map");
         if (report && map) map.classList.toggle("stale", report.classList.contains("error"));
-        for (const box of root.querySelectorAll(".elemental-sliders")) buildSliders(box);
+        for (const box of root.querySelectorAll(".elemental-sliders")) {
+            buildSliders(box);
+            moveSliders(box);
+        }
+        takeRules();
+        noteEnd();
+        follow();
         renewTooltip();
         if (!root.dataset.ready && root.querySelector(".elemental-live[data-first]")) {
             root.dataset.ready = "1"; // the fields are filled with the same answer, in a moment
+            begin();
             setTimeout(() => {
                 filled = true;
                 restoreTexts();
@@ -436,22 +449,68 @@
         restoreTexts();
     }
 
-    /* The page asks, so that a page that is left takes nothing with it. */
-    function poll() {
-        if (document.hidden || !visible(root)) return;
+    /* The page asks, so that a page that is left takes nothing with it; while nobody can see the tab, it does not ask. */
+    let asked = 0; // when the server was asked last
+    let due = 0; // when it will be asked next; 0 for never
+    let following = 0;
+    let begun = false; // an earlier answer would take the place of what fills the fields
+
+    function begin() {
+        begun = true;
+        follow();
+    }
+
+    function jobRuns() {
         const live = root.querySelector(".elemental-live");
         const message = root.querySelector("#elemental_progress .elemental-message");
         const job = live ? live.dataset.job : "";
-        const running = message && message.classList.contains("running");
         const unseen = job && (!message || message.dataset.job !== job);
-        if (!running && !unseen && Date.now() - asked < 5 * POLL_MS) return;
-        asked = Date.now();
-        press("elemental_poll");
+        return Boolean(unseen || (message && message.classList.contains("running")));
+    }
+
+    const watched = () => begun && !document.hidden && visible(root);
+
+    function follow() {
+        const seen = watched();
+        const next = asked + (jobRuns() ? POLL_MS : IDLE_MS);
+        if (seen && due && due <= next) return;
+        clearTimeout(following);
+        due = seen ? Math.max(next, Date.now() + 1) : 0;
+        if (seen) following = setTimeout(ask, due - Date.now());
+    }
+
+    function ask() {
+        due = 0;
+        if (watched()) {
+            asked = Date.now();
+            press("elemental_poll");
+        }
+        follow();
+    }
+
+    function onPresence() {
+        if (Date.now() - asked > PRESENT_MS) ask();
+    }
+
+    function onVisibility() {
+        if (document.hidden) keepTexts();
+        onPresence();
+        follow();
+    }
+
+    let ran = false; // a job, when it was looked last
+
+    /* The list of unfinished runs is another one when a run has ended. */
+    function noteEnd() {
+        const runs = jobRuns();
+        if (ran && !runs) press("elemental_list_runs");
+        ran = runs;
     }
 
     /* What was typed on this page is still there after it was loaded anew; the rest the server knows. */
     let kept = {};
     let filled = false; // by the server, once; what is kept goes over that
+    let keeping = 0;
 
     function fieldsToKeep() {
         const inputs = root.querySelectorAll("textarea, input[type=number]");
@@ -496,7 +555,9 @@
         if (!owner) return;
         if (event.target.type === "range" && event.target.dataset.block) onSlider(event.target);
         if (owner.id === "elemental_spec") reconcile();
-        for (const box of root.querySelectorAll(".elemental-sliders")) if (owner.id === box.dataset.field) moveSliders(box);
+        for (const box of root.querySelectorAll(".elemental-sliders")) moveSliders(box);
+        clearTimeout(keeping);
+        keeping = setTimeout(keepTexts, KEEP_MS);
     }
 
     function onClick(event) {
@@ -512,27 +573,17 @@
         setTimeout(() => view && view.scrollIntoView({block: "nearest", behavior: "smooth"}), 600);
     }
 
-    function watchWeights() {
-        const known = new Map(); // a text that the server has set brings no event with it
-        setInterval(() => {
-            for (const box of root.querySelectorAll(".elemental-sliders")) {
-                const text = `${(inputOf(box.dataset.field) || {value: ""}).value}|${plainRatio()}`;
-                if (known.get(box.dataset.field) !== text) moveSliders(box);
-                known.set(box.dataset.field, text);
-            }
-        }, 300);
-    }
-
     function start() {
         root.dataset.started = "1";
         for (const type of ["mousedown", "mouseover", "mouseout"]) root.addEventListener(type, onMapPointer);
-        document.addEventListener("mouseup", endDrag);
         root.addEventListener("keydown", onKey, true);
         root.addEventListener("keydown", (event) => {
             if (event.key === "Escape") event.stopPropagation(); // the WebUI would look for an Interrupt button here
         });
         root.addEventListener("input", onInput);
         root.addEventListener("click", onClick);
+        for (const type of ["pointerover", "focusin", "keydown"]) root.addEventListener(type, onPresence);
+        new IntersectionObserver(onVisibility).observe(root); // the host shows and hides the tab
         let waiting = false;
         new MutationObserver(() => {
             if (waiting) return;
@@ -544,19 +595,30 @@
         }).observe(root, {childList: true, subtree: true});
         readKept();
         press("elemental_boot");
-        setInterval(keepTexts, 500);
-        watchWeights();
+        setTimeout(begin, FILL_MS);
         reconcile();
-        setInterval(poll, POLL_MS);
         onChange();
     }
 
     /* The host builds its page in its own time, and builds it anew on "Reload UI". */
-    setInterval(() => {
-        const found = byId(ROOT);
-        if (found && !found.dataset.started && inputOf("elemental_spec") && byId("elemental_boot")) {
-            root = found;
+    function findRoot() {
+        if (root && root.isConnected) return;
+        const tab = byId(ROOT);
+        if (tab && !tab.dataset.started && inputOf("elemental_spec") && byId("elemental_boot")) {
+            root = tab;
             start();
         }
-    }, 200);
+    }
+
+    function onPage(react) {
+        return (event) => {
+            if (root && root.isConnected) react(event);
+        };
+    }
+
+    document.addEventListener("mouseup", onPage(endDrag));
+    document.addEventListener("visibilitychange", onPage(onVisibility));
+    addEventListener("pagehide", onPage(keepTexts));
+    new MutationObserver(findRoot).observe(document, {childList: true, subtree: true});
+    findRoot();
 })();

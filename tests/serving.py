@@ -1,4 +1,4 @@
-"""The tab, served: in this process, or in one of its own, ``python -m tests.serving``, that tells what it holds."""
+"""The tab, served: in this process, or in another one, ``python -m tests.serving``, that tells what it holds."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from elemental.demo.pair import copy_pair
 from elemental.images.request import ImageRequest
 from elemental.merge.files.checkpoint import Checkpoint
 from elemental.merge.files.hashes import CACHE_VARIABLE
+from elemental.session.history import History
 from elemental.workflows import CONFIG_VARIABLE
 
 _ROOT = Path(__file__).parents[1]
@@ -43,6 +46,27 @@ class Site:
     models: Path
     output: Path
     host: Any
+
+    def reset(self) -> None:
+        """Make it what it was when it was served first, but for what is loaded: each test finds the same."""
+        from elemental.session.form import MergeForm
+        from elemental.session.session import session_of
+
+        session = session_of(self.host)
+        session.stop()
+        job = session.board.job
+        while job is not None and not job.view.ended:
+            job.wait(job.view.version, 1.0)
+        session.model.restore()
+        session.board.job = None
+        session.panels.clear()
+        session.history = History(session.history._path.with_name(f"history-{time.time_ns()}.jsonl"))
+        shutil.rmtree(self.output, ignore_errors=True)
+        for path in self.models.iterdir():
+            if path.stem not in ("a", "b"):
+                path.unlink()
+        self.host.refresh()
+        session.form, session.live_form = MergeForm("a.safetensors", "b.safetensors"), MergeForm()
 
 
 def make_host(models: Path, output: Path, *, noise: bool = False) -> Any:
@@ -74,7 +98,7 @@ def served(folder: Path, *, noise: bool = False) -> Iterator[Site]:
         patch.setenv(CONFIG_VARIABLE, str(folder / "config"))
         host = make_host(models, output, noise=noise)
         request = ImageRequest("a red circle on blue", seed=3, steps=2, cfg=4.0, width=64, height=64)
-        page = make_tab(host, StandaloneImageForm(host, request), alone=True)
+        page = make_tab(host, StandaloneImageForm(host, request), standalone=True)
         _, url = serve(page, host="127.0.0.1", port=None, files=[output], wait=False)
         try:
             yield Site(url, models, output, host)
@@ -83,7 +107,7 @@ def served(folder: Path, *, noise: bool = False) -> Iterator[Site]:
 
 
 class Apart:
-    """The tab in a process of its own, which logs into a file; killed at the end if it does not go by itself.
+    """The tab in another process, which logs into a file; killed at the end if it does not stop.
 
     Args:
         folder: As for :func:`served`; the log goes there, too, and gradio's copies.

@@ -30,11 +30,14 @@ from diffusers.loaders import single_file_utils
 
 from elemental.hosts.base import CheckpointRef
 from elemental.hosts.standalone.clip_tokenizer import tokenize
-from elemental.hosts.standalone.host import StandaloneHost, StandaloneModel
+from elemental.hosts.standalone.host import StandaloneHost
 from elemental.hosts.standalone.key_map import Network, live_name
+from elemental.hosts.standalone.live_model import StandaloneModel
 from elemental.hosts.standalone.networks import build_networks
 from elemental.hosts.standalone.samplers import make_sampler
 from elemental.images.request import ImageRequest
+
+pytestmark = pytest.mark.slow
 
 REQUEST = ImageRequest(
     "a red circle on blue", negative="blurred", seed=5, steps=2, sampler="Euler", width=64, height=64

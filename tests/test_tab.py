@@ -12,6 +12,7 @@ import pytest
 
 from elemental.images.files import read_image, read_texts
 from elemental.merge.files.metadata import recipe_from_metadata
+from elemental.session.session import session_of
 from elemental.workflows import read_recipe
 
 from .browser import Page, browser
@@ -19,14 +20,35 @@ from .serving import Site, served
 
 pytest.importorskip("gradio")
 
+pytestmark = pytest.mark.slow
+
 SCREENS = "ELEMENTAL_SCREENSHOTS"
 SPEC = "OUT09::2\nIN00-IN05:ff:0.3"
+_PAINT_AND_TYPE = """
+text => {
+    const rows = Array.from(document.querySelectorAll(".elemental-map tbody tr"));
+    const cell = rows.find((row) => row.cells[0].textContent === "attn2.to_k").cells[24];
+    for (const type of ["mousedown", "mouseup"]) cell.dispatchEvent(new MouseEvent(type, {bubbles: true, button: 0}));
+    if (text === null) return;
+    const area = document.querySelector("#elemental_spec textarea");
+    area.value = text;
+    area.dispatchEvent(new Event("input", {bubbles: true}));
+}
+"""
+"""Clicks on a cell of OUT09, and types before the rule can be there."""
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def served_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with served(tmp_path_factory.mktemp("site")) as site:
         yield site
+
+
+@pytest.fixture
+def site(served_site: Site) -> Site:
+    """One server for all tests, since a new one takes seconds; what tests leave in it is gone before the next."""
+    served_site.reset()
+    return served_site
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +63,6 @@ def tab(site: Site, chromium: Any, tmp_path: Path) -> Iterator[Page]:
     context.set_default_timeout(15_000)
     page = Page(context.new_page(), Path(os.environ.get(SCREENS, tmp_path / "screens")))
     page.open(site.url)
-    # the page has the form that was looked at last
-    page.write("spec", "")
     page.report("tensors differ")
     yield page
     assert page.errors == []
@@ -55,7 +75,7 @@ def live(tab: Page) -> str:
 
 def test_a_merge_is_drawn_saved_and_given_back(tab: Page, site: Site) -> None:
     tab.write("spec", SPEC)
-    tab.report("2 rules set 54 of 686 elements")
+    tab.report("2 rules set 54 of 686 U-Net elements")
     tab.page.locator("#elemental_print_change input").check()
     said = tab.job("run_both")
     assert "Merged in" in said
@@ -93,7 +113,7 @@ def test_a_merge_is_drawn_saved_and_given_back(tab: Page, site: Site) -> None:
     tab.write("spec", "OUT03::0")
     tab.report("1 rule sets")
     tab.page.locator("#elemental_overwrite input").check()
-    assert "not what the form says by now" in tab.job("run_save")
+    assert "not what the form says now" in tab.job("run_save")
     assert [str(rule) for rule in read_recipe(site.models / "ab.safetensors").rules.rules] == ["OUT08::0.5"]
     tab.panel("History")
     tab.press("refresh_history")
@@ -102,9 +122,6 @@ def test_a_merge_is_drawn_saved_and_given_back(tab: Page, site: Site) -> None:
     newest.locator("[data-entry]").click()
     tab.panel("Merge")
     tab.wait(lambda: tab.read("spec") == "OUT08::0.5", "what was saved")
-    tab.job("restore")
-    (site.models / "ab.safetensors").unlink()
-    tab.press("refresh")
 
 
 def test_a_mistake_is_shown_with_a_caret_and_mended(tab: Page) -> None:
@@ -119,7 +136,7 @@ def test_a_mistake_is_shown_with_a_caret_and_mended(tab: Page) -> None:
     tab.report("warning")
     tab.report("matches no tensor")
     tab.write("spec", "OUT11:attn2:0.5")
-    tab.report("1 rule sets 5 of 686 elements")
+    tab.report("1 rule sets 5 of 686 U-Net elements")
     assert "stale" not in str(tab.page.locator("#elemental_map").first.get_attribute("class"))
 
 
@@ -128,7 +145,7 @@ def test_fast_typing_ends_on_a_report_of_what_stands_there(tab: Page) -> None:
     for _ in range(3):
         area.fill("")
         area.press_sequentially("OUT03 OUT04:attn2:0.5", delay=3)
-        tab.report("1 rule sets 10 of 686 elements")
+        tab.report("1 rule sets 10 of 686 U-Net elements")
 
 
 def test_cells_write_rules(tab: Page) -> None:
@@ -139,25 +156,79 @@ def test_cells_write_rules(tab: Page) -> None:
     cells.nth(18).hover()  # OUT04: BASE, 12 of IN, M00 and four of OUT stand before it
     tip = tab.page.locator("#elemental_tooltip")
     assert "model.diffusion_model.output_blocks.4.1.transformer_blocks.*.attn2.to_k" in tip.inner_text()
-    assert "alpha 0.5" in tip.inner_text()
+    assert "alpha 0.5\nfrom alpha" in tip.inner_text()
     tab.page.mouse.down()
     cells.nth(20).hover()
     tab.page.mouse.up()
     tab.wait(lambda: tab.read("spec") == "OUT04-OUT06:attn2.to_k:0.25", "the rule")
-    tab.report("1 rule sets 3 of 686 elements")
+    tab.report("1 rule sets 3 of 686 U-Net elements")
     tab.page.locator("#elemental_brush").fill("1")
     cells.nth(18).click()
     tab.wait(lambda: tab.read("spec").endswith("\nOUT04:attn2.to_k:1"), "the second rule")
     cells.nth(18).click()
     tab.page.wait_for_timeout(300)
     assert tab.read("spec").count("\n") == 1  # the same cell again writes the same rule
-    tab.report("2 rules set 3 of 686 elements")
+    tab.report("2 rules set 3 of 686 U-Net elements")
     cells.nth(18).hover()
     tab.wait(lambda: "rule 2: OUT04:attn2.to_k:1" in tip.inner_text(), "the deciding rule")
     tab.write("spec", "OUT04:attn2.to_k:0.3  # mine")
     tab.report("1 rule sets")
     cells.nth(18).click()
     tab.wait(lambda: tab.read("spec") == "OUT04:attn2.to_k:0.3  # mine\nOUT04:attn2.to_k:1", "a rule below the comment")
+
+
+def test_an_edit_that_is_newer_than_the_answer_is_kept(tab: Page) -> None:
+    tab.write("spec", "OUT11::1")
+    tab.report("1 rule sets")
+    tab.page.evaluate(_PAINT_AND_TYPE, "OUT10::1  # typed meanwhile")
+    tab.wait(lambda: tab.read("spec") == "OUT10::1  # typed meanwhile\nOUT09:attn2.to_k:1", "both")
+    tab.page.evaluate(_PAINT_AND_TYPE, None)  # one stroke after the other, before the first is answered
+    tab.page.evaluate(_PAINT_AND_TYPE, None)
+    tab.report("2 rules set")
+    tab.page.wait_for_timeout(500)
+    assert tab.read("spec").count("\n") == 1
+
+
+def test_an_idle_page_hardly_asks(tab: Page, site: Site) -> None:
+    tab.page.wait_for_timeout(1000)
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
+    tab.page.wait_for_timeout(5000)
+    assert len(asked) <= 1
+    begun, gate = threading.Event(), threading.Event()
+    whole = site.host.make_images
+
+    def slow(*args: Any, **options: Any) -> Any:
+        begun.set()
+        gate.wait(30)
+        return whole(*args, **options)
+
+    site.host.make_images = slow
+    try:
+        tab.press("run_images")
+        tab.wait(begun.is_set, "the job")
+        running = tab.page.locator("#elemental_progress .elemental-message.running")
+        tab.wait(lambda: running.count() == 1, "the page to see it")
+        asked.clear()
+        tab.wait(lambda: len(asked) >= 3, "the page to follow the job")
+        tab.page.evaluate("document.getElementById('elemental_tab').style.display = 'none'")
+        tab.page.wait_for_timeout(500)
+        asked.clear()
+        tab.page.wait_for_timeout(2000)
+        assert asked == []  # nobody sees the tab
+    finally:
+        gate.set()
+        site.host.make_images = whole
+    tab.page.evaluate("document.getElementById('elemental_tab').style.display = ''")
+    tab.ended()
+
+
+def test_where_the_vae_comes_from_is_kept_as_it_was_stored(tab: Page, site: Site) -> None:
+    tab.choose("vae", "B")
+    tab.wait(lambda: session_of(site.host).form.vae == "b", "the form")
+    tab.page.reload()
+    tab.ready()
+    assert tab.read("vae") == "B"
 
 
 def test_the_map_is_used_by_the_keyboard(tab: Page) -> None:
@@ -168,7 +239,7 @@ def test_the_map_is_used_by_the_keyboard(tab: Page) -> None:
     assert "OUT09" in tab.page.locator("#elemental_tooltip").inner_text()
     tab.page.keyboard.press("Enter")
     tab.wait(lambda: tab.read("spec").startswith("OUT09-OUT11:"), "a rule by the keyboard")
-    tab.report("1 rule sets 6 of 686 elements")
+    tab.report("1 rule sets 6 of 686 U-Net elements")
 
 
 def test_tab_completes_names_and_leaves_an_empty_field(tab: Page) -> None:
@@ -210,9 +281,16 @@ def test_sliders_and_text_follow_each_other(tab: Page) -> None:
     tab.wait(lambda: slider.input_value() == "0.1", "the slider")
     cell = tab.page.locator(".elemental-map td.e[data-r='0.1']").first
     tab.wait(lambda: cell.count() == 1, "the map")
+    cell.hover()
+    assert "from block weights (BASE = 0.1)" in tab.page.locator("#elemental_tooltip").inner_text()
     tab.choose("preset", "GRAD_V")
     tab.wait(lambda: len(tab.read("blocks").split(",")) in (25, 26) and "0.1" not in tab.read("blocks")[:4], "a preset")
     tab.screenshot("weights")
+    tab.write("spec", "OUT12::1")
+    tab.report("unknown block")
+    tab.choose("preset", "ALL_B")
+    tab.wait(lambda: slider.input_value() == "1", "the slider, though the spec is wrong")
+    tab.write("spec", "")
     tab.write("blocks", "1,2")
     tab.report("block weights")
     tab.write("blocks", "")
@@ -284,10 +362,11 @@ def test_a_plot_is_stopped_seen_after_a_reload_and_resumed(tab: Page, site: Site
         gate.set()
         site.host.make_images = whole
     tab.ended("stopped")
+    tab.wait(lambda: "of 9 images" in tab.read("unfinished"), "the unfinished run in its list")
     (folder,) = (site.output / "plots").iterdir()
     made = len(list((folder / "cells").glob("*.png")))
     assert 0 < made < 9
-    said = tab.job("resume")  # the latest, since none is chosen
+    said = tab.job("resume")
     assert f"{9 - made} images" in said
     assert len(list((folder / "cells").glob("*.png"))) == 9
     assert (folder / "grid.png").is_file()
@@ -344,7 +423,7 @@ def test_what_is_wrong_is_said_and_the_next_run_works(tab: Page, site: Site) -> 
     tab.report("tensors differ")
     copy.unlink()
     tab.press("run_merge")
-    tab.wait(lambda: "There is no model gone.safetensors any more" in tab.text("notice"), "the message")
+    tab.wait(lambda: 'No model named "gone.safetensors"' in tab.text("notice"), "the message")
     tab.choose("model_b", "a.safetensors")
     tab.report("same file")
     tab.choose("model_b", "b.safetensors")
@@ -353,6 +432,10 @@ def test_what_is_wrong_is_said_and_the_next_run_works(tab: Page, site: Site) -> 
     tab.press("run_both")
     tab.wait(lambda: "multiple of 8" in tab.text("notice"), "the refused size")
     tab.write("width", "64")
+    tab.write("batch", "0")
+    tab.press("run_both")
+    tab.wait(lambda: "Images must be 1 or more" in tab.text("notice"), "the refused number")
+    tab.write("batch", "1")
     tab.job("run_both")
     tab.job("restore")
 

@@ -1,27 +1,27 @@
 """The element map: a table of elements by blocks whose colours are the ratios that they will get, as HTML.
 
-The page adds what moves: names of keys under the pointer, and rules for the cells that are clicked. What it needs for
-that stands in attributes, so that nothing about keys and rules is known twice.
+The page adds what moves: names of keys under the pointer, the choice of cells, the completion of names. What it needs
+for that stands in attributes, so that nothing about keys, ratios and rules is known twice.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
 
-from ..architectures.blocks import BASE, Architecture
+from ..architectures.blocks import BASE, TEXT_ENCODER, VAE, Architecture
 from ..architectures.element_groups import Group, Place
-from ..architectures.keys import UNET_PREFIX
+from ..architectures.keys import FULL_KEY_PREFIXES, UNET_PREFIX
 from ..merge.plan import MergePlan, TensorPlan
-from ..recipe.rules import format_ratio
+from ..recipe.rules import NOT, format_ratio
 
 _MOST_RATIOS = 4
 
 
 def draw_map(plan: MergePlan, groups: Sequence[Group]) -> str:
-    """Draw a plan as one table for each ratio that its mode has.
+    """Draw a plan as one table for each ratio that its mode has, and list the names for the editor beside them.
 
     Args:
         plan: What is drawn.
@@ -30,7 +30,33 @@ def draw_map(plan: MergePlan, groups: Sequence[Group]) -> str:
     tables = [_draw_table(plan, groups, "alpha")]
     if plan.mode.uses_beta:
         tables.append(_draw_table(plan, groups, "beta"))
-    return "".join(tables)
+    blocks, elements = list_block_words(plan.architecture), list_element_words(groups)
+    names = f'data-blocks="{" ".join(blocks)}" data-elements="{escape(" ".join(elements))}"'
+    return "".join([*tables, f'<div class="elemental-names" {names} hidden></div>'])
+
+
+def list_block_words(architecture: Architecture) -> tuple[str, ...]:
+    """List the words that may stand before the first colon of a rule, ranges aside.
+
+    Args:
+        architecture: Of the models.
+    """
+    return (NOT, TEXT_ENCODER, VAE, *architecture.blocks)
+
+
+def list_element_words(groups: Sequence[Group]) -> list[str]:
+    """List the words that name elements in rules: the beginnings of the rows' names, and their words.
+
+    Args:
+        groups: The rows.
+    """
+    words: set[str] = {NOT}
+    for part in {place.part for group in groups for place in group.places.values()}:
+        if part and not part.startswith((".", *FULL_KEY_PREFIXES)):
+            pieces = part.strip(".").split(".")
+            words.update(".".join(pieces[:end]) for end in range(1, len(pieces) + 1))
+            words.update(piece for piece in pieces if piece[:1].isalpha())
+    return sorted(word for word in words if not word.isdecimal())
 
 
 def _draw_table(plan: MergePlan, groups: Sequence[Group], ratio: str) -> str:
@@ -38,28 +64,45 @@ def _draw_table(plan: MergePlan, groups: Sequence[Group], ratio: str) -> str:
     rules: dict[int, None] = {}
     rows = "".join(_draw_row(plan, group, blocks, ratio, rules) for group in groups)
     caption = f"<caption>{ratio}</caption>" if plan.mode.uses_beta else ""
-    shown = "".join(
+    deciding_rules = "".join(
         f'<i hidden data-rule="{index + 1}">{escape(str(plan.recipe.rules.rules[index]))}</i>' for index in rules
     )
     label = f"{ratio} of every element: rows are elements, columns are blocks"
     return (
-        f'<table class="elemental-map" data-ratio="{ratio}" tabindex="0" role="grid" aria-label="{label}">'
-        f"{caption}<thead>{_draw_head(plan.architecture)}</thead><tbody>{rows}</tbody></table>"
-        f'<div class="elemental-rules" hidden>{shown}</div>'
+        f'<table class="elemental-map" data-ratio="{ratio}" data-source="from {ratio}" tabindex="0" role="grid" '
+        f'aria-label="{label}">{caption}<thead>{_draw_head(plan, ratio)}</thead><tbody>{rows}</tbody></table>'
+        f'<div class="elemental-rules" hidden>{deciding_rules}</div>'
     )
 
 
-def _draw_head(architecture: Architecture) -> str:
+def _draw_head(plan: MergePlan, ratio: str) -> str:
     """Two rows: the sides of the U-Net, and the numbers of the blocks."""
-    sides = []
-    for side, blocks in groupby(architecture.blocks, key=lambda block: re.sub(r"\d+", "", block)):
+    sides, weights = [], _block_weights(plan, ratio)
+    for side, blocks in groupby(plan.architecture.blocks, key=lambda block: re.sub(r"\d+", "", block)):
         count = len(list(blocks))
         sides.append(f'<th colspan="{count}" scope="colgroup">{side}</th>')
     numbers = [
-        f'<th scope="col" data-block="{block}" data-prefix="{_key_prefix(block)}">{re.sub("[A-Z]", "", block)}</th>'
-        for block in architecture.blocks
+        f'<th scope="col" data-block="{block}" data-prefix="{_key_prefix(block)}"{_draw_source(block, weights)}>'
+        f"{re.sub('[A-Z]', '', block)}</th>"
+        for block in plan.architecture.blocks
     ]
     return f"<tr><td></td>{''.join(sides)}</tr><tr><td></td>{''.join(numbers)}</tr>"
+
+
+def _block_weights(plan: MergePlan, ratio: str) -> dict[str, float]:
+    """Give the ratios that come from block weights, by block; BASE is none of them where they leave it out."""
+    weights = plan.recipe.block_alpha if ratio == "alpha" else plan.recipe.block_beta
+    if weights is None:
+        return {}
+    by_block = weights.by_block(plan.architecture, base=0.0)
+    return {block: weight for block, weight in by_block.items() if block != BASE or weights.base is not None}
+
+
+def _draw_source(block: str, weights: Mapping[str, float]) -> str:
+    """Say where a block's ratio comes from, if it is not the plain one."""
+    if block not in weights:
+        return ""
+    return f' data-source="from block weights ({block} = {format_ratio(weights[block])})"'
 
 
 def _key_prefix(block: str) -> str:
@@ -122,12 +165,12 @@ def _marks(
 
 
 def _range_class(ratios: Sequence[float]) -> list[str]:
-    found = ["mixed"] if len(ratios) > 1 else []
+    classes = ["mixed"] if len(ratios) > 1 else []
     if ratios[0] < 0:
-        found.append("below")
+        classes.append("below")
     if ratios[-1] > 1:
-        found.append("above")
-    return found
+        classes.append("above")
+    return classes
 
 
 def _shades(ratios: Sequence[float]) -> str:

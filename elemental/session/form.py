@@ -39,7 +39,7 @@ class MergeForm:
         blocks: Block weights as numbers; empty for none.
         blocks_beta: The same for beta.
         spec: The elemental rules.
-        vae: Where the VAE comes from: merged, a, b.
+        vae: Where the VAE comes from: "merged", "a" or "b".
         dtype: The number format of a saved file, or :data:`KEEP`.
     """
 
@@ -107,13 +107,13 @@ class MergeForm:
         return MergeRecipe(**kept)
 
     def _models(self, find_model: FindModel, mode: MergeMode) -> dict[str, ModelSource]:
-        wanted = {"model_a": self.model_a, "model_b": self.model_b}
+        titles = {"model_a": self.model_a, "model_b": self.model_b}
         if mode.uses_c:
-            wanted["model_c"] = self.model_c
-        missing = [name[-1].upper() for name, title in wanted.items() if not (title or "").strip()]
+            titles["model_c"] = self.model_c
+        missing = [name[-1].upper() for name, title in titles.items() if not (title or "").strip()]
         if missing:
             raise RecipeError(f"Choose model {' and '.join(missing)}.")
-        return {name: find_model(title) for name, title in wanted.items()}
+        return {name: find_model(title) for name, title in titles.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Give the form as plain data that :func:`form_from_dict` reads back."""
@@ -126,8 +126,8 @@ FIELDS = tuple(field.name for field in fields(MergeForm))
 def form_from_dict(data: Mapping[str, Any]) -> MergeForm:
     """Read a form from plain data; what is unknown is left out, and what is missing or blank is the default."""
     default = asdict(MergeForm())
-    given = {name: data[name] for name in FIELDS if data.get(name) is not None}
-    return MergeForm(**{**default, **given})
+    present = {name: data[name] for name in FIELDS if data.get(name) is not None}
+    return MergeForm(**{**default, **present})
 
 
 def form_from_recipe(recipe: MergeRecipe, checkpoints: Sequence[CheckpointRef]) -> MergeForm:
@@ -161,19 +161,17 @@ def form_from_recipe(recipe: MergeRecipe, checkpoints: Sequence[CheckpointRef]) 
 def title_of(source: ModelSource, checkpoints: Sequence[CheckpointRef]) -> str:
     """Give a model's title in the host's list, or else its path."""
     path = expand_home(source.path)
-    return next((known.title for known in checkpoints if known.path == path), source.path)
+    return next((listed.title for listed in checkpoints if listed.path == path), source.path)
 
 
 def finder(checkpoints: Sequence[CheckpointRef]) -> FindModel:
     """Give what finds a model by its title in the host's list or by its path, or raises a RecipeError."""
-    by_title = {known.title: known.path for known in checkpoints}
+    by_title = {listed.title: listed.path for listed in checkpoints}
 
     def find(title: str) -> ModelSource:
         path = by_title.get(title.strip()) or expand_home(title.strip())
         if not _is_file(path):
-            raise RecipeError(
-                f"There is no model {title.strip()} any more: press the refresh button, and choose again."
-            )
+            raise RecipeError(f'No model named "{title.strip()}". Refresh the list or choose one.')
         return model_source(path.resolve() if not path.is_absolute() else path)
 
     return find
@@ -181,8 +179,8 @@ def finder(checkpoints: Sequence[CheckpointRef]) -> FindModel:
 
 def block_names(count: int) -> tuple[str, ...]:
     """List the U-Net's blocks of an architecture that has so many; of the first one for any other number."""
-    found = (known for known in ARCHITECTURES if len(known.unet_blocks) == count)
-    return next(found, ARCHITECTURES[0]).unet_blocks
+    fitting = (architecture for architecture in ARCHITECTURES if len(architecture.unet_blocks) == count)
+    return next(fitting, ARCHITECTURES[0]).unet_blocks
 
 
 def _is_file(path: Path) -> bool:

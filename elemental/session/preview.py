@@ -67,30 +67,35 @@ class Previewer:
 
     def look(self, form: MergeForm) -> Preview:
         """Tell what a form would do."""
-        stamp = stamp_of(form.spec)
+        stamps = _draw_stamps(form)
         try:
             recipe = form.recipe(finder(self._checkpoints()))
             opened = self._open(recipe)
             plan = opened.planner.plan(recipe)
         except ElementalError as exc:
-            return Preview(_draw_error(str(exc), stamp), None)
-        return Preview(_draw_report(plan, stamp), draw_map(plan, opened.groups), plan.architecture, plan)
+            return Preview(_draw_error(str(exc), stamps), None)
+        return Preview(_draw_report(plan, stamps), draw_map(plan, opened.groups), plan.architecture, plan)
 
     def _open(self, recipe: MergeRecipe) -> _Opened:
         key = planning_key(recipe)
         with self._lock:
-            known = self._opened.get(key)
-            if known is None or any(read_signature(path) != seen for path, seen in known.signatures.items()):
-                known = self._opened[key] = _read_models(recipe)
+            opened = self._opened.get(key)
+            if opened is None or any(read_signature(path) != then for path, then in opened.signatures.items()):
+                opened = self._opened[key] = _read_models(recipe)
             self._opened.move_to_end(key)
             while len(self._opened) > _MOST_PLANNERS:
                 self._opened.popitem(last=False)
-            return known
+            return opened
 
 
 def stamp_of(text: str) -> str:
     """Give the CRC-32 of a text, by which the page sees whether a report is about what stands there now."""
     return f"{zlib.crc32((text or '').replace(chr(13) + chr(10), chr(10)).encode('utf-8', 'surrogatepass')):08x}"
+
+
+def _draw_stamps(form: MergeForm) -> str:
+    """Give the attributes by which the page sees what a report is about: the spec, and the form as a whole."""
+    return f'data-stamp="{stamp_of(form.spec)}" data-form="{stamp_of(repr(form))}"'
 
 
 def _read_models(recipe: MergeRecipe) -> _Opened:
@@ -101,23 +106,23 @@ def _read_models(recipe: MergeRecipe) -> _Opened:
     return _Opened(planner, find_groups(planner.names), signatures)
 
 
-def _draw_error(text: str, stamp: str) -> str:
+def _draw_error(text: str, stamps: str) -> str:
     """Draw a message whose indented lines, a line of the spec and carets under it, keep their places."""
     parts = []
     for quoted, lines in groupby(text.splitlines(), key=lambda line: line.startswith("    ")):
         shown = escape("\n".join(lines))
         parts.append(f"<pre>{shown}</pre>" if quoted else f"<p>{shown}</p>")
-    return f'<div class="elemental-report error" role="alert" data-stamp="{stamp}">{"".join(parts)}</div>'
+    return f'<div class="elemental-report error" role="alert" {stamps}>{"".join(parts)}</div>'
 
 
-def _draw_report(plan: MergePlan, stamp: str) -> str:
+def _draw_report(plan: MergePlan, stamps: str) -> str:
     warnings = [warning.message for warning in plan.warnings if warning != NOTHING_CHANGES]
     shown = warnings[:_MOST_WARNINGS]
     if len(warnings) > len(shown):
         shown.append(f"... and {len(warnings) - len(shown)} more warnings.")
     lines = "".join(f"<p>{escape(line)}</p>" for line in _count(plan))
     notes = "".join(f'<p class="warning"><b>warning:</b> {escape(warning)}</p>' for warning in shown)
-    return f'<div class="elemental-report" role="status" data-stamp="{stamp}">{lines}{notes}</div>'
+    return f'<div class="elemental-report" role="status" {stamps}>{lines}{notes}</div>'
 
 
 def _count(plan: MergePlan) -> Iterator[str]:
@@ -129,8 +134,8 @@ def _count(plan: MergePlan) -> Iterator[str]:
             [t for t in plan.tensors if (t.name.component is Component.UNET) is inside] for inside in (True, False)
         )
         ruled = [sum(t.rule is not None or t.beta_rule is not None for t in part) for part in (unet, others)]
-        beside = f", and {ruled[1]:,} of {len(others):,} outside the U-Net" if ruled[1] else ""
-        yield f"{count:,} {verb} {ruled[0]:,} of {len(unet):,} elements{beside}."
+        beside = f" and {ruled[1]:,} of {len(others):,} others" if ruled[1] else ""
+        yield f"{count:,} {verb} {ruled[0]:,} of {len(unet):,} U-Net elements{beside}."
     changed = sum(tensor.changed for tensor in plan.tensors)
     if changed:
         yield f"{plan.architecture.name}: {changed:,} of {len(plan.tensors):,} tensors differ from A."

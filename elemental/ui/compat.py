@@ -1,4 +1,4 @@
-"""What differs between gradio 3.41.2, 4 and 6: how components are made, events wired, and a page served alone."""
+"""What differs between gradio 3.41.2, 4 and 6: making components, wiring events, serving the standalone page."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ def make(kind: str, **arguments: Any) -> Component:
         **arguments: Of the newest version.
     """
     cls = getattr(gr, kind)
-    known = _parameters(cls.__init__)
+    parameters = _parameters(cls.__init__)
     if kind == "HTML":  # the newest would restyle what stands in it
         arguments = {"apply_default_css": False, "padding": False, **arguments}
     # up to 4 some classes take these two without naming them
-    kept = {name: value for name, value in arguments.items() if name in known or name in ("elem_id", "elem_classes")}
+    kept = {
+        name: value for name, value in arguments.items() if name in parameters or name in ("elem_id", "elem_classes")
+    }
     made = cls(**kept)
     made.do_not_save_to_config = True  # the WebUI would keep what the fields say at first for ever
     made.elemental_reader = reader_of(kind, arguments)
@@ -105,28 +107,28 @@ def on(
     listen = getattr(component, event, None)
     if listen is None:
         return
-    known = _parameters(listen)
-    given: dict[str, Any] = {
+    parameters = _parameters(listen)
+    options: dict[str, Any] = {
         "inputs": list(inputs),
         "outputs": list(outputs),
         "queue": False,
         "show_progress": "hidden",
-        "api_name": False if "api_visibility" not in known else None,
+        "api_name": False if "api_visibility" not in parameters else None,
         "api_visibility": "private",
     }
     if js is not None:
-        given[next(name for name in _JS_NAMES if name in known)] = js
+        options[next(name for name in _JS_NAMES if name in parameters)] = js
     if latest:
-        given["trigger_mode"] = "always_last"
+        options["trigger_mode"] = "always_last"
     readers = [getattr(field, "elemental_reader", None) for field in inputs]
     listen(
         None if handler is None else _explained(handler, readers),
-        **{name: value for name, value in given.items() if name in known},
+        **{name: value for name, value in options.items() if name in parameters},
     )
 
 
 def _explained(handler: Callable[..., Any], readers: Sequence[Reader | None]) -> Callable[..., Any]:
-    """Have a page say what went wrong in a handler; gradio by itself would say no more than that something did.
+    """Show what went wrong in a handler on the page; gradio would say no more than that something did.
 
     Args:
         handler: Gets what the readers make of the values of its inputs.
@@ -143,7 +145,7 @@ def _explained(handler: Callable[..., Any], readers: Sequence[Reader | None]) ->
             raise gr.Error(str(exc), **quiet) from None
         except Exception as exc:
             _log.exception("an event of the tab failed")
-            raise gr.Error(f"This failed, and should not have: {type(exc).__name__}: {exc}", **quiet) from exc
+            raise gr.Error(f"Unexpected error (a bug): {type(exc).__name__}: {exc}", **quiet) from exc
 
     return handle
 
@@ -156,7 +158,7 @@ def update(**changes: Any) -> Any:
 def serve(
     page: gr.Blocks, *, host: str, port: int | None, files: Sequence[Path], in_browser: bool = False, wait: bool = True
 ) -> tuple[Any, str]:
-    """Serve a page by itself, to its own pages on this machine alone.
+    """Serve the standalone page, to browsers of this machine only.
 
     Args:
         page: Built already.
@@ -176,7 +178,7 @@ def serve(
     workers = {name: _WORKERS for name in ("concurrency_count", "default_concurrency_limit") if name in queue}
     page.queue(**workers)
     guard = Middleware(PageGuard, images=tuple(files), cache=cache_folder())
-    given = {
+    options = {
         "server_name": host,
         "server_port": port,
         "allowed_paths": [str(folder) for folder in files],
@@ -190,8 +192,8 @@ def serve(
         "ssr_mode": False,
         "app_kwargs": {"middleware": [guard]},
     }
-    known = _parameters(page.launch)
-    app, url, _ = page.launch(**{name: value for name, value in given.items() if name in known})
+    parameters = _parameters(page.launch)
+    app, url, _ = page.launch(**{name: value for name, value in options.items() if name in parameters})
     return app, str(url)
 
 

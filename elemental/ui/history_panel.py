@@ -72,7 +72,7 @@ class HistoryPanel:
             number = asked.partition("\n")[0]
             entry = session.history.find(int(number)) if re.fullmatch(r"[0-9]{1,20}", number) else None
             if entry is None:
-                return {self.answer: draw_message("failed", "This entry is gone.")}
+                return {self.answer: draw_message("failed", "This entry no longer exists.")}
             data = dict(entry.form)
             try:
                 remarks = _remarks(session, recipe_from_dict(entry.recipe))
@@ -150,16 +150,16 @@ def _draw_entry(entry: HistoryEntry) -> str:
 
 def _remarks(session: Session, recipe: MergeRecipe) -> list[str]:
     """Say which models of a recipe are not what they were when it was made."""
-    found = []
+    remarks = []
     for role, source in recipe.sources.items():
         try:
             path = session.locator.locate(source)
         except ElementalError as exc:
-            found.append(f"Model {role.upper()}: {exc}")
+            remarks.append(f"Model {role.upper()}: {exc}")
             continue
         if path != expand_home(source.path):
-            found.append(f"Model {role.upper()} lies now at {path}; choose it.")
-    return found
+            remarks.append(f"Model {role.upper()} is now at {path}; choose it.")
+    return remarks
 
 
 def _cut(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What image is wanted, as fields of the tab: for a host that has no page of its own for it."""
+"""The fields of an image request: prompt, sampler, size; for hosts without a page that has them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..hosts.base import Host
 from ..images.request import ImageRequest, choose_sampler, with_known_sampler
 
 _SEEDS = 2**32 - 1000
+_WHOLE_NUMBERS = {"steps": "Steps", "width": "Width", "height": "Height", "seed": "Seed", "batch": "Images"}
 
 
 class ImageForm(Protocol):
@@ -77,17 +78,12 @@ class StandaloneImageForm:
                 "Dropdown", label="Sampler", choices=list(self._host.samplers()), value=start.sampler,
                 elem_id="elemental_sampler", min_width=140, scale=2,
             )  # fmt: skip
-            for name, label, step in (
-                ("steps", "Steps", 1),
-                ("cfg", "CFG", 0.5),
-                ("width", "Width", 8),
-                ("height", "Height", 8),
-                ("seed", "Seed", 1),
-                ("batch", "Images", 1),
-            ):
+            steps = {"steps": 1, "cfg": 0.5, "width": 8, "height": 8, "seed": 1, "batch": 1}
+            for name, step in steps.items():
                 self._fields[name] = make(
-                    "Number", label=label, value=getattr(start, name), elem_id=f"elemental_{name}", step=step,
-                    min_width=130 if name == "seed" else 70, scale=2 if name == "seed" else 1,
+                    "Number", label=_WHOLE_NUMBERS.get(name, "CFG"), value=getattr(start, name), step=step,
+                    elem_id=f"elemental_{name}", min_width=130 if name == "seed" else 70,
+                    scale=2 if name == "seed" else 1,
                 )  # fmt: skip
 
     def read(self, values: Sequence[Any]) -> ImageRequest:
@@ -97,23 +93,25 @@ class StandaloneImageForm:
             ImageError: A number is missing or out of its range.
             HostError: The sampler is not known.
         """
-        given = dict(zip(self._fields, values, strict=True))
-        numbers = {name: _whole(name, given[name]) for name in ("steps", "width", "height", "seed", "batch")}
+        fields = dict(zip(self._fields, values, strict=True))
+        numbers = {name: _whole(label, fields[name]) for name, label in _WHOLE_NUMBERS.items()}
+        if numbers["batch"] < 1:
+            raise ImageError(f"{_WHOLE_NUMBERS['batch']} must be 1 or more.")
         if numbers["seed"] == -1:
             numbers["seed"] = random.randrange(_SEEDS)
         try:
-            cfg = float(given["cfg"])
+            cfg = float(fields["cfg"])
         except (TypeError, ValueError) as exc:
             raise ImageError("The CFG scale must be a number.") from exc
-        sampler = choose_sampler(given["sampler"] or "", self._host.samplers())
-        return ImageRequest(given["prompt"] or "", given["negative"] or "", sampler=sampler, cfg=cfg, **numbers)
+        sampler = choose_sampler(fields["sampler"] or "", self._host.samplers())
+        return ImageRequest(fields["prompt"] or "", fields["negative"] or "", sampler=sampler, cfg=cfg, **numbers)
 
 
-def _whole(name: str, value: Any) -> int:
+def _whole(label: str, value: Any) -> int:
     try:
         number = int(value)
         if number != float(value):
             raise ValueError(value)
     except (TypeError, ValueError, OverflowError) as exc:
-        raise ImageError(f"The field {name} must be a whole number.") from exc
+        raise ImageError(f"{label} must be a whole number.") from exc
     return number

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 from ..errors import ElementalError
+from ..images.request import ImageRequest
 from ..recipe.block_weights import format_block_weights
 from ..recipe.modes import MergeMode
 from ..recipe.recipe import SaveDtype, VaeChoice
 from ..session import merge_jobs as actions
 from ..session.form import FIELDS, KEEP, MergeForm, block_names, form_from_dict, shown_path
+from ..session.painting import paint, read_stroke
+from ..session.preview import stamp_of
 from ..session.session import Session
 from ..workflows import load_presets
 from .compat import make, on, update
@@ -18,9 +23,12 @@ from .image_form import ImageForm
 from .results import Results, Updates
 
 _SPEC_HINT = "OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5\nIN00-IN05:ff:0.2"
+_VAE_LABELS = {VaeChoice.MERGED.value: "merged", VaeChoice.A.value: "A", VaeChoice.B.value: "B"}
+"""The choices of the VAE, by what the form, the history and recipes call them."""
+
 _TOOLS = """
 <div class="elemental-tools">
-<label>ratio for clicked cells <input id="elemental_brush" type="number" step="0.05" value="1"></label>
+<label>Paint ratio <input id="elemental_brush" type="number" step="0.05" value="1"></label>
 <span>Click or drag over cells to write a rule; with the keyboard: arrow keys, Shift to extend, Enter. In the spec, Tab
 completes names (Esc, then Tab leaves it), and Ctrl+Enter runs.</span>
 </div>"""
@@ -53,14 +61,14 @@ class MergePanel:
         return [self.fields[name] for name in FIELDS]
 
     def _draw_models(self, form: MergeForm) -> None:
-        titles, shown = [known.title for known in self._session.checkpoints()], _shown_by(form.merge_mode)
+        titles, visible = [listed.title for listed in self._session.checkpoints()], _visible_fields(form.merge_mode)
         with make("Row", elem_id="elemental_models"):
             for letter in "abc":
                 name = f"model_{letter}"
                 self.fields[name] = make(
                     "Dropdown", label=f"Model {letter.upper()}", choices=titles, value=getattr(form, name) or None,
                     allow_custom_value=True, elem_id=f"elemental_{name}", min_width=120, scale=4,
-                    visible=shown.get(name, True),
+                    visible=visible.get(name, True),
                 )  # fmt: skip
             self.swap = make("Button", value="A ⇄ B", elem_id="elemental_swap", scale=1, min_width=70, size="sm")
             self.refresh = make(
@@ -68,22 +76,21 @@ class MergePanel:
             )
 
     def _draw_ratios(self, form: MergeForm) -> None:
-        shown = _shown_by(form.merge_mode)
+        visible = _visible_fields(form.merge_mode)
         with make("Row"):
             self.fields["mode"] = make(
                 "Dropdown", label="Mode", choices=[mode.value for mode in MergeMode], value=form.mode,
                 elem_id="elemental_mode", scale=2, min_width=140,
             )  # fmt: skip
-            vaes = [choice.value for choice in VaeChoice if choice is not VaeChoice.FILE]
             self.fields["vae"] = make(
-                "Dropdown", label="VAE of", choices=vaes, value=form.vae, elem_id="elemental_vae", scale=1,
-                min_width=100,
+                "Dropdown", label="VAE from", choices=list(_VAE_LABELS.values()), value=_vae_label(form.vae),
+                elem_id="elemental_vae", scale=1, min_width=100,
             )  # fmt: skip
             for name in ("alpha", "beta"):
                 self.fields[name] = make(
                     "Slider", label=name, minimum=-1, maximum=2, step=0.01, value=getattr(form, name),
                     elem_id=f"elemental_{name}", scale=3, min_width=160,
-                    visible=shown.get(name, True),
+                    visible=visible.get(name, True),
                 )  # fmt: skip
         self.formula = make("HTML", value=_draw_formula(form.merge_mode), elem_id="elemental_formula")
         blocks = " ".join(("BASE", *block_names(0)))
@@ -94,7 +101,7 @@ class MergePanel:
             for name, label in (("blocks", "Weights, BASE first; empty for none"), ("blocks_beta", "Weights of beta")):
                 self.fields[name] = make(
                     "Textbox", label=label, value=getattr(form, name), lines=1, elem_id=f"elemental_{name}",
-                    visible=shown.get(name, True),
+                    visible=visible.get(name, True),
                     placeholder="26 numbers (SDXL: 20), or 25 (19) to leave BASE to alpha",
                 )  # fmt: skip
             sliders = f'<div class="elemental-sliders" data-field="elemental_blocks" data-blocks="{blocks}"></div>'
@@ -114,7 +121,11 @@ class MergePanel:
             self.merge = make("Button", value="Merge", elem_id="elemental_run_merge")
             self.generate = make("Button", value="Generate", elem_id="elemental_run_images")
             self.print_change = make(
-                "Checkbox", label="print change", value=False, elem_id="elemental_print_change", min_width=120
+                "Checkbox",
+                label="List every changed tensor",
+                value=False,
+                elem_id="elemental_print_change",
+                min_width=150,
             )
 
     def _draw_save(self, form: MergeForm) -> None:
@@ -129,16 +140,14 @@ class MergePanel:
                     value=form.dtype, elem_id="elemental_dtype", min_width=100, info="of the saved file",
                 )  # fmt: skip
             with make("Row"):
-                self.overwrite = make(
-                    "Checkbox", label="replace a file of that name", value=False, elem_id="elemental_overwrite"
-                )
+                self.overwrite = make("Checkbox", label="Overwrite", value=False, elem_id="elemental_overwrite")
                 self.save = make("Button", value="Save", elem_id="elemental_run_save")
 
     def wire(self, results: Results, sync: Any) -> None:
         """Make the panel work.
 
         Args:
-            results: Where what comes of it is shown.
+            results: Where jobs are shown.
             sync: A hidden button that asks for another look at the form.
         """
         self._wire_preview(sync)
@@ -146,26 +155,23 @@ class MergePanel:
         session, count = self._session, len(FIELDS)
         form_inputs = [*self.form_components, *self._images.components]
 
-        def run(values: Sequence[Any], what: str, *options: Any) -> Updates:
-            def begin() -> Any:
-                form = parse_form(values[:count])
-                if what == "merge":
-                    return actions.merge(session, form, None, print_change=bool(options[0]))
-                request = self._images.read(values[count:])
-                if what == "generate":
-                    return actions.generate(session, form, request)
-                return actions.merge(session, form, request, print_change=bool(options[0]))
+        def read_image(values: Sequence[Any]) -> ImageRequest:
+            return self._images.read(values[count:])
 
-            return results.start(begin)
+        def merge(print_change: bool, *values: Any) -> Updates:
+            return results.start(
+                lambda: actions.merge(session, parse_form(values[:count]), None, print_change=print_change)
+            )
 
-        def merge(*values: Any) -> Updates:
-            return run(values[1:], "merge", values[0])
-
-        def both(*values: Any) -> Updates:
-            return run(values[1:], "both", values[0])
+        def both(print_change: bool, *values: Any) -> Updates:
+            return results.start(
+                lambda: actions.merge(
+                    session, parse_form(values[:count]), read_image(values), print_change=print_change
+                )
+            )
 
         def generate(*values: Any) -> Updates:
-            return run(values, "generate")
+            return results.start(lambda: actions.generate(session, parse_form(values[:count]), read_image(values)))
 
         def save(name: str, overwrite: bool, *values: Any) -> Updates:
             return results.start(lambda: actions.save(session, parse_form(values), name, overwrite=bool(overwrite)))
@@ -175,6 +181,22 @@ class MergePanel:
         on(self.generate, "click", generate, form_inputs, results.outputs)
         on(self.save, "click", save, [self.name, self.overwrite, *self.form_components], results.outputs)
 
+    def wire_painting(self, chosen: Any, painted: Any) -> None:
+        """Answer which rules chosen cells of the map are.
+
+        Args:
+            chosen: A hidden text: the cells, as :func:`~..session.painting.read_stroke` reads them, and the number of
+                the request in a last line.
+            painted: A hidden place for the answer.
+        """
+
+        def answer(request: str, spec: str) -> str:
+            cells, _, number = request.rpartition("\n")
+            text = json.dumps(paint(spec, read_stroke(cells)))
+            return f'<i data-number="{escape(number)}" data-stamp="{stamp_of(spec)}">{escape(text)}</i>'
+
+        on(chosen, "change", answer, [chosen, self.fields["spec"]], [painted])
+
     def _wire_preview(self, sync: Any) -> None:
         session = self._session
         outputs = [self.report, self.table]
@@ -183,10 +205,10 @@ class MergePanel:
             form = parse_form(values)
             _ = form.merge_mode  # every page that is opened begins with the form: one that none can show is no form
             session.form = form
-            seen = session.previewer.look(form)
-            updates: Updates = {self.report: seen.report}
-            if seen.table is not None:
-                updates[self.table] = seen.table
+            preview = session.previewer.look(form)
+            updates: Updates = {self.report: preview.report}
+            if preview.table is not None:
+                updates[self.table] = preview.table
             return updates
 
         for name in FIELDS:
@@ -202,7 +224,7 @@ class MergePanel:
             mode = MergeForm(mode=name or "").merge_mode
             return {
                 self.formula: _draw_formula(mode),
-                **{fields[field]: update(visible=visible) for field, visible in _shown_by(mode).items()},
+                **{fields[field]: update(visible=visible) for field, visible in _visible_fields(mode).items()},
             }
 
         def refresh() -> Updates:
@@ -210,8 +232,8 @@ class MergePanel:
             return {**self.choices(), self.preset: update(choices=_preset_names())}
 
         def apply_preset(name: str | None, *values: Any) -> Updates:
-            seen = session.previewer.look(parse_form(values))
-            depth = len(seen.architecture.unet_blocks) if seen.architecture else 0
+            preview = session.previewer.look(parse_form(values))
+            depth = len(preview.architecture.unet_blocks) if preview.architecture else 0
             return {fields["blocks"]: _preset_text(name, depth)} if name else {}
 
         changed = [self.formula, fields["model_c"], fields["beta"], fields["blocks_beta"]]
@@ -228,7 +250,7 @@ class MergePanel:
 
     def choices(self) -> Updates:
         """List the host's checkpoints anew."""
-        titles = [known.title for known in self._session.checkpoints()]
+        titles = [listed.title for listed in self._session.checkpoints()]
         return {field: update(choices=titles) for field in self.model_fields}
 
     def fill(self, form: MergeForm) -> Updates:
@@ -237,20 +259,28 @@ class MergePanel:
         Raises:
             RecipeError: It has a mode that there is not.
         """
-        shown = _shown_by(form.merge_mode)
+        visible = _visible_fields(form.merge_mode)
+        values = {**form.to_dict(), "vae": _vae_label(form.vae)}
         return {
-            self.fields[name]: update(value=value, **({"visible": shown[name]} if name in shown else {}))
-            for name, value in form.to_dict().items()
+            self.fields[name]: update(value=value, **({"visible": visible[name]} if name in visible else {}))
+            for name, value in values.items()
         } | {self.preset: update(choices=_preset_names())}
 
 
 def parse_form(values: Sequence[Any]) -> MergeForm:
     """Read the form from its components' values, in the order of its fields."""
-    return form_from_dict(dict(zip(FIELDS, values, strict=True)))
+    data = dict(zip(FIELDS, values, strict=True))
+    stored = {label: value for value, label in _VAE_LABELS.items()}
+    return form_from_dict({**data, "vae": stored.get(data["vae"])})
 
 
-def _shown_by(mode: MergeMode) -> dict[str, bool]:
-    """Tell which fields that not every mode has a use for are shown, by name."""
+def _vae_label(vae: str) -> str:
+    """Give the choice for what a form says of the VAE; a form that was stored can say anything."""
+    return _VAE_LABELS.get(vae, _VAE_LABELS[VaeChoice.MERGED.value])
+
+
+def _visible_fields(mode: MergeMode) -> dict[str, bool]:
+    """Tell which of the fields that some modes have no use for are visible, by name."""
     return {"model_c": mode.uses_c, "beta": mode.uses_beta, "blocks_beta": mode.uses_beta}
 
 
@@ -268,6 +298,6 @@ def _preset_names() -> list[str]:
 
 def _preset_text(name: str, depth: int) -> str:
     """Give a preset's numbers for so many blocks, or for another architecture if it has none for these."""
-    found = load_presets().get(name.upper(), ())
-    fitting = [weights for weights in found if len(weights.unet) == depth] or list(found)
+    versions = load_presets().get(name.upper(), ())
+    fitting = [weights for weights in versions if len(weights.unet) == depth] or list(versions)
     return format_block_weights(fitting[0]) if fitting else ""

@@ -1,4 +1,4 @@
-"""Whom the page served by itself answers: its own pages in browsers of this machine, and what files it gives.
+"""Whom the standalone page answers: its own pages in browsers of this machine, and which files it gives.
 
 Other sites' pages in the same browser can send requests here, too, and what is asked for here can save files and run
 for hours. Plain ASGI, since that is what all versions of gradio have in common.
@@ -102,7 +102,7 @@ def file_below(text: str, folders: Iterable[Path]) -> Path | None:
     """
     try:
         tops = [top for folder in folders for top in (_by_name(folder), folder.resolve())]
-        # first by its name alone: to look at it may mean to ask another machine, or to wait for a device
+        # first by its name only: to look at it may mean to ask another machine, or to wait for a device
         if not any(_is_below(_by_name(text), top) for top in tops):
             return None
         found = Path(text).resolve(strict=True)
@@ -128,7 +128,7 @@ def _stranger(scope: Scope, headers: dict[str, str]) -> str:
     """Say why a request is none of a page of this server in a browser of this machine; nothing if it is one."""
     host = headers.get("host", "")
     if not _is_here(host):  # another name that leads here: a site may have its own name do so
-        return f"This page is at 127.0.0.1 or {_HOME}, for this machine alone, and not at {host[:100]!r}."
+        return f"This page is at 127.0.0.1 or {_HOME}, for this machine only, and not at {host[:100]!r}."
     origin = headers.get("origin")
     if origin is not None and _host_of(origin) != host.lower():
         return f"This is asked for by a page of {origin[:100]!r}; only pages of this server may."

@@ -11,7 +11,7 @@ from ..runs.axes import AXES
 from ..runs.samples import Sample
 from ..session import run_jobs as run_actions
 from ..session.form import FIELDS
-from ..session.run_jobs import PlotForm
+from ..session.run_plans import PlotForm, describe_estimate, plan_plot
 from ..session.session import Session
 from .compat import make, on, update
 from .image_form import ImageForm
@@ -39,14 +39,14 @@ class PlotPanel:
         self._samples = {f"{sample.number}  {sample.title}": sample for sample in samples if sample.axes}
         make("HTML", value=_HINT, elem_id="elemental_plot_hint")
         self.fields: dict[str, Any] = {}
-        for side, what, first in (("x", "columns", "elemental"), ("y", "rows", _NONE)):
+        for side, place, first in (("x", "columns", "elemental"), ("y", "rows", _NONE)):
             with make("Row"):
                 self.fields[f"{side}_type"] = make(
-                    "Dropdown", label=f"{side.upper()}: {what}", choices=[_NONE, *AXES] if side == "y" else list(AXES),
+                    "Dropdown", label=f"{side.upper()}: {place}", choices=[_NONE, *AXES] if side == "y" else list(AXES),
                     value=first, elem_id=f"elemental_{side}_type", scale=1, min_width=150,
                 )  # fmt: skip
                 self.fields[side] = make(
-                    "Textbox", label="values", lines=4, max_lines=16, elem_id=f"elemental_{side}_values", scale=3,
+                    "Textbox", label="Values", lines=4, max_lines=16, elem_id=f"elemental_{side}_values", scale=3,
                     min_width=240,
                 )  # fmt: skip
         with make("Row"):
@@ -55,7 +55,7 @@ class PlotPanel:
                 elem_id="elemental_plot_sample", scale=3,
             )  # fmt: skip
             self.fields["compare"] = make(
-                "Checkbox", label="say how much differs from the first of its row", value=False,
+                "Checkbox", label="Show difference to first column (%)", value=False,
                 elem_id="elemental_compare", scale=2,
             )  # fmt: skip
         with make("Row"):
@@ -64,17 +64,16 @@ class PlotPanel:
         self.answer = make("HTML", value="", elem_id="elemental_plot_answer")
         with make("Row"):
             self.unfinished = make(
-                "Dropdown", label="Unfinished runs, of plots and checks", choices=[], value=None,
+                "Dropdown", label="Unfinished runs (plots and checks)", choices=[], value=None,
                 elem_id="elemental_unfinished", scale=3,
             )  # fmt: skip
-            self.list = make("Button", value="List", elem_id="elemental_list_runs", scale=1, min_width=70)
             self.resume = make("Button", value="Resume", elem_id="elemental_resume", scale=1, min_width=90)
 
     def wire(self, results: Results, form_components: Sequence[Any]) -> None:
         """Make the panel work.
 
         Args:
-            results: Where what comes of it is shown.
+            results: Where jobs are shown.
             form_components: Of the merge panel.
         """
         session, names = self._session, list(self.fields)
@@ -90,34 +89,46 @@ class PlotPanel:
             return results.start(lambda: run_actions.run_plot(*read(values)))
 
         def estimate(*values: Any) -> str:
-            return answer(lambda: run_actions.describe_estimate(run_actions.plan_plot(*read(values))[1]))
+            return answer(lambda: describe_estimate(plan_plot(*read(values))[1]))
 
         def resume(choice: str | None) -> Updates:
             return results.start(lambda: run_actions.resume(session, choice or ""))
 
-        def list_runs() -> Any:
-            found = [words for words, _ in run_actions.unfinished_runs(session)]
-            return update(choices=found, value=found[0] if found else None)
-
         on(self.run, "click", run, inputs, results.outputs)
         on(self.estimate, "click", estimate, inputs, [self.answer])
-        on(self.list, "click", list_runs, [], [self.unfinished])
         on(self.resume, "click", resume, [self.unfinished], results.outputs)
         on(self.sample, "change", self._load_sample, [self.sample], [*self.fields.values(), self.answer])
+
+    def wire_list(self, panel: Any, ended: Any) -> None:
+        """Keep the list of unfinished runs up to date.
+
+        Args:
+            panel: The tab of this panel, which fills the list when it is opened.
+            ended: A hidden button that the page presses when a run has ended.
+        """
+
+        def list_runs(choice: str | None) -> Any:
+            runs = [words for words, _ in run_actions.unfinished_runs(self._session)]
+            chosen = (choice or "").partition(":")[0]
+            still = (words for words in runs if words.partition(":")[0] == chosen)
+            return update(choices=runs, value=next(still, runs[0] if runs else None))
+
+        on(panel, "select", list_runs, [self.unfinished], [self.unfinished])
+        on(ended, "click", list_runs, [self.unfinished], [self.unfinished])
 
     def _load_sample(self, title: str | None) -> Updates:
         sample = self._samples.get(title or "")
         if sample is None:
             return {}
-        found = {f"{side}_type": kind for side, (kind, _) in sample.axes.items()}
-        found |= {side: values for side, (_, values) in sample.axes.items()}
-        filled = self.fill({"y_type": "", "y": "", "compare": "--compare" in sample.options, **found})
-        return {**filled, self.answer: update(value=explain_sample(sample))}
+        axes = {f"{side}_type": kind for side, (kind, _) in sample.axes.items()}
+        axes |= {side: values for side, (_, values) in sample.axes.items()}
+        fields = self.fill({"y_type": "", "y": "", "compare": "--compare" in sample.options, **axes})
+        return {**fields, self.answer: update(value=explain_sample(sample))}
 
     def fill(self, data: dict[str, Any]) -> Updates:
         """Fill those fields that there is something for."""
-        shown = {name: (value or _NONE) if name == "y_type" else value for name, value in data.items()}
-        return {self.fields[name]: update(value=shown[name]) for name in self.fields if name in shown}
+        values = {name: (value or _NONE) if name == "y_type" else value for name, value in data.items()}
+        return {self.fields[name]: update(value=values[name]) for name in self.fields if name in values}
 
 
 def parse_plot(data: dict[str, Any]) -> PlotForm:

@@ -1,4 +1,4 @@
-"""The tab: the panels on the left, the results on the right, and what connects them with the page's JavaScript."""
+"""The tab: the panels on the left, the results on the right, and the bridges to the page's JavaScript."""
 
 from __future__ import annotations
 
@@ -19,41 +19,42 @@ from .results import Results, Updates, draw_live
 TITLE = "Elemental"
 ROOT_ID = "elemental_tab"
 
-_ALONE = """
+_STANDALONE = """
 .gradio-container { overflow: clip !important; max-width: 1800px !important; }
 #elemental_style { display: none; }
 """
-"""Style of a page of our own: what is hidden could not be scrolled past, and so nothing would stay in view."""
+"""Style of the standalone page: with its overflow hidden instead, no column would stay in view when it is scrolled."""
 
 
-def make_tab(host: Host, images: ImageForm, *, alone: bool = False) -> Any:
+def make_tab(host: Host, images: ImageForm, *, standalone: bool = False) -> Any:
     """Build the tab; what runs meanwhile, and what is in the live model, is the same in each tab of a host.
 
     Args:
         host: What makes the images.
         images: Says what image is wanted.
-        alone: Whether it is a page by itself, which brings its own style and JavaScript.
+        standalone: Whether it is the standalone page, which brings its style and JavaScript along.
 
     Returns:
         The ``gradio.Blocks``.
     """
     session, samples = session_of(host), list(find_samples().values())
     with blocks(TITLE) as page:
-        if alone:
+        if standalone:
             style = (asset_folder() / "style.css").read_text(encoding="utf-8")
-            make("HTML", value=f"<style>{style}{_ALONE}</style>", elem_id="elemental_style")
+            make("HTML", value=f"<style>{style}{_STANDALONE}</style>", elem_id="elemental_style")
         with make("Column", elem_id=ROOT_ID):
             # hidden by the style, since what is invisible for gradio is not on the page at all
             with make("Column", elem_id="elemental_bridges"):
-                bridges = {name: _bridge("Button", name) for name in ("sync", "poll", "boot")}
-                bridges |= {name: _bridge("Textbox", name) for name in ("entry", "gif", "seen")}
+                bridges = {name: _bridge("Button", name) for name in ("sync", "poll", "boot", "list_runs")}
+                bridges |= {name: _bridge("Textbox", name) for name in ("entry", "gif", "seen", "paint")}
+                bridges["painted"] = _bridge("HTML", "painted")
             with make("Row", elem_id="elemental_columns"):
                 with make("Column", scale=11, min_width=560, elem_id="elemental_controls"):
                     images.draw(make)
                     with make("Tabs", elem_id="elemental_panels"):
                         with make("Tab", label="Merge", elem_id="elemental_panel_merge"):
                             merge = MergePanel(session, images)
-                        with make("Tab", label="XY plot", elem_id="elemental_panel_plot"):
+                        with make("Tab", label="XY plot", elem_id="elemental_panel_plot") as plot_tab:
                             plot = PlotPanel(session, images, samples)
                         with make("Tab", label="Element check", elem_id="elemental_panel_check"):
                             check = CheckPanel(session, images, samples)
@@ -62,13 +63,15 @@ def make_tab(host: Host, images: ImageForm, *, alone: bool = False) -> Any:
                 with make("Column", scale=9, min_width=420, elem_id="elemental_results"):
                     results = Results(session, bridges["seen"])
         merge.wire(results, bridges["sync"])
+        merge.wire_painting(bridges["paint"], bridges["painted"])
         plot.wire(results, merge.form_components)
+        plot.wire_list(plot_tab, bridges["list_runs"])
         check.wire(results, merge.form_components, bridges["gif"])
         history.wire(merge, plot, check, bridges["entry"])
         results.wire()
         on(history_tab, "select", history.draw, [], [history.table])
         _wire_page(_Panels(session, merge, plot, check, history, results), bridges)
-        if alone:
+        if standalone:
             script = (asset_folder() / "javascript" / "elemental.js").read_text(encoding="utf-8")
             on(page, "load", None, js=f"() => {{ {script} }}")
     return page
@@ -89,11 +92,11 @@ def _wire_page(panels: _Panels, bridges: dict[str, Any]) -> None:
     host = session.host
 
     def boot() -> Updates:
-        filled, choices = merge.fill(session.form), merge.choices()
-        models = {field: {**filled[field], **choices[field]} for field in choices}
+        fields, choices = merge.fill(session.form), merge.choices()
+        models = {field: {**fields[field], **choices[field]} for field in choices}
         others = {**plot.fill(session.panels), **check.fill(session.panels)}
         return {
-            **filled,
+            **fields,
             **models,
             **others,
             history.table: history.draw(),
@@ -120,5 +123,5 @@ def _bridge(kind: str, name: str) -> Any:
 
 def asset_folder() -> Path:
     """Give the folder of the style and the JavaScript: in the package where it was installed, beside it elsewhere."""
-    own = Path(__file__).parent / "assets"
-    return own if own.is_dir() else own.parents[2]
+    packed = Path(__file__).parent / "assets"
+    return packed if packed.is_dir() else packed.parents[2]

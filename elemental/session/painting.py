@@ -1,0 +1,135 @@
+"""Painting on the element map: the rules for cells that were chosen on it, put into the text of a spec.
+
+Pure: the page says which cells were chosen and at what ratio, and gets the new text of its editor. Nothing about rules
+is known to the page.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ElementalError, RecipeError
+from ..recipe.parser import parse_ratio, parse_rules
+from ..recipe.rules import BlockSelector, ElementSelector, Rule
+from ..recipe.spec_errors import plain_line_ends
+
+_SHORTEST_RANGE = 3
+_BLANK_RATIO = 1.0
+"""What a blank paint ratio stands for: the first value of its field."""
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """Cells of the element map that were chosen together.
+
+    Attributes:
+        columns: The blocks that the choice reaches over, in the order of the map.
+        cells: For each cell the block of its rule and the part of an element's name; the part is empty where the
+            whole block is meant.
+        ratio: What their tensors get.
+    """
+
+    columns: tuple[str, ...]
+    cells: tuple[tuple[str, str], ...]
+    ratio: float
+
+
+def read_stroke(text: str) -> Stroke:
+    """Read what the page says of a stroke.
+
+    Args:
+        text: JSON: ``columns``, a list of block names; ``cells``, a list of pairs of block and part; ``ratio``, a text.
+
+    Raises:
+        RecipeError: It is no such JSON, or the ratio is no finite number.
+    """
+    try:
+        data = json.loads(text)
+        columns = tuple(_word(column) for column in data["columns"])
+        cells = tuple((_word(block), _word(part)) for block, part in data["cells"])
+        ratio = _word(data["ratio"])
+    except (ValueError, TypeError, KeyError, RecursionError) as exc:
+        raise RecipeError("The chosen cells cannot be read.") from exc
+    return Stroke(columns, cells, _read_ratio(ratio))
+
+
+def paint(spec: str, stroke: Stroke) -> str:
+    """Put the rules of a stroke at the end of a spec.
+
+    A rule of the same blocks and elements is removed if it has a line to itself and says nothing more: a second ratio
+    and a comment stay.
+
+    Args:
+        spec: The text of the editor, which may be wrong.
+        stroke: What was chosen.
+
+    Raises:
+        ElementalError: A cell has words that no rule may have.
+    """
+    lines = plain_line_ends(spec).rstrip().split("\n") if spec.strip() else []
+    for rule in make_rules(stroke):
+        lines = [line for line in lines if not _says_only(line, rule)]
+        lines.append(str(rule))
+    return "\n".join(lines)
+
+
+def make_rules(stroke: Stroke) -> list[Rule]:
+    """Make the rules of a stroke: one for all parts that were chosen in the same blocks.
+
+    Args:
+        stroke: What was chosen.
+
+    Raises:
+        ElementalError: A cell has words that no rule may have.
+    """
+    blocks_of: dict[str, dict[str, None]] = {}
+    for block, part in stroke.cells:
+        blocks_of.setdefault(part, {})[block] = None
+    parts_of: dict[tuple[str, ...], list[str]] = {}
+    for part, blocks in blocks_of.items():
+        parts_of.setdefault(_shorten(tuple(blocks), stroke.columns), []).append(part)
+    return [_make_rule(blocks, parts, stroke.ratio) for blocks, parts in parts_of.items()]
+
+
+def _shorten(blocks: tuple[str, ...], columns: Sequence[str]) -> tuple[str, ...]:
+    """Write a run of blocks as a range; blocks in between were passed over because they have no such element."""
+    if len(blocks) < _SHORTEST_RANGE or not set(blocks) <= set(columns):
+        return blocks
+    ordered = sorted(blocks, key=columns.index)
+    return (f"{ordered[0]}-{ordered[-1]}",)
+
+
+def _make_rule(blocks: Sequence[str], parts: Sequence[str], ratio: float) -> Rule:
+    rule = Rule(BlockSelector(tuple(blocks)), ElementSelector(tuple(filter(None, parts))), ratio)
+    if parse_rules(str(rule)).rules != (rule,):
+        raise RecipeError("The chosen cells cannot be written as a rule.")
+    return rule
+
+
+def _says_only(line: str, rule: Rule) -> bool:
+    """Tell whether a line holds one rule with the selectors of another, and nothing else."""
+    fields = line.split(":")
+    if len(fields) != 3 or "#" in line or "," in line or set(fields[1].split()) != set(rule.elements.parts):
+        return False  # most lines end here: to read all rules of a long spec would take longer than the rest
+    try:
+        (there,) = parse_rules(line).rules
+    except (ElementalError, ValueError):
+        return False
+    return not there.blocks.inverted and there.blocks.names == rule.blocks.names
+
+
+def _read_ratio(text: str) -> float:
+    ratio = parse_ratio(text.strip()) if text.strip() else _BLANK_RATIO
+    if ratio is None or not math.isfinite(ratio):
+        raise RecipeError("The paint ratio must be a number.")
+    return ratio
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
