@@ -1,14 +1,14 @@
-"""The exceptions of this package, all of them under one root.
+"""The exceptions of this package.
 
 ::
 
-    ElementalError          every error that a user can cause; its text says what to do
-    ├── SpecError           the text of a spec, or a rule that its recipe cannot use
-    ├── RecipeError         a ratio, a mode, block weights or a combination of them
+    ElementalError          every error that a user can cause; the message says what to do
+    ├── SpecError           a mistake in a spec, or a rule that its recipe cannot use
+    ├── RecipeError         ratios, mode, block weights or models that do not fit together
     ├── CheckpointError     a file that cannot be read as a checkpoint, or is not the one asked for
     ├── MergeError          a merge that cannot be done, or whose result cannot be written
-    ├── ImageError          an image that cannot be asked for, read or written
-    ├── HostError           what makes the images cannot do what it is asked for
+    ├── ImageError          image settings out of range, or a file that cannot be read or written
+    ├── HostError           the host of the images cannot do what it is asked to
     └── Stopped             the user asked to stop
 
 Errors of other libraries are translated where they occur, with ``raise ... from exc``.
@@ -21,11 +21,11 @@ from typing import NamedTuple, Protocol
 
 
 class ElementalError(Exception):
-    """The root of all errors of this package; ``str(error)`` is meant for the user's eyes."""
+    """The base class of all errors of this package; ``str(error)`` is shown to the user."""
 
 
 class Span(NamedTuple):
-    """A piece of a text: ``line`` and ``column`` count from 1, ``length`` in characters."""
+    """A part of a text: ``line`` and ``column`` from 1, ``length`` in characters."""
 
     line: int
     column: int
@@ -33,11 +33,11 @@ class Span(NamedTuple):
 
 
 class SpecProblem(Protocol):
-    """One thing wrong with a spec."""
+    """A mistake in a spec."""
 
     @property
     def span(self) -> Span:
-        """Where it stands."""
+        """The place of the mistake."""
 
     @property
     def message(self) -> str:
@@ -45,11 +45,11 @@ class SpecProblem(Protocol):
 
     @property
     def allowed(self) -> str:
-        """What would be allowed instead; may be empty."""
+        """What is allowed instead; can be empty."""
 
 
 class SpecError(ElementalError):
-    """A spec cannot be used; ``problems`` holds every mistake found, in the order of the text."""
+    """A spec cannot be used; ``problems`` lists the mistakes in the order of the text."""
 
     def __init__(self, message: str, problems: Sequence[SpecProblem] = ()) -> None:
         super().__init__(message)
@@ -69,15 +69,15 @@ class MergeError(ElementalError):
 
 
 class ImageError(ElementalError):
-    """An image cannot be asked for so, or its file cannot be read or written."""
+    """Image settings are out of range, or an image file cannot be read or written."""
 
 
 class HostError(ElementalError):
-    """What makes the images cannot do what it is asked for."""
+    """The host cannot do what it is asked to."""
 
 
 class Stopped(ElementalError):
-    """The user asked to stop; the text says what was done by then, if anything was."""
+    """The user asked to stop; the message says what was done until then."""
 
     def __init__(self, message: str = "Stopped; nothing was changed.") -> None:
         super().__init__(message)

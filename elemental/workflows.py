@@ -1,4 +1,4 @@
-"""Whole jobs, from a recipe to a plan or a file: what the command line and the tab have in common."""
+"""Whole jobs, from a recipe to a plan, a file or images, for the command line and the tab."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
     from .merge.live import LiveMerge
 
 CONFIG_VARIABLE = "ELEMENTAL_CONFIG"
-"""Environment variable that names another folder for the user's own presets."""
+"""Environment variable that sets another folder for the user's presets."""
 
 
 @dataclass(frozen=True)
 class MergeResult:
-    """What a merge to a file did.
+    """The result of a merge to a file.
 
     Attributes:
         path: The file.
-        plan: What was computed.
+        plan: The plan of the merge.
         not_finite: Inputs that hold NaN or infinite numbers, by model and key; the result holds them too.
     """
 
@@ -76,9 +76,9 @@ def read_recipe(path: str | Path) -> MergeRecipe:
         from .images.infotext import find_value
 
         texts = read_texts(file)
-        noted = find_value(texts.get(INFOTEXT_FIELD, ""), RECIPE_NAME)
-        # images that the WebUI made on its own have it in the infotext alone
-        return recipe_from_metadata({**({RECIPE_FIELD: noted} if noted else {}), **texts}, name=str(file))
+        in_infotext = find_value(texts.get(INFOTEXT_FIELD, ""), RECIPE_NAME)
+        # images that the WebUI saves have the recipe only in the infotext
+        return recipe_from_metadata({**({RECIPE_FIELD: in_infotext} if in_infotext else {}), **texts}, name=str(file))
     if file.suffix.lower() in SAFETENSORS:
         with Checkpoint(file) as checkpoint:
             return recipe_from_metadata(checkpoint.metadata, name=str(file))
@@ -89,27 +89,27 @@ def read_recipe(path: str | Path) -> MergeRecipe:
 
 
 def user_presets_path() -> Path:
-    """Give the file in which users keep their own block weight presets; it may not exist."""
+    """Give the file of the user's block weight presets; it may not exist."""
     folder = os.environ.get(CONFIG_VARIABLE) or platformdirs.user_config_path("elemental", appauthor=False)
     return Path(folder) / "presets.txt"
 
 
 def load_presets() -> Presets:
-    """Read the block weight presets that come with the package, and the user's own over them.
+    """Read the built-in block weight presets and the user's, which replace built-in ones of the same name.
 
     Raises:
         RecipeError: The user's file, or a line of it, cannot be read, or gives a name twice for one length.
     """
-    own = user_presets_path()
+    user_presets = user_presets_path()
     try:
-        found = own.is_file()
+        has_presets = user_presets.is_file()
     except OSError as exc:
-        raise RecipeError(f"Cannot read the presets in {own}: {exc.strerror or exc}.") from exc
-    return read_presets(BUILT_IN_PRESETS, *([own] if found else []))
+        raise RecipeError(f"Cannot read the presets in {user_presets}: {exc.strerror or exc}.") from exc
+    return read_presets(BUILT_IN_PRESETS, *([user_presets] if has_presets else []))
 
 
 def identify_models(recipe: MergeRecipe, *, locator: ModelLocator = AS_RECORDED) -> MergeRecipe:
-    """Give a recipe with the sizes of its models, and with those of their hashes that are remembered.
+    """Add the sizes of its models to a recipe, and their hashes where cached.
 
     Args:
         recipe: What to merge.
@@ -126,10 +126,10 @@ def identify_models(recipe: MergeRecipe, *, locator: ModelLocator = AS_RECORDED)
 
 
 def plan_merge(recipe: MergeRecipe, *, locator: ModelLocator = AS_RECORDED) -> MergePlan:
-    """Work out what a recipe would do to each tensor.
+    """Plan a recipe.
 
-    Reads no more than the files' headers, unless the recipe has the models' hashes and these are not remembered: then
-    the files are read whole, to be sure of them.
+    Only the headers of the files are read, unless the recipe has hashes that are not cached: then the files are read
+    completely to check them.
 
     Args:
         recipe: What to merge and how.
@@ -155,19 +155,19 @@ def merge_to_file(
     controls: Controls | None = None,
     on_plan: Callable[[MergePlan], None] = lambda _: None,
 ) -> MergeResult:
-    """Merge checkpoints into a ``.safetensors`` file that carries its recipe.
+    """Merge checkpoints into a ``.safetensors`` file that contains its recipe.
 
-    The output is written beside its target and renamed when it is whole; whatever goes wrong, a file that was
-    there before stays as it was.
+    The output is written to a temporary file beside the target, and renamed when it is complete. If anything fails, an
+    existing file stays unchanged.
 
     Args:
         recipe: What to merge and how.
-        output: The file to make, named .safetensors or .sft; a leading ``~/`` is the user's home.
+        output: The file to write, named .safetensors or .sft; a leading ``~/`` is the user's home folder.
         locator: Finds the models.
         device: Where to compute, as torch names it.
         overwrite: Whether to replace an existing file.
-        with_hashes: Whether to write the models' SHA-256 into the file; those not remembered are computed
-            meanwhile.
+        with_hashes: Whether to write the models' SHA-256 into the file; those not cached are computed during the
+            merge.
         controls: Progress and stop.
         on_plan: Called with the plan before any tensor is read; what it raises ends the merge.
 
@@ -184,7 +184,7 @@ def merge_to_file(
     controls = controls or Controls()
     target = resolve_target(expand_home(output))
     if target.suffix.lower() not in SAFETENSORS:
-        raise MergeError(f"{target}: the result is a .safetensors file; name it so.")
+        raise MergeError(f"{target}: the name of the result must end in .safetensors.")
     check_target(target, overwrite=overwrite)
     writer: SafetensorsWriter | None = None
     try:
@@ -196,8 +196,8 @@ def merge_to_file(
 
             from .merge.execute import FileSink, execute  # loads torch, which what can be refused does not wait for
 
-            wanted = with_hashes and not _made_without_hashes(recipe)
-            with _Hashing(models, wanted=wanted, controls=controls) as hashing:
+            hashed = with_hashes and not _made_without_hashes(recipe)
+            with _Hashing(models, hashed=hashed, controls=controls) as hashing:
                 infos = {tensor.name.key: tensor.info for tensor in plan.tensors}
                 room = metadata_room(plan, hashing.expected())
                 with SafetensorsWriter(target, infos, room=room, overwrite=overwrite) as writer:
@@ -216,7 +216,7 @@ def merge_to_file(
 
 @contextmanager
 def live_merge(live: LiveModel, models: OpenModels | ModelLocator = AS_RECORDED) -> Iterator[LiveMerge]:
-    """Have a live model follow recipes; on leaving it is again what it was, unless the merge was kept.
+    """Merge recipes into a live model; when the ``with`` block ends it is restored, unless the merge was kept.
 
     Args:
         live: The model, as ``Host.open_model`` gives it.
@@ -291,13 +291,13 @@ def images_of_merge(
     controls: Controls | None = None,
     watch: Stopwatch | None = None,
 ) -> Sequence[GeneratedImage]:
-    """Make a live model equal to a recipe, and images from it that carry the recipe.
+    """Merge a recipe into a live model, and make images that contain the recipe.
 
     Args:
         host: What makes the images.
         request: What to make.
         merge: The live model.
-        recipe: What it shall be equal to.
+        recipe: What to merge and how.
         controls: Progress and stop of the merge.
         watch: Counts the seconds of "merging" and "generating".
 
@@ -347,20 +347,19 @@ def _check_unchanged(models: Mapping[Role, Checkpoint]) -> None:
 
 
 class _Hashing:
-    """Computes the models' hashes that are not remembered, while the merge runs."""
+    """Computes the models' hashes that are not cached, in a thread beside the merge."""
 
-    def __init__(self, models: Mapping[Role, Checkpoint], *, wanted: bool, controls: Controls) -> None:
+    def __init__(self, models: Mapping[Role, Checkpoint], *, hashed: bool, controls: Controls) -> None:
         self._models = models
-        self._wanted = wanted
         self._controls = controls
         self._ended = threading.Event()
-        self._known = {role: remembered_sha256(model.path) for role, model in models.items()} if wanted else {}
+        self._cached = {role: remembered_sha256(model.path) for role, model in models.items()} if hashed else {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._pending: dict[Role, Future[str]] = {}
         self._legacy = {role: legacy_hash(model.path) for role, model in models.items()}
 
     def __enter__(self) -> _Hashing:
-        for role, sha256 in self._known.items():
+        for role, sha256 in self._cached.items():
             if sha256 is None:
                 path = self._models[role].path
                 self._pending[role] = self._pool.submit(compute_sha256, path, check_stop=self._check_stop)
@@ -371,13 +370,13 @@ class _Hashing:
         self._pool.shutdown()
 
     def expected(self) -> dict[Role, SourceFacts]:
-        """Give what is known at once, with a stand-in for each hash still to come."""
-        return self._facts({role: self._known[role] or "0" * 64 for role in self._known})
+        """Give the facts at once, with a placeholder for each hash that is not computed yet."""
+        return self._facts({role: self._cached[role] or "0" * 64 for role in self._cached})
 
     def finish(self) -> dict[Role, SourceFacts]:
-        """Wait for the hashes and give everything."""
-        found = {role: pending.result() for role, pending in self._pending.items()}
-        return self._facts({**self._known, **found})
+        """Wait for the hashes, and give the facts."""
+        computed = {role: pending.result() for role, pending in self._pending.items()}
+        return self._facts({**self._cached, **computed})
 
     def _facts(self, hashes: Mapping[Role, str | None]) -> dict[Role, SourceFacts]:
         return {

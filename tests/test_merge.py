@@ -342,7 +342,7 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path, models: dict[str, P
 
 
 def test_the_result_is_a_safetensors_file(tmp_path: Path, models: dict[str, Path]) -> None:
-    with pytest.raises(MergeError, match=r"name it so"):
+    with pytest.raises(MergeError, match=r"must end in \.safetensors"):
         elemental.merge_to_file(recipe([models["a"], models["b"]]), tmp_path / "x.ckpt")
 
 

@@ -203,8 +203,8 @@ def test_command(readme: str, options: Options) -> str:
 def line_after(marker: str, text: str) -> str:
     """Give the first line of the code block that follows a marker; nothing if there is no marker."""
     _, _, rest = text.partition(f"{marker}\n")
-    found = re.match(r"\s*```\w*\n(.+)\n", rest)
-    return found[1].strip() if found else ""
+    block = re.match(r"\s*```\w*\n(.+)\n", rest)
+    return block[1].strip() if block else ""
 
 
 def windows_form(command: str) -> str:
@@ -239,8 +239,10 @@ def scripts(environment: str) -> str:
 
 def browser_step(options: Options) -> Step:
     """Install Chromium if that was asked for and no browser is found."""
-    found = find_browser()
-    why = f"{found} is there" if found else "" if options.install_browser else "no browser, and no --install-browser"
+    browser = find_browser()
+    why = (
+        f"{browser} is there" if browser else "" if options.install_browser else "no browser, and no --install-browser"
+    )
     install = ["apt-get", "install", "-y", "-qq", "chromium"]
     commands = [["apt-get", "update", "-qq"], install]
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}

@@ -342,8 +342,8 @@ def train_denoiser(
         batch: Drawings in each step.
     """
     scenes, latents = data[lesson.style]
-    wanted = [index for index, scene in enumerate(scenes) if scene.shape in lesson.shapes]
-    captions, latents = [scenes[index].caption for index in wanted], latents[wanted]
+    chosen_scenes = [index for index, scene in enumerate(scenes) if scene.shape in lesson.shapes]
+    captions, latents = [scenes[index].caption for index in chosen_scenes], latents[chosen_scenes]
     generator = torch.Generator().manual_seed(SEED)
     tokens = torch.tensor([tokenize(caption)[0] for caption in captions])
     empty = torch.tensor(tokenize("")[0])
@@ -392,8 +392,8 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, model:
 
 @torch.no_grad()
 def _follow(mean: torch.nn.Module, model: torch.nn.Module, *, decay: float) -> None:
-    for own, other in zip(mean.parameters(), model.parameters(), strict=True):
-        own.lerp_(other, 1 - decay)
+    for average, current in zip(mean.parameters(), model.parameters(), strict=True):
+        average.lerp_(current, 1 - decay)
 
 
 if __name__ == "__main__":

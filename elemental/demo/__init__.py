@@ -1,1 +1,1 @@
-"""A small pair of checkpoints, made on the spot, to try the program on."""
+"""A small pair of checkpoints to try the program with."""

@@ -1,4 +1,4 @@
-"""Put the demo pair, two small trained checkpoints with the layout of SD 1.x, into a folder of the user's."""
+"""Copy the demo pair, two small trained checkpoints with the layout of SD 1.x, to a folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import MergeError
 
 MARK = {"made_by": "elemental demo"}
-"""A header field that tells the pair from other files."""
+"""A header field that marks files of the pair."""
 
 _FILES = ("a.safetensors", "a.yaml", "b.safetensors", "b.yaml")
 
@@ -27,13 +27,13 @@ def copy_pair(folder: Path) -> tuple[Path, Path]:
     Raises:
         MergeError: The folder holds something else, or cannot be written.
     """
-    own = Path(__file__).parent
+    package_folder = Path(__file__).parent
     try:
         if folder.exists() and any(folder.iterdir()) and not _is_demo(folder):
-            raise MergeError(f"{folder} holds files that are not the demo's; name another folder with -o.")
+            raise MergeError(f"{folder} has files that are not the demo's: choose another folder.")
         folder.mkdir(parents=True, exist_ok=True)
         for name in _FILES:
-            shutil.copyfile(own / name, folder / name)
+            shutil.copyfile(package_folder / name, folder / name)
     except OSError as exc:
         raise MergeError(f"Cannot write the demo to {folder}: {exc.strerror or exc}.") from exc
     return folder / _FILES[0], folder / _FILES[2]

@@ -1,4 +1,4 @@
-"""A plan and a checkpoint, as text for people and as plain data for programs."""
+"""Describe plans and checkpoints, as text and as dicts for JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ One column a block, one row a group of elements. Ratio: 0 none, 1-9 tenths, # on
 
 
 def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
-    """Give a plan as plain data: architecture, tensors, warnings; rules are counted from 0, as in the plan."""
+    """Give a plan as a dict: architecture, tensors, warnings; rules are indices from 0."""
     return {
         "architecture": plan.architecture.name,
         "tensors": [
@@ -49,11 +49,11 @@ def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
 
 
 def describe_plan(plan: MergePlan, *, colour: bool = False) -> Iterator[str]:
-    """Tell in lines of text what a plan would do: models, ratios, and a map of the U-Net.
+    """Describe a plan in lines of text: models, ratios, and a map of the U-Net.
 
     Args:
-        plan: What to tell of.
-        colour: Whether to set off what rules decided, by a terminal's colours.
+        plan: The plan.
+        colour: Whether to highlight ratios that rules set, with terminal colours.
     """
     yield from _describe_recipe(plan)
     yield ""
@@ -93,8 +93,8 @@ def draw_map(plan: MergePlan, *, colour: bool = False) -> Iterator[str]:
     Modes with beta have a second table, for it.
 
     Args:
-        plan: What to draw.
-        colour: Whether to set off what rules decided, by a terminal's colours.
+        plan: The plan.
+        colour: Whether to highlight ratios that rules set, with terminal colours.
     """
     for ratio in ("alpha", "beta") if plan.mode.uses_beta else ("alpha",):
         if plan.mode.uses_beta:
@@ -112,22 +112,22 @@ def _draw_base(plan: MergePlan, ratio: str) -> Iterator[str]:
     for component in (Component.TEXT_ENCODER, Component.VAE, Component.OTHER):
         tensors = [tensor for tensor in plan.tensors if tensor.name.component is component]
         ratios = sorted({getattr(tensor, ratio) for tensor in tensors if not tensor.note})
-        shown = " ".join(map(format_ratio, ratios[:6])) + (" ..." if len(ratios) > 6 else "")
+        listed = " ".join(map(format_ratio, ratios[:6])) + (" ..." if len(ratios) > 6 else "")
         notes = ", ".join({tensor.note: None for tensor in tensors}) if tensors and not ratios else ""
         if tensors:
-            yield f"{BASE}: {component.value} {shown or notes}"
+            yield f"{BASE}: {component.value} {listed or notes}"
 
 
 def describe_checkpoint(
     tensors: Mapping[str, TensorInfo], architecture: Architecture, *, name: str, size: int
 ) -> Iterator[str]:
-    """Tell in lines of text what a checkpoint is: architecture, formats, size, tensors of each part.
+    """Describe a checkpoint in lines of text: architecture, size, dtypes, tensors of each part.
 
     Args:
-        tensors: Number format and shape of each by its key.
-        architecture: What kind of model it is.
-        name: What to call it.
-        size: Of the file, in bytes.
+        tensors: Dtype and shape of each tensor, by key.
+        architecture: The architecture of the model.
+        name: The name of the checkpoint.
+        size: The size of the file in bytes.
     """
     facts = checkpoint_as_dict(tensors, architecture, size=size)
     channels = facts["input_channels"]
@@ -140,12 +140,12 @@ def describe_checkpoint(
 
 
 def checkpoint_as_dict(tensors: Mapping[str, TensorInfo], architecture: Architecture, *, size: int) -> dict[str, Any]:
-    """Give what a checkpoint is as plain data: sizes in bytes, parameters in numbers, the rest counted in tensors.
+    """Describe a checkpoint as a dict: size in bytes, number of parameters, and counts of tensors.
 
     Args:
-        tensors: Number format and shape of each by its key.
-        architecture: What kind of model it is.
-        size: Of the file, in bytes.
+        tensors: Dtype and shape of each tensor, by key.
+        architecture: The architecture of the model.
+        size: The size of the file in bytes.
     """
     names = [name_key(key, architecture) for key in tensors]
     parts = Counter(name.component for name in names)

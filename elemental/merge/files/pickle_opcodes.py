@@ -1,8 +1,8 @@
 """Read a pickle as data: nothing that is named in it is imported, and nothing is called.
 
-A pickle is a program for a small machine with a stack. This one knows the instructions that ``torch.save`` writes, in
-any protocol, and keeps whatever they would import or make as a note of what was asked for. Names that no training state
-has a use for are refused, so that a file which would run code elsewhere is not merged unseen either.
+A pickle is a program for a stack machine. This one supports the instructions that ``torch.save`` writes, in any
+protocol; instead of importing or calling something, it records the request. Names that no training checkpoint needs are
+refused, so that a file that runs code in other programs is not merged unnoticed.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ _HARMLESS = {*_OTHERS, *(f"{module}.{name}" for module in ("builtins", "__builti
 
 
 class Damaged(ValueError):
-    """The bytes are no pickle, or one that ``torch.save`` does not write."""
+    """The bytes are not a pickle as ``torch.save`` writes it."""
 
 
 class Forbidden(Exception):
-    """The pickle names what no checkpoint needs; the argument is that name."""
+    """The pickle imports what no checkpoint needs; the argument is its name."""
 
 
 class Stream(Protocol):
-    """Where bytes come from; it never gives more than it has, whatever is asked for."""
+    """A source of bytes; it never gives more than it has."""
 
     def read(self, size: int, /) -> bytes:
         """Read up to so many bytes."""
@@ -82,13 +82,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Reference:
-    """Something that lies outside of the pickle, such as the numbers of a tensor."""
+    """A reference to data outside the pickle, such as the numbers of a tensor."""
 
     content: object
 
 
 class Opaque:
-    """Something of no interest."""
+    """A value that is not needed."""
 
 
 def read_pickle(stream: Stream) -> object:
@@ -113,17 +113,17 @@ def read_pickle(stream: Stream) -> object:
 
 
 def forbidden(name: Name) -> bool:
-    """Tell whether a checkpoint's training state has no use for a name."""
+    """Tell whether no training checkpoint needs a name."""
     return name.module.partition(".")[0] not in _TRAINING_STATE and str(name) not in _HARMLESS
 
 
 class _Machine:
-    """The stack, the marks in it, and the values that were kept for later."""
+    """The stack, the marks in it, and the memo."""
 
     def __init__(self) -> None:
         self.stack: list[object] = []
         self._marks: list[int] = []
-        self._kept: dict[int, object] = {}
+        self._memo: dict[int, object] = {}
 
     def step(self, name: str, argument: Any) -> None:
         if name in _IGNORED:
@@ -156,10 +156,10 @@ class _Machine:
         self.stack.append(self.stack[-1])
 
     def keep(self, index: int | None) -> None:
-        self._kept[len(self._kept) if index is None else index] = self.stack[-1]
+        self._memo[len(self._memo) if index is None else index] = self.stack[-1]
 
     def recall(self, index: int) -> None:
-        self.stack.append(self._kept[index])
+        self.stack.append(self._memo[index])
 
     def name(self, argument: str) -> None:
         self._push_name(*argument.split(" ", 1))
@@ -169,10 +169,10 @@ class _Machine:
         self._push_name(str(module), str(name))
 
     def _push_name(self, module: str, name: str) -> None:
-        found = Name(module, name)
-        if forbidden(found):
-            raise Forbidden(str(found))
-        self.stack.append(found)
+        imported = Name(module, name)
+        if forbidden(imported):
+            raise Forbidden(str(imported))
+        self.stack.append(imported)
 
     def instance(self, argument: str) -> None:
         self.since_mark()

@@ -1,4 +1,4 @@
-"""Find the tensors of a pickled checkpoint in its file, without loading one and without running what stands in it.
+"""Locate the tensors of a pickled checkpoint in its file, without loading them and without running code.
 
 ``torch.save`` writes two kinds of files: since torch 1.6 an uncompressed zip archive with an index, ``data.pkl``, and a
 file of numbers for each storage; before, an index that is followed by the storages. Source: torch/serialization.py of
@@ -58,9 +58,9 @@ class StoredTensor(NamedTuple):
 
 
 def read_pickled(path: Path) -> dict[str, StoredTensor]:
-    """Find the tensors of a ``.ckpt``, ``.pt``, ``.pth`` or ``.bin`` file by their keys.
+    """Locate the tensors of a ``.ckpt``, ``.pt``, ``.pth`` or ``.bin`` file, by key.
 
-    They are those of its ``state_dict``, where it has one. Every tensor lies within the file.
+    If the file has a ``state_dict``, its tensors are used. Every tensor lies within the file.
 
     Raises:
         CheckpointError: The file cannot be read, is damaged, holds no tensors by name, holds one in a form or number
@@ -147,7 +147,7 @@ def _read_old(file: io.BufferedReader) -> tuple[object, _Storages]:
         if isinstance(system, dict) and system.get("little_endian") is False:
             raise Damaged("its numbers are in an order of bytes (big endian) that is not read")
         content, names = read_pickle(stream), read_pickle(stream)
-        found = {}
+        pieces = {}
         sizes = _number_sizes(content)
         for name in names if isinstance(names, list) else ():
             count = stream.read(8)
@@ -157,25 +157,25 @@ def _read_old(file: io.BufferedReader) -> tuple[object, _Storages]:
             if not piece.start <= piece.start + piece.size <= len(stream):
                 raise Damaged("it is cut off")
             stream.seek(piece.start + piece.size)
-            found[name] = piece
-    return content, found
+            pieces[name] = piece
+    return content, pieces
 
 
 def _number_sizes(content: object) -> dict[str, int]:
-    """Tell how many bytes a number of each storage takes that is referred to anywhere."""
-    found: dict[str, int] = {}
+    """Give the bytes per number of each storage that is referred to."""
+    sizes: dict[str, int] = {}
     seen: set[int] = set()
     waiting = [content]
     while waiting:
         value = waiting.pop()
         if isinstance(value, Reference):
             storage = _storage(value)
-            found[storage.name] = storage.number_size
+            sizes[storage.name] = storage.number_size
         elif isinstance(value, (list, tuple, dict, Call)) and id(value) not in seen:
             seen.add(id(value))
             inner = value.values() if isinstance(value, dict) else value.arguments if isinstance(value, Call) else value
             waiting.extend(inner)
-    return found
+    return sizes
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Call]:
@@ -226,10 +226,10 @@ def _place_tensor(key: str, arguments: tuple[object, ...], storages: _Storages, 
     if not isinstance(reference, Reference) or not _whole(offset) or not _whole(shape) or not _whole(stride):
         raise Damaged(f"{key} has no place")
     storage = _storage(reference)
-    own = arguments[6] if len(arguments) > 6 else None
-    named = _FORMATS.get(own.name, own.name) if isinstance(own, Name) else storage.format
+    dtype = arguments[6] if len(arguments) > 6 else None
+    named = _FORMATS.get(dtype.name, dtype.name) if isinstance(dtype, Name) else storage.format
     if named not in BITS:
-        raise CheckpointError(f"{path} holds {key} as {named}, a number format this program does not know.")
+        raise CheckpointError(f"{path} holds {key} as {named}, which this program does not support.")
     info = TensorInfo(named, shape)
     size = BITS[named] // 8
     piece = storages.get(storage.name)
