@@ -136,6 +136,33 @@ def test_the_map_shows_each_ratio_where_it_will_be(refs: list[CheckpointRef], fo
     assert "VAE taken from model A" in cell["VAE", BASE]
 
 
+def test_the_map_says_where_ratios_come_from_and_which_names_there_are(
+    refs: list[CheckpointRef], form: MergeForm
+) -> None:
+    previewer = Previewer(lambda: refs)
+    plain = previewer.look(form).table or ""
+    assert 'data-source="from alpha"' in plain
+    assert "from block weights" not in plain
+    weighted = previewer.look(replace(form, blocks=",".join(["0"] * 24 + ["0.3"]))).table or ""
+    assert (
+        'data-block="OUT11" data-prefix="model.diffusion_model.output_blocks.11." data-source="from block weights '
+        in (weighted)
+    )
+    assert "from block weights (OUT11 = 0.3)" in weighted
+    assert "(BASE = " not in weighted  # it was left to alpha
+    blocks, elements = re.findall(r'elemental-names" data-blocks="([^"]*)" data-elements="([^"]*)"', plain)[0]
+    assert blocks.split()[:5] == ["NOT", "TE", "VAE", "BASE", "IN00"]
+    assert {"NOT", "attn1", "attn2.to_k", "ff", "to_out", "skip_connection"} < set(elements.split())
+    assert not [word for word in elements.split() if word.isdecimal() or word.startswith((".", "model"))]
+
+
+@pytest.mark.parametrize("vae", ["merged", "a", "b"])
+def test_a_stored_vae_is_read_as_before(vae: str, refs: list[CheckpointRef], form: MergeForm) -> None:
+    stored = {**form.to_dict(), "vae": vae}
+    assert form_from_dict(stored).recipe(finder(refs)).vae.value == vae
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT])
 def test_the_words_of_a_cell_select_its_tensors_and_no_others(layout: object) -> None:
     shapes = tensor_shapes(layout)  # type: ignore[arg-type]
@@ -160,6 +187,7 @@ def test_a_planner_of_many_rules_is_drawn_in_time(refs: list[CheckpointRef], for
     assert len(many.table) < 1.2 * len(few.table)
 
 
+@pytest.mark.slow
 def test_a_sample_says_what_the_merge_panel_has_to_say_for_it() -> None:
     pytest.importorskip("gradio")
     from elemental.ui.plot_panel import explain_sample

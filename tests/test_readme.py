@@ -20,7 +20,11 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("document", "printed"), [(README, "15 elements are set by rules\n"), (GUIDE, "(128, 128) seed 3\n")]
+    ("document", "printed"),
+    [
+        (README, "15 elements are set by rules\n"),
+        pytest.param(GUIDE, "(128, 128) seed 3\n", marks=pytest.mark.slow),  # draws
+    ],
 )
 def test_the_python_examples_run(
     document: str, printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture

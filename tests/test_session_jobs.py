@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from elemental import ImageError
 from elemental.images.request import GeneratedImage, ImageRequest
 from elemental.session import merge_jobs, run_jobs
 from elemental.session.form import MergeForm
@@ -48,7 +49,7 @@ def test_merge_generate_restore(session: Session) -> None:
     assert same.text.endswith(" They show the merge in the live model.")
     changed = ended(merge_jobs.generate(session, replace(FORM, spec=""), REQUEST))
     assert changed.text.endswith("They show the merge in the live model, not what the form says now.")
-    assert ended(merge_jobs.restore(session)).text == "Model a restored."
+    assert ended(merge_jobs.restore(session)).text == "Model a.safetensors restored."
     plain = ended(merge_jobs.generate(session, FORM, replace(REQUEST, batch=2)))
     assert re.match(r"2 images in .*\. Model: a\.safetensors\.$", plain.text)
     assert [entry.kind for entry in session.history.entries()] == ["generate"] * 3
@@ -65,6 +66,8 @@ def test_save_names_the_merge(session: Session, tmp_path: Path, monkeypatch: pyt
     ended(merge_jobs.merge(session, FORM, None, print_change=False))
     from_model = ended(merge_jobs.save(session, FORM, "live.safetensors", overwrite=False))
     assert from_model.text.endswith("the merge in the live model.")
+    refused = ended(merge_jobs.save(session, FORM, "live.safetensors", overwrite=False), JobState.FAILED)
+    assert refused.text == "live.safetensors exists; choose another name, or tick Overwrite."
     assert (tmp_path / "form.safetensors").read_bytes() == (tmp_path / "live.safetensors").read_bytes()
 
 
@@ -105,6 +108,8 @@ def test_a_stopped_run_is_listed_and_resumed(session: Session, monkeypatch: pyte
     assert text.endswith(": 1 of 4 images")
     assert ended(run_jobs.resume(session, text)).text.startswith("3 images in ")
     assert run_jobs.unfinished_runs(session) == []
+    with pytest.raises(ImageError, match="There is no unfinished run"):
+        run_jobs.resume(session, text)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from elemental.images.files import read_image, read_texts
 from elemental.merge.files.metadata import recipe_from_metadata
+from elemental.session.session import session_of
 from elemental.workflows import read_recipe
 
 from .browser import Page, browser
@@ -23,6 +24,18 @@ pytestmark = pytest.mark.slow
 
 SCREENS = "ELEMENTAL_SCREENSHOTS"
 SPEC = "OUT09::2\nIN00-IN05:ff:0.3"
+_PAINT_AND_TYPE = """
+text => {
+    const rows = Array.from(document.querySelectorAll(".elemental-map tbody tr"));
+    const cell = rows.find((row) => row.cells[0].textContent === "attn2.to_k").cells[24];
+    for (const type of ["mousedown", "mouseup"]) cell.dispatchEvent(new MouseEvent(type, {bubbles: true, button: 0}));
+    if (text === null) return;
+    const area = document.querySelector("#elemental_spec textarea");
+    area.value = text;
+    area.dispatchEvent(new Event("input", {bubbles: true}));
+}
+"""
+"""Clicks on a cell of OUT09, and types before the rule can be there."""
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +156,7 @@ def test_cells_write_rules(tab: Page) -> None:
     cells.nth(18).hover()  # OUT04: BASE, 12 of IN, M00 and four of OUT stand before it
     tip = tab.page.locator("#elemental_tooltip")
     assert "model.diffusion_model.output_blocks.4.1.transformer_blocks.*.attn2.to_k" in tip.inner_text()
-    assert "alpha 0.5" in tip.inner_text()
+    assert "alpha 0.5\nfrom alpha" in tip.inner_text()
     tab.page.mouse.down()
     cells.nth(20).hover()
     tab.page.mouse.up()
@@ -162,6 +175,60 @@ def test_cells_write_rules(tab: Page) -> None:
     tab.report("1 rule sets")
     cells.nth(18).click()
     tab.wait(lambda: tab.read("spec") == "OUT04:attn2.to_k:0.3  # mine\nOUT04:attn2.to_k:1", "a rule below the comment")
+
+
+def test_an_edit_that_is_newer_than_the_answer_is_kept(tab: Page) -> None:
+    tab.write("spec", "OUT11::1")
+    tab.report("1 rule sets")
+    tab.page.evaluate(_PAINT_AND_TYPE, "OUT10::1  # typed meanwhile")
+    tab.wait(lambda: tab.read("spec") == "OUT10::1  # typed meanwhile\nOUT09:attn2.to_k:1", "both")
+    tab.page.evaluate(_PAINT_AND_TYPE, None)  # one stroke after the other, before the first is answered
+    tab.page.evaluate(_PAINT_AND_TYPE, None)
+    tab.report("2 rules set")
+    tab.page.wait_for_timeout(500)
+    assert tab.read("spec").count("\n") == 1
+
+
+def test_an_idle_page_hardly_asks(tab: Page, site: Site) -> None:
+    tab.page.wait_for_timeout(1000)
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
+    tab.page.wait_for_timeout(5000)
+    assert len(asked) <= 1
+    begun, gate = threading.Event(), threading.Event()
+    whole = site.host.make_images
+
+    def slow(*args: Any, **options: Any) -> Any:
+        begun.set()
+        gate.wait(30)
+        return whole(*args, **options)
+
+    site.host.make_images = slow
+    try:
+        tab.press("run_images")
+        tab.wait(begun.is_set, "the job")
+        running = tab.page.locator("#elemental_progress .elemental-message.running")
+        tab.wait(lambda: running.count() == 1, "the page to see it")
+        asked.clear()
+        tab.wait(lambda: len(asked) >= 3, "the page to follow the job")
+        tab.page.evaluate("document.getElementById('elemental_tab').style.display = 'none'")
+        tab.page.wait_for_timeout(500)
+        asked.clear()
+        tab.page.wait_for_timeout(2000)
+        assert asked == []  # nobody sees the tab
+    finally:
+        gate.set()
+        site.host.make_images = whole
+    tab.page.evaluate("document.getElementById('elemental_tab').style.display = ''")
+    tab.ended()
+
+
+def test_where_the_vae_comes_from_is_kept_as_it_was_stored(tab: Page, site: Site) -> None:
+    tab.choose("vae", "B")
+    tab.wait(lambda: session_of(site.host).form.vae == "b", "the form")
+    tab.page.reload()
+    tab.ready()
+    assert tab.read("vae") == "B"
 
 
 def test_the_map_is_used_by_the_keyboard(tab: Page) -> None:
@@ -214,9 +281,16 @@ def test_sliders_and_text_follow_each_other(tab: Page) -> None:
     tab.wait(lambda: slider.input_value() == "0.1", "the slider")
     cell = tab.page.locator(".elemental-map td.e[data-r='0.1']").first
     tab.wait(lambda: cell.count() == 1, "the map")
+    cell.hover()
+    assert "from block weights (BASE = 0.1)" in tab.page.locator("#elemental_tooltip").inner_text()
     tab.choose("preset", "GRAD_V")
     tab.wait(lambda: len(tab.read("blocks").split(",")) in (25, 26) and "0.1" not in tab.read("blocks")[:4], "a preset")
     tab.screenshot("weights")
+    tab.write("spec", "OUT12::1")
+    tab.report("unknown block")
+    tab.choose("preset", "ALL_B")
+    tab.wait(lambda: slider.input_value() == "1", "the slider, though the spec is wrong")
+    tab.write("spec", "")
     tab.write("blocks", "1,2")
     tab.report("block weights")
     tab.write("blocks", "")
@@ -288,10 +362,11 @@ def test_a_plot_is_stopped_seen_after_a_reload_and_resumed(tab: Page, site: Site
         gate.set()
         site.host.make_images = whole
     tab.ended("stopped")
+    tab.wait(lambda: "of 9 images" in tab.read("unfinished"), "the unfinished run in its list")
     (folder,) = (site.output / "plots").iterdir()
     made = len(list((folder / "cells").glob("*.png")))
     assert 0 < made < 9
-    said = tab.job("resume")  # the latest, since none is chosen
+    said = tab.job("resume")
     assert f"{9 - made} images" in said
     assert len(list((folder / "cells").glob("*.png"))) == 9
     assert (folder / "grid.png").is_file()
@@ -357,6 +432,10 @@ def test_what_is_wrong_is_said_and_the_next_run_works(tab: Page, site: Site) -> 
     tab.press("run_both")
     tab.wait(lambda: "multiple of 8" in tab.text("notice"), "the refused size")
     tab.write("width", "64")
+    tab.write("batch", "0")
+    tab.press("run_both")
+    tab.wait(lambda: "Images must be 1 or more" in tab.text("notice"), "the refused number")
+    tab.write("batch", "1")
     tab.job("run_both")
     tab.job("restore")
 

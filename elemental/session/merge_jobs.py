@@ -125,7 +125,7 @@ def restore(session: Session) -> Job:
         with session.host_job(job, "restore", 0):
             session.model.restore()
         loaded = session.host.loaded()
-        job.show(text=f"Model {loaded.title} restored." if loaded else "No model is loaded.")
+        job.show(text=f"Model {loaded.path.name} restored." if loaded else "No model is loaded.")
 
     return session.board.start("Restore", work)
 
