@@ -92,7 +92,7 @@ def test_merge(ab: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "OUT05 1.transformer_blocks.0.attn2.to_k.weight     0 -> 1  rule 1: OUT05:attn2:1" in captured.out
     assert captured.err == ""
     assert main(["merge", *ab, "-o", str(out)]) == FAILED
-    assert "--overwrite" in capsys.readouterr().err
+    assert "overwrite it" in capsys.readouterr().err
     assert main(["merge", *ab, "-o", str(out), "--overwrite"]) == DONE
 
 
@@ -225,7 +225,7 @@ def test_vae_of_b(ab: list[str], tmp_path: Path) -> None:
         (["plan", "{a}", "{b}", "--alpha", "nan"], WRONG_USAGE, "finite"),
         (["plan", "{a}", "{b}", "--beta", "1"], WRONG_USAGE, "has no beta"),
         (["plan", "{a}", "{b}", "--vae", "{tmp}/none.pt"], FAILED, "No such file"),
-        (["plan", "--recipe", "{a}"], WRONG_USAGE, "carries no recipe"),
+        (["plan", "--recipe", "{a}"], WRONG_USAGE, "has no recipe"),
         (["inspect", "{tmp}/none.safetensors"], FAILED, "No such file"),
     ],
 )

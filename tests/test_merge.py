@@ -296,7 +296,7 @@ def test_the_vae_of_a_file(tmp_path: Path, models: dict[str, Path]) -> None:
     assert result.keys() == load_file(models["a"]).keys()
     assert all(torch.equal(result[key], tensor.half()) for key, tensor in other.items())
     torch.save({"encoder.x": torch.zeros(1)}, vae)
-    with pytest.raises(CheckpointError, match="holds no VAE"):
+    with pytest.raises(CheckpointError, match="has no VAE"):
         merge(tmp_path, [models["a"], models["b"]], **parts)
 
 
@@ -358,5 +358,5 @@ def test_a_gpu_gives_the_same_within_a_unit(tmp_path: Path, mode: MergeMode) -> 
 
 
 def test_no_recipe_in_a_plain_file(models: dict[str, Path]) -> None:
-    with pytest.raises(RecipeError, match="carries no recipe"):
+    with pytest.raises(RecipeError, match="has no recipe"):
         elemental.read_recipe(models["a"])
