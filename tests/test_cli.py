@@ -220,7 +220,7 @@ def test_vae_of_b(ab: list[str], tmp_path: Path) -> None:
     [
         (["plan", "{a}", "{b}", "--elemental", "OUT12:attn:1"], WRONG_USAGE, "spec, line 1, column 1"),
         (["plan", "{a}", "{b}", "--elemental-file", "{tmp}/none.txt"], FAILED, "Cannot read the spec"),
-        (["plan", "{a}", "{b}", "--blocks", "1,2,3"], WRONG_USAGE, "3 block weights are given"),
+        (["plan", "{a}", "{b}", "--blocks", "1,2,3"], WRONG_USAGE, "There are 3 block weights"),
         (["plan", "{a}", "{b}", "--blocks", "NOPE"], WRONG_USAGE, "no block weight preset"),
         (["plan", "{a}", "{b}", "--alpha", "nan"], WRONG_USAGE, "finite"),
         (["plan", "{a}", "{b}", "--beta", "1"], WRONG_USAGE, "has no beta"),
