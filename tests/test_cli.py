@@ -246,6 +246,7 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
     assert f"example:\n  elemental {command}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_page_is_served_to_this_machine_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +293,7 @@ def test_a_closed_pipe_is_no_error(ab: list[str]) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("{\n", "", 0)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_does_not_stop_a_merge(ab: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     merge = f'"{sys.executable}" -m elemental merge "{ab[0]}" "{ab[1]}" -o "{out}" --elemental "::1" --print-change'

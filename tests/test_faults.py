@@ -56,6 +56,7 @@ def test_bad_target(name: str, folder: Path, merge: Merge) -> None:
     refusal(merge, folder, *inputs(folder), "-o", target, *options)
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.parametrize(("forbidden", "mode"), [("bad.sft", 0), ("bad.ckpt", 0), ("results", 0o555), ("results", 0)])
 def test_no_permission(forbidden: str, mode: int, folder: Path) -> None:

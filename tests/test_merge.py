@@ -65,6 +65,7 @@ def assert_exact(
         assert ulps(tensor, exact) <= 1, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_every_tensor_equals_the_formula(tmp_path: Path, layout: str, dtype: torch.dtype) -> None:
@@ -74,6 +75,7 @@ def test_every_tensor_equals_the_formula(tmp_path: Path, layout: str, dtype: tor
     assert_exact(result, states, MergeMode.WEIGHT_SUM, SPEC, depth=9 if layout == "sdxl" else 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(MergeMode))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_every_mode_equals_its_formula(tmp_path: Path, mode: MergeMode, dtype: torch.dtype) -> None:
@@ -190,6 +192,7 @@ def test_the_largest_of_fp16(values: list[float]) -> None:
         assert not math.isfinite(half_precision.largest(torch.tensor([*values, bad], dtype=torch.float16)))
 
 
+@pytest.mark.slow
 def test_pieces_join(tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = merge(tmp_path, [models["a"], models["b"]], spec=SPEC)
     monkeypatch.setattr(executor, "_COPIED_PIECE", 37)
@@ -236,6 +239,7 @@ def test_a_decides_format_tensor_by_tensor(tmp_path: Path) -> None:
             assert ulps(tensor, float64_formula("weight-sum", [mixed[key], b[key]], 0.3, 0)) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sdxl"])
 @pytest.mark.parametrize("mode", list(MergeMode))
 def test_inpainting_keeps_its_other_channels(tmp_path: Path, layout: str, mode: MergeMode) -> None:
