@@ -319,6 +319,7 @@ def test_planning_loads_no_torch(ab: list[str]) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_generate_writes_nothing_but_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("diffusers")
     from .conftest import DRAWABLE

@@ -291,6 +291,7 @@ def test_not_finite_models(folder: Path, merge: Merge) -> None:
     assert [line.split(" holds ")[0] for line in error.splitlines()] == [f"warning: {KEY}", f"warning: {OTHER_KEY}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("values", "options"), [
     ([6e4, -6e4], ["--alpha", "-1"]),
     ([6e4, 6e4, -6e4], ["--mode", "add-difference", "--alpha", "1"]),
@@ -314,6 +315,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.parametrize("hashed", [True, False])
 @pytest.mark.parametrize("calls_before", [0, 300])

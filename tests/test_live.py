@@ -109,6 +109,7 @@ def test_every_recipe_gives_what_loading_its_file_would(
             assert merge.is_intact()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", RECIPES.values(), ids=RECIPES)
 def test_the_model_is_afterwards_what_it_was(
     recipe: MergeRecipe, models: Mapping[str, Path], change: Callable[..., MergeRecipe]

@@ -201,6 +201,7 @@ def test_pieces_join(tmp_path: Path, models: dict[str, Path], monkeypatch: pytes
     assert all(torch.equal(whole[key], pieces[key]) for key in whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "model"), [(0.0, "a"), (1.0, "b")])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn])
 def test_the_ends_are_the_models_bit_for_bit(tmp_path: Path, alpha: float, model: str, dtype: torch.dtype) -> None:
@@ -253,6 +254,7 @@ def test_inpainting_keeps_its_other_channels(tmp_path: Path, layout: str, mode: 
     assert ulps(result[:, :4], float64_formula(mode.value, shared, alpha, beta or 0)) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "ratios", "source"),
     [(MergeMode.WEIGHT_SUM, (1, None), 1), (MergeMode.TRIPLE_SUM, (0, 1), 2), (MergeMode.SUM_TWICE, (1, 0), 1)],
@@ -269,6 +271,7 @@ def test_inpainting_at_the_ends(
     assert torch.equal(result[KEY], states[source][KEY])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [mode for mode in MergeMode if mode.uses_c])
 def test_the_shared_channels_are_those_of_every_model(tmp_path: Path, mode: MergeMode) -> None:
     layouts = [INPAINTING["sd1"], INPAINTING["sd1"], LAYOUTS["sd1"]]

@@ -208,6 +208,7 @@ def test_images_without_a_merge(host: FakeHost, models: dict[str, Path]) -> None
     assert image.fields == {}
 
 
+@pytest.mark.slow
 def test_a_process_ends_though_a_merge_is_in_the_model(models: dict[str, Path], tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path

@@ -69,6 +69,7 @@ def test_they_are_so_though_another_checkpoint_is_chosen(rig: Rig, merged_model:
     assert rig.webui.generate().data == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "kept"),
     [
@@ -100,6 +101,7 @@ def test_a_request_for_another_checkpoint_ends_the_merge_first(
         assert rig.webui.digest() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a", "b", "c"])
 def test_choosing_a_checkpoint_ends_the_merge_and_gives_it(rig: Rig, merged_model: MergedModel, name: str) -> None:
     rig.webui.opts.choose("sd_model_checkpoint", f"{name}.safetensors")
@@ -136,6 +138,7 @@ def test_picking_the_checkpoint_that_is_chosen_already_ends_the_merge(rig: Rig, 
     assert (rig.webui.generate().data, rig.webui.digest()) == (plain, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opened", ["a", "b"])
 @pytest.mark.parametrize("chosen", ["a", "b", "c"])
 def test_a_choice_in_mid_job_waits_until_its_end(rig: Rig, opened: str, chosen: str) -> None:
@@ -173,6 +176,7 @@ def test_a_choice_in_mid_job_waits_until_its_end(rig: Rig, opened: str, chosen: 
     assert rig.webui.opts.data["sd_model_checkpoint"] == f"{chosen}.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["fp8_storage", "cache_fp16_weight"])
 def test_other_settings_that_load_checkpoints_end_the_merge(rig: Rig, merged_model: MergedModel, option: str) -> None:
     before = rig.webui.digest()
