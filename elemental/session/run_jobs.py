@@ -301,7 +301,7 @@ def draw_effects(record: RunRecord) -> str:
     head = "".join(f"<th>{name}</th>" for name in ("", "elements", "changed", "mean", "largest", "SSIM"))
     ratio = format_ratio(float(record.data["definition"]["ratio"]))
     return (
-        f'<table class="elemental-ranking"><caption>ElementEffect of each at {ratio};'
+        f'<table class="elemental-ranking"><caption>Effect of each at {ratio};'
         f" click a row to see it change</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
