@@ -14,7 +14,7 @@ from ..images.request import GeneratedImage, ImageRequest
 from ..merge.describe import describe_changes, format_size
 from ..merge.plan import MergePlan
 from ..workflows import merge_to_file
-from .form import MergeForm, finder, safe_file_name, shown_path
+from .form import MergeForm, finder, is_file, safe_file_name, shown_path
 from .jobs import Job
 from .merged_model import LiveNow, LiveState
 from .session import Session
@@ -105,7 +105,7 @@ def save(session: Session, form: MergeForm, name: str, *, overwrite: bool) -> Jo
     what = "what the form says" if seen is None else _describe_drawn(session, now, form)
 
     def work(job: Job) -> None:
-        if target.exists() and not overwrite:
+        if is_file(target) and not overwrite:
             raise MergeError(f"{target.name} exists; choose another name, or tick Overwrite.")
         job.show(text=f"saving {target.name} ...")
         controls = replace(session.controls(), should_stop=job.should_stop)  # no turn of the host's is needed for it
