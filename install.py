@@ -1,6 +1,6 @@
-"""Install what the extension needs and the WebUI does not have; nothing that it has is changed.
+"""Install the packages that the extension needs and the WebUI lacks, without changing any other package.
 
-The WebUI runs this with its own Python, in a process of its own, each time before it starts.
+The WebUI runs this file with its Python, in a separate process, each time before it starts.
 """
 
 from __future__ import annotations
@@ -11,56 +11,56 @@ import subprocess
 import sys
 
 NEEDED = ("platformdirs", "tqdm")
-"""What a WebUI may lack. The others it always has, though maybe under other names: those are not to be touched."""
+"""The packages that a WebUI may lack. It always has the others, some of them under other names."""
 
-SECONDS = 300
-"""The most that pip may take."""
+TIMEOUT = 300
+"""Seconds that pip may take."""
 
 
-def missing() -> list[str]:
+def missing_packages() -> list[str]:
     """List the needed packages that are not installed."""
-    found = []
+    missing = []
     for name in NEEDED:
         try:
             importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found.append(name)
-    return found
+            missing.append(name)
+    return missing
 
 
 def install(names: list[str]) -> None:
-    """Install packages without anything that they ask for, so that no version of another one changes.
+    """Install packages without their dependencies, so that no version of another package changes.
 
     Raises:
         OSError: pip could not be started, failed, or took too long.
     """
-    index = os.environ.get("INDEX_URL")  # as the WebUI's own installer has it
+    index = os.environ.get("INDEX_URL")  # the same variable as the WebUI's own installer
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--disable-pip-version-check", "--retries", "1"]
     command += ["--timeout", "15", *(["--index-url", index] if index else []), *names]
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.CalledProcessError as exc:
         lines = (exc.stderr or exc.stdout or "").strip().splitlines()
-        raise OSError(lines[-1] if lines else f"pip ended with {exc.returncode}") from exc
+        raise OSError(lines[-1] if lines else f"pip ended with exit code {exc.returncode}") from exc
     except subprocess.TimeoutExpired as exc:
-        raise OSError(f"pip took more than {SECONDS} seconds") from exc
+        raise OSError(f"pip took more than {TIMEOUT} seconds") from exc
 
 
 def main() -> None:
-    """Install what is missing; the WebUI starts whatever becomes of it."""
-    names = missing()
+    """Install what is missing; the WebUI starts in any case."""
+    names = missing_packages()
     if not names:
         return
     try:
         install(names)
     except OSError as exc:
-        say(f"could not install {', '.join(names)} ({exc}); the tab will say what is missing.")
+        show(f"could not install {', '.join(names)} ({exc}); the tab will say what is missing.")
     else:
-        say(f"installed {', '.join(names)}.")
+        show(f"installed {', '.join(names)}.")
 
 
-def say(text: str) -> None:
-    """Show a line in the WebUI's console."""
+def show(text: str) -> None:
+    """Write a line to the WebUI's console."""
     sys.stdout.write(f"Elemental: {text}\n")
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from elemental.architectures.blocks import SDXL
 from elemental.demo.layout import SDXL_LAYOUT, tensor_shapes
 from elemental.merge.files.tensor_info import TensorInfo
-from elemental.merge.plan import Role, plan_tensors
+from elemental.merge.plan import Role
+from elemental.merge.planner import plan_tensors
 from elemental.recipe.parser import parse_rules
 from elemental.recipe.recipe import MergeRecipe, ModelSource
 

@@ -17,7 +17,7 @@ from .recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
 from .recipe.rules import Rule, RuleSet, format_rules
 from .workflows import MergeResult, live_merge, make_images, merge_to_file, plan_merge, read_recipe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BlockWeights",

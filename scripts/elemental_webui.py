@@ -1,4 +1,4 @@
-"""All that the WebUI executes: register the tab, and what belongs to it, on the host that is there."""
+"""Register the extension with the WebUI, which runs this file at its start and at each "Reload UI"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from modules import script_callbacks
 
 
 def make_error_page(reason: str) -> Any:
-    """Make a page that says why there is no tab; without it, nobody would know what is wrong."""
+    """Make a page that says why the tab could not be built."""
     import gradio as gr
 
     with gr.Blocks(analytics_enabled=False) as page:
@@ -17,7 +17,8 @@ def make_error_page(reason: str) -> Any:
 
 
 try:
-    from elemental.hosts.webui.extension import ElementalScript, register  # noqa: F401 - the WebUI looks for scripts
+    # The WebUI finds scripts by searching this module for their classes.
+    from elemental.hosts.webui.extension import ElementalScript, register  # noqa: F401
     from elemental.ui.tab import make_tab
 
     register(make_tab, make_error_page)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from elemental import MergeRecipe, model_source
 from elemental.cli import app as cli
@@ -21,9 +20,13 @@ from elemental.merge.files.hashes import CACHE_VARIABLE
 from elemental.runs.axis import Setting
 from elemental.workflows import CONFIG_VARIABLE
 
-from .fake_host import FakeHost
-from .plotting import REQUEST, RULES, load
 from .refusing import OLD, Merge
+
+if TYPE_CHECKING:  # torch is imported where it is used: most tests of specs, recipes and plans need none
+    import torch
+    from torch import Tensor
+
+    from .fake_host import FakeHost
 
 LAYOUTS = {
     "sd1": shrink(SD1_LAYOUT, width=8, text_width=8),
@@ -38,28 +41,37 @@ DRAWABLE: dict[str, Layout] = {
     "sdxl": _XL,
 }
 """Small models that diffusers can run: 32 channels are the least that its norm layers take."""
+SLOW_FILE = re.compile(r"^pytestmark = [^\n]*(\n    )?pytest\.mark\.slow", re.MULTILINE)
+SLOW_FIXTURES = {"drawable"}
+"""Whoever asks for models that images can be made from waits for diffusers, or writes them at the least."""
 INPAINTING = {name: replace(layout, in_channels=9) for name, layout in LAYOUTS.items()}
 
 
-def random_state(layout: Layout, seed: int, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
-    """Fill a layout with random numbers in one format."""
+def random_state(layout: Layout, seed: int, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Fill a layout with random numbers in one format, float16 by default."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     return {
         key: torch.arange(shape[1]).reshape(shape)
         if key.endswith("position_ids")
-        else (torch.randn(shape, generator=generator) * 0.05).to(dtype)
+        else (torch.randn(shape, generator=generator) * 0.05).to(dtype or torch.float16)
         for key, shape in tensor_shapes(layout).items()
     }
 
 
 def save(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
     """Write a safetensors file and give its path."""
+    from safetensors.torch import save_file
+
     save_file(dict(state), path, metadata=metadata)
     return path
 
 
 def pickles_float8() -> bool:
     """Tell whether this torch can write fp8 in its own format; 2.1 cannot."""
+    import torch
+
     try:
         torch.save(torch.zeros(1, dtype=torch.float8_e4m3fn), io.BytesIO())
     except KeyError:
@@ -77,10 +89,35 @@ def save_drawable(folder: Path) -> dict[str, Path]:
     return paths
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files of slow tests alone, if those are not wanted, since importing them takes some seconds."""
+    if config.option.markexpr != "not slow" or not collection_path.name.startswith("test_"):
+        return None
+    return True if SLOW_FILE.search(collection_path.read_text(encoding="utf-8")) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as slow by what they ask for."""
+    for item in items:
+        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path_factory.mktemp("config")))
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """Put back the handlers that a command sets, so that no test depends on the one before."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.getsignal(number) for number in numbers]
+    set_handler = signal.signal  # some tests replace it
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        set_handler(number, handler)
 
 
 @pytest.fixture(scope="session")
@@ -102,12 +139,17 @@ def drawable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def fake() -> FakeHost:
     """Give a host that draws noise from the numbers of the live model."""
+    from .fake_host import FakeHost
+    from .plotting import load
+
     return FakeHost(load)
 
 
 @pytest.fixture
 def base(models: dict[str, Path]) -> Setting:
     """Start from tiny models, which the fake host draws noise from."""
+    from .plotting import REQUEST, RULES
+
     return Setting(MergeRecipe(model_source(models["a"]), model_source(models["b"]), alpha=0.3, rules=RULES), REQUEST)
 
 

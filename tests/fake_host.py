@@ -1,4 +1,4 @@
-"""A host in memory for tests: images are made from the bytes of the live tensors, and so show every change."""
+"""A host in memory for tests, whose images are made from the bytes of the live tensors, so that any change shows."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class FakeModel:
 
     Attributes:
         moved: The keys of each call to :meth:`changed`.
-        refuses: Keys whose change the model refuses.
+        refuses: Keys that the model refuses to have changed.
         kept: The label that the merge in it was kept under.
-        described: What was said last of what is in it.
+        described: The last description of what is in it.
         is_replaced: Whether to say that another model was loaded in its place.
     """
 
@@ -62,20 +62,20 @@ class FakeModel:
         self.checkpoint = None
 
     def describe(self, model: Mapping[str, str], fields: Mapping[str, str]) -> None:
-        """Note what is said of the model."""
+        """Note the description."""
         self.described = {**model, **fields}
 
     def replaced(self) -> bool:
-        """Tell whether a test has said so."""
+        """Give what the test has set."""
         return self.is_replaced
 
     def digest(self) -> bytes:
         """Give the SHA-256 of all bytes of all tensors."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for key in sorted(self._tensors):
             for part in self._tensors[key]:
-                found.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return found.digest()
+                digest.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.digest()
 
 
 class FakeHost:
@@ -104,16 +104,16 @@ class FakeHost:
         self._live: FakeModel | None = None
 
     def checkpoints(self) -> Sequence[CheckpointRef]:
-        """List those of its folder, or else the one that is loaded, if there is one."""
+        """List those of its folder; without a folder, the one that is loaded."""
         if self._models is not None:
             return [CheckpointRef(path.name, path) for path in sorted(self._models.glob("*.safetensors"))]
         return [] if self._live is None or self._live.checkpoint is None else [self._live.checkpoint]
 
     def refresh(self) -> None:
-        """Do nothing: it looks each time."""
+        """Do nothing: the folder is listed each time."""
 
     def models_folder(self) -> Path:
-        """Give the folder of checkpoints, or that for images, for want of another."""
+        """Give the folder of checkpoints; without one, that for images."""
         return self._models or self._output
 
     def loaded(self) -> CheckpointRef | None:
@@ -132,18 +132,17 @@ class FakeHost:
         yield
 
     def samplers(self) -> Sequence[str]:
-        """List names that make a difference to the noise."""
+        """List names, each of which gives other noise."""
         return ["Euler a", "Euler"]
 
     def open_model(self, checkpoint: CheckpointRef) -> FakeModel:
         """Load a checkpoint, unless it is the one in use.
 
         Raises:
-            HostError: A merge is going on in the live model.
+            HostError: A merge is using the live model.
         """
-        live = self._live
-        known = None if live is None or live.checkpoint is None else live.checkpoint.path
-        if live is None or known != checkpoint.path:
+        live, loaded = self._live, self.loaded()
+        if live is None or loaded is None or loaded.path != checkpoint.path:
             with nullcontext() if live is None else live.claim():
                 self._live = live = FakeModel(checkpoint, self._load(checkpoint.path))
         return live
@@ -151,7 +150,7 @@ class FakeHost:
     def make_images(
         self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
     ) -> Sequence[GeneratedImage]:
-        """Make images of noise that the model's bytes and the request decide.
+        """Make images of noise that depends on the bytes of the model and on the request.
 
         Raises:
             HostError: No model is loaded.
@@ -177,7 +176,7 @@ class FakeHost:
             yield GeneratedImage(Image.fromarray(noise), seed, infotext, fields)
 
     def report(self, done: int, total: int, text: str) -> None:
-        """Note how far the job is."""
+        """Note the progress."""
         self.reports.append((done, total, text))
 
     def step_progress(self) -> StepProgress:

@@ -16,8 +16,9 @@ from elemental.runs.axis_context import make_axis_context
 from elemental.runs.axis_values import parse_axis
 from elemental.runs.estimate import estimate_plot
 from elemental.runs.plot_run import PlotRun, make_plot
-from elemental.runs.record import latest_run, read_record
+from elemental.runs.record import read_record
 from elemental.runs.resume import open_run
+from elemental.runs.run_files import latest_run
 from elemental.runs.runner import RunResult, RunWatcher, continue_run, start_run
 from elemental.runs.xy_plot import XYPlot
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # what compares ratios alone needs no torch
+    from torch import Tensor
 
 _ORDER = ["BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12))]
 
@@ -78,19 +79,21 @@ def float64_formula(mode: str, models: list[Tensor], alpha: float, beta: float) 
 
 
 _PRECISION = {
-    torch.float32: (23, -126),
-    torch.float16: (10, -14),
-    torch.bfloat16: (7, -126),
-    torch.float8_e4m3fn: (3, -6),
-    torch.float8_e5m2: (2, -14),
-    torch.float64: (52, -1022),
+    "torch.float32": (23, -126),
+    "torch.float16": (10, -14),
+    "torch.bfloat16": (7, -126),
+    "torch.float8_e4m3fn": (3, -6),
+    "torch.float8_e5m2": (2, -14),
+    "torch.float64": (52, -1022),
 }
-"""Bits after the point, and the least exponent of a normal number."""
+"""By number format: bits after the point, and the least exponent of a normal number."""
 
 
 def ulps(result: Tensor, exact: Tensor) -> float:
     """Give the largest distance of a result from exact float64 numbers, in units in its own format's last place."""
-    bits, least = _PRECISION[result.dtype]
+    import torch
+
+    bits, least = _PRECISION[str(result.dtype)]
     exponent = torch.frexp(exact).exponent - 1
     step = torch.ldexp(torch.ones_like(exact), exponent.clamp(min=least) - bits)
     return float(((result.double() - exact).abs() / step).max()) if exact.numel() else 0.0

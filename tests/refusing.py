@@ -14,6 +14,8 @@ from elemental.recipe.recipe import MergeRecipe
 Merge = Callable[..., tuple[int, str]]
 OLD = b"an older result"
 TEMPORARY = f".*{writer.SUFFIX}"
+UNEXPECTED = re.compile("Traceback|defect of the program|should not have|Unexpected error")
+"""How the program speaks of a bug in it, which nothing that a user or an attacker does may bring out."""
 
 
 def refusal(merge: Merge, folder: Path, *arguments: object) -> str:
@@ -23,7 +25,7 @@ def refusal(merge: Merge, folder: Path, *arguments: object) -> str:
     assert code == cli.FAILED, error
     assert error.startswith("error: ")
     assert len(error.splitlines()) <= 3
-    assert not re.search("Traceback|defect", error), error
+    assert not UNEXPECTED.search(error), error
     assert snapshot(folder) == before
     return error
 

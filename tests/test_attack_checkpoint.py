@@ -11,6 +11,8 @@ if sys.platform != "linux":
 
 from .attacks.checkpoint import attack
 
+pytestmark = pytest.mark.slow
+
 
 def test_mutated_files_are_refused_or_read_as_they_are() -> None:
     figures = attack(1500, seed=7)

@@ -18,7 +18,10 @@ from .serving import Apart
 
 pytest.importorskip("diffusers")
 pytest.importorskip("gradio")
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="its traps are links and pipes")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="its traps are links and pipes"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,13 @@ pytest.importorskip("diffusers")
 import fcntl
 
 from elemental import MergeRecipe, Stopped, model_source
-from elemental.cli import plot as cli_plots
+from elemental.cli.progress import ProgressBar, run_watcher
+from elemental.cli.run_options import stopped_anywhere
 from elemental.images.files import write_whole
 from elemental.runs.axis import Setting
 from elemental.runs.estimate import estimate_plot
 from elemental.runs.plot_run import PlotRun
-from elemental.runs.record import new_run
+from elemental.runs.run_files import new_run
 from elemental.runs.runner import start_run
 
 from .fake_host import FakeHost
@@ -37,6 +38,7 @@ class Killed(BaseException):
     """Ends a run as a kill does: nothing handles it."""
 
 
+@pytest.mark.slow
 def test_short_attack(tmp_path: Path) -> None:
     only = ["--only", "short plot", "short check"]
     command = [sys.executable, "-m", "tests.attacks.plots", "--rounds", "3", *only]
@@ -93,7 +95,7 @@ def test_an_interrupt_that_fails_a_cell_stops_the_run(
 
     with monkeypatch.context() as patched:
         patched.setattr(host, "make_images", fail)
-        watcher = cli_plots.CellBar().watcher(interrupts)
+        watcher = run_watcher(ProgressBar(), interrupts)
         result = start_run(host, PlotRun(plotted), tmp_path, estimate=estimate_plot(plotted), watcher=watcher)
     assert (result.made, result.failed, result.waiting) == (0, {}, 3)
     assert resume(host, tmp_path).made == 3
@@ -102,7 +104,7 @@ def test_an_interrupt_that_fails_a_cell_stops_the_run(
 @pytest.mark.parametrize("has_begun", [True, False])
 def test_an_interrupt_while_grids_are_drawn_tells_how_to_go_on(has_begun: bool, tmp_path: Path) -> None:
     def draw() -> None:
-        with cli_plots._stopped_anywhere("plot", tmp_path):
+        with stopped_anywhere("plot", tmp_path):
             raise KeyboardInterrupt
 
     if has_begun:

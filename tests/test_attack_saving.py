@@ -24,6 +24,7 @@ OLD = b"an older result"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, and signals as Linux has them")
 
 
+@pytest.mark.slow
 def test_short_attack(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.attacks.saving", "--rounds", "5", "--warm"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

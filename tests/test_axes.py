@@ -15,18 +15,21 @@ from elemental.demo.layout import SD1_LAYOUT, tensor_shapes
 from elemental.errors import ImageError, SpecError
 from elemental.images.request import ImageRequest
 from elemental.merge.files.tensor_info import TensorInfo
-from elemental.merge.plan import Role, plan_tensors
+from elemental.merge.plan import Role
+from elemental.merge.planner import plan_tensors
 from elemental.recipe.block_weights import BUILT_IN_PRESETS, read_presets
+from elemental.runs.axes import AXES
 from elemental.runs.axis import Setting
 from elemental.runs.axis_context import AxisContext
 from elemental.runs.axis_values import axis_from_dict, parse_axis
 from elemental.runs.cells import order_cells
 from elemental.runs.element_check import check_from_dict, parse_check
+from elemental.runs.field_axes import IntegerAxis
 from elemental.runs.samples import read_samples
 from elemental.runs.xy_plot import XYPlot, check_axes, plot_from_dict
 
 INFOS = {key: TensorInfo("F16", shape) for key, shape in tensor_shapes(SD1_LAYOUT).items()}
-KNOWN = AxisContext(
+CONTEXT = AxisContext(
     architecture=SD1,
     names=[name_key(key, SD1) for key in INFOS],
     presets=read_presets(BUILT_IN_PRESETS),
@@ -41,7 +44,7 @@ BASE = Setting(RECIPE, REQUEST)
 
 
 def plot(x: tuple[str, str], y: tuple[str, str] | None = None, base: Setting = BASE) -> XYPlot:
-    return XYPlot(base, parse_axis("x", *x, KNOWN), None if y is None else parse_axis("y", *y, KNOWN))
+    return XYPlot(base, parse_axis("x", *x, CONTEXT), None if y is None else parse_axis("y", *y, CONTEXT))
 
 
 def rules_of(plotted: XYPlot) -> list[str]:
@@ -124,17 +127,17 @@ def test_block_weights_by_name_and_by_numbers() -> None:
     numbers = ",".join(["0.5"] * 26)
     plotted = plot(("mbw-alpha", f"GRAD_V\n{numbers}\n"))
     weights = [cell.recipe.block_alpha for cell in plotted.cells()]
-    assert weights == [KNOWN.presets["GRAD_V"][0], plot(("mbw-alpha", numbers)).x.values[0].meaning]
+    assert weights == [CONTEXT.presets["GRAD_V"][0], plot(("mbw-alpha", numbers)).x.values[0].meaning]
     assert [value.label for value in plotted.x.values] == ["GRAD_V", numbers]
     # the text that is kept does not depend on the preset staying as it is
-    kept = axis_from_dict("x", plotted.x.to_dict(), replace(KNOWN, presets={}))
+    kept = axis_from_dict("x", plotted.x.to_dict(), replace(CONTEXT, presets={}))
     assert kept.values == plotted.x.values
     assert [cell.recipe.block_beta for cell in plot(("mbw-beta", numbers), base=Setting(TRIPLE, REQUEST)).cells()]
 
 
 def test_a_drawn_seed_is_kept() -> None:
-    drawn = parse_axis("x", "seed", "-1, 3", KNOWN)
-    again = axis_from_dict("x", drawn.to_dict(), replace(KNOWN, draw_seed=lambda: 1))
+    drawn = parse_axis("x", "seed", "-1, 3", CONTEXT)
+    again = axis_from_dict("x", drawn.to_dict(), replace(CONTEXT, draw_seed=lambda: 1))
     assert [value.label for value in again.values] == ["seed 4711", "seed 3"]
 
 
@@ -152,7 +155,7 @@ def test_bars_split_a_plot_into_grids() -> None:
 
 def test_plots_read_back() -> None:
     plotted = plot(("elemental", "\n\nOUT05:attn2:1\n\n:ff:0.2|:norm:1"), ("prompt", "a\\|b\nc"))
-    again = plot_from_dict(plotted.to_dict(), KNOWN)
+    again = plot_from_dict(plotted.to_dict(), CONTEXT)
     assert list(again.cells()) == list(plotted.cells())
     assert again.grids == plotted.grids
 
@@ -209,7 +212,7 @@ def test_each_recipe_once_and_neighbours_alike() -> None:
 
 def test_base_and_probes_differ_in_the_probed_elements_alone() -> None:
     recipe = replace(TRIPLE, rules=parse_rules("IN00::0.1, OUT05:attn2.to_k:0.2:0.4"))
-    check = parse_check(Setting(recipe, REQUEST), "OUT05:attn2, M00, :ff", 0.9, KNOWN)
+    check = parse_check(Setting(recipe, REQUEST), "OUT05:attn2, M00, :ff", 0.9, CONTEXT)
     models = dict.fromkeys((Role.A, Role.B, Role.C), INFOS)
     base, *probes = [plan_tensors(cell.recipe, models).tensors for cell in check.cells()]
     for target, probe in zip(check.targets, probes, strict=True):
@@ -222,26 +225,39 @@ def test_base_and_probes_differ_in_the_probed_elements_alone() -> None:
 
 
 def test_all_stands_for_each_block_and_each_element() -> None:
-    blocks = parse_check(BASE, "ALL", 1, KNOWN).targets
+    blocks = parse_check(BASE, "ALL", 1, CONTEXT).targets
     assert [str(target) for target in blocks] == list(SD1.blocks)
     for text in ("OUT05:ALL", "IN00:all"):
-        elements = parse_check(BASE, text, 1, KNOWN).targets
+        elements = parse_check(BASE, text, 1, CONTEXT).targets
         block = text.partition(":")[0]
-        names = [name for name in KNOWN.names if name.block == block]
+        names = [name for name in CONTEXT.names if name.block == block]
         assert len(elements) == len(names)
         for target, name in zip(elements, names, strict=True):
-            assert [found for found in KNOWN.names if target.rule(0).matches(found)] == [name]
-    each = parse_check(BASE, "ALL:attn2", 1, KNOWN).targets
+            assert [found for found in CONTEXT.names if target.rule(0).matches(found)] == [name]
+    each = parse_check(BASE, "ALL:attn2", 1, CONTEXT).targets
     assert [str(target) for target in each][:2] == ["BASE:attn2", "IN00:attn2"]
 
 
 def test_checks_read_back_and_are_refused() -> None:
-    check = parse_check(BASE, "OUT05:attn2, OUT05 | :ff", 0.5, KNOWN)
+    check = parse_check(BASE, "OUT05:attn2, OUT05 | :ff", 0.5, CONTEXT)
     assert check_from_dict(check.to_dict()) == check
     with pytest.raises(ImageError, match="no block or element"):
-        parse_check(BASE, "OUT05|", 1, KNOWN)
+        parse_check(BASE, "OUT05|", 1, CONTEXT)
     with pytest.raises(SpecError, match="line 1, column 8: unknown block"):
-        parse_check(BASE, "OUT05, OUT13", 1, KNOWN)
+        parse_check(BASE, "OUT05, OUT13", 1, CONTEXT)
+
+
+def test_an_instance_in_axes_is_a_new_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elemental.runs.axis_values.AXES", {**AXES, "width": IntegerAxis("width", "width")})
+    plotted = plot(("width", "256, 512"), ("alpha", "0, 1"))
+    check_axes(plotted)
+    assert [(cell.request.width, cell.recipe.alpha) for cell in plotted.cells()] == [
+        (256, 0),
+        (512, 0),
+        (256, 1),
+        (512, 1),
+    ]
+    assert plot_from_dict(plotted.to_dict(), CONTEXT) == plotted
 
 
 def test_every_sample_can_be_read() -> None:
@@ -254,9 +270,9 @@ def test_every_sample_can_be_read() -> None:
         if sample.elements is not None:
             assert float(sample.ratio)
             kinds.add("check")
-            assert parse_check(BASE, sample.elements, float(sample.ratio), KNOWN).targets
+            assert parse_check(BASE, sample.elements, float(sample.ratio), CONTEXT).targets
             continue
-        axes = [parse_axis(side, *text, KNOWN) for side, text in sample.axes.items()]
+        axes = [parse_axis(side, *text, CONTEXT) for side, text in sample.axes.items()]
         plotted = XYPlot(BASE, *axes)
         check_axes(plotted)
         assert plotted.count == len(list(plotted.cells()))

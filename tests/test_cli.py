@@ -2,17 +2,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+import time
+from dataclasses import FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from elemental import __version__
 from elemental.cli.app import DONE, FAILED, WRONG_USAGE, main
+from elemental.cli.parser import COMMANDS, parse_command
+from elemental.cli.progress import ProgressBar, StepReport, run_watcher
+from elemental.runs.axis import Setting
+from elemental.runs.cells import Cell
+from elemental.runs.runner import Progress
 from elemental.workflows import user_presets_path
 
 from .conftest import LAYOUTS, random_state, save
@@ -66,8 +76,8 @@ def test_plan_strict(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def test_plan_summary_and_map(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *ab, "--alpha", "0", "--elemental", "OUT05:attn2:1"]) == DONE
     printed = capsys.readouterr().out
-    assert "5 of 1131 tensors change; U-Net 5 of 686, text encoder 0 of 197, VAE 0 of 248." in printed
-    assert "1 rule sets 5 of 1131 elements." in printed
+    assert "5 of 1,131 tensors change; U-Net 5 of 686, text encoder 0 of 197, VAE 0 of 248." in printed
+    assert "1 rule sets 5 of 686 U-Net elements." in printed
     assert "\x1b" not in printed
 
 
@@ -82,7 +92,7 @@ def test_merge(ab: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "OUT05 1.transformer_blocks.0.attn2.to_k.weight     0 -> 1  rule 1: OUT05:attn2:1" in captured.out
     assert captured.err == ""
     assert main(["merge", *ab, "-o", str(out)]) == FAILED
-    assert "--overwrite" in capsys.readouterr().err
+    assert "overwrite it" in capsys.readouterr().err
     assert main(["merge", *ab, "-o", str(out), "--overwrite"]) == DONE
 
 
@@ -155,12 +165,13 @@ def test_a_recipe_can_change_its_mode(
 ) -> None:
     abc, out = [str(path) for path in models.values()], str(tmp_path / "out.safetensors")
     options = ["--mode", "sum-twice", "--beta", "0.5", "--blocks", "GRAD_V", "--elemental", "OUT05::0.5:1"]
+    options += ["--blocks-beta", "GRAD_A"]
     assert main(["merge", *abc, *options, "-o", out]) == DONE
     capsys.readouterr()
     assert main(["plan", "--recipe", out, "--mode", "weight-sum", "--blocks", "none", "--json"]) == DONE
     captured = capsys.readouterr()
     assert {tensor["alpha"] for tensor in json.loads(captured.out)["tensors"]} == {0.5}
-    for part in ("model c", "beta", "beta of its rules"):
+    for part in ("model C", "beta", "block weights of beta", "beta of its rules"):
         assert f"weight-sum has no use for the recipe's {part}." in captured.err
 
 
@@ -214,7 +225,7 @@ def test_vae_of_b(ab: list[str], tmp_path: Path) -> None:
         (["plan", "{a}", "{b}", "--alpha", "nan"], WRONG_USAGE, "finite"),
         (["plan", "{a}", "{b}", "--beta", "1"], WRONG_USAGE, "has no beta"),
         (["plan", "{a}", "{b}", "--vae", "{tmp}/none.pt"], FAILED, "No such file"),
-        (["plan", "--recipe", "{a}"], WRONG_USAGE, "carries no recipe"),
+        (["plan", "--recipe", "{a}"], WRONG_USAGE, "has no recipe"),
         (["inspect", "{tmp}/none.safetensors"], FAILED, "No such file"),
     ],
 )
@@ -234,6 +245,24 @@ def test_wrong_usage(ab: list[str], arguments: str) -> None:
     assert caught.value.code == WRONG_USAGE
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("odd"), "Unexpected error (a bug): ValueError: odd\nPlease report it"),
+        (MemoryError(), "error: Out of memory.\n"),
+    ],
+)
+def test_errors_that_are_nobodys(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, words: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("elemental.cli.inspect.Checkpoint", fail)
+    assert main(["inspect", "x"]) == FAILED
+    assert capsys.readouterr().err.startswith(words)
+
+
 def test_debug_shows_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tmp_path / "none.safetensors"), "--debug"]) == FAILED
     assert "Traceback" in capsys.readouterr().err
@@ -246,24 +275,65 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
     assert f"example:\n  elemental {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_are_read_once_and_frozen(name: str) -> None:
+    command = COMMANDS[name]
+    line = parse_command(shlex.split(command.example.replace("\\\n", " "))[1:])
+    before = dict(vars(line.args))
+    options = command.read(line.args)
+    assert line.command == name
+    assert vars(line.args) == before
+    for part in (options, *vars(options).values()):
+        if is_dataclass(part):
+            with pytest.raises(FrozenInstanceError):
+                setattr(part, fields(part)[0].name, None)
+
+
+def test_the_bar_shows_steps_and_cells(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], base: Setting
+) -> None:
+    cell = Cell(0, 0, base.recipe, base.request)
+    with ProgressBar() as bar:
+        StepReport(bar)(1, 4, "sampling")
+        run_watcher(bar, ()).on_cell(cell, None, Progress(1, 3, 2.0, 65.0))
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        for step in (1, 4, 1, 4):  # two images, one after the other
+            StepReport(bar)(step, 4, "sampling")
+        assert capsys.readouterr().err.count("sampling:   0%") == 2
+        for done in (1, 2):
+            run_watcher(bar, ()).on_cell(cell, None, Progress(done, 3, 2.0, 65.0))
+            time.sleep(0.15)  # it is not drawn more often
+        assert re.search(r"x00-y00 failed: 2/3 \|.*\|, 2.0 s each, 1:05 left", capsys.readouterr().err)
+
+
 def test_the_page_is_served_to_this_machine_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("diffusers")
     pytest.importorskip("gradio")
+    from elemental.ui.page_guard import PageGuard
+
     served: dict[str, Any] = {}
+    guards: list[Any] = []
 
     class Page:
         def queue(self, **_: Any) -> None: ...
 
-        def launch(self, *, server_name: str, server_port: int | None, share: bool) -> tuple[None, str, None]:
+        def launch(
+            self, *, server_name: str, server_port: int | None, share: bool, app_kwargs: dict[str, Any]
+        ) -> tuple[None, str, None]:
             served.update(server_name=server_name, server_port=server_port, share=share)
+            guards.extend(app_kwargs["middleware"])
             return None, "http://x", None
 
         def block_thread(self) -> None: ...
 
     monkeypatch.setattr("elemental.ui.tab.make_tab", lambda *_, **__: Page())
-    assert main(["ui", "--models", str(tmp_path), "--port", "7999"]) == DONE
+    output = tmp_path / "images"
+    assert main(["ui", "--models", str(tmp_path), "--port", "7999", "--output", str(output)]) == DONE
+    (guard,) = guards
+    assert (guard.cls, guard.kwargs["images"]) == (PageGuard, (output,))
     assert served == {"server_name": "127.0.0.1", "server_port": 7999, "share": False}
     assert main(["ui", "--models", str(tmp_path / "none")]) == FAILED
     assert "name the one that your checkpoints are in" in capsys.readouterr().err
@@ -284,6 +354,32 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_module_is_the_command() -> None:
     assert run("--version").stdout == f"elemental {__version__}\n"
+
+
+def test_the_version_for_a_bug_report() -> None:
+    done = run("--version", "--verbose")
+    first, python, *packages, host = done.stdout.splitlines()
+    assert (first, host, done.stderr, done.returncode) == (f"elemental {__version__}", "host: standalone", "", DONE)
+    assert python.startswith("Python 3.")
+    names = ["torch", "safetensors", "numpy", "diffusers", "transformers", "tokenizers", "gradio", "Pillow", "device"]
+    assert [line.split()[0] for line in packages[: len(names)]] == names
+    assert f"torch {torch.__version__}" in packages
+    assert not re.search(r"[/\\]", done.stdout)  # no path tells who the user is
+
+
+def test_the_version_of_what_is_missing_or_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise OSError("/home/somebody/libcudart.so")
+
+    monkeypatch.setattr("elemental.cli.version._PACKAGES", ("no-such-package",))
+    monkeypatch.setattr(torch.cuda, "device_count", fail)
+    assert main(["--verbose", "--version"]) == DONE
+    printed = capsys.readouterr().out.splitlines()
+    assert {"no-such-package not installed", "torch fails: OSError"} < set(printed)
+    with pytest.raises(SystemExit):
+        main(["--verbose"])
 
 
 def test_a_closed_pipe_is_no_error(ab: list[str]) -> None:

@@ -16,6 +16,8 @@ from elemental.hosts.standalone.host import StandaloneHost
 from elemental.images.files import read_image, read_texts
 from elemental.runs.plot_run import PLOT_FIELD
 
+pytestmark = pytest.mark.slow
+
 SIZE = ["--width", "64", "--height", "64", "--steps", "1", "--prompt", "a cat"]
 
 
@@ -111,7 +113,7 @@ def test_stop_and_resume(
         (["plot", "--x-type", "alpha", "--x", "1", "--sampler", "Eular", "--dry-run"], FAILED, 'no sampler "Eular"'),
         (["plot", "--x-type", "elemental", "--x", "OUT12::1", "--dry-run"], WRONG_USAGE, 'unknown block "OUT12"'),
         (["plot", "--sample", "6", "--dry-run"], WRONG_USAGE, "the samples of a plot are 1, 2"),
-        (["plot", "--resume", "x"], WRONG_USAGE, "takes everything from the run"),
+        (["plot", "--resume", "x"], WRONG_USAGE, "takes everything from the run; leave out the models, --alpha"),
         (
             ["check", "--elements", "OUT05", "--ratio", "1", "--sampler", "Eular", "--dry-run"],
             FAILED,

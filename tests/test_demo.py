@@ -27,6 +27,7 @@ def test_the_pair_has_every_block_and_element_of_sd1(path: Path) -> None:
         assert {info.dtype for info in checkpoint.tensors.values()} == {"F16", "I64"}
 
 
+@pytest.mark.slow
 def test_the_demo_shows_effects_of_element_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("diffusers")
     assert main(["demo", "-o", str(tmp_path / "demo")]) == DONE
@@ -46,6 +47,7 @@ def test_the_demo_shows_effects_of_element_groups(tmp_path: Path, capsys: pytest
     assert len({max(found) for _, found in groups}) == len(groups)  # and different
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "sample", "count"), [("plot", 2, 6), ("plot", 4, 12), ("check", 8, 27)])
 def test_samples_run_on_the_pair(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, sample: int, count: int

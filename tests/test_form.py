@@ -162,6 +162,7 @@ def test_a_stored_vae_is_read_as_before(vae: str, refs: list[CheckpointRef], for
     assert form_from_dict(stored).recipe(finder(refs)).vae.value == vae
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT])
 def test_the_words_of_a_cell_select_its_tensors_and_no_others(layout: object) -> None:
     shapes = tensor_shapes(layout)  # type: ignore[arg-type]
@@ -186,6 +187,7 @@ def test_a_planner_of_many_rules_is_drawn_in_time(refs: list[CheckpointRef], for
     assert len(many.table) < 1.2 * len(few.table)
 
 
+@pytest.mark.slow
 def test_a_sample_says_what_the_merge_panel_has_to_say_for_it() -> None:
     pytest.importorskip("gradio")
     from elemental.ui.plot_panel import explain_sample

@@ -148,6 +148,7 @@ def write_in_order(path: Path, state: State, keys: Iterable[str], *, headed: Ite
     return path
 
 
+@pytest.mark.slow
 def test_the_order_of_keys_does_not_matter(tmp_path: Path) -> None:
     a, b = u_net(1), u_net(2)
     a.update(v_pred=torch.zeros(0), alphas=torch.ones(3, dtype=SINGLE))

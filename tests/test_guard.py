@@ -17,7 +17,8 @@ from elemental.images.request import ImageRequest
 from elemental.images.text import MOST_LETTERS as MOST_DRAWN
 from elemental.images.text import fit_text
 from elemental.merge.files.metadata import recipe_from_json
-from elemental.runs.record import RunFiles, read_record
+from elemental.runs.record import read_record
+from elemental.runs.run_files import RunFiles
 from elemental.ui.event_values import MOST_LETTERS, reader_of
 from elemental.ui.page_guard import MOST_SENT, PageGuard, file_below
 

@@ -1,4 +1,4 @@
-"""The contract that every host keeps, and what the standalone host does beyond it."""
+"""The contract of every host, and the standalone host."""
 
 from __future__ import annotations
 
@@ -38,15 +38,18 @@ from .fake_host import FakeHost
 
 pytest.importorskip("diffusers")
 
+from elemental.hosts.standalone import sampling
 from elemental.hosts.standalone.host import StandaloneHost
 from elemental.hosts.standalone.samplers import SAMPLERS
+
+pytestmark = pytest.mark.slow
 
 REQUEST = ImageRequest('a red circle, "on blue"', negative="blurred: all", seed=5, steps=2, width=64, height=64)
 
 
 @dataclass
 class Rig:
-    """A host, and how its Stop button is pressed."""
+    """A host, and a way to press its Stop button."""
 
     host: Host
     press_stop: Callable[[], None]
@@ -138,26 +141,30 @@ def test_the_saved_merge_gives_the_image_that_was_seen(rig: Rig, recipe: MergeRe
     assert seen.image.tobytes() == again.image.tobytes()
 
 
-def test_images_carry_what_makes_them_again(rig: Rig, recipe: MergeRecipe, tmp_path: Path) -> None:
+def test_images_carry_the_recipe_and_the_request(rig: Rig, recipe: MergeRecipe, tmp_path: Path) -> None:
     (image,) = make_images(rig.host, REQUEST, recipe)
     (path,) = free_names(tmp_path, [image.seed])
     write_png(path, image)
     texts = read_texts(path)
-    assert replace(recipe_from_json(texts["elemental_recipe"], name="x"), model_a=recipe.model_a).rules == recipe.rules
-    (again,) = make_images(rig.host, REQUEST, recipe_from_json(texts["elemental_recipe"], name="x"))
+    stored = recipe_from_json(texts["elemental_recipe"], name="x")
+    assert (stored.model_a.path, stored.model_b.path) == (recipe.model_a.path, recipe.model_b.path)
+    assert replace(stored, model_a=recipe.model_a, model_b=recipe.model_b) == recipe  # the stored one has hashes too
+    (again,) = make_images(rig.host, REQUEST, stored)
     assert again.image.tobytes() == image.image.tobytes()
     prompt, negative, pairs = texts["parameters"].split("\n")
     assert (prompt, negative) == (REQUEST.prompt, f"Negative prompt: {REQUEST.negative}")
-    found = dict(re.findall(r'(\w[\w ]*): ("(?:\\.|[^"\\])*"|[^,]*)(?:, |$)', pairs))
-    assert found["Steps"] == "2"
-    assert found["Seed"] == "5"
-    assert found["Size"] == "64x64"
-    assert "IN03-OUT05:attn2:0.7" in json.loads(found["Elemental"])
+    pairs_by_name = dict(re.findall(r'(\w[\w ]*): ("(?:\\.|[^"\\])*"|[^,]*)(?:, |$)', pairs))
+    assert pairs_by_name["Steps"] == "2"
+    assert pairs_by_name["Seed"] == "5"
+    assert pairs_by_name["Size"] == "64x64"
+    assert "IN03-OUT05:attn2:0.7" in json.loads(pairs_by_name["Elemental"])
     with pytest.raises(ImageError, match="exists"):
         write_png(path, image)
 
 
-def test_stop_while_merging_and_while_drawing(rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]) -> None:
+def test_stop_while_merging_and_while_making_images(
+    rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]
+) -> None:
     model = rig.host.open_model(ref(drawable["a"]))
     before = {key: [part.clone() for part in parts] for key, parts in model.tensors().items()}
     with pytest.raises(Stopped):
@@ -175,7 +182,7 @@ def test_a_kept_merge_is_what_images_are_made_of(rig: Rig, recipe: MergeRecipe, 
         merged = bytes_of(rig.host)
         merge.keep("mine")
     assert bytes_of(rig.host) == merged
-    (plain,) = make_images(rig.host, REQUEST, recipe.model_a)  # and A itself can still be had
+    (plain,) = make_images(rig.host, REQUEST, recipe.model_a)  # model A can still be opened
     assert plain.image.tobytes() not in merged
     assert [part.image.tobytes() for part in make_images(rig.host, REQUEST, recipe)] == merged
 
@@ -196,12 +203,12 @@ def test_no_model(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("kind", DRAWABLE)
-def test_standalone_draws_with_every_architecture(tmp_path: Path, kind: str) -> None:
+def test_standalone_makes_images_with_every_architecture(tmp_path: Path, kind: str) -> None:
     paths = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
     for seed, path in enumerate(paths):
         save_file(random_state(DRAWABLE[kind], seed), path)
     host = StandaloneHost(models=tmp_path)
-    assert [found.title for found in host.checkpoints()] == ["1.safetensors", "2.safetensors"]
+    assert [checkpoint.title for checkpoint in host.checkpoints()] == ["1.safetensors", "2.safetensors"]
     a, b = map(model_source, paths)
     long = replace(REQUEST, prompt="a red circle " * 40, negative="")
     (plain,) = make_images(host, long, a)
@@ -214,7 +221,7 @@ def test_standalone_draws_with_every_architecture(tmp_path: Path, kind: str) -> 
     assert back.image.tobytes() == plain.image.tobytes()
 
 
-def test_standalone_knows_models_that_predict_v(tmp_path: Path) -> None:
+def test_standalone_detects_models_that_predict_v(tmp_path: Path) -> None:
     state = random_state(DRAWABLE["sd2"], 1)
     images = {}
     for name, marks, beside in (
@@ -239,7 +246,7 @@ def test_standalone_samplers(drawable: Mapping[str, Path], sampler: str) -> None
     first = bytes_of(host, request)
     assert bytes_of(host, request) == first
     (image,) = host.make_images(request, model={})
-    assert f"Sampler: {sampler.removesuffix(' Karras')}," in image.infotext  # as the WebUI spells it
+    assert f"Sampler: {sampler.removesuffix(' Karras')}," in image.infotext  # spelled as in the list
 
 
 def test_standalone_refusals(tmp_path: Path, drawable: Mapping[str, Path]) -> None:
@@ -276,8 +283,8 @@ def test_standalone_out_of_memory(
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(StandaloneHost, "_decode", fail)
-        with pytest.raises(HostError, match="memory of cpu is too small"):
+        patched.setattr(sampling, "decode_latents", fail)
+        with pytest.raises(HostError, match="Out of memory: make smaller images"):
             make_images(host, REQUEST, recipe)
     assert host.open_model(ref(drawable["a"])) is model
     assert bytes_of(host) == before
@@ -297,6 +304,6 @@ def test_standalone_out_of_memory(
         ("cfg", 0.5, "from 1 to 100"),
     ],
 )
-def test_requests_that_cannot_be(name: str, value: Any, message: str) -> None:
+def test_requests_that_are_refused(name: str, value: Any, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         replace(REQUEST, **{name: value})

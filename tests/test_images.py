@@ -212,5 +212,5 @@ def test_a_recipe_is_found_in_an_infotext_that_the_webui_wrote(tmp_path: Path) -
     write_png(tmp_path / "a.png", GeneratedImage(GREY, 1, infotext))
     assert read_recipe(tmp_path / "a.png") == recipe
     write_png(tmp_path / "b.png", GeneratedImage(GREY, 1, "a cat\nSteps: 20"))
-    with pytest.raises(RecipeError, match="carries no recipe"):
+    with pytest.raises(RecipeError, match="has no recipe"):
         read_recipe(tmp_path / "b.png")

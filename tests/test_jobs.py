@@ -1,4 +1,4 @@
-"""Jobs and the history: one at a time, seen by whoever asks, and nothing lost by a damaged line."""
+"""Jobs, one at a time, and the history, which survives a damaged line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ended(job: Job) -> JobState:
     return view.state
 
 
-def test_one_job_at_a_time_and_what_it_shows() -> None:
+def test_one_job_at_a_time_and_its_view() -> None:
     board, gate = JobBoard(), threading.Event()
 
     def work(job: Job) -> None:
@@ -43,11 +43,11 @@ def test_one_job_at_a_time_and_what_it_shows() -> None:
     [
         (Stopped("Stopped here."), JobState.STOPPED, "Stopped here."),
         (MergeError("cannot"), JobState.FAILED, "cannot"),
-        (MemoryError(), JobState.FAILED, "Out of memory"),
+        (MemoryError(), JobState.FAILED, "Out of memory: ask for less"),
         (ZeroDivisionError("by zero"), JobState.FAILED, "Unexpected error (a bug): ZeroDivisionError: by zero"),
     ],
 )
-def test_what_goes_wrong_is_shown(error: Exception, state: JobState, words: str) -> None:
+def test_errors_are_shown(error: Exception, state: JobState, words: str) -> None:
     def work(_: Job) -> None:
         raise error
 
@@ -65,7 +65,7 @@ def test_all_jobs_have_one_thread() -> None:
     assert not threads[0].daemon
 
 
-def test_a_job_that_could_not_begin_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_could_not_start_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     board, begun = JobBoard(), []
 
     def refuse(_: threading.Thread) -> None:
@@ -92,14 +92,14 @@ def test_history_survives_damaged_lines_and_two_writers(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"kind": "merge", "na\n[1]\n\xff\xfe\n{"kind": 3}\n')
     second.add(entry("two"))
-    assert [found.name for found in first.entries()] == ["two", "one"]
+    assert [read.name for read in first.entries()] == ["two", "one"]
     newest = first.entries()[0]
     assert first.find(newest.number) == newest
     assert newest.form["spec"] == "OUT03::1\nIN00::0.5"
     assert first.find(1) is None
 
 
-def test_history_that_cannot_be_written_is_no_reason_to_fail(tmp_path: Path) -> None:
+def test_a_history_that_cannot_be_written_raises_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     history = History(tmp_path / "file" / "history.jsonl")
     history.add(entry("one"))

@@ -15,6 +15,8 @@ pytest.importorskip("diffusers")
 from elemental.hosts.standalone.key_map import live_name
 from elemental.hosts.standalone.networks import build_networks, live_tensors
 
+pytestmark = pytest.mark.slow
+
 REAL = {
     "SD 1.x": (SD1_LAYOUT, SD1),
     "SD 2.x": (SD2_LAYOUT, SD2),

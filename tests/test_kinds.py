@@ -74,6 +74,7 @@ def test_ema_weights_alone_are_no_model(tmp_path: Path) -> None:
         merge(paths, tmp_path / "out.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "parts"), [("sd1", (VAE,)), ("sd2", TEXT), ("sdxl", (VAE, *TEXT))])
 def test_pruned_and_whole_models(
     tmp_path: Path, layout: str, parts: Sequence[str], capsys: pytest.CaptureFixture[str]

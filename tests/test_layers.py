@@ -1,17 +1,20 @@
-"""Who may import whom, as the contracts in pyproject.toml say; and what importing costs."""
+"""Who may import whom, as the contracts in pyproject.toml say; what importing costs; that the documentation agrees."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import elemental
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "elemental"
 HEAVY = {"torch", "numpy", "PIL", "gradio", "diffusers", "transformers"}
 
 
@@ -21,6 +24,78 @@ def test_the_contracts_hold() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 broken" in done.stdout
+
+
+def draw_layers(contracts: Sequence[Mapping[str, Any]]) -> str:
+    """Render import-linter's contracts as a table: the rooms from the top, and the packages that not all may import."""
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    lines = ["| rooms, from the top | packages that only some rooms may import |", "|---|---|"]
+    for layer in layers:
+        rooms = [room.strip() for room in layer.split("|")]
+        names = " and ".join(f"`{room}`" for room in rooms)
+        permits = "; ".join(text for room in rooms for text in _permits(room, contracts))
+        lines.append(f"| {names}{', which never import each other' * (len(rooms) > 1)} | {permits or 'none'} |")
+    return "\n".join(lines) + "\n"
+
+
+def _permits(room: str, contracts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """List the restricted packages that a room may import, by the part of it that may import them."""
+    packages: dict[str, list[str]] = {}
+    for contract in contracts:
+        barred = [module.removeprefix("elemental.") for module in contract.get("source_modules", ())]
+        outside = [name for name in contract.get("forbidden_modules", ()) if not name.startswith("elemental")]
+        if outside and room not in barred:
+            packages.setdefault(_place(room, barred), []).extend(f"`{name}`" for name in outside)
+    return [f"{place}: {', '.join(names)}" for place, names in packages.items()]
+
+
+def _place(room: str, barred: Sequence[str]) -> str:
+    """Say which part of a room may import a package: the parts that may, or may not, whichever are fewer."""
+    children = {path.stem for path in (PACKAGE / room).glob("*") if path.is_dir() or path.suffix == ".py"}
+    children = {f"{room}.{name}" for name in children if not name.startswith("__")}
+    may_not = sorted(children & set(barred))
+    may = sorted(children - set(barred))
+    is_part = bool(may_not) and len(may) <= len(may_not)
+    names = ", ".join(f"`{part.replace('.', '/')}`" for part in (may if is_part else may_not))
+    return names if is_part else f"`{room}` without {names}" if may_not else f"`{room}`"
+
+
+def test_the_table_of_layers_is_what_the_contracts_say() -> None:
+    read = pytest.importorskip("importlinter.api").read_configuration
+    contracts = read(str(ROOT / "pyproject.toml"))["contracts_options"]
+    document = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert document.split("<!-- layers -->\n")[1].split("<!-- /layers -->")[0] == draw_layers(contracts)
+
+
+def test_a_contract_that_changes_changes_the_table() -> None:
+    forbidden = {"type": "forbidden", "forbidden_modules": ["gradio", "elemental.hosts"]}
+    contracts: list[dict[str, Any]] = [
+        {"type": "layers", "layers": ["ui", "merge | images"]},
+        {**forbidden, "source_modules": ["elemental.images", "elemental.merge.plan"]},
+    ]
+    assert draw_layers(contracts).splitlines()[2:] == [
+        "| `ui` | `ui`: `gradio` |",
+        "| `merge` and `images`, which never import each other | `merge` without `merge/plan`: `gradio` |",
+    ]
+    contracts[1]["source_modules"] += ["elemental.ui", "elemental.merge"]
+    assert draw_layers(contracts).splitlines()[2:] == [
+        "| `ui` | none |",
+        "| `merge` and `images`, which never import each other | none |",
+    ]
+
+
+TORCHLESS = ["architectures", "plan", "recipe", "spec", "spec_properties", "weights"]
+
+
+def test_tests_of_specs_recipes_and_plans_load_no_torch() -> None:
+    paths = [f"tests/test_{name}.py" for name in TORCHLESS]
+    code = (
+        "import sys, pytest\n"
+        f"code = pytest.main([*{paths!r}, '--collect-only', '-qq', '-p', 'no:randomly', '-p', 'no:cacheprovider'])\n"
+        f"print(code, *sorted({HEAVY - {'numpy'}!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.split() == ["0"], done.stdout
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def test_a_failed_step_is_made_good_by_the_next(
         with pytest.raises(Stopped):
             merge.apply(other, controls=Controls(should_stop=lambda: next(polls) > 200))
         assert not merge.is_intact()
-        with pytest.raises(MergeError, match="no whole merge"):
+        with pytest.raises(MergeError, match="no complete merge"):
             merge.keep("half")
         merge.apply(recipe)
         assert_is_file(model, merge_to_file(recipe, tmp_path / "merged.safetensors").path)

@@ -20,7 +20,8 @@ from elemental.merge import execute as executor
 from elemental.merge.execute import Sink, execute, is_finite
 from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.formulas import half_precision
-from elemental.merge.plan import Role, TensorPlan, plan_tensors
+from elemental.merge.plan import Role, TensorPlan
+from elemental.merge.planner import plan_tensors
 from elemental.recipe.modes import MergeMode
 from elemental.recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
 
@@ -295,7 +296,7 @@ def test_the_vae_of_a_file(tmp_path: Path, models: dict[str, Path]) -> None:
     assert result.keys() == load_file(models["a"]).keys()
     assert all(torch.equal(result[key], tensor.half()) for key, tensor in other.items())
     torch.save({"encoder.x": torch.zeros(1)}, vae)
-    with pytest.raises(CheckpointError, match="holds no VAE"):
+    with pytest.raises(CheckpointError, match="has no VAE"):
         merge(tmp_path, [models["a"], models["b"]], **parts)
 
 
@@ -357,5 +358,5 @@ def test_a_gpu_gives_the_same_within_a_unit(tmp_path: Path, mode: MergeMode) -> 
 
 
 def test_no_recipe_in_a_plain_file(models: dict[str, Path]) -> None:
-    with pytest.raises(RecipeError, match="carries no recipe"):
+    with pytest.raises(RecipeError, match="has no recipe"):
         elemental.read_recipe(models["a"])

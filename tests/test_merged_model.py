@@ -1,4 +1,4 @@
-"""The live model as the user works with it: merges follow one another, survive plots, and are given back whole."""
+"""The live model with the user's merge in it: merges follow one another, survive runs, and are taken out whole."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ def opened(host: FakeHost, path: Path) -> FakeModel:
     return host.open_model(CheckpointRef(path.stem, path))
 
 
-def test_a_merge_stays_until_it_is_given_back(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
-    own = opened(host, models["c"])
-    before = own.digest()
+def test_a_merge_stays_until_it_is_restored(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
+    before = opened(host, models["c"]).digest()
     merged_model = MergedModel(host)
     assert merged_model.live().kind is LiveState.FILE
     merged_model.merge(recipe)
@@ -65,7 +64,7 @@ def test_a_merge_stays_until_it_is_given_back(host: FakeHost, recipe: MergeRecip
     assert opened(host, models["c"]).digest() == before
 
 
-def test_the_next_merge_writes_what_differs_alone(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
+def test_the_next_merge_writes_only_what_differs(host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]) -> None:
     merged_model = MergedModel(host)
     merged_model.merge(recipe)
     live = opened(host, models["a"])
@@ -77,49 +76,46 @@ def test_the_next_merge_writes_what_differs_alone(host: FakeHost, recipe: MergeR
     assert live.digest() == FakeModel(None, load(models["a"])).digest()
 
 
-def test_a_merge_that_is_stopped_leaves_what_was_there(
+def test_a_stopped_merge_leaves_the_model_unchanged(
     host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]
 ) -> None:
-    own = opened(host, models["a"])
-    before = own.digest()
+    live = opened(host, models["a"])
+    before = live.digest()
     merged_model = MergedModel(host)
     stop = Controls(should_stop=lambda: True)
     with pytest.raises(Stopped):
         merged_model.merge(recipe, controls=stop)
-    assert (own.digest(), merged_model.live().kind) == (before, LiveState.FILE)
+    assert (live.digest(), merged_model.live().kind) == (before, LiveState.FILE)
     merged_model.merge(recipe)
-    merged = own.digest()
+    merged = live.digest()
     with pytest.raises(Stopped):
         merged_model.merge(replace(recipe, alpha=0.1), controls=stop)
-    assert (own.digest(), merged_model.live().recipe) == (
-        merged,
-        recipe,
-    )  # the merge that was there is nobody's to lose
+    assert (live.digest(), merged_model.live().recipe) == (merged, recipe)  # the first merge is back
     merged_model.restore()
-    assert own.digest() == before
+    assert live.digest() == before
 
 
-def test_a_merge_that_the_host_refuses_gives_the_model_back(
+def test_a_merge_that_the_host_refuses_is_taken_out(
     host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]
 ) -> None:
-    own = opened(host, models["a"])
-    before = own.digest()
+    live = opened(host, models["a"])
+    before = live.digest()
     merged_model = MergedModel(host)
     merged_model.merge(recipe)
-    own.refuses = frozenset({min(own.tensors())})
+    live.refuses = frozenset({min(live.tensors())})
     with pytest.raises(HostError, match=r"refuses[\s\S]*could not be put back[\s\S]*Load the checkpoint again"):
         merged_model.merge(replace(recipe, alpha=0.1))
-    own.refuses = frozenset()
-    assert (own.digest(), merged_model.live().kind) == (before, LiveState.NOTHING)  # the host has not taken it back
+    live.refuses = frozenset()
+    assert (live.digest(), merged_model.live().kind) == (before, LiveState.NOTHING)  # the host refused them
     merged_model.restore()
     assert merged_model.live().kind is LiveState.FILE
-    assert opened(host, models["a"]) is not own
+    assert opened(host, models["a"]) is not live
     merged_model.merge(recipe)  # and the next one works
     merged_model.restore()
-    assert own.digest() == before
+    assert live.digest() == before
 
 
-def test_models_that_cannot_be_merged_cost_nobody_a_model(
+def test_models_that_cannot_be_merged_leave_the_live_model_alone(
     host: FakeHost, recipe: MergeRecipe, models: dict[str, Path], tmp_path: Path
 ) -> None:
     merged_model = MergedModel(host)
@@ -139,14 +135,14 @@ def test_a_file_that_was_replaced_is_seen(
 ) -> None:
     b = tmp_path / "b.safetensors"
     b.write_bytes(models["b"].read_bytes())
-    now = replace(recipe, model_b=model_source(b), alpha=1.0)
+    changing = replace(recipe, model_b=model_source(b), alpha=1.0)
     merged_model = MergedModel(host)
-    merged_model.merge(now)
+    merged_model.merge(changing)
     first = opened(host, models["a"]).digest()
     other = tmp_path / "other"
     other.write_bytes(models["c"].read_bytes())
     other.replace(b)
-    merged_model.merge(now)
+    merged_model.merge(changing)
     assert opened(host, models["a"]).digest() != first
 
 
@@ -155,12 +151,12 @@ def test_a_merge_that_was_loaded_over_is_lost(host: FakeHost, recipe: MergeRecip
     merged_model.merge(recipe)
     live = opened(host, models["a"])
     live.is_replaced = True
-    others = live.digest()
+    loaded_over = live.digest()
     assert merged_model.live().kind is LiveState.LOST
     with pytest.raises(HostError, match="lost"):
         merged_model.images(REQUEST)
     merged_model.restore()
-    assert live.digest() == others  # nobody writes over what the user loaded
+    assert live.digest() == loaded_over  # what the user loaded is not written to
     assert merged_model.live().kind is LiveState.FILE
 
 
@@ -176,7 +172,7 @@ def test_loading_a_checkpoint_ends_the_merge(host: FakeHost, recipe: MergeRecipe
     assert merged_model.live().kind is LiveState.FILE
 
 
-def test_a_run_borrows_the_model_and_gives_the_merge_back(
+def test_after_a_run_the_merge_is_back_in_the_model(
     host: FakeHost, recipe: MergeRecipe, models: dict[str, Path]
 ) -> None:
     opened(host, models["c"])
@@ -203,12 +199,12 @@ def test_images_without_a_merge(host: FakeHost, models: dict[str, Path]) -> None
     merged_model = MergedModel(host)
     with pytest.raises(HostError, match="No model is loaded"):
         merged_model.images(REQUEST)
-    (image,) = merged_model.images(REQUEST, otherwise=model_source(models["a"]))
+    (image,) = merged_model.images(REQUEST, fallback=model_source(models["a"]))
     assert "Model: a" in image.infotext
     assert image.fields == {}
 
 
-def test_a_process_ends_though_a_merge_is_in_the_model(models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_process_ends_with_a_merge_in_the_model(models: dict[str, Path], tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 from safetensors.torch import load_file

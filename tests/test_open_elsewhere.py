@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -30,11 +31,14 @@ from diffusers.loaders import single_file_utils
 
 from elemental.hosts.base import CheckpointRef
 from elemental.hosts.standalone.clip_tokenizer import tokenize
-from elemental.hosts.standalone.host import StandaloneHost, StandaloneModel
+from elemental.hosts.standalone.host import StandaloneHost
 from elemental.hosts.standalone.key_map import Network, live_name
+from elemental.hosts.standalone.live_model import StandaloneModel
 from elemental.hosts.standalone.networks import build_networks
 from elemental.hosts.standalone.samplers import make_sampler
 from elemental.images.request import ImageRequest
+
+pytestmark = pytest.mark.slow
 
 REQUEST = ImageRequest(
     "a red circle on blue", negative="blurred", seed=5, steps=2, sampler="Euler", width=64, height=64
@@ -163,7 +167,11 @@ def test_diffusers_draws_what_this_program_draws(opened: Opened) -> None:
         guidance_scale=REQUEST.cfg,
         generator=[torch.Generator().manual_seed(REQUEST.seed)],
     ).images
-    assert theirs.tobytes() == ours.image.tobytes()
+    levels = [np.asarray(image, dtype=int) for image in (theirs, ours.image)]
+    differences = np.abs(levels[0] - levels[1])
+    # on some processors the kernels round by how numbers lie in memory, which shows in a level of a pixel or two
+    assert differences.max() <= 1
+    assert np.count_nonzero(differences) <= differences.size / 1000
     assert len(set(theirs.tobytes())) > 20
 
 

@@ -139,6 +139,7 @@ HARM: dict[str, bytes] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARM)
 def test_a_small_file_asks_for_much(name: str, tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"

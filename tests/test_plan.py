@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 
 from elemental.architectures.blocks import SD1
-from elemental.architectures.keys import FIRST_CONV
+from elemental.architectures.keys import FIRST_CONV, Component
 from elemental.demo.layout import Layout, tensor_shapes
 from elemental.errors import MergeError, RecipeError
+from elemental.merge.counts import Tally, count_changes
 from elemental.merge.describe import describe_changes, draw_elements, draw_map, plan_as_dict
 from elemental.merge.files.tensor_info import TensorInfo
-from elemental.merge.plan import MergePlan, Role, plan_tensors
+from elemental.merge.plan import MergePlan, Role
+from elemental.merge.planner import plan_tensors
 from elemental.recipe.block_weights import BlockWeights
 from elemental.recipe.modes import MergeMode
 from elemental.recipe.parser import parse_rules
@@ -173,14 +175,14 @@ def test_the_vae_can_be_taken_whole() -> None:
     [
         ("sd1", "OUT05:atn2:0.5", 'matches no tensor: "atn2" is not in this SD 1.x checkpoint; did you mean "attn2"?'),
         ("sdxl", "IN09::1", '"IN09" is not in this SDXL checkpoint; did you mean "IN08"?'),
-        ("sd1", "IN03:attn2:1", '"attn2" is found in IN01, IN02, IN04, IN05, IN07 and 11 more blocks'),
+        ("sd1", "IN03:attn2:1", '"attn2" is in IN01, IN02, IN04, IN05, IN07 and 11 more blocks'),
         ("sd1", "OUT05:attn2 atn1:1", '"atn1" matches nothing here; did you mean "attn1"?'),
         ("sdxl", "IN08 IN09::1", '"IN09" matches nothing here'),
         ("sd1", "OUT05:attn2.to_kk:1", 'did you mean "attn2.to_k"?'),
         ("sd1", ":first_stage_model.quant_cnv:1", 'did you mean "first_stage_model.quant_conv"?'),
-        ("sdxl", "IN05-IN11::1", '"IN05-IN11" reaches beyond SDXL, which has BASE, IN00-IN08, M00, OUT00-OUT08.'),
-        ("sd1", "OUT05:attn2:1,OUT05::0.2", 'Rule 1 "OUT05:attn2:1", line 1: later rules override it completely.'),
-        ("sd1", "OUT05:attn2:2.5", "the ratio 2.5 lies outside -1 to 2."),
+        ("sdxl", "IN05-IN11::1", '"IN05-IN11" goes beyond SDXL, which has BASE, IN00-IN08, M00, OUT00-OUT08.'),
+        ("sd1", "OUT05:attn2:1,OUT05::0.2", 'Rule 1 "OUT05:attn2:1", line 1: later rules override all of it.'),
+        ("sd1", "OUT05:attn2:2.5", "the ratio 2.5 is outside -1 to 2."),
     ],
 )
 def test_warnings_name_what_was_probably_meant(layout: str, spec: str, words: str) -> None:
@@ -190,9 +192,9 @@ def test_warnings_name_what_was_probably_meant(layout: str, spec: str, words: st
 
 def test_ratios_and_results_are_remarked_on() -> None:
     assert warnings(plan(alpha=0)) == ["Nothing would change: the result is model A."]
-    assert warnings(plan(alpha=3)) == ["alpha: 3 lies outside -1 to 2."]
+    assert warnings(plan(alpha=3)) == ["alpha: 3 is outside -1 to 2."]
     weights = BlockWeights((0.5,) * 24 + (-2.0,))
-    assert warnings(plan(block_alpha=weights)) == ["block weights of alpha: -2 lies outside -1 to 2."]
+    assert warnings(plan(block_alpha=weights)) == ["block weights of alpha: -2 is outside -1 to 2."]
     same = replace(MergeRecipe(A, B), model_b=A)
     models = {Role.A: infos("sd1"), Role.B: infos("sd1")}
     assert [w.message for w in plan_tensors(same, models).warnings] == ["The same file is given for two of the models."]
@@ -261,4 +263,15 @@ def test_changes_are_listed_one_a_tensor() -> None:
         "OUT06 1.transformer_blocks.0.attn2.to_q.weight 0.5 -> 0.5  rule 2: OUT06:attn2.to_q:0.5",
         "OUT06 1.transformer_blocks.0.attn2.to_k.weight 0.5 -> 0.2  rule 1: OUT06:attn2.to_k:0.2",
     ]
-    assert summary == "2 rules set 2 of 1131 elements, 1 to another ratio than before."
+    assert summary == "2 rules set 2 of 686 U-Net elements; 1 to another ratio than before."
+
+
+def test_counts_tell_the_unet_from_the_rest() -> None:
+    counts = count_changes(plan("OUT06:attn2.to_k:0.2,VAE::0,TE:position_ids:1", alpha=0.0))
+    assert (counts.unet, counts.all_tensors) == (Tally(686, 1, 1, 1), Tally(1131, 250, 2, 1))
+    assert counts.rules_set == "3 rules set 1 of 686 U-Net elements, and 249 of 445 tensors outside the U-Net"
+    assert counts.by_component[Component.VAE] == Tally(248, 248, 0, 0)
+
+
+def test_counts_name_no_total_that_no_rule_reaches() -> None:
+    assert count_changes(plan("OUT06:attn2.to_k:0.2")).rules_set == "1 rule sets 1 of 686 U-Net elements"

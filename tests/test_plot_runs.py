@@ -22,7 +22,8 @@ from elemental.images.grid import BLANK
 from elemental.images.request import GeneratedImage, ImageRequest
 from elemental.runs.axis import Setting
 from elemental.runs.cells import Cell
-from elemental.runs.record import latest_run, read_record
+from elemental.runs.record import CellState, read_record
+from elemental.runs.run_files import latest_run
 from elemental.runs.runner import Progress
 
 from .fake_host import FakeHost
@@ -144,7 +145,7 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_grid(
         assert (result.made, result.failed, result.waiting) == (4 - len(times), {}, 0)
         assert all(path.stat().st_mtime_ns == time for path, time in times.items())  # none was made again
         assert [path.read_bytes() for path in result.products] == [path.read_bytes() for path in whole.products]
-        assert {facts["state"] for facts in read_record(latest_run(folder)).cells.values()} == {"done"}
+        assert {cell.state for cell in read_record(latest_run(folder)).cells.values()} == {CellState.DONE}
     assert {"run.json", "x00-y00.png", "x01-y01.png", "grid-1of2.png", "grid-2of2.png"} <= set(seen)
 
 
@@ -154,7 +155,8 @@ from pathlib import Path
 from safetensors.torch import load_file
 from tests.fake_host import FakeHost
 from elemental.runs.resume import open_run
-from elemental.runs.record import latest_run, read_record
+from elemental.runs.record import read_record
+from elemental.runs.run_files import latest_run
 from elemental.runs.runner import RunWatcher, continue_run
 def load(path):
     return {key: (tensor,) for key, tensor in load_file(path).items() if tensor.is_floating_point()}
@@ -189,10 +191,10 @@ def test_a_damaged_image_is_made_again(fake: FakeHost, base: Setting, tmp_path: 
     cell = tmp_path / "cells" / "x01-y00.png"
     cell.write_bytes(cell.read_bytes()[:500])
     assert resume(fake, tmp_path).made == 1
-    before = read_record(latest_run(tmp_path)).data["sessions"]
-    assert [session["made"] for session in before] == [2, 1]
+    before = read_record(latest_run(tmp_path)).sessions
+    assert [session.made for session in before] == [2, 1]
     assert resume(fake, tmp_path).made == 0
-    assert read_record(latest_run(tmp_path)).data["sessions"] == before
+    assert read_record(latest_run(tmp_path)).sessions == before
 
 
 def test_a_run_does_not_go_on_with_other_models(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from dataclasses import replace
 from typing import Any
@@ -60,7 +61,7 @@ def test_beta_in_a_rule_names_the_modes_that_have_it() -> None:
     with pytest.raises(SpecError) as caught:
         replace(PLAIN, rules=parse_rules("IN00:attn:1\nOUT05:attn2:0.5:0.1"))
     assert str(caught.value).splitlines() == [
-        "spec, line 2, column 1: weight-sum has no beta, so a rule has two colons",
+        "spec, line 2, column 1: weight-sum has no beta: a rule has two colons",
         "    OUT05:attn2:0.5:0.1",
         "    ^^^^^^^^^^^^^^^^^^^",
         "Modes with beta: triple-sum and sum-twice.",
@@ -114,3 +115,17 @@ def test_coefficients_are_those_of_the_formula(mode: MergeMode) -> None:
 
 def test_a_source_has_its_name_whichever_system_wrote_it() -> None:
     assert ModelSource("C:\\models\\a.ckpt").name == ModelSource("/models/a.ckpt").name == "a.ckpt"
+
+
+def test_each_mode_is_known_by_its_name() -> None:
+    assert [mode.value for mode in MergeMode] == ["weight-sum", "add-difference", "triple-sum", "sum-twice"]
+    assert all(MergeMode(mode.value) is mode and mode.formula for mode in MergeMode)
+    assert [mode.uses_c for mode in MergeMode] == [False, True, True, True]
+    assert [mode.uses_beta for mode in MergeMode] == [False, False, True, True]
+    assert pickle.loads(pickle.dumps(MergeMode.SUM_TWICE)) is MergeMode.SUM_TWICE
+    assert [mode.coefficients(0.25, 0.5) for mode in MergeMode] == [
+        (0.75, 0.25, 0.0),
+        (1.0, 0.25, -0.25),
+        (0.25, 0.25, 0.5),
+        (0.375, 0.125, 0.5),
+    ]

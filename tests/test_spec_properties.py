@@ -68,6 +68,7 @@ def test_text_survives_parsing(text: str) -> None:
     assert parse_rules(format_rules(parsed)) == parsed
 
 
+@pytest.mark.slow
 @given(specs, st.sampled_from(list(LAYOUTS)))
 @example("OUT06:attn:0.5,OUT06:attn2.to_k:0.2", "sd1")
 @example("NOT OUT04:attn:1,OUT05:NOT attn proj:0.2", "sdxl")
@@ -85,6 +86,7 @@ def test_the_last_matching_rule_wins(text: str, layout: str) -> None:
         assert ratios == [slow_ratio(text, name.key, depth, field=field) for name in names(layout)]
 
 
+@pytest.mark.slow
 @given(specs, st.sampled_from(list(LAYOUTS)))
 @settings(deadline=None)
 def test_a_rule_matches_what_the_selection_selects(text: str, layout: str) -> None:
@@ -132,6 +134,7 @@ def test_names_ranges_and_not_in_every_order(side: str) -> None:
     assert right > 100
 
 
+@pytest.mark.slow
 @given(texts)
 @example("::")
 @example("NOT:NOT:NOT")

@@ -20,6 +20,8 @@ from .serving import Site, served
 
 pytest.importorskip("gradio")
 
+pytestmark = pytest.mark.slow
+
 SCREENS = "ELEMENTAL_SCREENSHOTS"
 SPEC = "OUT09::2\nIN00-IN05:ff:0.3"
 _PAINT_AND_TYPE = """
@@ -111,7 +113,7 @@ def test_a_merge_is_drawn_saved_and_given_back(tab: Page, site: Site) -> None:
     tab.write("spec", "OUT03::0")
     tab.report("1 rule sets")
     tab.page.locator("#elemental_overwrite input").check()
-    assert "not what the form says by now" in tab.job("run_save")
+    assert "not what the form says now" in tab.job("run_save")
     assert [str(rule) for rule in read_recipe(site.models / "ab.safetensors").rules.rules] == ["OUT08::0.5"]
     tab.panel("History")
     tab.press("refresh_history")

@@ -1,4 +1,4 @@
-"""What the WebUI calls, on a stand-in: the user's own images of a merge, choices of checkpoints, the tab."""
+"""What the WebUI calls, on a stand-in: the user's own images of a merge, the choice of a checkpoint, the tab."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(name="merged_model")
-def workbench(rig: Rig) -> Iterator[MergedModel]:
+def merged_model_fixture(rig: Rig) -> Iterator[MergedModel]:
     merged_model = MergedModel(rig.host)
     yield merged_model
     with rig.host.job("restore", 1):
@@ -33,28 +33,30 @@ def workbench(rig: Rig) -> Iterator[MergedModel]:
 
 
 def put_merge(rig: Rig, merged_model: MergedModel, a: str = "a", b: str = "b") -> str:
-    """Put a merge into the model, and give the image that it makes."""
+    """Put a merge into the model, and give the digest of its image."""
     with rig.host.job("merge", 1):
         merged_model.merge(rig.recipe("BASE:mlp:1", a=a, b=b))
         (image,) = merged_model.images(REQUEST)
     return mark(image)
 
 
-def test_the_users_own_images_are_of_the_merge_and_say_so(rig: Rig, merged_model: MergedModel) -> None:
+def test_the_users_own_images_are_of_the_merge_and_name_it(rig: Rig, merged_model: MergedModel) -> None:
     before, plain = rig.webui.digest(), rig.webui.generate()
     assert "Elemental" not in plain.infotext
     seen = put_merge(rig, merged_model)
-    own = rig.webui.generate()
-    assert own.data == seen != plain.data
-    assert "Model" not in own.infotext
-    assert 'Elemental: "weight-sum of a, b; alpha 0.5; rules BASE:mlp:1"' in own.infotext
+    image = rig.webui.generate()
+    assert image.data == seen != plain.data
+    assert "Model" not in image.infotext
+    assert 'Elemental: "weight-sum of a, b; alpha 0.5; rules BASE:mlp:1"' in image.infotext
     with rig.host.job("restore", 1):
         merged_model.restore()
     again = rig.webui.generate()
     assert (again.data, again.infotext, rig.webui.digest()) == (plain.data, plain.infotext, before)
 
 
-def test_they_are_so_though_another_checkpoint_is_chosen(rig: Rig, merged_model: MergedModel) -> None:
+def test_the_users_own_images_are_of_the_merge_if_another_checkpoint_is_chosen(
+    rig: Rig, merged_model: MergedModel
+) -> None:
     plain = rig.webui.generate().data
     seen = put_merge(rig, merged_model, a="b", b="c")
     del rig.webui.opts.data["sd_model_checkpoint"]
@@ -91,24 +93,24 @@ def test_a_request_for_another_checkpoint_ends_the_merge_first(
     before, expected = rig.webui.digest(), rig.webui.generate(**copied())
     rig.webui.reload()
     seen = put_merge(rig, merged_model)
-    own = rig.webui.generate(**copied())
+    image = rig.webui.generate(**copied())
     assert (merged_model.live().kind is LiveState.ACTIVE) is kept
-    assert own.data == (seen if kept else expected.data)
-    assert ("Elemental" in own.infotext, bool(own.p.comments)) == (kept, not kept)
+    assert image.data == (seen if kept else expected.data)
+    assert ("Elemental" in image.infotext, bool(image.p.comments)) == (kept, not kept)
     if not kept:
         rig.webui.reload()
         assert rig.webui.digest() == before
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
-def test_choosing_a_checkpoint_ends_the_merge_and_gives_it(rig: Rig, merged_model: MergedModel, name: str) -> None:
+def test_choosing_a_checkpoint_ends_the_merge_and_loads_it(rig: Rig, merged_model: MergedModel, name: str) -> None:
     rig.webui.opts.choose("sd_model_checkpoint", f"{name}.safetensors")
-    wanted, image = rig.webui.digest(), rig.webui.generate()
+    digest, image = rig.webui.digest(), rig.webui.generate()
     rig.webui.opts.choose("sd_model_checkpoint", "c.safetensors" if name != "c" else "a.safetensors")
     put_merge(rig, merged_model)
     rig.webui.opts.choose("sd_model_checkpoint", f"{name}.safetensors")
     assert merged_model.live().kind is LiveState.FILE
-    assert rig.webui.digest() == wanted
+    assert rig.webui.digest() == digest
     assert (rig.webui.generate().data, rig.webui.generate().infotext) == (image.data, image.infotext)
     assert rig.webui.opts.data["sd_model_checkpoint"] == f"{name}.safetensors"
 
@@ -120,9 +122,9 @@ def test_picking_the_checkpoint_that_is_chosen_already_ends_the_merge(rig: Rig, 
     rig.webui.fire("after_component", SimpleNamespace(elem_id="setting_sd_vae", select=pytest.fail))
     (pick,) = picks
     before, plain = rig.webui.digest(), rig.webui.generate().data
-    turns = rig.webui.lock.turns
+    entries = rig.webui.lock.entries
     pick("a.safetensors")
-    assert rig.webui.lock.turns == turns  # there is nothing to end
+    assert rig.webui.lock.entries == entries  # there is nothing to end
     put_merge(rig, merged_model)
     for other in ("b.safetensors", "gone", None):
         pick(other)
@@ -138,12 +140,12 @@ def test_picking_the_checkpoint_that_is_chosen_already_ends_the_merge(rig: Rig, 
 
 @pytest.mark.parametrize("opened", ["a", "b"])
 @pytest.mark.parametrize("chosen", ["a", "b", "c"])
-def test_a_choice_in_mid_job_waits_until_its_end(rig: Rig, opened: str, chosen: str) -> None:
+def test_a_choice_during_a_job_waits_until_its_end(rig: Rig, opened: str, chosen: str) -> None:
     rig.webui.opts.choose("sd_model_checkpoint", "b.safetensors")
-    wanted = {}
+    digests = {}
     for name in "abc":
         rig.webui.reload(info=rig.webui.closest(name))
-        wanted[name] = rig.webui.digest()
+        digests[name] = rig.webui.digest()
     rig.webui.opts.data["sd_model_checkpoint"] = "b.safetensors"
     threads: list[threading.Thread] = []
     started = threading.Event()
@@ -166,10 +168,10 @@ def test_a_choice_in_mid_job_waits_until_its_end(rig: Rig, opened: str, chosen: 
         rig.open(opened)
         first, second = rig.images(two), rig.images(two)
         assert first == second
-        assert rig.webui.digest() == wanted[opened]
+        assert rig.webui.digest() == digests[opened]
     threads[0].join(5)
     rig.webui.generate()
-    assert rig.webui.digest() == wanted[chosen]
+    assert rig.webui.digest() == digests[chosen]
     assert rig.webui.opts.data["sd_model_checkpoint"] == f"{chosen}.safetensors"
 
 
@@ -182,16 +184,16 @@ def test_other_settings_that_load_checkpoints_end_the_merge(rig: Rig, merged_mod
     assert rig.webui.digest() == before
 
 
-def test_a_merge_that_is_lost_is_not_spoken_of(rig: Rig, merged_model: MergedModel) -> None:
+def test_a_lost_merge_is_not_in_the_infotext(rig: Rig, merged_model: MergedModel) -> None:
     before, plain = rig.webui.digest(), rig.webui.generate()
     put_merge(rig, merged_model)
-    rig.webui.reload(forced_reload=True)  # the same checkpoint, whose prompts the host has encoded with the merge
+    rig.webui.reload(forced_reload=True)  # the same checkpoint, whose prompts the WebUI has encoded with the merge
     assert merged_model.live().kind is LiveState.LOST
-    own = rig.webui.generate()
-    assert (own.data, own.infotext, rig.webui.digest()) == (plain.data, plain.infotext, before)
+    image = rig.webui.generate()
+    assert (image.data, image.infotext, rig.webui.digest()) == (plain.data, plain.infotext, before)
 
 
-def test_what_fails_before_a_load_does_not_prevent_it(rig: Rig) -> None:
+def test_an_error_before_a_load_does_not_prevent_it(rig: Rig) -> None:
     def fail() -> None:
         raise HostError("no")
 
@@ -200,9 +202,9 @@ def test_what_fails_before_a_load_does_not_prevent_it(rig: Rig) -> None:
     assert rig.host.loaded().path == rig.paths["b"]
 
 
-def test_what_is_called_before_a_load_may_use_the_host(rig: Rig, merged_model: MergedModel) -> None:
+def test_calls_before_a_load_may_use_the_host(rig: Rig, merged_model: MergedModel) -> None:
     opened: list[Any] = []
-    rig.host.before_loading(lambda: opened.append(rig.open()))  # within a turn that the host itself has given
+    rig.host.before_loading(lambda: opened.append(rig.open()))  # while the host holds the queue itself
     put_merge(rig, merged_model)
     rig.webui.generate(override_settings={"sd_model_checkpoint": "b.safetensors"})
     rig.webui.opts.choose("sd_model_checkpoint", "c.safetensors")
@@ -268,7 +270,7 @@ def test_the_generate_buttons_inputs_are_found(rig: Rig) -> None:
     form = rig.hooks.Txt2imgForm(rig.host)
     assert list(form.components) == []
     for component in (fields[1], button, SimpleNamespace(elem_id="img2img_generate", _id=10, parent=None)):
-        form.notice(component, elem_id="whatever")
+        form.on_component(component, elem_id="whatever")
     assert list(form.components) == []
     blocks.dependencies += [
         {"targets": [8], "js": "submit", "inputs": [0, 4]},
@@ -283,12 +285,12 @@ def test_the_generate_buttons_inputs_are_found(rig: Rig) -> None:
 
 def test_a_pasted_infotext_gives_its_recipe_once(rig: Rig, merged_model: MergedModel) -> None:
     put_merge(rig, merged_model)
-    own = rig.webui.generate()
-    recipe = own.p.extra_generation_params["Elemental recipe"]
+    image = rig.webui.generate()
+    recipe = image.p.extra_generation_params["Elemental recipe"]
     for params in ({"Prompt": "x"}, {"Elemental recipe": ""}):
         rig.webui.fire("infotext_pasted", "", params)
         assert rig.host.take_pasted() is None
-    rig.webui.fire("infotext_pasted", own.infotext, {"Elemental recipe": recipe})
+    rig.webui.fire("infotext_pasted", image.infotext, {"Elemental recipe": recipe})
     assert recipe_from_json(rig.host.take_pasted(), name="x").rules == rig.recipe("BASE:mlp:1").rules
     assert rig.host.take_pasted() is None
 

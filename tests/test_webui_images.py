@@ -1,4 +1,4 @@
-"""Images of the port on the WebUI, on a stand-in: as the txt2img tab is set up, and what goes wrong meanwhile."""
+"""Images of the WebUI host, on a stand-in: made as the txt2img tab is set up, and what can go wrong."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def form_of(rig: Rig) -> Any:
     return rig.hooks.Txt2imgForm(rig.host)
 
 
-def test_the_tab_says_what_image_is_wanted(rig: Rig) -> None:
-    given = values(prompt="a cat", negative="a dog", seed=7.0, width=72, cfg=3.5, count=2, size=2)
-    request = form_of(rig).read(given)
+def test_the_tab_is_read_as_a_request(rig: Rig) -> None:
+    tab_values = values(prompt="a cat", negative="a dog", seed=7.0, width=72, cfg=3.5, count=2, size=2)
+    request = form_of(rig).read(tab_values)
     assert request == replace(REQUEST, negative="a dog", width=72, cfg=3.5, batch=4)
-    assert rig.host.txt2img_values == tuple(given)
+    assert rig.host.txt2img_values == tuple(tab_values)
     assert form_of(rig).read(values(sampler="DPM++ 2M", scheduler="Karras")).sampler == "DPM++ 2M Karras"
     for seed in (-1, "", None):
-        drawn = {form_of(rig).read(values(seed=seed)).seed for _ in range(4)}
-        assert len(drawn) == 4
-        assert all(0 <= seed < 2**32 for seed in drawn)
+        seeds = {form_of(rig).read(values(seed=seed)).seed for _ in range(4)}
+        assert len(seeds) == 4
+        assert all(0 <= drawn < 2**32 for drawn in seeds)
 
 
 def test_a_tab_that_cannot_be_read(rig: Rig) -> None:
@@ -62,9 +62,9 @@ def test_a_tab_that_cannot_be_read(rig: Rig) -> None:
     assert rig.host.txt2img_values is None
 
 
-def test_images_are_those_of_the_hosts_own_tab(rig: Rig) -> None:
-    own = rig.webui.generate().data
-    assert rig.images() == [own]  # without the tab's values
+def test_images_are_those_of_the_txt2img_tab(rig: Rig) -> None:
+    user_image = rig.webui.generate().data
+    assert rig.images() == [user_image]  # without the tab's values
     four = replace(REQUEST, batch=4)
     together = rig.host.make_images(four, model={})
     assert [image.seed for image in together] == [7, 8, 9, 10]
@@ -74,7 +74,7 @@ def test_images_are_those_of_the_hosts_own_tab(rig: Rig) -> None:
         SimpleNamespace(process=lambda p: seen.append((p.n_iter, p.batch_size)))
     )
     assert rig.images(four) == [mark(image) for image in together]
-    assert rig.images(REQUEST) == [own]
+    assert rig.images(REQUEST) == [user_image]
     assert seen == [(2, 2), (1, 1)]
     (karras,) = rig.host.make_images(replace(REQUEST, sampler="dpm++ 2m karras"), model={})
     assert "Sampler: DPM++ 2M, Schedule type: Karras, " in karras.infotext
@@ -90,22 +90,22 @@ def test_the_infotext_names_the_merge_and_not_the_checkpoint(rig: Rig) -> None:
     assert (
         'Elemental: "weight-sum of a, b; alpha 0.5; rules IN03-OUT05:attn2:0.7", Elemental recipe: ' in image.infotext
     )
-    found = json.loads(image.infotext.split("Elemental recipe: ")[1])
-    assert recipe_from_json(found, name="x").rules == recipe.rules
+    stored = json.loads(image.infotext.split("Elemental recipe: ")[1])
+    assert recipe_from_json(stored, name="x").rules == recipe.rules
     assert recipe_from_json(image.fields["elemental_recipe"], name="x").rules == recipe.rules
     (plain,) = rig.host.make_images(REQUEST, model={"Model": "a"})
     assert ", Model hash: " in plain.infotext
     assert ", Model: a" in plain.infotext
 
 
-def test_the_live_model_stays_whatever_the_settings_choose(rig: Rig) -> None:
+def test_the_live_model_stays_if_the_settings_name_another(rig: Rig) -> None:
     rig.open("b")
     settings = dict(rig.webui.opts.data)
     during: list[str] = []
     rig.webui.on_step = lambda _: during.append(rig.webui.opts.data["sd_model_checkpoint"])
     image = rig.images(replace(REQUEST, batch=1))
     assert rig.host.loaded() == rig.ref("b").__class__("b.safetensors", rig.paths["b"])
-    assert not {"a.safetensors", "b.safetensors"} & set(during)  # what the user chooses meanwhile differs from it
+    assert not {"a.safetensors", "b.safetensors"} & set(during)  # so that any choice of the user's is a change
     assert rig.webui.opts.data == settings
     rig.webui.opts.data["sd_model_checkpoint"] = "b.safetensors"
     during.clear()
@@ -113,7 +113,7 @@ def test_the_live_model_stays_whatever_the_settings_choose(rig: Rig) -> None:
     assert set(during) == {"b.safetensors"}
 
 
-def test_settings_that_no_file_has_are_not_left_overridden(rig: Rig) -> None:
+def test_settings_that_were_never_saved_are_not_left_overridden(rig: Rig) -> None:
     rig.host.txt2img_values = values(overrides=["clip_skip: 2"])
     rig.webui.opts.data.pop("sd_model_checkpoint")
     rig.images()
@@ -125,18 +125,18 @@ def test_settings_that_no_file_has_are_not_left_overridden(rig: Rig) -> None:
     ("changes", "message"),
     [
         ({"refiner": "b"}, "A refiner would replace"),
-        ({"hires": True, "second": "b"}, "Hires. fix with a checkpoint of its own"),
+        ({"hires": True, "second": "b"}, "Hires. fix with another checkpoint"),
         ({"overrides": ["sd_model_checkpoint: b.safetensors"]}, "override settings ask for the checkpoint b"),
         ({"overrides": ["sd_model_checkpoint: gone"]}, "override settings ask for the checkpoint gone"),
     ],
 )
-def test_what_would_replace_the_model_is_refused(rig: Rig, changes: dict[str, Any], message: str) -> None:
+def test_requests_that_would_replace_the_model_are_refused(rig: Rig, changes: dict[str, Any], message: str) -> None:
     rig.host.txt2img_values = values(**changes)
     with pytest.raises(HostError, match=message):
         rig.images()
 
 
-def test_the_same_checkpoint_in_those_places_does_no_harm(rig: Rig) -> None:
+def test_the_same_checkpoint_in_those_fields_is_accepted(rig: Rig) -> None:
     (plain,) = rig.images()
     for changes in ({"refiner": "a"}, {"hires": True, "second": "a"}, {"second": "b"}, {"refiner": "None"}):
         rig.host.txt2img_values = values(**changes)
@@ -145,7 +145,7 @@ def test_the_same_checkpoint_in_those_places_does_no_harm(rig: Rig) -> None:
     assert rig.images() == [plain]
 
 
-def test_scripts_run_and_what_they_add_is_not_taken_for_a_image(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scripts_run_and_images_that_they_add_are_left_out(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     (plain,) = rig.images()
     rig.webui.extra_images = 2
     assert rig.images() == [plain]
@@ -173,13 +173,13 @@ def test_scripts_run_and_what_they_add_is_not_taken_for_a_image(rig: Rig, monkey
     ("error", "message"),
     [
         (KeyError("a part"), "KeyError: 'a part'"),
-        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "memory is too small"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory is too small"),
-        (MemoryError(), "memory is too small"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "Out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Out of memory"),
+        (MemoryError(), "Out of memory"),
         ("nans", r"no numbers \(NaN\): all black"),
     ],
 )
-def test_what_scripts_raise_costs_one_image_and_the_model_is_given_back(rig: Rig, error: Any, message: str) -> None:
+def test_an_error_in_a_script_costs_one_image_and_the_model_is_given_back(rig: Rig, error: Any, message: str) -> None:
     before, plain = rig.webui.digest(), rig.images()
     raised = rig.webui.devices.NansException("all black\nand more") if error == "nans" else error
     requests: list[Any] = []
@@ -236,7 +236,7 @@ def test_buttons(rig: Rig) -> None:
 def test_buttons_between_the_rounds_of_a_batch(rig: Rig) -> None:
     rig.host.txt2img_values = values(count=2)
     two = replace(REQUEST, batch=2)
-    press(rig, "skipped", 1)  # the host forgets it before the second round
+    press(rig, "skipped", 1)  # the WebUI forgets it before the second round
     with pytest.raises(HostError, match="skipped"):
         rig.images(two)
     press(rig, "stopping_generation", 1)
@@ -247,9 +247,9 @@ def test_buttons_between_the_rounds_of_a_batch(rig: Rig) -> None:
     assert len(rig.images(two)) == 2
 
 
-def test_a_job_has_the_queue_and_lets_go_of_it(rig: Rig) -> None:
+def test_a_job_enters_the_queue_and_leaves_it(rig: Rig) -> None:
     lock, state = rig.webui.lock, rig.webui.state
-    turns = lock.turns
+    entries = lock.entries
     with rig.host.job("plot", 4):
         assert (state.job, state.job_count, lock.owner) == ("plot", 4, threading.get_ident())
         with rig.host.job("a part", 1):
@@ -259,16 +259,16 @@ def test_a_job_has_the_queue_and_lets_go_of_it(rig: Rig) -> None:
         rig.host.report(1, 4, "merging")
         assert state.textinfo == "merging: 25%"
         state.interrupted = True
-    assert (lock.turns, state.job, state.interrupted) == (turns + 1, "", False)
+    assert (lock.entries, state.job, state.interrupted) == (entries + 1, "", False)
     with pytest.raises(KeyError), rig.host.job("plot", 1):
         raise KeyError
     assert (lock.owner, state.job) == (None, "")
     rig.open("a")
     rig.images()
-    assert lock.turns == turns + 4
+    assert lock.entries == entries + 4
 
 
-def test_only_jobs_of_ours_are_stopped_and_shown(rig: Rig) -> None:
+def test_only_our_jobs_are_stopped_and_shown(rig: Rig) -> None:
     state = rig.webui.state
     state.begin("somebody else's")
     state.sampling_steps = 5
@@ -300,7 +300,7 @@ def plot(rig: Rig, folder: Path, on_cell: Callable[..., None] = lambda *_: None)
 
 
 def test_a_plot_while_others_ask_for_images(rig: Rig, tmp_path: Path) -> None:
-    before, own = rig.webui.digest(), rig.webui.generate()
+    before, user_image = rig.webui.digest(), rig.webui.generate()
     answers: list[Any] = []
     threads: list[threading.Thread] = []
 
@@ -312,7 +312,7 @@ def test_a_plot_while_others_ask_for_images(rig: Rig, tmp_path: Path) -> None:
     for thread in threads:
         thread.join(30)
     assert (result.made, result.failed) == (6, {})
-    assert [(answer.data, answer.infotext) for answer in answers] == [(own.data, own.infotext)] * 6
+    assert [(answer.data, answer.infotext) for answer in answers] == [(user_image.data, user_image.infotext)] * 6
     assert rig.webui.digest() == before
 
 

@@ -1,7 +1,7 @@
-"""A stand-in for the WebUI's modules, as much of them as the port uses; made from what is known of version 1.10.1.
+"""A stand-in for those of the WebUI's modules that the WebUI host uses, with the behaviour of version 1.10.1.
 
 It loads checkpoints into real torch modules, skips loads as the WebUI skips them, caches what it caches, and makes
-images from the bytes of the live tensors, so that whatever is stale or lost shows.
+images from the bytes of the live tensors, so that anything stale or lost shows.
 """
 
 from __future__ import annotations
@@ -133,14 +133,14 @@ class StandIn:
         return queued
 
     def _sd_models(self) -> Any:
-        found: Any = SimpleNamespace(checkpoints_list={}, checkpoint_aliases={}, checkpoints_loaded=OrderedDict())
-        found.model_path, found.skip = str(self.folder), 0
-        found.model_data = SimpleNamespace(sd_model=None, loaded_sd_models=[], lock=threading.Lock())
-        found.list_models, found.reload_model_weights = self.list_models, self.reload
-        found.get_closet_checkpoint_match = self.closest
-        found.get_empty_cond = lambda model: torch.tensor([float(int(digest(model, *TEXT)[:6], 16))])
-        found.SkipWritingToConfig = self._skipping
-        return found
+        models: Any = SimpleNamespace(checkpoints_list={}, checkpoint_aliases={}, checkpoints_loaded=OrderedDict())
+        models.model_path, models.skip = str(self.folder), 0
+        models.model_data = SimpleNamespace(sd_model=None, loaded_sd_models=[], lock=threading.Lock())
+        models.list_models, models.reload_model_weights = self.list_models, self.reload
+        models.get_closet_checkpoint_match = self.closest
+        models.get_empty_cond = lambda model: torch.tensor([float(int(digest(model, *TEXT)[:6], 16))])
+        models.SkipWritingToConfig = self._skipping
+        return models
 
     @contextmanager
     def _skipping(self) -> Iterator[None]:
@@ -161,8 +161,8 @@ class StandIn:
 
     def closest(self, name: str) -> Any:
         """Find a checkpoint by a part of its title."""
-        known = self.sd_models.checkpoint_aliases.get(name)
-        return known or next((i for i in self.sd_models.checkpoints_list.values() if name and name in i.title), None)
+        exact = self.sd_models.checkpoint_aliases.get(name)
+        return exact or next((i for i in self.sd_models.checkpoints_list.values() if name and name in i.title), None)
 
     def select(self) -> Any:
         """Find the checkpoint that the settings choose, or any."""
@@ -220,8 +220,8 @@ class StandIn:
         vae, model = self.sd_vae, self.model
         if state is not None:
             if vae.checkpoint_info is not model.sd_checkpoint_info:
-                own = model.first_stage_model.state_dict()
-                vae.base_vae, vae.checkpoint_info = {k: v.clone() for k, v in own.items()}, model.sd_checkpoint_info
+                base = model.first_stage_model.state_dict()
+                vae.base_vae, vae.checkpoint_info = {k: v.clone() for k, v in base.items()}, model.sd_checkpoint_info
             model.first_stage_model.load_state_dict(dict(state))
         elif vae.base_vae is not None:
             model.first_stage_model.load_state_dict(vae.base_vae)
@@ -292,7 +292,7 @@ class StandIn:
         return SimpleNamespace(images=images, infotexts=texts, info=texts[0], all_seeds=seeds, index_of_first_image=0)
 
     def _sample(self, p: Any, seeds: Sequence[int]) -> Iterator[Image.Image]:
-        set_lora(self.model, wanted=LORA in p.prompt)
+        set_lora(self.model, active=LORA in p.prompt)
         params = (p.prompt, p.negative_prompt, self.model.sd_checkpoint_info)
         if p.cached_c[0] != params:
             p.cached_c[:] = [params, digest(self.model, *TEXT)]

@@ -1,6 +1,6 @@
 """A stand-in for the WebUI's live model: a real tree of torch modules made from a checkpoint's tensors.
 
-What is done to it here is done as the WebUI's issue threads, documentation and source tell that the WebUI does it.
+It behaves as the source, the documentation and the issues of the WebUI describe it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Wrapper(nn.Module):
 
 
 def build_model(state: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32) -> Any:
-    """Build the modules of a checkpoint, with names of their own for the noise schedule."""
+    """Build the modules of a checkpoint, and a buffer of the noise schedule that no checkpoint has."""
     root = Layer()
     for key, tensor in state.items():
         _attach(root, key.split("."), tensor.to(dtype) if tensor.is_floating_point() else tensor)
     root.register_buffer("alphas_cumprod", torch.linspace(1, 0, 10))
-    found: Any = root
-    found.cond_stage_model_empty_prompt = torch.zeros(1)
-    return found
+    model: Any = root
+    model.cond_stage_model_empty_prompt = torch.zeros(1)
+    return model
 
 
 def _attach(owner: nn.Module, path: list[str], tensor: Tensor) -> None:
@@ -57,7 +57,7 @@ def _attach(owner: nn.Module, path: list[str], tensor: Tensor) -> None:
 
 
 def hijack(model: Any) -> None:
-    """Put the host's own modules around text encoders and their embeddings."""
+    """Wrap text encoders and their embeddings in modules of the WebUI."""
     if hasattr(model, "conditioner"):
         embedders = model.conditioner.embedders
         for name in list(embedders._modules):
@@ -70,7 +70,7 @@ def hijack(model: Any) -> None:
 
 
 def undo_hijack(model: Any) -> None:
-    """Take them away."""
+    """Unwrap them."""
     if hasattr(model, "conditioner"):
         embedders = model.conditioner.embedders
         for name, module in list(embedders._modules.items()):
@@ -93,15 +93,15 @@ def _wrap_embedding(encoder: nn.Module, *, undo: bool = False) -> None:
             module._modules["token_embedding"] = _unwrapped(embedding) if undo else Wrapper(embedding)
 
 
-def set_lora(model: nn.Module, *, wanted: bool) -> None:
+def set_lora(model: nn.Module, *, active: bool) -> None:
     """Do to the layers what the Lora extension does before they are used: back up, restore, add."""
-    names = ("tiny",) if wanted else ()
+    names = ("tiny",) if active else ()
     for name, module in model.named_modules():
         if not name.endswith(_LORA_LAYERS):
             continue
         layer: Any = module
         current = getattr(layer, "network_current_names", ())
-        if getattr(layer, "network_weights_backup", None) is None and wanted:
+        if getattr(layer, "network_weights_backup", None) is None and active:
             assert current == (), "no backup, and the weights are changed"
             layer.network_weights_backup = _copies(layer)
             layer.network_bias_backup = _bias(layer)
@@ -110,7 +110,7 @@ def set_lora(model: nn.Module, *, wanted: bool) -> None:
         with torch.no_grad():
             if layer.network_weights_backup is not None:
                 _restore(layer)
-            if wanted:
+            if active:
                 _add(layer)
         layer.network_current_names = names
 
@@ -156,12 +156,12 @@ def _add(layer: Any) -> None:
 
 def digest(model: nn.Module, *parts: str) -> str:
     """Give the SHA-256 of the bytes of a model's tensors, or of those of some of its parts."""
-    found = hashlib.sha256()
+    total = hashlib.sha256()
     for name, tensor in _tensors(model):
         if not parts or name.startswith(parts):
-            found.update(name.encode())
-            found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+            total.update(name.encode())
+            total.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

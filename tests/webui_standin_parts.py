@@ -22,13 +22,13 @@ class QueueLock:
 
     def __init__(self) -> None:
         self.owner: int | None = None
-        self.turns = 0
+        self.entries = 0
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
         assert self.owner != threading.get_ident(), "the queue lock was taken twice in one thread"
         self._lock.acquire()
-        self.owner, self.turns = threading.get_ident(), self.turns + 1
+        self.owner, self.entries = threading.get_ident(), self.entries + 1
 
     def __exit__(self, *_: object) -> None:
         self.owner = None

@@ -1,4 +1,4 @@
-"""Block names of each architecture, in order; ranges and aliases of them."""
+"""Block names of each architecture, in order, with ranges and aliases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BASE = "BASE"
 
 TEXT_ENCODER = "TE"
 VAE = "VAE"
-"""The two parts of BASE, which rules may name by themselves."""
+"""The two parts of BASE that rules can name."""
 
 ALIASES = {"MID": "M00"}
 """Other spellings of block names."""
@@ -21,8 +21,8 @@ class Architecture:
     """A family of checkpoints that share one table of blocks.
 
     Attributes:
-        name: As shown to the user, "SD 1.x".
-        depth: The number of input blocks, which is also that of output blocks.
+        name: The name that users see, such as "SD 1.x".
+        depth: The number of input blocks, and of output blocks.
     """
 
     name: str
@@ -30,13 +30,13 @@ class Architecture:
 
     @cached_property
     def unet_blocks(self) -> tuple[str, ...]:
-        """The U-Net's block names in the order in which data flows through them."""
+        """The block names of the U-Net, from input to output."""
         indices = range(self.depth)
         return (*(f"IN{i:02}" for i in indices), "M00", *(f"OUT{i:02}" for i in indices))
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
-        """All block names, BASE first: the order of ranges and of block weights."""
+        """All block names, BASE first; ranges and block weights have this order."""
         return (BASE, *self.unet_blocks)
 
     @property
@@ -50,22 +50,22 @@ SD1 = Architecture("SD 1.x", 12)
 SD2 = Architecture("SD 2.x", 12)
 SDXL = Architecture("SDXL", 9)
 ARCHITECTURES = (SD1, SD2, SDXL)
-"""Their input blocks are those of v1-inference.yaml, v2-inference.yaml and sd_xl_base.yaml of the published models; the
-blocks' names those of github.com/bbc-mc/sdweb-merge-block-weighted-gui."""
+"""Sources: the number of input blocks from v1-inference.yaml, v2-inference.yaml and sd_xl_base.yaml of the published
+models, the block names from github.com/bbc-mc/sdweb-merge-block-weighted-gui."""
 
 LONGEST = SD1
-"""The architecture whose blocks hold every other's, so that ranges can be read before a checkpoint is."""
+"""The architecture that has the blocks of all others: ranges are expanded without knowing the checkpoint."""
 
 _ORDER = {block: index for index, block in enumerate(LONGEST.blocks)}
 _NAMES = frozenset(LONGEST.blocks)
 RULE_NAMES = (*LONGEST.blocks, TEXT_ENCODER, VAE)
-"""Every name a rule may use for a block, of whatever architecture."""
+"""Every block name that a rule can use, of any architecture."""
 
 
 def normalise_block(word: str) -> str | None:
-    """Give the name of a block or of a range of blocks as it is shown, or None if it is neither.
+    """Give the standard spelling of a block name or range; None if it is neither.
 
-    Case does not matter, ``MID`` is ``M00``, and a range keeps its two ends in the order given.
+    Case is ignored, ``MID`` becomes ``M00``, and a range keeps the order of its ends.
     """
     name = word.upper()
     name = ALIASES.get(name, name)
@@ -78,7 +78,7 @@ def normalise_block(word: str) -> str | None:
 
 
 def expand_block(name: str) -> tuple[str, ...]:
-    """List the blocks that a normalised name or range stands for, ends included."""
+    """List the blocks of a normalised name or range, ends included."""
     first, dash, last = name.partition("-")
     if not dash:
         return (name,)

@@ -1,4 +1,4 @@
-"""Architecture of a checkpoint, from its keys and shapes."""
+"""Detect the architecture of a checkpoint from its keys and shapes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from .blocks import SD1, SD2, SDXL, Architecture
 from .keys import EMA_PREFIX, FIRST_CONV, UNET_PREFIX
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""The shape of every tensor of a checkpoint by its key."""
+"""The shape of each tensor of a checkpoint, by key."""
 
 
 def detect_architecture(shapes: Shapes, *, name: str) -> Architecture:
-    """Tell the architecture of a checkpoint from its keys and shapes; widths may be anything.
+    """Detect the architecture of a checkpoint from its keys and shapes; layers can have any width.
 
     Args:
-        shapes: The shape of every tensor by its key.
-        name: What to call the checkpoint in an error.
+        shapes: The shape of each tensor, by key.
+        name: How errors call the checkpoint.
 
     Raises:
-        CheckpointError: It is none that can be merged; the message says what was seen.
+        CheckpointError: The file is of another kind, or its architecture cannot be merged; the message says what it is.
     """
     if len(shapes.get(FIRST_CONV, ())) != 4:
-        raise CheckpointError(_refusal(name, _describe_stranger(shapes)))
+        raise CheckpointError(_refusal(name, _describe_other_file(shapes)))
     depth = 1 + max(_input_indices(shapes))
     labelled = any(key.startswith(UNET_PREFIX + "label_emb.") for key in shapes)
     if depth == SDXL.depth and labelled:
@@ -32,15 +32,15 @@ def detect_architecture(shapes: Shapes, *, name: str) -> Architecture:
         kind = "an SDXL refiner" if any(k.startswith("conditioner.") for k in shapes) else "an SD 2.x unCLIP model"
         raise CheckpointError(_refusal(name, f"is {kind} (12 input blocks and label_emb)"))
     if depth == SD1.depth:
-        # Only the width-independent difference counts: SD 2.x projects in with a linear layer, SD 1.x with
-        # a 1x1 convolution, in every attention block.
+        # a difference that does not depend on widths: attention blocks of SD 2.x begin with a linear layer,
+        # those of SD 1.x with a 1x1 convolution
         projections = [s for k, s in shapes.items() if k.startswith(UNET_PREFIX) and k.endswith(".proj_in.weight")]
         return SD2 if projections and len(projections[0]) == 2 else SD1
     raise CheckpointError(_refusal(name, f"has a U-Net of {depth} input blocks"))
 
 
 def input_channels(shapes: Shapes) -> int:
-    """Count the channels that the U-Net's first convolution, which must be there, reads: 4, or 9 for inpainting."""
+    """Give the input channels of the U-Net's first convolution, which must exist: 4, or 9 for inpainting."""
     return shapes[FIRST_CONV][1]
 
 
@@ -50,8 +50,8 @@ def _input_indices(shapes: Shapes) -> list[int]:
     return [int(number) for number in numbers if number.isdecimal()]
 
 
-# What else is found in model folders, by a piece of a key that only it has; the first hit names the file.
-_STRANGERS = (
+# Other files of model folders, by pieces of keys that only they have; the first match decides.
+_OTHER_FILES = (
     ("a LoRA", ("lora_", "lora.", ".lora_A.", ".lora_down.", ".hada_w1", ".lokr_w1", ".oft_")),
     ("a ControlNet", ("control_model.", "input_hint_block.", "controlnet_")),
     ("a Flux model", ("double_blocks.",)),
@@ -71,15 +71,15 @@ _STRANGERS = (
 )
 
 
-def _describe_stranger(shapes: Shapes) -> str:
+def _describe_other_file(shapes: Shapes) -> str:
     if not shapes:
         return "holds no tensors"
-    for kind, pieces in _STRANGERS:
-        seen = next((key for key in shapes if any(piece in key for piece in pieces)), None)
-        if seen is not None:
-            return f'looks like {kind} (it holds "{seen}")'
+    for kind, pieces in _OTHER_FILES:
+        match = next((key for key in shapes if any(piece in key for piece in pieces)), None)
+        if match is not None:
+            return f'looks like {kind} (it holds "{match}")'
     return f'is of an unknown kind (it holds "{next(iter(shapes))}")'
 
 
-def _refusal(name: str, seen: str) -> str:
-    return f"{name} {seen}.\nOnly whole SD 1.x, SD 2.x and SDXL base checkpoints, inpainting ones too, can be merged."
+def _refusal(name: str, reason: str) -> str:
+    return f"{name} {reason}.\nOnly whole SD 1.x, SD 2.x and SDXL base checkpoints, inpainting ones too, can be merged."

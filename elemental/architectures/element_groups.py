@@ -1,4 +1,4 @@
-"""Groups of elements: the rows of every table that shows a U-Net, and the shortest words that name one in a rule."""
+"""Groups of alike elements: the rows of element tables, and the shortest rule text for each."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Place:
     """The tensors of one group in one block: a cell of a table.
 
     Attributes:
-        block: The block's name, as a column.
-        word: What stands before the colon of a rule for these tensors alone.
-        part: What stands behind it; empty if the whole of ``word`` is meant.
-        key: The first of the keys.
-        indices: The tensors, in the order of the names.
+        block: The name of the block; the column.
+        word: The block side of a rule for exactly these tensors.
+        part: The element side of that rule; empty for the whole of ``word``.
+        key: The key of the first tensor.
+        indices: The indices of the tensors, in the order of the names.
     """
 
     block: str
@@ -32,12 +32,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Group:
-    """Elements that are alike, in whichever blocks they are.
+    """Alike elements in all blocks: a row of a table.
 
     Attributes:
-        name: What a layer's weight and bias have in common, whichever transformer of its block it is in.
-        label: What people call it: the words that name it in most of its blocks, if they are short.
-        places: Where it is, by block.
+        name: The name that a layer's weight and bias share, with ``*`` for the number of the transformer.
+        label: The short name: the element side of a rule in most blocks; ``name`` if there is no short one.
+        places: The cell of each block that has such elements.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Group:
 
 def group_name(element: str) -> str:
     """Name the group of an element: without weight or bias, and with ``*`` for the number of a transformer."""
-    row = re.sub(r"\.(weight|bias)$", "", element)
-    return re.sub(r"(?<=transformer_blocks\.)\d+", "*", row)
+    layer = re.sub(r"\.(weight|bias)$", "", element)
+    return re.sub(r"(?<=transformer_blocks\.)\d+", "*", layer)
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
@@ -61,7 +61,7 @@ def find_groups(names: Sequence[KeyName]) -> list[Group]:
     rows: dict[str, dict[str, list[int]]] = {}
     for index, name in enumerate(names):
         row = group_name(name.element) if name.component is Component.UNET else part_of_base(name.component)
-        if row is not None:  # what is of neither text encoder nor VAE has no name of its own in rules
+        if row is not None:  # rules have no name for the parts of BASE besides text encoder and VAE
             rows.setdefault(row, {}).setdefault(name.block, []).append(index)
     lookup = TensorIndex(names)
     ordered = sorted(rows, key=lambda row: (row not in (TEXT_ENCODER, VAE), natural_key(row)))
@@ -83,7 +83,7 @@ def _make_group(row: str, blocks: Mapping[str, Sequence[int]], lookup: TensorInd
 
 
 def _shortest_part(row: str, block: str, tensors: TensorSet, lookup: TensorIndex) -> str:
-    """Find what selects exactly these tensors of a block, the shortest first: from what people type to the full key."""
+    """Find the shortest element side of a rule that selects exactly these tensors of a block; the full key if none."""
     in_block = lookup.with_block(block)
     tail = row.rpartition("transformer_blocks.*.")[2]
     first = lookup.names[(tensors & -tensors).bit_length() - 1]

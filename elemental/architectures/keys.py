@@ -1,4 +1,4 @@
-"""State-dict key -> component, block and element; architecture from a checkpoint's keys and shapes."""
+"""State-dict key -> component, block and element."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIXES = ("cond_stage_model.", "conditioner.")
 EMA_PREFIX = "model_ema."
-"""Of averages of the U-Net's weights, which some training checkpoints carry; they belong to BASE."""
+"""Prefix of EMA weights, which some training checkpoints have beside those of the U-Net; they belong to BASE."""
 FIRST_CONV = UNET_PREFIX + "input_blocks.0.0.weight"
-"""The U-Net's first convolution: its second dimension tells inpainting (9) from normal (4)."""
+"""The first convolution of the U-Net; its second dimension is 4, or 9 in inpainting models."""
 
 
 class Component(Enum):
-    """The part of a checkpoint that a tensor belongs to."""
+    """A part of a checkpoint."""
 
     UNET = "U-Net"
     TEXT_ENCODER = "text encoder"
@@ -32,11 +32,11 @@ PREFIXES: Mapping[Component, tuple[str, ...]] = {
     Component.TEXT_ENCODER: TEXT_PREFIXES,
     Component.VAE: (VAE_PREFIX,),
 }
-"""How the keys of each part start."""
+"""The prefixes of the keys of each part."""
 
 
 class KeyName(NamedTuple):
-    """What a state-dict key is called in specs: its block, and its element within that block."""
+    """The place of a state-dict key: its part, its block, and its element within that block."""
 
     key: str
     component: Component
@@ -48,10 +48,10 @@ _NUMBERED = re.compile(r"(input|output)_blocks\.(\d+)\.(.+)", re.DOTALL)
 
 
 def name_key(key: str, architecture: Architecture) -> KeyName:
-    """Name the block and the element of one key.
+    """Name the block and the element of a key.
 
-    Outside the U-Net, and for U-Net keys of no known block, the block is BASE and the element the full key. That
-    ``time_embed`` belongs to the first block and ``out`` to the last is the custom of block weights; source:
+    Outside the U-Net, and for U-Net keys of no block, the block is BASE and the element is the full key.
+    ``time_embed`` belongs to the first block and ``out`` to the last, as in other tools for block weights; source:
     scripts/mbw/merge_block_weighted.py of github.com/bbc-mc/sdweb-merge-block-weighted-gui.
     """
     if key.startswith(UNET_PREFIX):
@@ -83,14 +83,14 @@ def _place_in_unet(rest: str, architecture: Architecture) -> tuple[str, str] | N
 
 
 FULL_KEY_PREFIXES = ("model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
-"""A part that starts with one of these is looked for in the full key, so that a printed key can be pasted."""
+"""Parts that start with one of these are searched in the full key, so that full keys can be pasted into rules."""
 
 
 def part_of_base(component: Component) -> str | None:
-    """Name the part of BASE that rules can address by itself: ``TE``, ``VAE`` or none."""
+    """Give the rule name of a part of BASE: ``TE``, ``VAE``, or None."""
     return {Component.TEXT_ENCODER: TEXT_ENCODER, Component.VAE: VAE}.get(component)
 
 
 def searched_name(part: str, name: KeyName) -> str:
-    """Give the text in which a part is looked for: the element, or the full key for a part that starts like one."""
+    """Give the text that a part is searched in: the element, or the full key if the part starts like one."""
     return name.key if part.startswith(FULL_KEY_PREFIXES) else name.element

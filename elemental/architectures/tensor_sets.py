@@ -1,4 +1,4 @@
-"""Sets of tensors: one Python integer, a bit a tensor, so that whole sets are joined by a handful of operations."""
+"""Sets of tensors as integers, one bit for each tensor: union and intersection take one operation."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from .blocks import expand_block
 from .keys import FULL_KEY_PREFIXES, KeyName, part_of_base
 
 TensorSet = int
-"""A set of tensors: bit i stands for the i-th name of its index."""
+"""A set of tensors: bit i stands for the i-th name of its :class:`TensorIndex`."""
 
 
 class TensorIndex:
-    """The tensors of one checkpoint, found by block and by pieces of their names; each is looked up once.
+    """Finds tensors of a checkpoint by block and by parts of their names; each lookup is cached.
 
     Args:
         names: The tensors.
 
     Attributes:
-        names: The tensors, in the order of a set's bits.
-        everything: The set of all of them.
+        names: The tensors, in the order of the bits.
+        everything: The set of all tensors.
     """
 
     def __init__(self, names: Sequence[KeyName]) -> None:
@@ -36,28 +36,28 @@ class TensorIndex:
                 self._by_block[block] = self._by_block.get(block, 0) | bit
 
     def with_block(self, word: str) -> TensorSet:
-        """Select the tensors of a block, or of a range of blocks."""
+        """Select the tensors of a block or of a range of blocks."""
         return union(self._by_block.get(name, 0) for name in expand_block(word))
 
     def with_part(self, part: str) -> TensorSet:
-        """Select the tensors whose element, or full key where the part starts like one, contains a part."""
+        """Select the tensors whose element contains a part, or whose full key does if the part starts like one."""
         tensors = self._by_part.get(part)
         if tensors is None:
-            tensors = self._by_part[part] = self._find(part)
+            tensors = self._by_part[part] = self._search(part)
         return tensors
 
     def blocks_of(self, tensors: TensorSet) -> list[str]:
-        """List the blocks that some of these tensors are in, in the order of the names."""
+        """List the blocks that have some of these tensors, in the order of the names."""
         return [block for block in self._blocks if self._by_block[block] & tensors]
 
-    def _find(self, part: str) -> TensorSet:
+    def _search(self, part: str) -> TensorSet:
         if part.startswith(FULL_KEY_PREFIXES):
             return sum(1 << index for index, name in enumerate(self.names) if part in name.key)
         return union(tensors for element, tensors in self._by_element.items() if part in element)
 
 
 def members(tensors: TensorSet) -> Iterator[int]:
-    """List the indices of a set, lowest first."""
+    """List the indices in a set, lowest first."""
     while tensors:
         lowest = tensors & -tensors
         yield lowest.bit_length() - 1
@@ -65,8 +65,8 @@ def members(tensors: TensorSet) -> Iterator[int]:
 
 
 def union(sets: Iterable[TensorSet]) -> TensorSet:
-    """Join sets."""
-    joined = 0
+    """Unite sets."""
+    united = 0
     for tensors in sets:
-        joined |= tensors
-    return joined
+        united |= tensors
+    return united

@@ -1,11 +1,10 @@
-"""The command line's recipe options: how they are declared, and the recipe that they ask for."""
+"""The options that say what to merge, and the recipe that they ask for."""
 
 from __future__ import annotations
 
 import argparse
-import re
 import textwrap
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,166 +17,242 @@ from ..recipe.parser import parse_rules
 from ..recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop_unused
 from ..recipe.rules import RuleSet
 from ..workflows import load_presets, read_recipe, user_presets_path
+from .command import UsageError, read_as
+
+MODELS_FOLDER_HELP = "the folder of your checkpoints, at any depth"
+"""What ``--models`` is, in every command."""
 
 _NO_WEIGHTS = "none"
+_DROPPED = {"model_c": "model C", "beta": "beta", "block_beta": "block weights of beta"}
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """What was said of the merge; None where nothing was.
+
+    Attributes:
+        models: Model A, and B and C, as paths.
+        models_folder: The user's folder of checkpoints.
+        mode: The formula.
+        alpha: The base ratio.
+        beta: The second base ratio.
+        blocks: Block weights, or the name of a preset; "none" for no block weights.
+        blocks_beta: The same for beta.
+        elemental: A spec.
+        elemental_file: A text file with a spec.
+        vae: "merged", "a", "b", or the path of a file.
+        dtype: Number format of the result.
+        recipe: A file with the recipe to start from.
+        strict: Whether warnings are errors.
+    """
+
+    models: tuple[str, ...] = ()
+    models_folder: Path | None = None
+    mode: MergeMode | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    blocks: str | None = None
+    blocks_beta: str | None = None
+    elemental: str | None = None
+    elemental_file: str | None = None
+    vae: str | None = None
+    dtype: SaveDtype | None = None
+    recipe: str | None = None
+    strict: bool = False
+
+    @property
+    def locator(self) -> ModelLocator:
+        """Finds the models."""
+        return ModelLocator(self.models_folder)
 
 
 def add_recipe_options(
-    command: argparse.ArgumentParser, *, models: str = "A B, and C for modes with three models"
+    command: argparse.ArgumentParser, *, models: str = "A and B; C for modes with three models"
 ) -> None:
-    """Declare the models and all the options that decide what a merge gives.
+    """Declare the models and all the options that say what to merge.
 
     Args:
         command: The command that takes them.
-        models: What to say of the models.
+        models: The help of the models.
     """
-    command.add_argument("models_given", metavar="MODEL", nargs="*", help=models)
+    command.add_argument("models", metavar="MODEL", nargs="*", help=models)
     group = command.add_argument_group("recipe")
-    names = [mode.value for mode in MergeMode]
-    group.add_argument("--mode", choices=names, metavar="MODE", help="the formula, see below (default: weight-sum)")
-    group.add_argument(
-        "--alpha", type=float, metavar="RATIO", help="ratio of all that nothing else sets (default: 0.5)"
-    )
-    group.add_argument("--beta", type=float, metavar="RATIO", help="second ratio, of triple-sum and sum-twice")
-    group.add_argument(
-        "--blocks", metavar="WEIGHTS", help=f'block weights, see below; "{_NO_WEIGHTS}" takes a recipe\'s away'
-    )
-    group.add_argument("--blocks-beta", metavar="WEIGHTS", help="block weights of beta")
-    spec = group.add_mutually_exclusive_group()
-    spec.add_argument("--elemental", metavar="SPEC", help="rules, which override all other ratios")
-    spec.add_argument("--elemental-file", metavar="FILE", help="rules from a text file")
-    group.add_argument("--vae", metavar="V", help="merged (default), a, b, or a file to take the VAE from")
+    add_ratio_options(group)
+    group.add_argument("--vae", metavar="V", help="VAE: merged (default), a, b, or a file")
     formats = [dtype.value for dtype in SaveDtype]
-    group.add_argument(
-        "--dtype", choices=formats, metavar="F", help="fp16, bf16 or fp32 (default: A's formats, tensor by tensor)"
-    )
-    group.add_argument(
-        "--recipe", metavar="FILE", help="start from the recipe of a merged file, an image, or a JSON file"
-    )
-    group.add_argument("--models", metavar="DIR", help="look here, by SHA-256, for models that have moved")
+    group.add_argument("--dtype", choices=formats, metavar="F", help="fp16, bf16 or fp32 (default: as in A)")
+    group.add_argument("--recipe", metavar="FILE", help="start from the recipe in a merged file, an image or JSON")
+    add_models_folder_option(group, use="to find models by SHA-256 that are not where a recipe says")
     group.add_argument("--strict", action="store_true", help="treat warnings as errors")
 
 
-def recipe_from_options(args: argparse.Namespace) -> tuple[MergeRecipe, list[str]]:
-    """Make the recipe that the options ask for, and remark on those that have no effect.
+def add_ratio_options(group: argparse._ArgumentGroup) -> None:
+    """Declare the mode, the ratios, the block weights and the rules."""
+    names = [mode.value for mode in MergeMode]
+    group.add_argument("--mode", choices=names, metavar="MODE", help="merge mode, see below (default: weight-sum)")
+    group.add_argument(
+        "--alpha", type=float, metavar="R", help="base ratio, where nothing else sets one (default: 0.5)"
+    )
+    group.add_argument("--beta", type=float, metavar="R", help="second base ratio, of triple-sum and sum-twice")
+    weights = f'block weights (MBW), see below; "{_NO_WEIGHTS}" removes those of a recipe'
+    group.add_argument("--blocks", metavar="W", help=weights)
+    group.add_argument("--blocks-beta", metavar="W", help="block weights of beta")
+    spec = group.add_mutually_exclusive_group()
+    spec.add_argument("--elemental", metavar="SPEC", help="rules, which override all other ratios, see below")
+    spec.add_argument("--elemental-file", metavar="TXT", help="rules from a text file")
 
-    With ``--recipe`` it is that file's, with what else is given put over it.
 
-    Raises:
-        ElementalError: Something that was given cannot be read, or does not fit the rest.
+def add_models_folder_option(group: argparse._ArgumentGroup, *, use: str) -> None:
+    """Declare the folder of the user's checkpoints.
+
+    Args:
+        group: The options that it belongs to.
+        use: What the command uses it for.
     """
-    if len(args.models_given) not in ((2, 3) if args.recipe is None else (0, 2, 3)):
-        args.parser.error("two models are needed, or three: A B [C]")
-    parts: dict[str, Any] = {}
-    remarks: list[str] = []
-    if args.recipe is not None:
-        base = read_recipe(args.recipe)
-        parts = {name: getattr(base, name) for name in base.__dataclass_fields__}
-        remarks += _drop_what_the_mode_lacks(parts, args)
-    parts |= _given(args)
-    parts |= _block_weights(args, parts["model_a"])
-    recipe = MergeRecipe(**parts)
-    return recipe, remarks + _idle_ratios(args, recipe)
+    group.add_argument("--models", dest="models_folder", type=Path, metavar="DIR", help=f"{MODELS_FOLDER_HELP}, {use}")
 
 
-def locator_from_options(args: argparse.Namespace) -> ModelLocator:
-    """Make what finds the models that the options name."""
-    return ModelLocator(None if args.models is None else Path(args.models))
-
-
-def join_negative_numbers(argv: Sequence[str]) -> list[str]:
-    """Write ``--alpha -1e-1`` as ``--alpha=-1e-1``, since argparse takes most negative numbers for options."""
-    joined: list[str] = []
-    for word in argv:
-        if joined and re.match(r"-[.\d]", word) and re.fullmatch(r"--[a-z-]+", joined[-1]):
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined
-
-
-def _recipe_help() -> str:
-    presets = textwrap.wrap(", ".join(read_presets(BUILT_IN_PRESETS)), 77, break_on_hyphens=False)
-    return "\n".join(
-        [
-            "modes (a is alpha, b is beta):",
-            "",
-            *(f"  {mode.value:<15} {mode.formula}" for mode in MergeMode),
-            "",
-            "Block weights are 26 numbers (SDXL 20), BASE first; 25 (19) leave BASE to",
-            "alpha. Presets:",
-            "",
-            *(f"  {line}" for line in presets),
-            "",
-            f"and your own, one NAME: numbers a line, from {model_source(user_presets_path()).path}",
-            "",
-            "",
-        ]
+def read_recipe_options(args: argparse.Namespace) -> RecipeOptions:
+    """Take the options of a merge from what argparse gives."""
+    return read_as(
+        RecipeOptions,
+        args,
+        models=tuple(args.models),
+        mode=None if args.mode is None else MergeMode(args.mode),
+        dtype=None if args.dtype is None else SaveDtype(args.dtype),
     )
 
 
-RECIPE_HELP = _recipe_help()
-"""What the help of commands that take a recipe says of it."""
+def make_recipe(options: RecipeOptions) -> tuple[MergeRecipe, list[str]]:
+    """Make the recipe that the options ask for; with ``--recipe`` it is that file's, changed by the other options.
+
+    Returns:
+        The recipe, and remarks on what has no effect.
+
+    Raises:
+        UsageError: There are too few models, or too many.
+        ElementalError: Something cannot be read, or does not fit the rest.
+    """
+    if len(options.models) not in ((2, 3) if options.recipe is None else (0, 2, 3)):
+        raise UsageError("two models are needed, or three: A B [C]")
+    parts, remarks = _parts_of_file(options)
+    parts |= _parts_of_options(options)
+    parts |= _block_weights(options, parts["model_a"])
+    recipe = MergeRecipe(**parts)
+    return recipe, remarks + _unused_ratios(options, recipe)
 
 
-def _given(args: argparse.Namespace) -> dict[str, Any]:
-    parts: dict[str, Any] = {"alpha": args.alpha, "beta": args.beta, "rules": _rules(args)}
-    parts["mode"] = None if args.mode is None else MergeMode(args.mode)
-    parts["dtype"] = None if args.dtype is None else SaveDtype(args.dtype)
-    given = {name: part for name, part in parts.items() if part is not None}
-    if args.models_given:
-        a, b, *c = map(model_source, args.models_given)
-        given |= {"model_a": a, "model_b": b, "model_c": c[0] if c else None}
-    if args.vae is not None:
-        choices = {choice.value: choice for choice in VaeChoice if choice is not VaeChoice.FILE}
-        given["vae"] = choices.get(args.vae, VaeChoice.FILE)
-        given["vae_file"] = model_source(args.vae) if given["vae"] is VaeChoice.FILE else None
-    return given
+def _parts_of_file(options: RecipeOptions) -> tuple[dict[str, Any], list[str]]:
+    """Read the recipe to start from, without what another mode cannot use, and remark on that."""
+    if options.recipe is None:
+        return {}, []
+    base = read_recipe(options.recipe)
+    parts = {name: getattr(base, name) for name in base.__dataclass_fields__}
+    if options.mode is None:
+        return parts, []
+    kept = drop_unused(parts, options.mode)
+    dropped = [words for name, words in _DROPPED.items() if kept[name] != parts[name]]
+    dropped += ["beta of its rules"] * (kept["rules"] != parts["rules"])
+    return kept, [f"{options.mode.value} has no use for the recipe's {words}." for words in dropped]
 
 
-def _rules(args: argparse.Namespace) -> RuleSet | None:
-    if args.elemental is not None:
-        return parse_rules(args.elemental)
-    if args.elemental_file is None:
-        return None
-    try:
-        text = Path(args.elemental_file).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise CheckpointError(f"Cannot read the spec in {args.elemental_file}: {exc}.") from exc
-    return parse_rules(text, name=args.elemental_file)
+def _parts_of_options(options: RecipeOptions) -> dict[str, Any]:
+    """Give the fields of the recipe that options set, but for block weights."""
+    parts: dict[str, Any] = {
+        "alpha": options.alpha,
+        "beta": options.beta,
+        "rules": _rules(options),
+        "mode": options.mode,
+        "dtype": options.dtype,
+    }
+    set_parts = {name: part for name, part in parts.items() if part is not None}
+    return set_parts | _models(options.models) | _vae(options.vae)
 
 
-def _block_weights(args: argparse.Namespace, model_a: ModelSource) -> dict[str, BlockWeights | None]:
-    texts = {"block_alpha": args.blocks, "block_beta": args.blocks_beta}
-    given = {name: text for name, text in texts.items() if text is not None}
-    if not given:
+def _models(paths: tuple[str, ...]) -> dict[str, ModelSource | None]:
+    if not paths:
         return {}
-    with Checkpoint(locator_from_options(args).locate(model_a)) as checkpoint:
+    model_a, model_b, *others = map(model_source, paths)
+    return {"model_a": model_a, "model_b": model_b, "model_c": others[0] if others else None}
+
+
+def _vae(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    choices = {choice.value: choice for choice in VaeChoice if choice is not VaeChoice.FILE}
+    if text in choices:
+        return {"vae": choices[text], "vae_file": None}
+    return {"vae": VaeChoice.FILE, "vae_file": model_source(text)}
+
+
+def _rules(options: RecipeOptions) -> RuleSet | None:
+    if options.elemental is not None:
+        return parse_rules(options.elemental)
+    if options.elemental_file is None:
+        return None
+    return parse_rules(read_text_file(options.elemental_file, "spec"), name=options.elemental_file)
+
+
+def read_text_file(name: str, content: str) -> str:
+    """Read a text file that an option names.
+
+    Args:
+        name: The file.
+        content: What it holds, for the message.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    try:
+        return Path(name).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise CheckpointError(f"Cannot read the {content} in {name}: {exc}.") from exc
+
+
+def _block_weights(options: RecipeOptions, model_a: ModelSource) -> dict[str, BlockWeights | None]:
+    texts = {"block_alpha": options.blocks, "block_beta": options.blocks_beta}
+    set_texts = {name: text for name, text in texts.items() if text is not None}
+    if not set_texts:
+        return {}
+    with Checkpoint(options.locator.locate(model_a)) as checkpoint:
         architecture = checkpoint.architecture
     presets = load_presets()
     return {
         name: None if text == _NO_WEIGHTS else choose_block_weights(text, presets, architecture)
-        for name, text in given.items()
+        for name, text in set_texts.items()
     }
 
 
-def _drop_what_the_mode_lacks(parts: dict[str, Any], args: argparse.Namespace) -> list[str]:
-    """Leave out of a recipe what another mode, asked for beside it, cannot use."""
-    if args.mode is None:
-        return []
-    mode = MergeMode(args.mode)
-    kept = drop_unused(parts, mode)
-    dropped = [name for name in ("model_c", "beta", "block_beta") if kept[name] != parts[name]]
-    dropped += ["beta of its rules"] * (kept["rules"] != parts["rules"])
-    parts |= kept
-    return [f"{mode.value} has no use for the recipe's {name.replace('_', ' ')}." for name in dropped]
-
-
-def _idle_ratios(args: argparse.Namespace, recipe: MergeRecipe) -> list[str]:
-    """Remark on ratios that block weights, BASE among them, leave nothing to."""
-    ratios = {"alpha": (args.alpha, recipe.block_alpha), "beta": (args.beta, recipe.block_beta)}
+def _unused_ratios(options: RecipeOptions, recipe: MergeRecipe) -> list[str]:
+    """Remark on base ratios that nothing uses, since the block weights set all blocks and BASE."""
+    ratios = {"alpha": (options.alpha, recipe.block_alpha), "beta": (options.beta, recipe.block_beta)}
     return [
         f"--{name} has no effect: the block weights set every block, BASE too."
-        for name, (given, weights) in ratios.items()
-        if given is not None and weights is not None and weights.base is not None
+        for name, (ratio, weights) in ratios.items()
+        if ratio is not None and weights is not None and weights.base is not None
     ]
+
+
+def _recipe_help() -> str:
+    presets = textwrap.wrap(", ".join(read_presets(BUILT_IN_PRESETS)), 77, break_on_hyphens=False)
+    lines = [
+        "modes (a is alpha, b is beta):",
+        *(f"  {mode.value:<15} {mode.formula}" for mode in MergeMode),
+        "",
+        "block weights: 26 numbers, BASE first (SDXL 20); or 25 (19), BASE is alpha then;",
+        "or a preset:",
+        *(f"  {line}" for line in presets),
+        f'or your own preset, a line "NAME: numbers" in {model_source(user_presets_path()).path}',
+        "",
+        "spec: rules, separated by commas or line ends; a later rule wins:",
+        "  blocks:elements:ratio        OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5",
+        "  blocks:elements:ratio:beta   IN00-IN05::0.2:0.1   (triple-sum, sum-twice)",
+        "  blocks are BASE, TE, VAE, IN00.., M00, OUT00.., or ranges such as IN03-OUT02;",
+        "  elements are parts of element names; either can be blank for all, or begin",
+        '  with NOT for all others; "#" starts a comment',
+    ]
+    return "\n".join([*lines, ""])
+
+
+RECIPE_HELP = _recipe_help()
+"""What the help of commands that merge says of modes, block weights and specs."""

@@ -1,80 +1,97 @@
-"""The command that serves the tab by itself: ``elemental ui``."""
+"""``elemental ui``: serves the standalone page."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError
-from .generate import DEFAULT_DEVICE, add_request_options, make_host, request_from_options
+from .command import Command, Interrupts, read_as
+from .host import make_host
+from .image_options import ImageOptions, add_image_options
+from .output import print_lines
+from .recipe_options import add_models_folder_option
+
+if TYPE_CHECKING:
+    from ..hosts.standalone.host import StandaloneHost
 
 LOOPBACK = "127.0.0.1"
 _COPIES = "GRADIO_TEMP_DIR"
 
 
-UI_HELP = "The options of images are what the page's fields say at first.\n"
-"""What the help of the command says besides."""
+@dataclass(frozen=True)
+class UiOptions:
+    """What to serve, and where.
+
+    Attributes:
+        images: What the fields of the page say at first.
+        models_folder: The folder of checkpoints; None for the working directory.
+        output: The folder for images.
+        port: The port; None for the first free one from 7860.
+        browser: Whether to open the page.
+    """
+
+    images: ImageOptions
+    models_folder: Path | None
+    output: Path
+    port: int | None
+    browser: bool
 
 
-def add_ui_options(command: argparse.ArgumentParser) -> None:
-    """Declare the options of ``elemental ui``."""
-    group = command.add_argument_group("page")
-    group.add_argument(
-        "--models", metavar="DIR", help="the folder of the checkpoints, at any depth (default: the working directory)"
-    )
-    group.add_argument(
-        "-o", "--output", metavar="DIR", default="outputs", help="the folder for images (default: %(default)s)"
-    )
-    group.add_argument("--port", type=int, metavar="N", help="its port (default: the first free one from 7860 on)")
-    group.add_argument("--browser", action="store_true", help="open it in the browser")
-    add_request_options(command)
-
-
-def run_ui(args: argparse.Namespace, *, say: Callable[[Iterable[str]], None]) -> None:
-    """Serve the tab until the user presses Ctrl-C; to this machine alone.
-
-    Args:
-        args: What was given.
-        say: Prints lines.
+def run_ui(options: UiOptions, _interrupts: Interrupts = ()) -> None:
+    """Serve the page to this computer only, until the user presses Ctrl-C.
 
     Raises:
-        HostError: A package is missing, the folder of models is none, the sampler is unknown, or the port is taken.
+        HostError: A package is missing, there is no such folder or sampler, or the port is taken.
         ImageError: A number is out of its range, or the samples cannot be read.
     """
     if find_spec("gradio") is None:
         raise HostError('The page needs one more package, gradio: pip install "sd-webui-elemental[ui]"')
-    models = Path(args.models or ".").expanduser().resolve()
-    if not models.is_dir():
-        raise HostError(f"There is no folder {models}: name the one that your checkpoints are in, --models DIR.")
-    output = Path(args.output).expanduser().resolve()
-    host = make_host(args.device or DEFAULT_DEVICE, models=models, output=output)
-    say(["Starting ..."])
+    models = _models_folder(options)
+    output = options.output.expanduser().resolve()
+    host = make_host(options.images.device, models=models, output=output)
+    print_lines(["Starting ..."])
     with _own_copies():
-        from ..ui.compat import serve
-        from ..ui.image_form import StandaloneImageForm
-        from ..ui.tab import make_tab
-
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is there, and tells of it
-        page = make_tab(host, StandaloneImageForm(host, request_from_options(args)), standalone=True)
-        try:
-            _, url = serve(page, host=LOOPBACK, port=args.port, files=[output], in_browser=args.browser, wait=False)
-        except OSError as exc:
-            raise HostError(f"The page cannot be served: {exc}. Choose another port: --port N.") from exc
-        say([f"The tab is at {url} - models: {models} - images: {output}", "Ctrl-C ends it."])
+        page, url = _serve(host, options, output)
+        print_lines([f"The tab is at {url} - models: {models} - images: {output}", "Ctrl-C ends it."])
         page.block_thread()
+
+
+def _models_folder(options: UiOptions) -> Path:
+    folder = (options.models_folder or Path()).expanduser().resolve()
+    if not folder.is_dir():
+        raise HostError(f"There is no folder {folder}: name the one that your checkpoints are in, --models DIR.")
+    return folder
+
+
+def _serve(host: StandaloneHost, options: UiOptions, output: Path) -> tuple[Any, str]:
+    """Make the page and serve it; gives it and its address."""
+    from ..ui.compat import serve
+    from ..ui.image_form import StandaloneImageForm
+    from ..ui.tab import make_tab
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is there, and logs that
+    page = make_tab(host, StandaloneImageForm(host, options.images.request()), standalone=True)
+    try:
+        _, url = serve(page, host=LOOPBACK, port=options.port, files=[output], in_browser=options.browser, wait=False)
+    except OSError as exc:
+        raise HostError(f"The page cannot be served: {exc}. Choose another port: --port N.") from exc
+    return page, url
 
 
 @contextmanager
 def _own_copies() -> Iterator[None]:
-    """Have gradio keep uploads, and copies of all images that it shows, in a folder of this page's own while it is.
+    """Have gradio keep uploads, and copies of the images that it shows, in a folder that is deleted at the end.
 
-    By itself it would keep them for ever, where all users of the machine have theirs.
+    Its default is a folder that it never empties, and that all users of the machine share.
     """
     if os.environ.get(_COPIES):
         yield
@@ -85,3 +102,28 @@ def _own_copies() -> Iterator[None]:
             yield
         finally:
             del os.environ[_COPIES]
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("page")
+    add_models_folder_option(group, use="to list (default: the working directory)")
+    output = "the folder for images (default: %(default)s)"
+    group.add_argument("-o", "--output", type=Path, metavar="DIR", default="outputs", help=output)
+    group.add_argument("--port", type=int, metavar="N", help="port (default: the first free one from 7860)")
+    group.add_argument("--browser", action="store_true", help="open the page in the browser")
+    add_image_options(command)
+
+
+def _read(args: argparse.Namespace) -> UiOptions:
+    return read_as(UiOptions, args, images=read_as(ImageOptions, args))
+
+
+UI = Command(
+    purpose="serve the standalone page, to this computer only",
+    arguments="[options]",
+    example='elemental ui --models models --prompt "a cat"',
+    add_options=_add_options,
+    read=_read,
+    run=run_ui,
+    notes="The options of images are what the page's fields say at first.\n",
+)

@@ -1,1 +1,1 @@
-"""The port to whatever makes images, and a folder for each host."""
+"""The port to the programs that make images, and a folder for each of these hosts."""

@@ -1,4 +1,4 @@
-"""The port to whatever makes images: the WebUI, diffusers, or a fake for tests."""
+"""The port: what this program asks of a host, the program or library that makes the images."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NO_FIELDS: Mapping[str, str] = MappingProxyType({})
-"""No further texts for an image's file."""
+"""No additional texts in an image file."""
 
 
 @dataclass(frozen=True)
 class CheckpointRef:
-    """A checkpoint that a host knows.
+    """A checkpoint in the list of a host.
 
     Attributes:
-        title: As the host shows it.
+        title: Its title in that list.
         path: Its file.
     """
 
@@ -36,12 +36,12 @@ class CheckpointRef:
 
 @dataclass(frozen=True)
 class StepProgress:
-    """What can be seen of an image in the making.
+    """The progress of the image that is being made.
 
     Attributes:
-        step: Steps of the sampler that are done.
-        steps: All steps; 0 if nothing is being made.
-        image: What it looks like now, if the host shows that.
+        step: Finished steps of the sampler.
+        steps: All steps; 0 if no image is being made.
+        image: A preview of the image, if the host has one.
     """
 
     step: int = 0
@@ -54,130 +54,131 @@ class LiveModel(Protocol):
 
     @property
     def checkpoint(self) -> CheckpointRef | None:
-        """The file it was loaded from, if there is one; None once a merge was kept in it."""
+        """The checkpoint it was loaded from; None once a merge was kept in it."""
 
     def tensors(self) -> Mapping[str, Sequence[Tensor]]:
-        """Give the tensors in use now, by the key that each has in a checkpoint.
+        """Give the tensors in use by their keys in the checkpoint.
 
-        A tensor may lie in several parts: their numbers in row-major order, one part after the other, are the
-        checkpoint tensor's. Parts may be strided views, on any device, in any float format; they are written to.
-        Keys of a checkpoint that the host has no use for are left out.
+        A tensor may consist of several parts: their numbers in row-major order, one part after the other, are those
+        of the tensor in the checkpoint. Parts may be strided views, on any device, in any float format; they are
+        written to. Keys of the checkpoint that the host does not use are left out.
 
         Raises:
-            HostError: Something else was loaded in their place, or they are on no device.
+            HostError: The host has loaded something else, or has moved the tensors to no device.
         """
 
     def changed(self, keys: Collection[str]) -> None:
-        """Take note that these tensors were written to: whatever was computed from them is void.
+        """Tell the host that these tensors were written to: it drops what it computed from them.
 
         Raises:
             HostError: The host cannot use the new numbers.
         """
 
     def claim(self) -> AbstractContextManager[None]:
-        """Have the model to oneself.
+        """Hold the model for one merge.
 
         Raises:
-            HostError: Somebody else is merging into it.
+            HostError: Another merge is using it.
         """
 
     def keep(self, label: str) -> None:
-        """Take note that the merge in the model is there to stay, under this name."""
+        """Tell the host that the merge stays in the model under this label."""
 
     def describe(self, model: Mapping[str, str], fields: Mapping[str, str]) -> None:
-        """Take note of what is in the model, for the images that the user makes of it outside of this program.
+        """Tell the host what is in the model, for images that the user makes outside of this program.
 
         Args:
-            model: What names it, for the infotext; empty if it is the checkpoint.
-            fields: Further texts for the images' files.
+            model: Names the model in the infotext; empty if it is the checkpoint.
+            fields: Additional texts for the image files.
         """
 
     def replaced(self) -> bool:
-        """Tell whether the host has since loaded something else over these tensors, or in their place."""
+        """Tell whether the host has loaded something over these tensors, or uses another model."""
 
 
 class Host(Protocol):
-    """Whatever makes images."""
+    """A program or library that makes images."""
 
     def checkpoints(self) -> Sequence[CheckpointRef]:
-        """List the checkpoints that it knew of when it last looked for them."""
+        """List the checkpoints that were there at the last :meth:`refresh`."""
 
     def refresh(self) -> None:
-        """Look for checkpoints anew."""
+        """Search for checkpoints again."""
 
     def models_folder(self) -> Path:
-        """Give the folder in which merges are saved, and models looked for that have moved."""
+        """Give the folder in which merges are saved, and in which models that were moved are searched for."""
 
     def samplers(self) -> Sequence[str]:
         """List the samplers that requests may name."""
 
     def loaded(self) -> CheckpointRef | None:
-        """Give the checkpoint that the live model was loaded from last, whatever was merged into it since.
+        """Give the checkpoint that the live model was loaded from.
 
-        None if there is no model, or one in which a merge, or the rest of one that could not be taken out, is to stay.
+        It is still that checkpoint while a merge is in the model. None if no model is loaded, if a merge was kept in
+        it, or if a merge could not be taken out completely.
         """
 
     def before_loading(self, call: Callable[[], None]) -> None:
-        """Have something called whenever the user is about to load a checkpoint by the host's own means."""
+        """Register a function to call each time before the user loads a checkpoint by the host's own means."""
 
     def job(self, name: str, images: int) -> AbstractContextManager[None]:
-        """Have the host to oneself for a job, once those before it are done; no job begins another one.
+        """Hold the host for a job, after waiting for the jobs before it; a job may not start another one.
 
         Args:
-            name: What to call it.
-            images: How many will be made.
+            name: The name that the host shows.
+            images: How many images it makes.
         """
 
     def open_model(self, checkpoint: CheckpointRef) -> LiveModel:
-        """Load a checkpoint, unless it is the one in use, and give the live model.
+        """Load a checkpoint, unless it is loaded already, and give the live model.
 
         Raises:
-            CheckpointError: The file cannot be read, or is no model that is known.
-            HostError: It cannot be loaded, or a merge is going on in the live model.
+            CheckpointError: The file cannot be read, or its architecture is unknown.
+            HostError: It cannot be loaded, or a merge is using the live model.
         """
 
     def make_images(
         self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
     ) -> Sequence[GeneratedImage]:
-        """Make the images of a request from the live model as it is now.
+        """Make the images of a request from the live model.
 
         Args:
-            request: What to make.
-            model: What names the model, for the infotext.
-            fields: Further texts that the images are to carry.
+            request: The images to make.
+            model: Names the model in the infotext.
+            fields: Additional texts for the image files.
 
         Returns:
-            As many as the request's batch, in the order of their seeds.
+            As many images as the request's batch, in the order of their seeds.
 
         Raises:
-            HostError: It cannot be done.
+            HostError: The images cannot be made.
             Stopped: The user pressed Stop.
         """
 
     def report(self, done: int, total: int, text: str) -> None:
-        """Show how far a job is.
+        """Show the progress of a job.
 
         Args:
-            done: How much is done, and
-            total: of how much, in whatever both are counted.
-            text: What is done now.
+            done: How much is done, in any unit.
+            total: The whole, in the same unit.
+            text: What is being done.
         """
 
     def step_progress(self) -> StepProgress:
-        """Show the image in the making."""
+        """Give the progress of the image that is being made."""
 
     def stop(self) -> None:
-        """Have the job end soon, as if the user had pressed the host's own Stop; the next job starts afresh."""
+        """End the job soon, as if the user had pressed the host's own Stop; the next job is not affected."""
 
     def should_stop(self) -> bool:
         """Tell whether the user pressed Stop."""
 
     def output_folder(self) -> Path:
-        """Give the folder in which images are kept."""
+        """Give the folder for images."""
 
 
 class Claim:
-    """What a live model needs to be claimed by one at a time."""
+    """Lets one merge at a time use a live model."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -187,7 +188,7 @@ class Claim:
         """Hold the claim.
 
         Raises:
-            HostError: Somebody else holds it.
+            HostError: Another merge holds it.
         """
         if not self._lock.acquire(blocking=False):
             raise HostError("Another merge is using the live model; wait for it, or stop it.")

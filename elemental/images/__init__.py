@@ -1,1 +1,1 @@
-"""Images: requested, read, written, compared and drawn into grids."""
+"""Request, read, write and compare images, and draw grids of them."""

@@ -1,4 +1,4 @@
-"""How much two images differ, in figures and as an image."""
+"""Compare two images: in numbers, and as an image of their difference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from ..errors import ImageError
 
 THRESHOLD = 20
-"""Differences of a channel value up to this, of 255, are not counted.
+"""Differences of a channel value up to this, of 255, do not count as changed.
 
 Source of this and of the share: ``effectivechecker`` in scripts/mergers/xyplot.py of
 github.com/hako-mikan/sd-webui-supermerger.
@@ -22,14 +22,14 @@ _SSIM_WINDOW = 7  # pixels; what scikit-image takes by default
 
 
 class Difference(NamedTuple):
-    """Figures of the difference between two images.
+    """The difference between two images in numbers.
 
     Attributes:
-        share: Of the channel values, how many differ by more than 20 of 255; in percent.
-        mean: Mean absolute difference, of 255.
-        largest: Largest absolute difference, of 255.
-        similarity: Structural similarity, from -1 to 1: 1 for equal images, near 0 for unlike ones. None where
-            scikit-image is not installed, or an image is smaller than the 7 pixels of its window.
+        share: The share of channel values that differ by more than 20 of 255, in percent.
+        mean: Mean absolute difference, from 0 to 255.
+        largest: Largest absolute difference, from 0 to 255.
+        similarity: Structural similarity, from -1 to 1: 1 for equal images, near 0 for different ones. None if
+            scikit-image is not installed, or the images are smaller than its window of 7 pixels.
     """
 
     share: float
@@ -57,7 +57,7 @@ def compare_images(first: Image.Image, second: Image.Image) -> Difference:
 
 
 def draw_difference(first: Image.Image, second: Image.Image) -> Image.Image:
-    """Draw the absolute difference of each channel value, three times as bright, on black; RGB, of the same size.
+    """Draw the absolute difference of each channel value, three times as bright, on black, as an RGB image.
 
     Raises:
         ImageError: Their sizes differ.

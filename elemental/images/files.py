@@ -1,4 +1,4 @@
-"""Image files: whole or not at all, with texts that tell how they were made."""
+"""Image files: written completely or not at all, with infotext."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from ..errors import ImageError
 from .request import GeneratedImage
 
 INFOTEXT_FIELD = "parameters"
-"""The PNG text in which the WebUI keeps the infotext."""
+"""The PNG text field of the infotext, as in the WebUI."""
 
 _GIF_MILLISECONDS = 1000
 
 
 @contextmanager
-def reading_untrusted(what: str, advice: str = "") -> Iterator[None]:
-    """Read plain data, of which anything may be missing or of another kind.
+def reading_untrusted(name: str, advice: str = "") -> Iterator[None]:
+    """Turn errors from reading untrusted data in a ``with`` block into an :class:`ImageError`.
 
     Args:
-        what: What is read, for the message.
-        advice: What to do then.
+        name: What is read, as the start of the message.
+        advice: What the user can do, as the end of the message.
 
     Raises:
-        ImageError: It is damaged.
+        ImageError: The data is damaged.
     """
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as exc:
         reason = f"an entry is missing ({exc})" if isinstance(exc, KeyError) else str(exc)
-        raise ImageError(f"{what} is damaged: {reason}. {advice}".rstrip()) from exc
+        raise ImageError(f"{name} is damaged: {reason}. {advice}".rstrip()) from exc
 
 
 def write_png(path: Path, generated: GeneratedImage, *, replace: bool = False) -> None:
-    """Write an image with its infotext and its other fields.
+    """Write an image as PNG, with its infotext and other fields.
 
     Args:
         path: The file.
-        generated: What goes into it.
+        generated: The image and its texts.
         replace: Whether an existing file is replaced.
 
     Raises:
-        ImageError: The file exists and is not to be replaced, or cannot be written.
+        ImageError: The file exists and may not be replaced, or cannot be written.
     """
     texts = PngImagePlugin.PngInfo()
     for name, text in {INFOTEXT_FIELD: generated.infotext, **generated.fields}.items():
@@ -57,20 +57,20 @@ def write_png(path: Path, generated: GeneratedImage, *, replace: bool = False) -
 
 
 def write_gif(path: Path, first: Image.Image, second: Image.Image) -> None:
-    """Write two images that take turns, a second each, for ever; an existing file is replaced.
+    """Write a GIF that alternates between two images every second; an existing file is replaced.
 
     Args:
         path: The file.
-        first: An image; colours are reduced to 256 for both together.
-        second: Another of the same size.
+        first: An image; both together are reduced to 256 colours.
+        second: Another image of the same size.
 
     Raises:
-        ImageError: It cannot be written.
+        ImageError: The file cannot be written.
     """
     both = Image.new("RGB", (first.width + second.width, max(first.height, second.height)))
     both.paste(first, (0, 0))
     both.paste(second, (first.width, 0))
-    palette = both.quantize(method=Image.Quantize.MEDIANCUT)  # of both, so that what is equal stays equal
+    palette = both.quantize(method=Image.Quantize.MEDIANCUT)  # one palette for both, so that equal pixels stay equal
     frames = [image.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for image in (first, second)]
     data = io.BytesIO()
     frames[0].save(data, "GIF", save_all=True, append_images=frames[1:], duration=_GIF_MILLISECONDS, loop=0)
@@ -78,7 +78,7 @@ def write_gif(path: Path, first: Image.Image, second: Image.Image) -> None:
 
 
 def write_whole(path: Path, data: bytes, *, replace: bool = False) -> None:
-    """Write a file that appears under its name when it is whole, even if the process is killed meanwhile.
+    """Write a file that appears under its name only when complete, even if the process is killed.
 
     Args:
         path: The file.
@@ -86,12 +86,12 @@ def write_whole(path: Path, data: bytes, *, replace: bool = False) -> None:
         replace: Whether an existing file is replaced.
 
     Raises:
-        ImageError: The file exists and is not to be replaced, or cannot be written.
+        ImageError: The file exists and may not be replaced, or cannot be written.
     """
     unfinished = path.with_name(f".{path.name}.part")
     try:
         if not replace:
-            path.open("xb").close()  # the name is now this one's, and replaced below
+            path.open("xb").close()  # reserves the name; the empty file is replaced below
         try:
             unfinished.write_bytes(data)
             unfinished.replace(path)
@@ -101,7 +101,7 @@ def write_whole(path: Path, data: bytes, *, replace: bool = False) -> None:
                     leftover.unlink()
             raise
     except FileExistsError as exc:
-        raise ImageError(f"{path} exists already.") from exc
+        raise ImageError(f"{path} exists already: choose another name.") from exc
     except OSError as exc:
         raise ImageError(f"Cannot write {path}: {exc.strerror or exc}.") from exc
 
@@ -110,7 +110,7 @@ def read_image(path: Path) -> Image.Image:
     """Read an image as RGB.
 
     Raises:
-        ImageError: It cannot be read as an image.
+        ImageError: The file cannot be read as an image.
     """
     return _read(path).convert("RGB")
 
@@ -119,19 +119,19 @@ def read_texts(path: Path) -> Mapping[str, str]:
     """Read the text fields of a PNG file.
 
     Raises:
-        ImageError: It cannot be read as an image.
+        ImageError: The file cannot be read as an image.
     """
-    texts = _read(path, whole=False).info
+    texts = _read(path, load=False).info
     if not any(isinstance(text, str) for text in texts.values()):
-        texts = _read(path).info  # they may stand behind the image
+        texts = _read(path).info  # the fields can come after the image data
     return {name: text for name, text in texts.items() if isinstance(name, str) and isinstance(text, str)}
 
 
-def _read(path: Path, *, whole: bool = True) -> Image.Image:
+def _read(path: Path, *, load: bool = True) -> Image.Image:
     try:
         image: Image.Image = Image.open(path)
         with image:
-            if whole:
+            if load:
                 image.load()
         return image
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
@@ -139,7 +139,7 @@ def _read(path: Path, *, whole: bool = True) -> Image.Image:
 
 
 def free_names(folder: Path, seeds: list[int]) -> Iterator[Path]:
-    """Give names for new images in a folder, numbered on from what is there, each with its seed: 00012-345.png."""
+    """Give unused names for images in a folder, with the next numbers and their seeds, such as 00012-345.png."""
     numbers = (path.name.partition("-")[0] for path in folder.glob("*.png"))
     start = 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
     for index, seed in enumerate(seeds, start):

@@ -1,4 +1,4 @@
-"""Images in rows and columns, with labels that fit and a legend that says what was merged."""
+"""Draw images in rows and columns, with labels and a legend."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ BLANK = (232, 232, 236)
 _LEAST_CELL = 192
 _LARGEST_SIDE = 16000
 _LARGEST_AREA = 60_000_000
-"""Pixels of all cells together; Pillow warns of images from 89 million on, and other programs do not open them."""
+"""The most pixels of all cells together; Pillow warns from 89 million on, and some programs open no such images."""
 
 _LABEL_LINES = 5
 
 
 @dataclass(frozen=True)
 class GridCell:
-    """One place of a grid.
+    """One cell of a grid.
 
     Attributes:
-        image: The image; None where there is none.
-        note: Below the image, or in its place.
+        image: The image; None if there is none.
+        note: Text below the image, or in place of it.
     """
 
     image: Image.Image | None
@@ -38,14 +38,14 @@ class GridCell:
 
 @dataclass(frozen=True)
 class GridSheet:
-    """What a grid shows.
+    """The contents of a grid.
 
     Attributes:
-        rows: The cells, each row as long as the others; images of one size.
+        rows: The cells; all rows have the same length, and all images the same size.
         columns: A label above each column.
-        row_labels: A label left of each row; none at all where there is one row that needs none.
-        legend: What all images have in common, above everything.
-        size: Width and height of the images, in pixels; for grids in which there may be none.
+        row_labels: A label left of each row; empty if the single row needs none.
+        legend: Text at the top, for what all images have in common.
+        size: Width and height of the images in pixels, also if there are no images.
     """
 
     rows: Sequence[Sequence[GridCell]]
@@ -69,9 +69,7 @@ class _Layout:
 
 
 def draw_grid(sheet: GridSheet) -> Image.Image:
-    """Draw a grid; small images are drawn larger, so that labels can be read beside them.
-
-    Letters grow with the whole grid, since it is mostly seen as a whole.
+    """Draw a grid; small images are enlarged so that labels fit, and letters grow with the size of the grid.
 
     Returns:
         An RGB image.
@@ -122,7 +120,7 @@ def _lay_out(sheet: GridSheet) -> _Layout:
 
 
 def _label_width(labels: Sequence[str], cell: int, letters: int) -> int:
-    """Give row labels as much width as they can use, up to that of an image and a half."""
+    """Compute the width of row labels: what they need, up to one and a half images."""
     if not any(labels):
         return 0
     most = max(cell * 3 // 2, 10 * letters)

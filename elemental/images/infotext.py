@@ -1,4 +1,4 @@
-"""The text in an image that tells how it was made, as the WebUI writes it and reads it back."""
+"""Infotext: how an image was made, in the format of the WebUI."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Mapping
 from .request import ImageRequest
 
 _SCHEDULES = {"Karras", "Exponential", "SGM Uniform"}
-"""Labels in the WebUI's modules/sd_schedulers.py, which it writes apart from the sampler's name."""
+"""Labels in the WebUI's modules/sd_schedulers.py; it writes them separately from the sampler."""
 
 
 def format_infotext(request: ImageRequest, *, seed: int, model: Mapping[str, str]) -> str:
     """Write the infotext of one image.
 
-    The form is that of AUTOMATIC1111's WebUI 1.10 (``create_infotext`` and ``parse_generation_parameters`` there):
-    the prompt, a line "Negative prompt: ...", and a last line of "Name: value" pairs, in which a value with a comma, a
-    colon or a line end is quoted as JSON.
+    The format is that of AUTOMATIC1111's WebUI 1.10 (``create_infotext`` and ``parse_generation_parameters`` there):
+    the prompt, a line "Negative prompt: ...", and a last line of "Name: value" pairs. A value with a comma, a colon, a
+    quote or a line end is quoted as JSON.
 
     Args:
-        request: What was asked for.
-        seed: The image's own.
-        model: Further pairs that name the model; they come last.
+        request: The settings of the image.
+        seed: The seed of this image.
+        model: Pairs that name the model; they come last.
     """
     sampler, _, schedule = request.sampler.rpartition(" ")
     pairs: dict[str, object] = {"Steps": request.steps}
@@ -36,12 +36,12 @@ def format_infotext(request: ImageRequest, *, seed: int, model: Mapping[str, str
 
 
 def find_value(infotext: str, name: str) -> str | None:
-    """Find the value of one of the pairs in an infotext's last line, whoever wrote it; None if it is not there."""
+    """Find the value of a name in the last line of an infotext from any program; None if it is missing."""
     last = infotext.strip().rpartition("\n")[2]
-    found = re.search(rf"""(?:^|,\s*){re.escape(name)}:\s*("(?:\\.|[^"\\])*"|[^,]*)""", last)
-    if found is None:
+    match = re.search(rf"""(?:^|,\s*){re.escape(name)}:\s*("(?:\\.|[^"\\])*"|[^,]*)""", last)
+    if match is None:
         return None
-    text = found[1].strip()
+    text = match[1].strip()
     try:
         return str(json.loads(text)) if text.startswith('"') else text
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a check of elements found: a table as CSV, and a chart of the elements by their effect."""
+"""The results of an element check: a CSV table, and a bar chart of the elements by effect."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ CSV_COLUMNS = (
     "structural_similarity",
     "image",
 )
-"""The head of the table that :func:`format_csv` writes; figures are in the units of :class:`.diff.Difference`."""
+"""The columns of :func:`format_csv`; numbers have the units of :class:`.diff.Difference`."""
 
 
 class ElementEffect(NamedTuple):
-    """What a ratio of some elements did to an image.
+    """The effect of a ratio for some elements on an image.
 
     Attributes:
-        elements: Which, as ``blocks:elements``.
-        ratio: That they were given.
-        difference: From the image without it.
-        image: The name of the file that shows it.
+        elements: The elements, as ``blocks:elements``.
+        ratio: Their ratio.
+        difference: The difference from the image without this ratio.
+        image: The name of the image's file.
     """
 
     elements: str
@@ -50,55 +50,55 @@ class ElementEffect(NamedTuple):
 
 
 def rank_effects(effects: Sequence[ElementEffect]) -> list[ElementEffect]:
-    """Order effects, the largest first: by the share of changed values, then by the mean difference."""
+    """Sort effects, largest first, by the share of changed values and then by the mean difference."""
     return sorted(effects, key=lambda effect: (-effect.difference.share, -effect.difference.mean))
 
 
 def format_csv(effects: Sequence[ElementEffect]) -> bytes:
-    """Write effects as a CSV table with a head, the largest first; UTF-8 with a mark, which Excel wants."""
+    """Write effects as CSV with a header row, largest first; UTF-8 with a byte order mark, for Excel."""
     table = io.StringIO(newline="")
     writer = csv.writer(table)
     writer.writerow(CSV_COLUMNS)
     for rank, effect in enumerate(rank_effects(effects), 1):
-        figures = effect.difference
-        similarity = "" if figures.similarity is None else f"{figures.similarity:.5f}"
-        numbers = (f"{figures.share:.3f}", f"{figures.mean:.3f}", figures.largest, similarity)
+        difference = effect.difference
+        similarity = "" if difference.similarity is None else f"{difference.similarity:.5f}"
+        numbers = (f"{difference.share:.3f}", f"{difference.mean:.3f}", difference.largest, similarity)
         writer.writerow((rank, effect.elements, f"{effect.ratio:g}", *numbers, effect.image))
     return table.getvalue().encode("utf-8-sig")
 
 
 def describe_share(difference: Difference) -> str:
-    """Say in short how much of an image changed: "12.3 %"."""
+    """Format the share of an image that changed: "12.3 %"."""
     share = difference.share
     return f"{share:.1f} %" if share >= 0.05 or not difference.largest else "< 0.1 %"
 
 
 def draw_ranking(effects: Sequence[ElementEffect], *, title: str) -> Image.Image:
-    """Draw effects as bars, the largest on top; of more than 200 the first 200.
+    """Draw the 200 largest effects as bars, the largest on top.
 
     Args:
         effects: In any order.
-        title: Above the bars; wrapped.
+        title: Text above the bars; long lines are wrapped.
 
     Returns:
         An RGB image, 1000 pixels wide.
     """
     ranked = rank_effects(effects)
-    shown = ranked[:_MOST_BARS]
+    listed = ranked[:_MOST_BARS]
     left = out = 16
-    names = [fit_text(effect.elements, width=_WIDTH // 2, size=_LETTERS, most_lines=1) for effect in shown]
+    names = [fit_text(effect.elements, width=_WIDTH // 2, size=_LETTERS, most_lines=1) for effect in listed]
     heading = fit_text(title, width=_WIDTH - 2 * out, size=_LETTERS)
     heights = [max(_ROW, name.height + 6) for name in names]
-    rest = f"and {len(ranked) - len(shown)} more with less effect" if len(ranked) > len(shown) else ""
+    rest = f"and {len(ranked) - len(listed)} more with less effect" if len(ranked) > len(listed) else ""
     bottom = fit_text(rest, width=_WIDTH - 2 * out, size=_LETTERS)
     image = Image.new("RGB", (_WIDTH, 3 * out + heading.height + sum(heights) + bottom.height), PAPER)
     draw = ImageDraw.Draw(image)
     heading.draw(draw, left, out, colour=FAINT)
     bar_left = left + max((name.width for name in names), default=0) + 12
     longest = _WIDTH - bar_left - 100
-    full = max((effect.difference.share for effect in shown), default=0) or 1.0
+    full = max((effect.difference.share for effect in listed), default=0) or 1.0
     top = 2 * out + heading.height
-    for effect, name, height in zip(shown, names, heights, strict=True):
+    for effect, name, height in zip(listed, names, heights, strict=True):
         name.draw(draw, left, top + (height - name.height) // 2, colour=INK)
         box = (bar_left, top + 4, bar_left + longest, top + height - 5)
         draw.rectangle(box, fill=_TRACK)

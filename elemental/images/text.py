@@ -1,4 +1,4 @@
-"""Text in images: wrapped and scaled so that all of it fits, in a font that has its characters."""
+"""Draw text in images: wrapped and scaled to fit, in a font that has its characters."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Colour = tuple[int, int, int]
 """Red, green and blue, each from 0 to 255."""
 
 SMALLEST = 9
-"""The smallest size of letters, in pixels; a text that does not fit then takes more lines."""
+"""The smallest size of letters in pixels; longer texts take more lines."""
 
 MOST_LETTERS, MOST_LINES = 20_000, 1_000
-"""Of one text that is drawn: nobody reads more in an image, which would be larger than any program can show."""
+"""The most letters and lines of one text, so that images stay small enough for other programs."""
 
-_OWN_FONT = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
+_BUNDLED_FONT = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
 _CJK = "\u3000-\u9fff\uac00-\ud7af\uff01-\uff60"
 _OTHER_FONTS = (
     "NotoSansCJK-Regular.ttc",
@@ -38,17 +38,17 @@ _OTHER_FONTS = (
     "ipag.ttf",
     "arialuni.ttf",
 )
-"""Fonts of the usual systems for writings that the own font lacks, Chinese, Japanese and Korean above all."""
+"""Fonts of common systems for characters that the bundled font lacks, such as Chinese, Japanese and Korean."""
 
 
 @dataclass(frozen=True)
 class FittedText:
-    """Lines of a text, ready to be drawn.
+    """A text broken into lines, ready to be drawn.
 
     Attributes:
-        lines: As they are broken.
-        size: Of the letters, in pixels.
-        font: What they are drawn with.
+        lines: The lines.
+        size: The size of the letters in pixels.
+        font: The font.
     """
 
     lines: tuple[str, ...]
@@ -57,17 +57,17 @@ class FittedText:
 
     @property
     def line_height(self) -> int:
-        """From one line to the next, in pixels."""
+        """The distance from one line to the next in pixels."""
         return line_height(self.size)
 
     @property
     def height(self) -> int:
-        """Of all lines, in pixels."""
+        """The height of all lines in pixels."""
         return len(self.lines) * self.line_height
 
     @property
     def width(self) -> int:
-        """Of the longest line, in pixels, rounded up."""
+        """The width of the longest line in pixels, rounded up."""
         return max((int(self.font.getlength(line)) + 1 for line in self.lines), default=0)
 
     def draw(
@@ -77,10 +77,10 @@ class FittedText:
 
         Args:
             draw: The image to draw on.
-            left: Where the lines start, in pixels.
-            top: Where the first one does, in pixels.
-            colour: Of the letters.
-            centred_in: A width in pixels in which each line is centred.
+            left: The left edge of the lines in pixels.
+            top: The top of the first line in pixels.
+            colour: The colour of the letters.
+            centred_in: The width in pixels to centre each line in; None to align left.
         """
         for index, line in enumerate(self.lines):
             shift = 0 if centred_in is None else max(0, (centred_in - int(self.font.getlength(line))) // 2)
@@ -93,15 +93,15 @@ def line_height(size: int) -> int:
 
 
 def fit_text(text: str, *, width: int, size: int, most_lines: int | None = None) -> FittedText:
-    """Break a text into lines of a width, in smaller letters where it would take too many; nothing is cut off.
+    """Break a text into lines of a width, with smaller letters if it would take too many lines.
 
     Args:
-        text: Its line ends are kept; beyond :data:`MOST_LETTERS` or :data:`MOST_LINES` the end is left out.
-        width: In pixels.
-        size: Of the letters, in pixels, if all fits so.
-        most_lines: If it takes more, the letters are made smaller, down to :data:`SMALLEST`.
+        text: The text; line ends are kept, and what exceeds :data:`MOST_LETTERS` or :data:`MOST_LINES` is cut off.
+        width: The width in pixels.
+        size: The largest size of the letters in pixels.
+        most_lines: If the text takes more lines, letters are made smaller, down to :data:`SMALLEST`.
     """
-    text = _readable(text)
+    text = _cut_off(text)
     for least, cut in ((max(SMALLEST, round(size * 0.7)), _words), (SMALLEST, _parts)):
         for letters in _sizes(size, least):
             font = find_font(text, letters)
@@ -112,7 +112,7 @@ def fit_text(text: str, *, width: int, size: int, most_lines: int | None = None)
     return FittedText(lines, letters, font)
 
 
-def _readable(text: str) -> str:
+def _cut_off(text: str) -> str:
     if len(text) <= MOST_LETTERS and text.count("\n") < MOST_LINES:
         return text
     return "\n".join(text.splitlines()[:MOST_LINES])[:MOST_LETTERS] + " ..."
@@ -127,23 +127,23 @@ def _sizes(largest: int, least: int) -> Iterator[int]:
 
 
 def find_font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """Find a font that has all characters of a text: the own one, or one of the system's."""
+    """Find a font with all characters of a text: the bundled font, or one of the system's."""
     foreign = "".join(sorted({char for char in text if ord(char) > 0x2FF and not char.isspace()}))
-    return ImageFont.truetype(_covering(foreign), size)
+    return ImageFont.truetype(_font_with(foreign), size)
 
 
 @cache
-def _covering(characters: str) -> str:
-    own = str(_OWN_FONT)
-    for name in (own, *_OTHER_FONTS):
+def _font_with(characters: str) -> str:
+    bundled = str(_BUNDLED_FONT)
+    for name in (bundled, *_OTHER_FONTS):
         try:
             font = ImageFont.truetype(name, 16)
         except OSError:
             continue
-        absent = bytes(font.getmask("\U0010ffff"))
-        if all(bytes(font.getmask(char)) != absent for char in characters):
+        missing_glyph = bytes(font.getmask("\U0010ffff"))
+        if all(bytes(font.getmask(char)) != missing_glyph for char in characters):
             return name
-    return own
+    return bundled
 
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> Iterator[str]:
@@ -159,7 +159,7 @@ def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> Iterator[str]:
 
 
 def _pieces(paragraph: str, width: int, font: ImageFont.FreeTypeFont) -> Iterator[str]:
-    """Cut a paragraph where a line may end: after spaces and commas, in long words after other marks, or anywhere."""
+    """Cut a paragraph where lines can end: after spaces and commas; in long words after other marks, or anywhere."""
     for word in _words(paragraph):
         for part in [word] if font.getlength(word.rstrip()) <= width else _parts(word):
             yield from [part] if font.getlength(part.rstrip()) <= width else part
@@ -171,18 +171,18 @@ def _words(text: str) -> list[str]:
 
 
 def _parts(text: str) -> list[str]:
-    """Cut after all kinds of marks."""
+    """Cut after punctuation too."""
     return [part for word in _words(text) for part in re.findall(r"[^.:;/\\_-]*[.:;/\\_-]|[^.:;/\\_-]+", word)]
 
 
 def text_box(text: str, size: tuple[int, int], *, paper: Colour, ink: Colour) -> Image.Image:
-    """Draw a text in the middle of a box, as large as it goes; of one that is longer than the box the end is left out.
+    """Draw a text in the middle of a box, as large as possible; a text that is too long is cut off.
 
     Args:
-        text: What to say.
-        size: Of the box: width and height in pixels.
-        paper: Colour of the box.
-        ink: Colour of the letters.
+        text: The text.
+        size: Width and height of the box in pixels.
+        paper: The colour of the box.
+        ink: The colour of the letters.
     """
     box = Image.new("RGB", size, paper)
     margin = max(2, size[0] // 16)

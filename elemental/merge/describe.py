@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..architectures.element_groups import group_name, natural_key
 from ..architectures.keys import Component, KeyName, name_key
 from ..recipe.block_weights import BlockWeights, format_block_weights
 from ..recipe.rules import format_ratio
+from .counts import Tally, count_changes
 from .files.tensor_info import TensorInfo
 from .plan import MergePlan, TensorPlan
 
@@ -61,11 +62,11 @@ def describe_plan(plan: MergePlan, *, colour: bool = False) -> Iterator[str]:
 
 def summarise_plan(plan: MergePlan) -> Iterator[str]:
     """Count in a few lines what changes, what stays and why."""
-    changed = [tensor for tensor in plan.tensors if tensor.changed]
-    yield f"{len(changed)} of {len(plan.tensors)} tensors change; {_parts(changed, plan.tensors)}."
+    counts = count_changes(plan)
+    parts = ", ".join(f"{part.value} {_of(tally)}" for part, tally in counts.by_component.items())
+    yield f"{_of(counts.all_tensors)} tensors change; {parts}."
     if plan.recipe.rules:
-        ruled = sum(bool(_rules_of(tensor)) for tensor in plan.tensors)
-        yield f"{_count_of_rules(plan)} {ruled} of {len(plan.tensors)} elements."
+        yield f"{counts.rules_set}."
     for note, count in Counter(t.note for t in plan.tensors if t.note).most_common():
         yield f"{_tensors(count)}: {note}."
     for role, keys in plan.left_out.items():
@@ -74,7 +75,7 @@ def summarise_plan(plan: MergePlan) -> Iterator[str]:
 
 
 def describe_changes(plan: MergePlan) -> Iterator[str]:
-    """Tell for each tensor that a rule set: block, element, ratio before and after, the rules, and if it stays A's."""
+    """List each tensor that a rule sets: block, element, ratio before and after, the rules, and why it stays A's."""
     ruled = [tensor for tensor in plan.tensors if _rules_of(tensor)]
     width = max((len(tensor.name.element) for tensor in ruled), default=0)
     for tensor in ruled:
@@ -82,9 +83,8 @@ def describe_changes(plan: MergePlan) -> Iterator[str]:
         rules = "; ".join(f"rule {index + 1}: {plan.recipe.rules.rules[index]}" for index in _rules_of(tensor))
         note = f" ({tensor.note})" if tensor.note else ""
         yield f"{tensor.name.block:5} {tensor.name.element:{width}} {before} -> {after}  {rules}{note}"
-    differ = sum((t.alpha, t.beta) != (t.base_alpha, t.base_beta) for t in ruled)
-    total = len(plan.tensors)
-    yield f"{_count_of_rules(plan)} {len(ruled)} of {total} elements, {differ} to another ratio than before."
+    counts = count_changes(plan)
+    yield f"{counts.rules_set}; {counts.all_tensors.moved:,} to another ratio than before."
 
 
 def draw_map(plan: MergePlan, *, colour: bool = False) -> Iterator[str]:
@@ -253,10 +253,8 @@ def _base_ratio(plain: float, weights: BlockWeights | None) -> str:
     return f"by block: {format_block_weights(weights)}{base}"
 
 
-def _parts(changed: Sequence[TensorPlan], tensors: Sequence[TensorPlan]) -> str:
-    total = Counter(tensor.name.component for tensor in tensors)
-    count = Counter(tensor.name.component for tensor in changed)
-    return ", ".join(f"{part.value} {count[part]} of {total[part]}" for part in Component if total[part])
+def _of(tally: Tally) -> str:
+    return f"{tally.changed:,} of {tally.total:,}"
 
 
 def _ratios(alpha: float, beta: float | None) -> str:
@@ -267,10 +265,5 @@ def _rules_of(tensor: TensorPlan) -> list[int]:
     return sorted({rule for rule in (tensor.rule, tensor.beta_rule) if rule is not None})
 
 
-def _count_of_rules(plan: MergePlan) -> str:
-    count = len(plan.recipe.rules)
-    return f"{count} rule{'s' * (count != 1)} set{'s' * (count == 1)}"
-
-
 def _tensors(count: int) -> str:
-    return f"{count} tensor{'s' * (count != 1)}"
+    return f"{count:,} tensor{'s' * (count != 1)}"

@@ -1,4 +1,4 @@
-"""Work that Ctrl-C must not cut short, and errors of other threads."""
+"""Finish work in spite of Ctrl-C, and raise errors of other threads."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Protocol
 
 
 def uninterrupted(job: Callable[[], None]) -> None:
-    """Finish a job though the user presses Ctrl-C meanwhile; the interrupt is raised afterwards.
+    """Finish a job even if the user presses Ctrl-C; the interrupt is raised afterwards.
 
     Raises:
-        KeyboardInterrupt: The user pressed Ctrl-C, and the job is done.
-        Exception: Whatever the job raises, in place of an interrupt.
+        KeyboardInterrupt: The user pressed Ctrl-C; the job is done.
+        Exception: Whatever the job raises; it replaces an interrupt.
     """
     task: _Once | None = None
     interrupted = False
@@ -30,53 +30,53 @@ def uninterrupted(job: Callable[[], None]) -> None:
 
 
 class Worker(Protocol):
-    """What is done in another thread than the one that waits for it.
+    """A job in another thread.
 
     Attributes:
-        error: What was raised there, and not yet here.
+        error: What the job raised, until it is raised again in the thread that waits.
     """
 
     error: BaseException | None
 
 
 def raise_error_of(worker: Worker) -> None:
-    """Raise what was raised in another thread, if anything was; nobody holds it afterwards but who catches it."""
+    """Raise the error of another thread, if there is one; no reference to it is kept."""
     error, worker.error = worker.error, None
     try:
         if error is not None:
             raise error
     finally:
-        del error  # it holds this frame, which must not hold it
+        del error  # its traceback refers to this frame
 
 
 class _Once:
-    """A job that is done once, by whichever thread comes to it first.
+    """A job that runs once, in the first thread that reaches it.
 
-    An interrupt in the midst of what ``threading`` does in Python leaves its locks locked; what the waiting thread
-    calls here is written in C, and is done or not done.
+    An interrupt inside the Python code of ``threading`` can leave locks locked. So the waiting thread calls only
+    functions written in C, which Ctrl-C does not interrupt halfway.
     """
 
     def __init__(self, job: Callable[[], None]) -> None:
         self.ended = False
         self.error: BaseException | None = None
         self._job = job
-        self._begun, self._over = threading.Lock(), threading.Lock()
-        self._over.acquire()
+        self._started, self._finished = threading.Lock(), threading.Lock()
+        self._finished.acquire()
 
     def wait(self) -> None:
-        """Have a thread do the job, which Ctrl-C does not reach, and wait for it; may be called again."""
-        if sys.is_finalizing():  # threads cannot be started any more
+        """Run the job in a thread, which Ctrl-C does not reach, and wait for it; can be called again."""
+        if sys.is_finalizing():  # no threads can be started any more
             self._run()
             return
         try:
-            # an interrupt may leave in doubt whether a thread was started: another one does no harm
+            # after an interrupt a thread may or may not have been started; a second one does no harm
             start_new_thread(self._run, ())
-        except RuntimeError:  # the system has no thread left
+        except RuntimeError:  # the system has no more threads
             self._run()
-        self._over.acquire()
+        self._finished.acquire()
 
     def _run(self) -> None:
-        if not self._begun.acquire(blocking=False):
+        if not self._started.acquire(blocking=False):
             return
         try:
             self._job()
@@ -84,4 +84,4 @@ class _Once:
             self.error = exc
         finally:
             self.ended = True
-            self._over.release()
+            self._finished.release()

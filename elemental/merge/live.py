@@ -1,4 +1,4 @@
-"""Keep a live model equal to a recipe, then to the next, touching only what differs; and give it back as it was."""
+"""Merge recipes into a live model, one after the other, rewriting only what differs, and restore it afterwards."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from .interrupts import uninterrupted
 from .live_contents import (
     LiveContents,
     Models,
-    another_model,
     choose_sample,
     fits,
     identities,
     present_tensors,
     unchanged,
+    wrong_live_model,
 )
-from .plan import MergePlan, TensorPlan, planning_key
+from .plan import MergePlan, TensorPlan
+from .planner import planning_key
 from .progress import Controls
 from .tensor_views import Parts, copy_piece, count_numbers, equals, pieces_of
 
@@ -38,30 +39,30 @@ _LOAD_AGAIN = "Load the checkpoint again."
 
 
 class LiveTensors(Protocol):
-    """The live model, as far as merging is concerned; a host's live model is one."""
+    """The part of a host's live model that merging needs; see ``hosts.base.LiveModel``."""
 
     def tensors(self) -> Mapping[str, Sequence[Tensor]]:
-        """Give the parts of each tensor by its checkpoint key; see ``hosts.base.LiveModel``."""
+        """Give the parts of each tensor by its checkpoint key."""
 
     def changed(self, keys: Collection[str]) -> None:
-        """Take note that these tensors were written to."""
+        """Note that these tensors were written to."""
 
     def claim(self) -> AbstractContextManager[None]:
-        """Have the model to oneself."""
+        """Reserve the model for one merge."""
 
     def keep(self, label: str) -> None:
-        """Take note that the merge is there to stay."""
+        """Note that the merge stays in the model."""
 
     def replaced(self) -> bool:
-        """Tell whether the host has since loaded something else over these tensors, or in their place."""
+        """Tell whether the host has loaded another checkpoint since."""
 
 
 class Written(NamedTuple):
-    """What a step of a live merge wrote.
+    """What :meth:`LiveMerge.apply` wrote.
 
     Attributes:
-        plan: The tensors that had to change; the others were right already.
-        nbytes: The size of what was written, in the live tensors' formats.
+        plan: The tensors that were written; the others were up to date.
+        nbytes: Their size in bytes, in the live tensors' dtypes.
     """
 
     plan: MergePlan
@@ -69,33 +70,33 @@ class Written(NamedTuple):
 
 
 class LiveMerge:
-    """A live model that follows one recipe after the other; a context manager.
+    """Merges recipes into a live model; a context manager.
 
-    What is in the model is always what loading the merged file of the last recipe would put there, bit for bit: results
-    are rounded to the file's number format, and then to the live tensor's. On leaving, the model is what it was before,
-    bit for bit, whatever happened; unless :meth:`keep` was called, or the host has loaded another model meanwhile.
+    The model always holds what loading the merged file of the last recipe would give, bit for bit: results are rounded
+    to the file's dtype, and then to the live tensor's. When the ``with`` block ends, the model is restored bit for bit,
+    whatever happened, unless :meth:`keep` was called or the host has loaded another model.
 
-    Memory is that of a few tensors: what a tensor held before is remembered by the file it came from. Only a tensor
-    that differs from that file (a VAE chosen separately, say), and each one if there is no file, is copied before it
-    is written to.
+    It needs the memory of a few tensors: they are restored from the file that the model was loaded from. Only tensors
+    that differ from this file (for example a VAE chosen separately), or all if there is no file, are copied before they
+    are written to.
 
     Args:
-        live: The model.
-        models: Opens the models of a recipe, and plans it.
+        live: The live model.
+        models: Opens the models of recipes, and plans them.
         original: The file that the live model was loaded from, if any.
 
     Raises:
-        HostError: On entering, another merge is using the model; on leaving, the host did not take it back.
+        HostError: On entering, another merge is using the model; on leaving, the model could not be restored.
     """
 
     def __init__(self, live: LiveTensors, models: OpenModels, *, original: Checkpoint | None) -> None:
         self._live = live
-        self._opened = models
+        self._open_models = models
         self._original = original
         self._claim = live.claim()
         self._saved: dict[str, Parts | None] = {}  # None: as in the original's file
         self._touched: set[str] = set()
-        self._untold: set[str] = set()
+        self._unreported: set[str] = set()
         self._contents: LiveContents | None = None
         self._kept = False
 
@@ -112,18 +113,18 @@ class LiveMerge:
             self._claim.__exit__(None, None, None)
 
     def give_back(self) -> None:
-        """Restore the model, whatever fails or interrupts; done on leaving, and of no effect if it is done again.
+        """Restore the model in spite of errors and interrupts; leaving the ``with`` block does the same.
 
         Raises:
-            HostError: The host did not take it back.
+            HostError: The model could not be restored.
         """
         if not self.given_back:
             uninterrupted(self._give_back)
 
     @property
     def given_back(self) -> bool:
-        """Whether nothing of a merge is in the model, or what is left of it there is to stay."""
-        return self._kept or not (self._touched or self._untold)
+        """Whether the model is restored, or its merge is to stay."""
+        return self._kept or not (self._touched or self._unreported)
 
     @property
     def models(self) -> Models:
@@ -131,27 +132,27 @@ class LiveMerge:
         return self._contents.models if self._contents else {}
 
     def apply(self, recipe: MergeRecipe, *, controls: Controls | None = None) -> Written:
-        """Make the live model equal to a recipe.
+        """Merge a recipe into the live model.
+
+        After an error the model is partly merged, until the next successful call or the end of the ``with`` block.
 
         Args:
             recipe: What to merge and how.
-            controls: Progress, in the bytes of results, and stop.
+            controls: Progress, in bytes of results, and stop.
 
         Returns:
-            What had to be written.
+            The tensors that were written.
 
         Raises:
-            CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
-            HostError: The host has loaded another checkpoint, cannot give its tensors, or did not take the new ones.
-            MergeError: The models do not fit together or the live model; or see :func:`~.execute.execute`.
+            CheckpointError: A model is missing, damaged, has changed, or cannot be merged.
+            HostError: The host has loaded another checkpoint, cannot give its tensors, or did not accept new ones.
+            MergeError: The models do not fit together, or do not fit the live model; or see
+                :func:`~.execute.execute`.
             RecipeError: Block weights are for another architecture.
-            Stopped: The caller asked for it.
-
-        After an error the model is neither the one nor the other, until the next successful call, or until the
-        ``with`` block is left.
+            Stopped: ``controls`` asked to stop.
         """
         if self._live.replaced():
-            raise HostError("Another checkpoint was loaded meanwhile, and the merge is gone: merge again.")
+            raise HostError("Another checkpoint was loaded since, and the merge is gone: merge again.")
         live = self._live.tensors()
         contents = self._contents_for(recipe, live)
         ratios = contents.planner.ratios(recipe)
@@ -162,21 +163,21 @@ class LiveMerge:
         self._touched.update(keys)
         if keys:
             self._run(planned, contents.models, live, _LiveSink(live), controls)
-            self._tell(keys)
+            self._report(keys)
         contents.recipe, contents.ratios, contents.up_to_date = recipe, ratios, contents.present
         return Written(planned, sum(part.nbytes for key in keys for part in live[key]))
 
     def is_intact(self) -> bool:
-        """Tell whether the merge is still in the live model, by some of its tensors.
+        """Tell whether the merge is still in the live model, by a sample of its tensors.
 
         Returns:
-            False if they are not what the last recipe makes of them, nothing whole was applied yet, or the host has
-            loaded over it.
+            False if they differ from the last recipe's results, no recipe was applied completely, or the host has
+            loaded another checkpoint.
 
         Raises:
             CheckpointError: A tensor of the recipe's models cannot be read.
-            HostError: The host cannot give the tensors now.
-            MergeError: They cannot be computed on their device.
+            HostError: The host cannot give its tensors now.
+            MergeError: The sample cannot be computed on the tensors' device.
         """
         contents = self._contents
         if contents is None or contents.up_to_date != contents.present or self._live.replaced():
@@ -188,58 +189,63 @@ class LiveMerge:
             self._run(sample, contents.models, live, sink, None)
             if not sink.differs:
                 return True
-        contents.up_to_date = 0  # the next recipe is written whole
+        contents.up_to_date = 0  # the next recipe is written completely
         return False
 
     def keep(self, label: str) -> None:
-        """Leave the merge in the model when the ``with`` block is left.
+        """Leave the merge in the model when the ``with`` block ends.
 
         Args:
-            label: What to call it.
+            label: The name of the merge.
 
         Raises:
             CheckpointError: A tensor of the recipe's models cannot be read.
-            HostError: The host cannot give the tensors now.
-            MergeError: There is no whole merge in the model, or it cannot be compared.
+            HostError: The host cannot give its tensors now.
+            MergeError: There is no complete merge in the model, or it cannot be compared.
         """
         if not self.is_intact():
-            raise MergeError("There is no whole merge in the live model to keep.")
+            raise MergeError("There is no complete merge in the live model to keep.")
         self._live.keep(label)
         self._kept = True
 
     def restore(self, keys: Iterable[str] | None = None) -> None:
-        """Make the live model what it was before.
+        """Restore the live model to its state before the merge.
 
         Args:
-            keys: The tensors to restore; all that were written to by default.
+            keys: The tensors to restore; by default all that were written to.
 
         Raises:
-            HostError: The host did not take some of the tensors back, while the others are restored all the same; or
-                it has loaded something else in their place, and nothing is restored.
+            HostError: Some tensors could not be restored, while all others are; or the host has loaded something else,
+                and nothing is restored.
         """
-        live = self._live.tensors()
-        failures: list[Exception] = []
-        restored = sorted(self._touched if keys is None else self._touched.intersection(keys))
-        for key in restored:
-            try:
-                self._restore(key, live[key])
-                self._touched.discard(key)
-            except Exception as exc:  # the other tensors are to be restored all the same
-                failures.append(exc)
+        keys = sorted(self._touched if keys is None else self._touched.intersection(keys))
+        failures = self._restore_each(keys)
         if self._contents is not None:
-            gone = [self._contents.places[key] for key in restored if key in self._contents.places]
-            self._contents.up_to_date &= ~sum(1 << place for place in gone)
+            places = [self._contents.places[key] for key in keys if key in self._contents.places]
+            self._contents.up_to_date &= ~sum(1 << place for place in places)
         try:
-            self._tell(restored)
+            self._report(keys)
         except Exception as exc:
             failures.append(exc)
         if failures:
-            lost = len(self._touched.intersection(restored))
-            what = f"{lost} tensors of the live model could not be restored" if lost else "The host failed"
-            raise HostError(f"{what} ({failures[0]}).\n{_LOAD_AGAIN}") from failures[0]
+            lost = len(self._touched.intersection(keys))
+            failed = f"{lost} tensors of the live model could not be restored" if lost else "The host failed"
+            raise HostError(f"{failed} ({failures[0]}).\n{_LOAD_AGAIN}") from failures[0]
+
+    def _restore_each(self, keys: Iterable[str]) -> list[Exception]:
+        """Restore as many tensors as possible; give the errors of the others."""
+        live = self._live.tensors()
+        failures: list[Exception] = []
+        for key in keys:
+            try:
+                self._restore(key, live[key])
+                self._touched.discard(key)
+            except Exception as exc:
+                failures.append(exc)
+        return failures
 
     def _give_back(self) -> None:
-        """Restore the model; what fails is tried once more, since nobody can later."""
+        """Restore the model; after a failure try once more, as this is the last chance."""
         interrupt: BaseException | None = None
         try:
             self._restore_unless_replaced()
@@ -252,7 +258,7 @@ class LiveMerge:
             self._restore_unless_replaced()
         except BaseException as exc:
             self._kept = True
-            self._live.keep("the rest of a merge")  # so that the host does not take it for the checkpoint
+            self._live.keep("the rest of a merge")  # so that the host knows that the model is not its checkpoint
             if _LOAD_AGAIN in str(exc):
                 raise
             raise HostError(f"The live model could not be restored ({exc}).\n{_LOAD_AGAIN}") from exc
@@ -262,57 +268,59 @@ class LiveMerge:
     def _restore_unless_replaced(self) -> None:
         if self._live.replaced():
             self._touched.clear()
-            self._untold.clear()
+            self._unreported.clear()
         else:
             self.restore()
 
-    def _tell(self, keys: Iterable[str]) -> None:
-        """Have the host drop what it computed from tensors; what it did not take, it is told again with the next."""
-        self._untold.update(keys)
-        if self._untold:
-            self._live.changed(sorted(self._untold))
-            self._untold.clear()
+    def _report(self, keys: Iterable[str]) -> None:
+        """Tell the host which tensors changed; after a failure they are reported again next time."""
+        self._unreported.update(keys)
+        if self._unreported:
+            self._live.changed(sorted(self._unreported))
+            self._unreported.clear()
 
     def _restore(self, key: str, parts: Sequence[Tensor]) -> None:
         saved = self._saved[key]
         start = 0
-        for numbers in [self._original_numbers(key)] if saved is None else saved:
+        for numbers in [self._read_original(key)] if saved is None else saved:
             for part, at, piece in pieces_of(parts, start, numbers.reshape(-1)):
                 copy_piece(part, at, piece)
             start += numbers.numel()
 
-    def _original_numbers(self, key: str) -> Tensor:
+    def _read_original(self, key: str) -> Tensor:
         assert self._original is not None
         return self._original.tensor(key).reshape(-1)
 
     def _contents_for(self, recipe: MergeRecipe, live: Mapping[str, Sequence[Tensor]]) -> LiveContents:
-        """Prepare for a recipe, unless the last one was of the same models, mode, VAE and format."""
+        """Give the contents for a recipe: the last ones if models, mode, VAE and number format are the same."""
         before = self._contents
-        key = planning_key(recipe), len(live)  # a VAE chosen separately takes keys away, and brings them back
-        if before is not None and before.key == key:
+        contents_key = planning_key(recipe), len(live)  # choosing a VAE in the host removes keys and brings them back
+        if before is not None and before.key == contents_key:
             return before
-        models, planner = self._opened.open(recipe), self._opened.planner(recipe)
+        models, planner = self._open_models.open(recipe), self._open_models.planner(recipe)
         if self._original is not None and self._original.architecture != planner.architecture:
-            raise MergeError(another_model(f"it is {self._original.architecture.name}", planner))
-        contents = LiveContents(key, planner, models, present_tensors(planner, live), recipe, planner.ratios(recipe))
+            raise MergeError(wrong_live_model(f"it is {self._original.architecture.name}", planner))
+        contents = LiveContents(
+            contents_key, planner, models, present_tensors(planner, live), recipe, planner.ratios(recipe)
+        )
         if any(part.device.type == "meta" for parts in live.values() for part in parts):
-            raise HostError("Some tensors of the live model are on no device now; load the checkpoint again.")
+            raise HostError(f"Some tensors of the live model are not in memory now. {_LOAD_AGAIN}")
         self._restore_others(contents, live)
         held = identities(before, before.up_to_date) if before else {}
         self._save(contents, live, held)
-        for name, wanted in identities(contents, contents.present).items():
-            if held.get(name) == wanted:
-                contents.up_to_date |= 1 << contents.places[name]
+        for key, identity in identities(contents, contents.present).items():
+            if held.get(key) == identity:
+                contents.up_to_date |= 1 << contents.places[key]
         self._contents = contents
         return contents
 
     def _restore_others(self, contents: LiveContents, live: Mapping[str, Sequence[Tensor]]) -> None:
-        """Give back tensors that an earlier recipe wrote and that the result of this one does not have."""
-        own = {contents.planner.names[index].key for index in members(contents.present)}
-        self.restore([key for key in self._touched if key not in own and key in live])
+        """Restore tensors that an earlier recipe wrote and this one does not have."""
+        present_keys = {contents.planner.names[index].key for index in members(contents.present)}
+        self.restore([key for key in self._touched if key not in present_keys and key in live])
 
     def _save(self, contents: LiveContents, live: Mapping[str, Sequence[Tensor]], held: dict[str, object]) -> None:
-        """Make sure that every tensor can be given back, before it is written to for the first time."""
+        """Make sure that every tensor can be restored before it is written to."""
         for index in members(contents.present):
             key = contents.planner.names[index].key
             if key in self._saved:
@@ -328,7 +336,7 @@ class LiveMerge:
         info = self._original.tensors.get(key)
         if info is None or info.numel != count_numbers(parts):
             return False
-        return all(equals(*piece) for piece in pieces_of(parts, 0, self._original_numbers(key)))
+        return all(equals(*piece) for piece in pieces_of(parts, 0, self._read_original(key)))
 
     def _run(
         self,
@@ -338,7 +346,7 @@ class LiveMerge:
         sink: _LiveSink,
         controls: Controls | None,
     ) -> None:
-        """Execute a plan, each tensor on the device that it lives on."""
+        """Execute a plan, each tensor on its live tensor's device."""
         devices: dict[torch.device, list[TensorPlan]] = {}
         for tensor in plan.tensors:
             devices.setdefault(live[tensor.name.key][0].device, []).append(tensor)
@@ -356,17 +364,17 @@ class _LiveSink:
     def write(self, tensor: TensorPlan, start: int, values: Tensor) -> None:
         """Write a piece of a result."""
         for part, at, piece in pieces_of(self._live[tensor.name.key], start, values):
-            self._take(part, at, piece)
+            self._handle(part, at, piece)
 
-    def _take(self, part: Tensor, at: int, piece: Tensor) -> None:
+    def _handle(self, part: Tensor, at: int, piece: Tensor) -> None:
         copy_piece(part, at, piece)
 
 
 class _ComparingSink(_LiveSink):
-    """Compares results with the live tensors, and writes nothing."""
+    """Compares results with the live tensors without writing."""
 
     differs = False
 
-    def _take(self, part: Tensor, at: int, piece: Tensor) -> None:
+    def _handle(self, part: Tensor, at: int, piece: Tensor) -> None:
         if not equals(part, at, piece):
             self.differs = True

@@ -1,4 +1,4 @@
-"""What a live merge keeps of its recipes: which tensors the live model has, what each holds, and which are right."""
+"""The contents of a live model during merges: its tensors, what each holds, and which are up to date."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ..architectures.tensor_sets import TensorSet
 from ..errors import MergeError
 from ..recipe.recipe import MergeRecipe
 from .files.checkpoint import Checkpoint
-from .plan import MergePlan, Planner, Ratio, Role, TensorPlan
+from .plan import MergePlan, Role, TensorPlan
+from .planner import Planner, Ratios
 from .tensor_views import count_numbers
 
 Models = Mapping[Role, Checkpoint]
@@ -25,16 +26,16 @@ _SAMPLE_SIZE = 1 << 18  # numbers
 
 @dataclass
 class LiveContents:
-    """What recipes of the same models, mode, VAE and number format share.
+    """The contents of a live model, for recipes of the same models, mode, VAE and number format.
 
     Attributes:
-        key: Equal for two recipes only if one contents serves both.
+        key: Identifies these recipes.
         planner: Plans these recipes.
         models: Their files.
-        present: Tensors of the result that the live model has.
-        recipe: The last one.
-        ratios: Which tensors it gives which alpha and beta.
-        up_to_date: Tensors of the live model that are as it wants them.
+        present: The tensors of the result that the live model has.
+        recipe: The last recipe.
+        ratios: The tensors of each alpha and beta in the last recipe.
+        up_to_date: The tensors that hold the results of the last recipe.
     """
 
     key: object
@@ -42,47 +43,47 @@ class LiveContents:
     models: Models
     present: TensorSet
     recipe: MergeRecipe
-    ratios: Mapping[Ratio, TensorSet] = field(default_factory=dict)
+    ratios: Mapping[Ratios, TensorSet] = field(default_factory=dict)
     up_to_date: TensorSet = 0
 
     @cached_property
     def places(self) -> Mapping[str, int]:
-        """Which bit each key has in sets of tensors."""
+        """The bit of each key in sets of tensors."""
         return {name.key: index for index, name in enumerate(self.planner.names)}
 
 
 def present_tensors(planner: Planner, live: Mapping[str, Sequence[Tensor]]) -> TensorSet:
-    """Tell which tensors of a result the live model has.
+    """Find the tensors of a result that the live model has.
 
     Raises:
-        MergeError: It is not a model of the same kind.
+        MergeError: The live model has other shapes, or lacks a tensor of the U-Net.
     """
     present = 0
     for index, name in enumerate(planner.names):
         parts = live.get(name.key)
         if parts is None:
             if name.key.startswith(UNET_PREFIX):
-                raise MergeError(another_model(f"it has no {name.key}", planner))
+                raise MergeError(wrong_live_model(f"it has no {name.key}", planner))
             continue
         size = count_numbers(parts)
         if size != planner.infos[name.key].numel:
             raise MergeError(
-                another_model(f"{name.key} has {size} numbers, not {planner.infos[name.key].numel}", planner)
+                wrong_live_model(f"{name.key} has {size} numbers, not {planner.infos[name.key].numel}", planner)
             )
         present |= 1 << index
     return present
 
 
-def another_model(what: str, planner: Planner) -> str:
-    """Say that the live model is another than the one to merge."""
+def wrong_live_model(difference: str, planner: Planner) -> str:
+    """Say how the live model differs from the models to merge, and what to do."""
     return (
-        f"The live model is not of the same kind as the models to merge ({planner.architecture.name}): {what}.\n"
+        f"The live model is not of the same kind as the models to merge ({planner.architecture.name}): {difference}.\n"
         "Load model A first."
     )
 
 
-def unchanged(before: Mapping[Ratio, TensorSet], after: Mapping[Ratio, TensorSet]) -> TensorSet:
-    """Tell which tensors keep their ratios."""
+def unchanged(before: Mapping[Ratios, TensorSet], after: Mapping[Ratios, TensorSet]) -> TensorSet:
+    """Find the tensors that keep their ratios."""
     same = 0
     for ratio, tensors in after.items():
         same |= before.get(ratio, 0) & tensors
@@ -90,24 +91,24 @@ def unchanged(before: Mapping[Ratio, TensorSet], after: Mapping[Ratio, TensorSet
 
 
 def fits(tensor: TensorPlan, live: Mapping[str, Sequence[Tensor]]) -> bool:
-    """Tell whether a live model has a tensor in the size that a plan has."""
+    """Tell whether a live model has a tensor of the planned size."""
     return count_numbers(live.get(tensor.name.key, ())) == tensor.info.numel
 
 
 def identities(contents: LiveContents, tensors: TensorSet) -> dict[str, object]:
-    """Tell by key what tensors hold: equal for two tensors only if their numbers are the same."""
-    found: dict[str, object] = {}
+    """Identify what tensors hold, by key: identities are equal only if the numbers are."""
+    by_key: dict[str, object] = {}
     for tensor in contents.planner.plan_some(contents.recipe, tensors).tensors:
         paths = tuple(str(contents.models[role].path) for role in tensor.inputs)
         if len(paths) == 1:
-            found[tensor.name.key] = (paths[0], tensor.info.dtype)
+            by_key[tensor.name.key] = (paths[0], tensor.info.dtype)
         else:
-            found[tensor.name.key] = (paths, tensor.info.dtype, contents.recipe.mode, tensor.alpha, tensor.beta)
-    return found
+            by_key[tensor.name.key] = (paths, tensor.info.dtype, contents.recipe.mode, tensor.alpha, tensor.beta)
+    return by_key
 
 
 def choose_sample(plan: MergePlan) -> MergePlan:
-    """Choose up to 16 tensors, of up to 2**18 numbers if there are any, of those that differ from A if there are."""
+    """Choose up to 16 tensors, if possible of those that differ from A and have up to 2**18 numbers."""
     tensors = [tensor for tensor in plan.tensors if tensor.changed] or list(plan.tensors)
     small = [tensor for tensor in tensors if tensor.info.numel <= _SAMPLE_SIZE] or tensors
     step = max(1, len(small) // _SAMPLES)

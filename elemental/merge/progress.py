@@ -1,4 +1,4 @@
-"""How the caller of a long job follows, times and ends it, and how a job is kept from being ended."""
+"""Progress, stopping and timing of long jobs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Controls:
-    """Progress of a job, and its Stop button.
+    """Callbacks for progress and stopping.
 
     Attributes:
-        begin: Called with the bytes that a result will have, before the first of them is made; of a live merge once
-            for each device that holds tensors.
-        stage: Called with what is done after the merging itself, in a word: hashing, flushing.
-        advance: Called from the calling thread with the bytes finished since the last call.
-        should_stop: Asked often, from any thread.
+        begin: Called with the size of the result in bytes before the work starts; in a live merge once a device.
+        stage: Called with the name of each stage after merging: "hashing", "flushing".
+        advance: Called in the caller's thread with the number of bytes finished since the last call.
+        should_stop: Called often, from any thread; the job ends when it gives True.
     """
 
     begin: Callable[[int], None] = lambda _: None
@@ -27,14 +26,14 @@ class Controls:
 
 
 class Stopwatch:
-    """Seconds spent in each stage of a job."""
+    """Measures the seconds of each stage of a job."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Count the time of a ``with`` block for a stage."""
+        """Add the time of a ``with`` block to a stage."""
         started = time.perf_counter()
         try:
             yield
@@ -42,7 +41,7 @@ class Stopwatch:
             self._count(stage, time.perf_counter() - started)
 
     def add(self, other: Stopwatch) -> None:
-        """Count what another watch counted, too."""
+        """Add the times of another stopwatch."""
         for stage, seconds in other.seconds.items():
             self._count(stage, seconds)
 

@@ -1,4 +1,4 @@
-"""Live tensors: a checkpoint's tensor as one or several views of memory, read and written piece by piece."""
+"""Read and write live tensors: a checkpoint's tensor is one or several views of memory."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import torch
 from torch import Tensor
 
 Parts = tuple[Tensor, ...]
-"""The numbers of one tensor: those of each part in row-major order, one part after the other."""
+"""The live tensors that together hold one tensor of a checkpoint: one part after the other, each in row-major order."""
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def count_numbers(parts: Sequence[Tensor]) -> int:
-    """Count the numbers that the parts of a tensor hold together."""
+    """Count the numbers in all parts of a tensor."""
     return sum(part.numel() for part in parts)
 
 
 def pieces_of(parts: Sequence[Tensor], start: int, values: Tensor) -> Iterator[tuple[Tensor, int, Tensor]]:
-    """Cut a piece of a tensor to its parts.
+    """Split a piece of a tensor among its parts.
 
     Args:
-        parts: Of the tensor.
-        start: Where in the flattened tensor the piece begins, in numbers.
+        parts: The parts of the tensor.
+        start: The index of the piece's first number in the flattened tensor.
         values: The piece, 1-D.
 
     Yields:
-        A part, where in the flattened part a piece begins, and that piece.
+        A part, the index of its first number in the flattened part, and the numbers for it.
     """
     stop, first = start + len(values), 0
     for part in parts:
@@ -38,14 +38,14 @@ def pieces_of(parts: Sequence[Tensor], start: int, values: Tensor) -> Iterator[t
 
 
 def copy_piece(part: Tensor, start: int, values: Tensor) -> None:
-    """Write numbers into a flattened part, rounded to its format.
+    """Write numbers into a part, rounded to its dtype.
 
     Args:
-        part: Of any format, on any device, contiguous or not.
-        start: Where in the flattened part they go, in numbers.
-        values: 1-D, of any format, on any device.
+        part: A tensor of any dtype on any device, contiguous or not.
+        start: The index of the first number in the flattened part.
+        values: The numbers, 1-D, of any dtype on any device.
     """
-    with torch.inference_mode():  # some hosts load their models in this mode, and write only so
+    with torch.inference_mode():  # tensors made in this mode, as in some hosts, can only be written in it
         if part.is_contiguous():
             part.view(-1)[start : start + len(values)].copy_(values)
         else:
@@ -54,20 +54,20 @@ def copy_piece(part: Tensor, start: int, values: Tensor) -> None:
 
 
 def equals(part: Tensor, start: int, values: Tensor) -> bool:
-    """Tell whether a flattened part holds the bits that writing these numbers would give.
+    """Tell whether a part holds the bits that :func:`copy_piece` would write.
 
     Args:
-        part: As for :func:`copy_piece`, as are
-        start: and
-        values: the numbers.
+        part: A tensor of any dtype on any device, contiguous or not.
+        start: The index of the first number in the flattened part.
+        values: The numbers, 1-D, of any dtype on any device.
     """
     if part.is_contiguous():
-        own = _bits(part.view(-1)[start : start + len(values)])
+        held = _bits(part.view(-1)[start : start + len(values)])
     else:
-        own = _bits(part).take(torch.arange(start, start + len(values), device=part.device))
-    return torch.equal(own, _bits(values.to(device=part.device, dtype=part.dtype)))
+        held = _bits(part).take(torch.arange(start, start + len(values), device=part.device))
+    return torch.equal(held, _bits(values.to(device=part.device, dtype=part.dtype)))
 
 
 def _bits(values: Tensor) -> Tensor:
-    """See numbers as integers: NaN equals itself then, and fp8 can be picked from."""
+    """View numbers as integers: then NaN equals itself, and fp8 can be indexed."""
     return values.view(_INTEGERS[values.element_size()])

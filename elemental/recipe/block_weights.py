@@ -1,4 +1,4 @@
-"""Block weights (MBW): one ratio for each block, from numbers or from named presets."""
+"""Block weights (MBW): one ratio for each block, given as numbers or as a preset."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from .rules import format_ratio
 from .spec_errors import suggest
 
 BUILT_IN_PRESETS = Path(__file__).with_name("presets.txt")
-"""The presets that come with the program; the file names their source."""
+"""The presets that come with the program; the file names their sources."""
 
-_LENGTHS = {len(a.unet_blocks): a for a in reversed(ARCHITECTURES)}
+_COUNTS = {len(a.unet_blocks): a for a in reversed(ARCHITECTURES)}
 
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """A ratio for each block of a U-Net, and perhaps one for BASE.
+    """A ratio for each block of a U-Net, and optionally one for BASE.
 
     Attributes:
-        unet: 25 ratios (SD 1.x, 2.x) or 19 (SDXL), in the order IN00.., M00, OUT00...
-        base: The ratio of everything outside the U-Net; None leaves it to the recipe's plain ratio.
+        unet: 25 ratios (SD 1.x, SD 2.x) or 19 (SDXL), in the order IN00..., M00, OUT00...
+        base: The ratio of everything outside the U-Net; None for the recipe's alpha or beta.
 
     Raises:
-        RecipeError: A ratio is not finite, or no architecture has so many blocks.
+        RecipeError: A ratio is not finite, or no architecture has that many blocks.
     """
 
     unet: tuple[float, ...]
@@ -38,30 +38,30 @@ class BlockWeights:
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (*self.unet, self.base or 0.0))):
             raise RecipeError("Block weights must be finite numbers.")
-        if len(self.unet) not in _LENGTHS:
-            raise RecipeError(_wrong_length(len(self.unet) + (self.base is not None)))
+        if len(self.unet) not in _COUNTS:
+            raise RecipeError(_wrong_count(len(self.unet) + (self.base is not None)))
 
     def by_block(self, architecture: Architecture, *, base: float) -> dict[str, float]:
-        """Give the ratio of every block of an architecture by its name.
+        """Give the ratio of each block, by name.
 
         Args:
-            architecture: Of the checkpoints that are merged.
-            base: The ratio of BASE where these weights leave it open.
+            architecture: The architecture of the models.
+            base: The ratio of BASE if these weights have none.
 
         Raises:
             RecipeError: The weights are for an architecture with another number of blocks.
         """
         if len(self.unet) != len(architecture.unet_blocks):
             raise RecipeError(
-                f"The block weights are {len(self.unet)} numbers beside BASE, for {_users(len(self.unet))}, "
+                f"The block weights are {len(self.unet)} numbers besides BASE, for {_architectures(len(self.unet))}, "
                 f"but these checkpoints are {architecture.name}, which has {len(architecture.unet_blocks)} blocks."
             )
-        own = dict(zip(architecture.unet_blocks, self.unet, strict=True))
-        return {BASE: base if self.base is None else self.base, **own}
+        unet = dict(zip(architecture.unet_blocks, self.unet, strict=True))
+        return {BASE: base if self.base is None else self.base, **unet}
 
 
 Presets = Mapping[str, tuple[BlockWeights, ...]]
-"""Block weights by upper-case name, one for each length that the name is given in."""
+"""Block weights by upper-case name; a name can have one set for each number of blocks."""
 
 
 def parse_block_weights(text: str) -> BlockWeights:
@@ -70,60 +70,60 @@ def parse_block_weights(text: str) -> BlockWeights:
     Numbers are separated by commas or white space.
 
     Raises:
-        RecipeError: Something is no finite number, nothing stands between two commas, or their count is none of those.
+        RecipeError: An entry is missing or not a finite number, or no architecture has that many blocks.
     """
     pieces = [piece.split() for piece in text.split(",")] if text.strip() else []
     if not all(pieces):
-        raise RecipeError("Nothing stands between two of the block weights' commas; write a number there.")
+        raise RecipeError("A block weight is missing: there is nothing between two commas.")
     ratios = [_ratio(number) for piece in pieces for number in piece]
-    if len(ratios) in _LENGTHS:
+    if len(ratios) in _COUNTS:
         return BlockWeights(tuple(ratios))
-    if len(ratios) - 1 in _LENGTHS:
+    if len(ratios) - 1 in _COUNTS:
         return BlockWeights(tuple(ratios[1:]), ratios[0])
-    raise RecipeError(_wrong_length(len(ratios)))
+    raise RecipeError(_wrong_count(len(ratios)))
 
 
 def format_block_weights(weights: BlockWeights) -> str:
-    """Write block weights as text that reads back as the same."""
+    """Write block weights as text that :func:`parse_block_weights` reads back."""
     base = () if weights.base is None else (weights.base,)
     return ",".join(map(format_ratio, (*base, *weights.unet)))
 
 
 def choose_block_weights(text: str, presets: Presets, architecture: Architecture) -> BlockWeights:
-    """Read block weights given as numbers or as the name of a preset (in any case).
+    """Read block weights given as numbers or as the name of a preset; case is ignored.
 
     Args:
-        text: What the user wrote.
-        presets: Those that may be named.
-        architecture: For whose number of blocks a preset must have a line.
+        text: The numbers or the name.
+        presets: The presets.
+        architecture: The architecture of the models; a preset must have a line for it.
 
     Raises:
-        RecipeError: It is neither, or the preset has no line for this architecture.
+        RecipeError: The text is neither, or the preset has no line for this architecture.
     """
     name = text.strip()
-    found = presets.get(name.upper())
-    if found is None and (re.match(r"[-+.\d,]", name) or not name):
+    preset = presets.get(name.upper())
+    if preset is None and (re.match(r"[-+.\d,]", name) or not name):
         return parse_block_weights(name)
-    if found is None:
+    if preset is None:
         raise RecipeError(
             f'There is no block weight preset "{name}"{suggest(name.upper(), presets)}\n'
-            f"Known are {', '.join(presets)}. Numbers may be given instead: {_wanted()}."
+            f"Presets: {', '.join(presets)}. You can also enter numbers: {_valid_counts()}."
         )
-    fitting = next((w for w in found if len(w.unet) == len(architecture.unet_blocks)), None)
-    if fitting is None:
+    weights = next((w for w in preset if len(w.unet) == len(architecture.unet_blocks)), None)
+    if weights is None:
         raise RecipeError(
             f'The preset "{name}" has no line for {architecture.name}, '
-            f"which needs {len(architecture.blocks)} numbers, or {len(architecture.unet_blocks)} without BASE."
+            f"which has {len(architecture.blocks)} numbers, or {len(architecture.unet_blocks)} without BASE."
         )
-    return fitting
+    return weights
 
 
 def read_presets(*paths: Path) -> Presets:
-    """Read preset files, ``NAME: numbers`` a line; a later file's name replaces an earlier one's.
+    """Read preset files with lines ``NAME: numbers``; a name in a later file replaces that of an earlier one.
 
     Raises:
-        RecipeError: A file or a line of it cannot be read, or a name is given twice for one length; the message says
-            where.
+        RecipeError: A file or a line cannot be read, or a file gives a name twice for one number of blocks; the message
+            names the line.
     """
     presets: dict[str, tuple[BlockWeights, ...]] = {}
     for path in paths:
@@ -139,36 +139,40 @@ def _read_preset_file(path: Path) -> dict[str, tuple[BlockWeights, ...]]:
     presets: dict[str, tuple[BlockWeights, ...]] = {}
     for number, line in enumerate(lines, 1):
         entry = line.partition("#")[0].strip()
-        if not entry:
-            continue
-        name, colon, numbers = entry.partition(":")
-        try:
-            if not colon:
-                raise RecipeError("A preset is written NAME: numbers.")
-            weights = parse_block_weights(numbers)
-        except RecipeError as exc:
-            raise RecipeError(f"{path}, line {number}: {exc}") from exc
-        key = name.strip().upper()
-        if any(len(other.unet) == len(weights.unet) for other in presets.get(key, ())):
-            raise RecipeError(f"{path}, line {number}: {key} is given twice for {_users(len(weights.unet))}.")
-        presets[key] = (*presets.get(key, ()), weights)
+        if entry:
+            try:
+                _add_preset(entry, presets)
+            except RecipeError as exc:
+                raise RecipeError(f"{path}, line {number}: {exc}") from exc
     return presets
+
+
+def _add_preset(entry: str, presets: dict[str, tuple[BlockWeights, ...]]) -> None:
+    name, colon, numbers = entry.partition(":")
+    if not colon:
+        raise RecipeError("A preset is written NAME: numbers.")
+    key, weights = name.strip().upper(), parse_block_weights(numbers)
+    if any(len(other.unet) == len(weights.unet) for other in presets.get(key, ())):
+        raise RecipeError(f"{key} is given twice for {_architectures(len(weights.unet))}.")
+    presets[key] = (*presets.get(key, ()), weights)
 
 
 def _ratio(piece: str) -> float:
     ratio = parse_ratio(piece)
     if ratio is None or not math.isfinite(ratio):
-        raise RecipeError(f'The block weight "{piece}" is no finite number.')
+        raise RecipeError(f'The block weight "{piece}" is not a finite number.')
     return ratio
 
 
-def _users(length: int) -> str:
-    return " and ".join(a.name for a in ARCHITECTURES if len(a.unet_blocks) == length)
+def _architectures(blocks: int) -> str:
+    """Name the architectures with this number of U-Net blocks."""
+    return " and ".join(a.name for a in ARCHITECTURES if len(a.unet_blocks) == blocks)
 
 
-def _wanted() -> str:
-    return ", ".join(f"{n + 1} for {_users(n)} (BASE first; {n} leave BASE to alpha)" for n in sorted(_LENGTHS)[::-1])
+def _valid_counts() -> str:
+    counts = sorted(_COUNTS, reverse=True)
+    return ", ".join(f"{n + 1} for {_architectures(n)} (BASE first; {n} without BASE)" for n in counts)
 
 
-def _wrong_length(count: int) -> str:
-    return f"{count} block weights are given; wanted are {_wanted()}."
+def _wrong_count(count: int) -> str:
+    return f"There are {count} block weights, but there must be {_valid_counts()}."

@@ -1,15 +1,15 @@
-"""Elemental spec: text -> rules, by this grammar.
+"""Read the text of an elemental spec into rules.
 
 ::
 
-    spec     = rule { separator rule }            separator = "," or line end; empty pieces are skipped
+    spec     = rule { separator rule }            separator = "," or line end; empty rules are skipped
     rule     = blocks ":" elements ":" ratio [ ":" ratio_beta ]
     blocks   = "" | ["NOT"] name { space name }   name = BASE | TE | VAE | IN00.. | M00 | OUT00.. | name-name
     elements = "" | ["NOT"] part { space part }   part = any piece of an element's name
     ratio    = a finite decimal number
     comment  = "#" to the end of the line
 
-All mistakes of a text are reported together, each with its place.
+All mistakes of a text are reported together, each with line and column.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from ..architectures.blocks import TEXT_ENCODER, VAE, normalise_block
@@ -34,79 +35,76 @@ def parse_rules(text: str, *, name: str = "spec") -> RuleSet:
     """Read the rules of an elemental spec.
 
     Args:
-        text: The spec; empty, or nothing but comments, gives no rules.
-        name: What to call the text in errors, "spec" or a file name.
+        text: The spec; a text that is empty or has only comments gives no rules.
+        name: How errors call the text: "spec" or a file name.
 
     Raises:
-        SpecError: With every mistake of the text, each with line, column, caret and what is allowed; of a text that has
-            thousands, the first thousand.
+        SpecError: The text has mistakes. The error lists them all, up to a thousand, with line, column, caret and what
+            is allowed.
     """
     rules, spans = _read_all(text, _Reader.rule, name)
     return RuleSet(tuple(rules), text, tuple(spans), name)
 
 
 def parse_targets(text: str, *, name: str = "elements") -> tuple[Target, ...]:
-    """Read what one ratio shall be tried on: ``blocks:elements`` or ``blocks``, separated like rules.
+    """Read the targets of an element check: ``blocks:elements`` or ``blocks``, separated like rules.
 
-    Either side may be the word ALL; see :class:`Target`.
+    Either side can be the word ALL; see :class:`Target`.
 
     Args:
         text: The targets.
-        name: What to call the text in errors.
+        name: How errors call the text.
 
     Raises:
-        SpecError: With the mistakes of the text, as for rules.
+        SpecError: The text has mistakes; the error lists them as for rules.
     """
     return tuple(_read_all(text, _Reader.target, name)[0])
 
 
 def parse_ratio(text: str) -> float | None:
-    """Read a decimal number, or give None for whatever else; a number too large for a float is infinite."""
+    """Read a decimal number; None if the text is anything else, infinity if the number is too large for a float."""
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def _read_all(text: str, read: Callable[[_Reader, str], _T | None], name: str) -> tuple[list[_T], list[Span]]:
-    """Read each piece of a text, once however often it stands there; give what is read, and where it stands."""
-    reader, judge = _Reader(), _Diagnostics(is_target=read is _Reader.target)
-    known: dict[str, _T] = {}
-    found, spans = [], []
-    try:
+    """Read the rules or targets of a text, each with its place; equal ones are read once."""
+    reader, diagnostics = _Reader(), _Diagnostics(is_target=read is _Reader.target)
+    cache: dict[str, _T] = {}
+    values, spans = [], []
+    with suppress(_TooManyProblems):
         for piece, span in _pieces(text):
-            value = known.get(piece)
+            value = cache.get(piece) or read(reader, piece)
             if value is None:
-                value = read(reader, piece)
-                if value is None:
-                    judge.piece(_Field(piece, span.line, span.column - 1))
-                    continue
-                known[piece] = value
-            found.append(value)
+                diagnostics.add_problems(_Field(piece, span.line, span.column - 1))
+                continue
+            cache[piece] = value
+            values.append(value)
             spans.append(span)
-    except _TooMany:
-        pass
-    if judge.problems:
-        raise spec_error(judge.problems, text, name=name)
-    return found, spans
+    if diagnostics.problems:
+        raise spec_error(diagnostics.problems, text, name=name)
+    return values, spans
 
 
 def _pieces(text: str) -> Iterator[tuple[str, Span]]:
+    """Split a text at separators, without comments."""
     text = plain_line_ends(text)
     line, line_start, end = 1, 0, 0
-    for found in _PIECE.finditer(text):
-        piece, start = found[0], found.start()
+    for match in _PIECE.finditer(text):
+        piece, start = match[0], match.start()
         if piece[0] == "#":
             continue
-        passed = text.count("\n", end, start)
-        if passed:
-            line, line_start = line + passed, text.rfind("\n", end, start) + 1
+        newlines = text.count("\n", end, start)
+        if newlines:
+            line, line_start = line + newlines, text.rfind("\n", end, start) + 1
         end = start
         piece = piece.rstrip()
         yield piece, Span(line, start - line_start + 1, len(piece))
 
 
 class _Reader:
-    """Reads what is written without a mistake; of anything else it says no more than that it is none.
+    """Reads rules and targets without mistakes, and gives None for others.
 
-    The same blocks, elements and ratios come again and again in a long spec: each spelling is read once.
+    Blocks, elements and ratios repeat in long specs: each spelling is read once.
     """
 
     def __init__(self) -> None:
@@ -138,10 +136,10 @@ class _Reader:
         return Target(blocks, elements, each_block=each[0], each_element=each[1])
 
 
-def _once(known: dict[str, _T | None], text: str, read: Callable[[str], _T | None]) -> _T | None:
-    if text not in known:
-        known[text] = read(text)
-    return known[text]
+def _once(cache: dict[str, _T | None], text: str, read: Callable[[str], _T | None]) -> _T | None:
+    if text not in cache:
+        cache[text] = read(text)
+    return cache[text]
 
 
 def _read_blocks(text: str) -> BlockSelector | None:
@@ -162,7 +160,7 @@ def _read_elements(text: str) -> ElementSelector | None:
 
 
 def _split(text: str) -> tuple[bool, list[str]]:
-    """Split at white space, and take NOT off the front."""
+    """Split at white space; a leading NOT is removed and reported."""
     words = text.split()
     inverted = bool(words) and words[0].upper() == NOT
     return inverted, words[inverted:]
@@ -184,25 +182,25 @@ class _Field(NamedTuple):
         return Span(self.line, self.start + 1, max(1, len(self.text)))
 
 
-class _TooMany(Exception):
-    """There are more mistakes than anybody will read."""
+class _TooManyProblems(Exception):
+    """The text has so many mistakes that it was probably not meant as a spec."""
 
 
 class _Diagnostics:
-    """Finds what is wrong with pieces that cannot be read, and where."""
+    """Finds the mistakes in rules and targets that cannot be read."""
 
     def __init__(self, *, is_target: bool) -> None:
         self.problems: list[Problem] = []
         self._is_target = is_target
 
-    def piece(self, piece: _Field) -> None:
+    def add_problems(self, piece: _Field) -> None:
         fields = piece.text.split(":")
         if self._is_target and len(fields) > 2:
             self._fail(piece, Mistake.TARGET_COLONS)
         elif not self._is_target and not 3 <= len(fields) <= 4:
             self._fail(piece, Mistake.COLONS)
         else:
-            blocks, *others = _place(fields, piece)
+            blocks, *others = _stripped(fields, piece)
             if not (self._is_target and blocks.text.upper() == ALL):
                 self._blocks(blocks)
             if others and not (self._is_target and others[0].text.upper() == ALL):
@@ -227,12 +225,12 @@ class _Diagnostics:
 
     def _elements(self, field: _Field) -> None:
         for _ in self._words(field):
-            pass  # any word may be a part of an element's name
+            pass  # any word can be a part of an element's name; only NOT can be misplaced
 
     def _words(self, field: _Field) -> Iterator[_Field]:
-        """Split at white space, take NOT off the front, and refuse it everywhere else."""
-        for index, found in enumerate(re.finditer(r"\S+", field.text)):
-            word = _Field(found[0], field.line, field.start + found.start())
+        """Split at white space; a leading NOT is skipped, any other is a mistake."""
+        for index, match in enumerate(re.finditer(r"\S+", field.text)):
+            word = _Field(match[0], field.line, field.start + match.start())
             if word.text.upper() != NOT:
                 yield word
             elif index:
@@ -250,13 +248,14 @@ class _Diagnostics:
     def _fail(self, field: _Field, mistake: Mistake) -> None:
         self.problems.append(Problem(field.span(), mistake, field.text))
         if len(self.problems) == MOST_PROBLEMS:
-            raise _TooMany
+            raise _TooManyProblems
 
 
-def _place(fields: list[str], piece: _Field) -> list[_Field]:
-    placed, start = [], piece.start
+def _stripped(fields: list[str], piece: _Field) -> list[_Field]:
+    """Strip the fields of a piece, and locate them."""
+    located, start = [], piece.start
     for field in fields:
-        stripped = field.strip()
-        placed.append(_Field(stripped, piece.line, start + field.find(stripped)))
+        text = field.strip()
+        located.append(_Field(text, piece.line, start + field.find(text)))
         start += len(field) + 1
-    return placed
+    return located

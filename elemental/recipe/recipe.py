@@ -1,4 +1,4 @@
-"""The recipe: everything needed to repeat a merge, as immutable data; to and from a plain dict."""
+"""The recipe: everything needed to repeat a merge, as immutable data, to and from a dict."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .rules import RuleSet, format_rules
 from .spec_errors import PlainProblem, spec_error, suggest
 
 VERSION = 1
-"""Of the plain data that a recipe is written as."""
+"""The version of the dict that a recipe is written as."""
 
 _FIELDS = ("version", "mode", "alpha", "beta", "block_alpha", "block_beta", "rules", "vae", "dtype", "models")
 _ROLES = ("a", "b", "c", "vae")
 
 
 class SaveDtype(Enum):
-    """The number format of the result's float tensors; by default that of A's."""
+    """The dtype of the result's float tensors, if it is not A's."""
 
     FP16 = "fp16"
     BF16 = "bf16"
@@ -31,7 +31,7 @@ class SaveDtype(Enum):
 
 
 class VaeChoice(Enum):
-    """Where the result's VAE comes from."""
+    """The source of the result's VAE."""
 
     MERGED = "merged"
     A = "a"
@@ -41,12 +41,12 @@ class VaeChoice(Enum):
 
 @dataclass(frozen=True)
 class ModelSource:
-    """One file that goes into a merge.
+    """One file of a merge.
 
     Attributes:
-        path: Where it lies, or lay when the recipe was made; ``~`` stands for the user's home.
-        sha256: Of the whole file, in lower-case hex, if known.
-        size: Of the file in bytes, if known.
+        path: The path when the recipe was made; ``~`` stands for the user's home folder.
+        sha256: The SHA-256 of the file in lower-case hex, if it was computed.
+        size: The size of the file in bytes, if it was recorded.
     """
 
     path: str
@@ -55,7 +55,7 @@ class ModelSource:
 
     @property
     def name(self) -> str:
-        """The file's name without its folders, whichever system wrote the path."""
+        """The file name without folders, for paths of any system."""
         return self.path.replace("\\", "/").rpartition("/")[2]
 
 
@@ -64,21 +64,21 @@ class MergeRecipe:
     """What to merge and how. Making one checks that its parts fit together.
 
     Attributes:
-        model_a: The model whose keys and shapes the result has; one without a VAE gets that of ``vae``.
-        model_b: The second model.
-        model_c: The third, for the modes that need it.
-        mode: The formula.
-        alpha: The ratio of whatever no block weight and no rule sets; any finite number, mostly from 0 to 1.
-        beta: The same for the second ratio of the modes that have one; None in the others.
+        model_a: Model A. The result has its keys and shapes; if it has no VAE, that of ``vae`` is added.
+        model_b: Model B.
+        model_c: Model C, for modes that need it.
+        mode: The merge mode.
+        alpha: The ratio where neither block weights nor rules set one; any finite number, usually from 0 to 1.
+        beta: The same for the second ratio; None in modes without beta.
         block_alpha: Block weights that replace alpha.
         block_beta: Block weights that replace beta.
-        rules: Elemental rules, which override all of these.
-        vae: Where the VAE comes from; ``FILE`` goes with ``vae_file``.
-        vae_file: The VAE's file.
-        dtype: The result's number format, if not A's own.
+        rules: Elemental rules, which override alpha, beta and block weights.
+        vae: The source of the VAE; ``FILE`` requires ``vae_file``.
+        vae_file: The file of the VAE.
+        dtype: The dtype of the result's float tensors; None for A's.
 
     Raises:
-        RecipeError: A model or a ratio is missing, is one too many, or is not finite.
+        RecipeError: A model or ratio is missing, not allowed in this mode, or not finite.
         SpecError: A rule sets beta in a mode that has none.
     """
 
@@ -102,21 +102,21 @@ class MergeRecipe:
 
     @property
     def sources(self) -> dict[str, ModelSource]:
-        """The files that the merge reads, by their role: a, b, c, vae."""
+        """The files of the merge by role: a, b, c, vae."""
         roles = {"a": self.model_a, "b": self.model_b, "c": self.model_c, "vae": self.vae_file}
         return {role: source for role, source in roles.items() if source is not None}
 
     def with_mode(self, mode: MergeMode) -> MergeRecipe:
-        """Give the same recipe in another mode, without what that mode has no use for.
+        """Give the same recipe in another mode, without what that mode cannot use.
 
         Raises:
-            RecipeError: The mode needs a model C, or a beta, that the recipe has not.
+            RecipeError: The mode needs model C or beta, and the recipe does not have it.
         """
         parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return MergeRecipe(**{**drop_unused(parts, mode), "mode": mode})
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the recipe as plain data that :func:`recipe_from_dict` reads back; unset parts are left out."""
+        """Give the recipe as a dict that :func:`recipe_from_dict` reads back; unset fields are left out."""
         optional = {
             "beta": None if self.beta is None else float(self.beta),
             "block_alpha": self.block_alpha and format_block_weights(self.block_alpha),
@@ -135,7 +135,7 @@ class MergeRecipe:
 
 
 def drop_unused(parts: Mapping[str, Any], mode: MergeMode) -> dict[str, Any]:
-    """Leave out of a recipe's parts, by field name, what a mode cannot use: model C, beta, and the beta of rules."""
+    """Remove what a mode cannot use from the fields of a recipe: model C, beta, and the beta of rules."""
     kept = dict(parts)
     if not mode.uses_c:
         kept["model_c"] = None
@@ -147,16 +147,16 @@ def drop_unused(parts: Mapping[str, Any], mode: MergeMode) -> dict[str, Any]:
 
 
 def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
-    """Read a recipe from the plain data that :meth:`MergeRecipe.to_dict` gives.
+    """Read a recipe from a dict that :meth:`MergeRecipe.to_dict` made.
 
     Raises:
-        RecipeError: The data is no such recipe, or of a later version.
+        RecipeError: The dict is not a recipe, or is of a later version.
         SpecError: Its rules cannot be read, or set beta in a mode that has none.
     """
     try:
         _refuse_unknown(data, _FIELDS, "recipe")
         if data["version"] != VERSION:
-            raise RecipeError(f"The recipe is of version {data['version']}; this program knows version {VERSION}.")
+            raise RecipeError(f"The recipe has version {data['version']}; this program reads version {VERSION}.")
         _refuse_unknown(data["models"], _ROLES, "models")
         models = {role: _source_from_dict(source) for role, source in data["models"].items()}
         return MergeRecipe(
@@ -179,11 +179,11 @@ def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
         raise RecipeError(f"The recipe cannot be read: {exc}.") from exc
 
 
-def _refuse_unknown(data: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    """Refuse names that would be passed over, for then the merge were not the one written down."""
+def _refuse_unknown(data: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
+    """Refuse unknown names: ignoring them could give another merge than the one written down."""
     for name in data:
-        if name not in known:
-            raise RecipeError(f'The {where} has the unknown entry "{name}"{suggest(name, known)}')
+        if name not in allowed:
+            raise RecipeError(f'The {where} has the unknown entry "{name}"{suggest(name, allowed)}')
 
 
 def _source_to_dict(source: ModelSource) -> dict[str, Any]:
@@ -204,9 +204,9 @@ def _check_models(recipe: MergeRecipe) -> None:
         raise RecipeError(f"{mode.value}, {mode.formula}, needs a third model C.")
     if not mode.uses_c and recipe.model_c is not None:
         others = ", ".join(m.value for m in MergeMode if m.uses_c)
-        raise RecipeError(f"{mode.value}, {mode.formula}, has no model C: leave it out, or choose {others}.")
+        raise RecipeError(f"{mode.value}, {mode.formula}, has no model C: remove it, or choose {others}.")
     if (recipe.vae is VaeChoice.FILE) != (recipe.vae_file is not None):
-        raise RecipeError("A VAE file goes with the choice to take the VAE from a file: give both, or neither.")
+        raise RecipeError("A VAE file is given but not chosen as the source of the VAE, or chosen but not given.")
 
 
 def _check_ratios(recipe: MergeRecipe) -> None:
@@ -214,20 +214,18 @@ def _check_ratios(recipe: MergeRecipe) -> None:
     rule_ratios = [ratio for rule in recipe.rules.rules for ratio in (rule.alpha, rule.beta)]
     if not all(math.isfinite(ratio or 0) for ratio in (recipe.alpha, recipe.beta, *rule_ratios)):
         raise RecipeError("alpha and beta must be finite numbers.")
-    given = recipe.beta is not None or recipe.block_beta is not None
-    if given and not mode.uses_beta:
-        raise RecipeError(f"{mode.value}, {mode.formula}, has no beta; {_modes_with_beta()} have.")
+    has_beta = recipe.beta is not None or recipe.block_beta is not None
+    if has_beta and not mode.uses_beta:
+        raise RecipeError(f"{mode.value}, {mode.formula}, has no beta; {_modes_with_beta()} have one.")
     if mode.uses_beta and recipe.beta is None and (recipe.block_beta is None or recipe.block_beta.base is None):
-        raise RecipeError(
-            f"{mode.value}, {mode.formula}, needs beta, or blocks beta with BASE (--beta, --blocks-beta)."
-        )
+        raise RecipeError(f"{mode.value}, {mode.formula}, needs beta, or block weights for beta that include BASE.")
 
 
 def _check_rule_betas(recipe: MergeRecipe) -> None:
     if recipe.mode.uses_beta:
         return
     rules = recipe.rules
-    message = f"{recipe.mode.value} has no beta, so a rule has two colons"
+    message = f"{recipe.mode.value} has no beta: a rule has two colons"
     problems: list[SpecProblem] = [
         PlainProblem(span, message, f"Modes with beta: {_modes_with_beta()}.")
         for rule, span in zip(rules.rules, rules.spans, strict=True)

@@ -1,4 +1,4 @@
-"""Which tensors each rule sets, fast enough for a thousand rules on the largest checkpoint."""
+"""Find the tensors that each rule sets, fast enough for a thousand rules on an SDXL checkpoint."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .rules import BlockSelector, ElementSelector, Rule
 
 
 class Decision(NamedTuple):
-    """Which rules decide what; each list has one entry a rule.
+    """The tensors that each rule sets; each list has one entry a rule.
 
     Attributes:
-        matched: The tensors that the rule selects, whether or not a later rule overrides it there.
-        alpha: Those whose alpha it sets in the end.
-        beta: Those whose beta it sets; a rule without beta leaves that to the rules before it.
+        matched: The tensors that match the rule, including those that a later rule overrides.
+        alpha: The tensors whose alpha the rule sets.
+        beta: The tensors whose beta the rule sets; rules without beta do not override earlier ones here.
     """
 
     matched: list[TensorSet]
@@ -24,25 +24,25 @@ class Decision(NamedTuple):
 
 
 class RuleMatcher(TensorIndex):
-    """The tensors of one checkpoint, ready to be asked for by rules."""
+    """Finds the tensors of a checkpoint that match rules."""
 
     def of_blocks(self, selector: BlockSelector) -> TensorSet:
-        """Select by one side of a rule."""
+        """Select the tensors that match the block side of a rule."""
         return self._choose(map(self.with_block, selector.words), selector)
 
     def of_elements(self, selector: ElementSelector) -> TensorSet:
-        """Select by the other side of a rule."""
+        """Select the tensors that match the element side of a rule."""
         return self._choose(map(self.with_part, selector.parts), selector)
 
     def matching(self, rule: Rule) -> TensorSet:
-        """Select the tensors that a rule is for."""
+        """Select the tensors that match a rule."""
         return self.of_blocks(rule.blocks) & self.of_elements(rule.elements)
 
     def decide(self, rules: Sequence[Rule]) -> Decision:
         """Find for every tensor the last rule that matches it."""
         matched = [self.matching(rule) for rule in rules]
         alpha, beta = list(matched), [0] * len(rules)
-        open_alpha = open_beta = self.everything
+        open_alpha = open_beta = self.everything  # not set by a later rule
         for index in reversed(range(len(rules))):
             alpha[index] &= open_alpha
             open_alpha &= ~matched[index]
@@ -59,10 +59,10 @@ class RuleMatcher(TensorIndex):
 
 
 def rule_by_tensor(sets: Sequence[TensorSet], tensors: TensorSet) -> dict[int, int]:
-    """Tell which rule each tensor belongs to, by index; tensors of no rule are left out.
+    """Give the rule of each tensor, both as indices; tensors without a rule are left out.
 
     Args:
-        sets: The tensors of each rule; no tensor in two of them.
-        tensors: Whose rules are wanted.
+        sets: The tensors of each rule; no tensor is in two of them.
+        tensors: The tensors to look up.
     """
-    return {index: rule for rule, found in enumerate(sets) for index in members(found & tensors)}
+    return {index: rule for rule, ruled in enumerate(sets) for index in members(ruled & tensors)}

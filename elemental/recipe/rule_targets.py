@@ -1,4 +1,4 @@
-"""What one ratio is tried on: the left side of a rule, by itself, or a list of such to be made from a checkpoint."""
+"""Targets of an element check: the left side of a rule, or ALL for every block or element of a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from ..architectures.keys import FULL_KEY_PREFIXES, KeyName
 from .rules import BlockSelector, ElementSelector, Rule
 
 ALL = "ALL"
-"""In place of blocks: each block by itself. In place of elements: each element by itself."""
+"""In place of blocks: each block separately. In place of elements: each element separately."""
 
 
 class Target(NamedTuple):
-    """Elements that are given a ratio together.
+    """Elements that get one ratio together.
 
     Attributes:
-        blocks: In which blocks.
-        elements: Which elements; all of them if it has no parts.
-        each_block: Stands for as many targets as there are blocks.
-        each_element: Stands for as many targets as there are elements in the blocks.
+        blocks: The blocks.
+        elements: The elements of these blocks; without parts all of them.
+        each_block: Whether the target stands for one target a block.
+        each_element: Whether it stands for one target an element.
     """
 
     blocks: BlockSelector
@@ -28,7 +28,7 @@ class Target(NamedTuple):
     each_element: bool = False
 
     def rule(self, ratio: float) -> Rule:
-        """Give the rule that sets these elements to a ratio."""
+        """Give the rule that sets the elements to a ratio."""
         return Rule(self.blocks, self.elements, ratio)
 
     def __str__(self) -> str:
@@ -38,20 +38,20 @@ class Target(NamedTuple):
 
 
 def expand_targets(targets: Sequence[Target], names: Sequence[KeyName], blocks: Sequence[str]) -> list[Target]:
-    """Put the blocks and elements of a checkpoint in the place of the word ALL.
+    """Replace ALL by the blocks and elements of a checkpoint.
 
     Args:
-        targets: As they were written.
+        targets: The targets as written.
         names: The tensors of the checkpoint.
-        blocks: Its architecture's blocks, in order.
+        blocks: The blocks of its architecture, in order.
     """
-    present = {name.block for name in names}
-    own_blocks = [block for block in blocks if block in present]
+    blocks_with_tensors = {name.block for name in names}
+    present_blocks = [block for block in blocks if block in blocks_with_tensors]
     expanded: list[Target] = []
     for target in targets:
         singles = [target]
         if target.each_block:
-            singles = [target._replace(blocks=BlockSelector((block,)), each_block=False) for block in own_blocks]
+            singles = [target._replace(blocks=BlockSelector((block,)), each_block=False) for block in present_blocks]
         for single in singles:
             expanded += _each_element(single, names) if single.each_element else [single]
     return expanded
@@ -61,7 +61,7 @@ def _each_element(target: Target, names: Sequence[KeyName]) -> Iterator[Target]:
     chosen = [name for name in names if target.blocks.matches(name)]
     for name in chosen:
         part = name.element
-        alike = [other for other in chosen if other.block == name.block and part in other.element]
-        if len(alike) > 1 and name.key.startswith(FULL_KEY_PREFIXES):
-            part = name.key  # "0.weight" is a piece of "time_embed.0.weight", too
+        matches = [other for other in chosen if other.block == name.block and part in other.element]
+        if len(matches) > 1 and name.key.startswith(FULL_KEY_PREFIXES):
+            part = name.key  # "0.weight" matches "time_embed.0.weight" too
         yield Target(BlockSelector((name.block,)), ElementSelector((part,)))

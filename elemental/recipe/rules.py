@@ -1,4 +1,4 @@
-"""Rules of an elemental spec: what each selects, and the ratio it sets; rules back to text."""
+"""Rules of an elemental spec: the blocks and elements that each selects, and the ratios it sets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NOT = "NOT"
 
 @dataclass(frozen=True)
 class BlockSelector:
-    """Which blocks a rule is for.
+    """The block side of a rule.
 
     Attributes:
-        words: Normalised names and ranges, any of which may match; empty stands for every block.
-        inverted: True for every block but those.
+        words: Normalised names and ranges, one of which must match; empty for every block.
+        inverted: Whether every block except these matches.
     """
 
     words: tuple[str, ...] = ()
@@ -27,26 +27,26 @@ class BlockSelector:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The words with their ranges expanded."""
+        """The block names, with ranges expanded."""
         return frozenset(name for word in self.words for name in expand_block(word))
 
     def matches(self, name: KeyName) -> bool:
-        """Tell whether a tensor lies in these blocks."""
+        """Tell whether a tensor is in these blocks."""
         if not self.words:
             return True
-        found = name.block in self.names or part_of_base(name.component) in self.names
-        return found is not self.inverted
+        is_named = name.block in self.names or part_of_base(name.component) in self.names
+        return is_named is not self.inverted
 
     def __str__(self) -> str:
         return " ".join((NOT, *self.words) if self.inverted else self.words)
 
 
 class ElementSelector(NamedTuple):
-    """Which elements of those blocks a rule is for.
+    """The element side of a rule.
 
     Attributes:
-        parts: Pieces of element names, any of which may match; empty stands for every element.
-        inverted: True for every element that has none of them.
+        parts: Parts of element names, one of which must match; empty for every element.
+        inverted: Whether every element except these matches.
     """
 
     parts: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class ElementSelector(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """The ratio ``alpha``, and perhaps ``beta``, for the chosen elements of the chosen blocks."""
+    """Sets ``alpha``, and optionally ``beta``, for the selected elements of the selected blocks."""
 
     blocks: BlockSelector
     elements: ElementSelector
@@ -71,7 +71,7 @@ class Rule(NamedTuple):
     beta: float | None = None
 
     def matches(self, name: KeyName) -> bool:
-        """Tell whether the rule sets the ratio of a tensor."""
+        """Tell whether a tensor matches the rule."""
         return self.blocks.matches(name) and self.elements.matches(name)
 
     def __str__(self) -> str:
@@ -81,14 +81,13 @@ class Rule(NamedTuple):
 
 @dataclass(frozen=True)
 class RuleSet:
-    """The rules of a spec in order; where several match a tensor, the last one decides.
+    """The rules of a spec in order; if several match a tensor, the last one wins.
 
     Attributes:
-        rules: The rules.
-        source: The text they were read from, for messages; made from the rules where they were not read.
-            Two sets of equal rules are equal whatever it says.
-        spans: Where each rule stands in the source.
-        name: What to call the source, "spec" or a file name.
+        rules: The rules. Rule sets are equal if their rules are.
+        source: The text that the rules were read from, for messages; generated if there was none.
+        spans: The place of each rule in the source.
+        name: How errors call the source: "spec" or a file name.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -110,10 +109,10 @@ class RuleSet:
 
 
 def format_ratio(ratio: float) -> str:
-    """Write a finite ratio in the shortest form that reads back as the same number: 1, 0.5, 1e-10."""
+    """Write a finite ratio in the shortest form that gives the same number again: 1, 0.5, 1e-10."""
     return str(int(ratio)) if abs(ratio) < 1e15 and ratio == int(ratio) else repr(float(ratio))
 
 
 def format_rules(rules: RuleSet) -> str:
-    """Write rules as a spec that parses back to them, one rule a line."""
+    """Write rules as a spec, one rule a line, that :func:`.parser.parse_rules` reads back."""
     return "\n".join(map(str, rules.rules))

@@ -1,4 +1,4 @@
-"""What the author of a spec probably did not mean: rules without effect, and ratios out of the usual range."""
+"""Warnings about a recipe: rules without effect, and unusual ratios."""
 
 from __future__ import annotations
 
@@ -15,56 +15,58 @@ from .rules import Rule, RuleSet
 from .spec_errors import suggest, suggest_block
 
 USUAL = (-1.0, 2.0)
-"""The ratios that sliders offer; others are allowed, and mostly slips."""
+"""The range of the ratio sliders; ratios outside it are allowed, but usually mistakes."""
 
 
 class SpecWarning(NamedTuple):
-    """One remark, whole sentences; about rule number ``rule``, from 0, or about the recipe as a whole."""
+    """A warning in whole sentences about the rule with index ``rule``, from 0, or about the whole recipe."""
 
     message: str
     rule: int | None = None
 
 
 def warn_of_ratios(recipe: MergeRecipe) -> Iterator[SpecWarning]:
-    """Remark on the ratios of a recipe that lie outside -1 to 2."""
-    given: dict[str, Iterable[float | None]] = {
+    """Warn of ratios outside -1 to 2."""
+    by_name: dict[str, Iterable[float | None]] = {
         "alpha": [recipe.alpha],
         "beta": [recipe.beta],
         "block weights of alpha": _numbers(recipe.block_alpha),
         "block weights of beta": _numbers(recipe.block_beta),
     }
-    for name, ratios in given.items():
-        for ratio in _unusual(ratios):
-            yield SpecWarning(f"{name}: {ratio:g} lies outside {USUAL[0]:g} to {USUAL[1]:g}.")
+    for name, ratios in by_name.items():
+        for ratio in _outside_range(ratios):
+            yield SpecWarning(f"{name}: {ratio:g} is outside {USUAL[0]:g} to {USUAL[1]:g}.")
     for index, rule in enumerate(recipe.rules.rules):
-        for ratio in _unusual((rule.alpha, rule.beta)):
-            message = f"the ratio {ratio:g} lies outside {USUAL[0]:g} to {USUAL[1]:g}"
+        for ratio in _outside_range((rule.alpha, rule.beta)):
+            message = f"the ratio {ratio:g} is outside {USUAL[0]:g} to {USUAL[1]:g}"
             yield SpecWarning(_about(recipe.rules, index, message), index)
 
 
 def warn_of_rules(
     rules: RuleSet, matcher: RuleMatcher, decision: Decision, *, architecture: Architecture
 ) -> Iterator[SpecWarning]:
-    """Remark on rules, and names in rules, that do nothing on a checkpoint.
+    """Warn of rules, and names in rules, that have no effect on a checkpoint.
 
     Args:
-        rules: What was written.
-        matcher: The checkpoint's tensors.
-        decision: What ``matcher`` finds that the rules decide.
-        architecture: Of the checkpoint.
+        rules: The rules.
+        matcher: Finds the checkpoint's tensors.
+        decision: The tensors that each rule sets, from ``matcher``.
+        architecture: The architecture of the checkpoint.
     """
     for index, rule in enumerate(rules.rules):
         if not decision.matched[index]:
-            yield SpecWarning(_about(rules, index, f"matches no tensor{_why(rule, matcher, architecture)}"), index)
+            yield SpecWarning(
+                _about(rules, index, f"matches no tensor{_why_no_match(rule, matcher, architecture)}"), index
+            )
             continue
         for word, suggestion in (*_absent_blocks(rule, matcher), *_absent_parts(rule, matcher)):
             yield SpecWarning(_about(rules, index, f'"{word}" matches nothing here{suggestion}'), index)
         for word in rule.blocks.words:
             if matcher.with_block(word) and any(end not in architecture.blocks for end in _ends(word)):
-                message = f'"{word}" reaches beyond {architecture.name}, which has {architecture.block_summary}'
+                message = f'"{word}" goes beyond {architecture.name}, which has {architecture.block_summary}'
                 yield SpecWarning(_about(rules, index, message), index)
         if not decision.alpha[index] | decision.beta[index]:
-            yield SpecWarning(_about(rules, index, "later rules override it completely"), index)
+            yield SpecWarning(_about(rules, index, "later rules override all of it"), index)
 
 
 def _about(rules: RuleSet, index: int, message: str) -> str:
@@ -72,7 +74,7 @@ def _about(rules: RuleSet, index: int, message: str) -> str:
     return f'Rule {index + 1} "{rules.rules[index]}", line {rules.spans[index].line}: {message}{end}'
 
 
-def _unusual(ratios: Iterable[float | None]) -> list[float]:
+def _outside_range(ratios: Iterable[float | None]) -> list[float]:
     return [ratio for ratio in ratios if ratio is not None and not USUAL[0] <= ratio <= USUAL[1]]
 
 
@@ -80,26 +82,26 @@ def _numbers(weights: BlockWeights | None) -> list[float | None]:
     return [] if weights is None else [weights.base, *weights.unet]
 
 
-def _why(rule: Rule, matcher: RuleMatcher, architecture: Architecture) -> str:
-    """Name the piece at fault, as the end of a sentence."""
+def _why_no_match(rule: Rule, matcher: RuleMatcher, architecture: Architecture) -> str:
+    """Say what in a rule has no match, as the end of a sentence."""
     for word, suggestion in (*_absent_blocks(rule, matcher), *_absent_parts(rule, matcher, anywhere=True)):
         return f': "{word}" is not in this {architecture.name} checkpoint{suggestion}'
     elsewhere = matcher.of_elements(rule.elements)
     if not elsewhere:
         return ""
     blocks = _blocks_of(elsewhere, matcher)
-    return f'; "{rule.elements}" is found in {_list_some(blocks)}'
+    return f'; "{rule.elements}" is in {_list_some(blocks)}'
 
 
 def _absent_blocks(rule: Rule, matcher: RuleMatcher) -> Iterator[tuple[str, str]]:
-    """List the blocks that the checkpoint has not, with a word on what was probably meant."""
+    """List the blocks that the checkpoint does not have, each with a suggestion."""
     for word in rule.blocks.words:
         if not matcher.with_block(word):
             yield word, suggest_block(word, {name.block: None for name in matcher.names})
 
 
 def _absent_parts(rule: Rule, matcher: RuleMatcher, *, anywhere: bool = False) -> Iterator[tuple[str, str]]:
-    """List the parts found nowhere in the rule's blocks, or nowhere at all, with a word on what was probably meant."""
+    """List the parts without a match in the rule's blocks, or anywhere, each with a suggestion."""
     blocks = matcher.everything if anywhere else matcher.of_blocks(rule.blocks)
     for part in rule.elements.parts:
         if not matcher.with_part(part) & blocks:
@@ -107,7 +109,7 @@ def _absent_parts(rule: Rule, matcher: RuleMatcher, *, anywhere: bool = False) -
 
 
 def _pieces_like(part: str, tensors: TensorSet, matcher: RuleMatcher) -> list[str]:
-    """List the pieces of element names with as many dots as the part, so that like is compared with like."""
+    """List the pieces of element names with as many dots as the part."""
     size = part.count(".") + 1
     pieces: dict[str, None] = {}
     for element in {searched_name(part, matcher.names[index]): None for index in members(tensors)}:
@@ -117,13 +119,13 @@ def _pieces_like(part: str, tensors: TensorSet, matcher: RuleMatcher) -> list[st
 
 
 def _ends(word: str) -> list[str]:
-    """List the ends of a range; TE and VAE are none."""
+    """List the ends of a range; none for a single block."""
     return word.split("-") if "-" in word else []
 
 
 def _blocks_of(tensors: TensorSet, matcher: RuleMatcher) -> list[str]:
-    found = matcher.blocks_of(tensors)
-    return [block for block in found if block != BASE] or found
+    blocks = matcher.blocks_of(tensors)
+    return [block for block in blocks if block != BASE] or blocks
 
 
 def _list_some(names: list[str]) -> str:

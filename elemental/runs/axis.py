@@ -16,12 +16,13 @@ from .value_lists import split_at_commas
 
 @dataclass(frozen=True)
 class Setting:
-    """What decides one image.
+    """Everything that decides one image.
 
     Attributes:
         recipe: The merge.
         request: The image.
-        pinned: Elements whose ratio a later alpha is, instead of the recipe's own alpha.
+        pinned: Elements that take the ratio of the alpha axis, instead of the recipe's alpha; None for no such
+            elements.
     """
 
     recipe: MergeRecipe
@@ -33,9 +34,9 @@ class AxisValue(NamedTuple):
     """One value of an axis.
 
     Attributes:
-        text: Reads back as the same value, whatever was random or looked up when it was first read.
-        label: What people see.
-        meaning: What the axis applies.
+        text: Text that reads back as the same value, whatever was random or looked up when it was first read.
+        label: The label in a grid.
+        meaning: The value that :meth:`Axis.apply` takes.
     """
 
     text: str
@@ -47,14 +48,18 @@ class Axis(ABC):
     """Something that varies along a side of a plot.
 
     Attributes:
-        name: As the command line has it.
-        sets: The parts of a setting that it decides; two axes of a plot share none.
+        name: The name, as on the command line.
+        sets: The parts of a setting that the axis sets; the two axes of a plot share none.
         form: What its values look like, for help.
+        pins_elements: Whether its values are elements whose ratio is on the other axis, which must be alpha.
+        applies_first: Whether it is applied before the other axis, whichever side it is on.
     """
 
     name: str
     sets: frozenset[str]
     form: str
+    pins_elements: bool = False
+    applies_first: bool = False
 
     def split(self, text: str) -> list[str]:
         """Cut the text of all values into that of each: at commas and line ends, unless the axis does otherwise."""
@@ -62,23 +67,23 @@ class Axis(ABC):
 
     @abstractmethod
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:
-        """Read one value, or several that one word stands for.
+        """Read one value, or several if one word stands for them.
 
         Args:
             text: One of the pieces that :meth:`split` gives.
-            context: What it is read against.
+            context: What the value is read against.
 
         Raises:
-            ElementalError: It is none.
+            ElementalError: The text is no value of this axis.
         """
 
     @abstractmethod
     def apply(self, setting: Setting, meaning: Any) -> Setting:
-        """Give the setting with this value.
+        """Give a copy of a setting with a value in it.
 
         Args:
-            setting: What is changed, in a copy.
-            meaning: That of a value which this axis has read.
+            setting: The setting.
+            meaning: The meaning of a value that this axis has read.
 
         Raises:
             ElementalError: The value does not go with the rest.
@@ -86,12 +91,12 @@ class Axis(ABC):
 
 
 def explain(error: ElementalError, *, side: str, axis: Axis, value: str) -> ElementalError:
-    """Put the axis and the value that an error is about before it.
+    """Put the axis and the value that an error is about before its text.
 
     Args:
-        error: What was raised; the result is of the same class, and says no more than its text.
+        error: The error; the result is of the same class.
         side: "x" or "y".
-        axis: Which the value is of.
-        value: As it was written.
+        axis: The axis.
+        value: The value, as it was written.
     """
     return type(error)(f'{side} axis, {axis.name}, value "{value}": {error}')

@@ -1,4 +1,4 @@
-"""What the values of an axis are read against: the blocks, elements, presets and samplers that there are."""
+"""What the values of an axis are read against: blocks, elements, presets, samplers and models."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class AxisContext:
     """What the values of an axis are read against.
 
     Attributes:
-        architecture: Of the models.
+        architecture: The architecture of the models.
         names: The tensors of model A.
         presets: Block weights by name.
-        samplers: Their names, as the host spells them.
+        samplers: The names of samplers, as the host spells them.
         find_model: Finds a model by what the user calls it.
         draw_seed: Draws a seed, from 0 to 2^32 - 1.
     """
@@ -43,13 +43,13 @@ def make_axis_context(host: Host, recipe: MergeRecipe, *, locator: ModelLocator 
     """Gather what the values of axes are read against.
 
     Args:
-        host: Whose samplers may be named.
-        recipe: Whose model A says which blocks and elements there are.
+        host: The host, for its samplers.
+        recipe: The recipe, for the blocks and elements of its model A.
         locator: Finds the models.
 
     Raises:
-        CheckpointError: Model A is missing, damaged, has changed, or is none that can be merged.
-        RecipeError: The user's own presets cannot be read.
+        CheckpointError: Model A is missing, damaged, has changed, or cannot be merged.
+        RecipeError: The user's presets cannot be read.
     """
     with Checkpoint(locator.locate(recipe.model_a)) as model:
         architecture = model.architecture

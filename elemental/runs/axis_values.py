@@ -20,7 +20,7 @@ class AxisValues:
 
     Attributes:
         side: "x" or "y".
-        axis: What varies.
+        axis: The axis.
         groups: The values of each grid; one group unless they were split by ``|``.
     """
 
@@ -42,7 +42,7 @@ def find_axis(name: str) -> Axis:
     """Give the axis of a name.
 
     Raises:
-        ImageError: There is none.
+        ImageError: There is no such axis.
     """
     if name not in AXES:
         raise ImageError(f'There is no axis "{name}"{suggest(name, AXES) or "."} There are {", ".join(AXES)}.')
@@ -56,9 +56,9 @@ def parse_axis(
 
     Args:
         side: "x" or "y".
-        name: Of the axis.
-        text: Its values; ``|`` splits them into those of several grids, ``\|`` is a bar that does not.
-        context: What they are read against.
+        name: The name of the axis.
+        text: The values; ``|`` splits them into those of several grids, ``\|`` is a bar that does not.
+        context: What the values are read against.
         watch_count: Gets the number of values as it grows, and may refuse it: a short text can name millions.
 
     Raises:
@@ -98,7 +98,7 @@ def _read_groups(
     context: AxisContext,
     watch_count: Callable[[int], None] = lambda _: None,
 ) -> AxisValues:
-    found: list[tuple[AxisValue, ...]] = []
+    values_by_group: list[tuple[AxisValue, ...]] = []
     for pieces in groups:
         values: list[AxisValue] = []
         for piece in pieces:
@@ -106,6 +106,6 @@ def _read_groups(
                 values += axis.read(piece, context)
             except ElementalError as exc:
                 raise explain(exc, side=side, axis=axis, value=piece) from exc
-            watch_count(sum(map(len, found)) + len(values))
-        found.append(tuple(values))
-    return AxisValues(side, axis, tuple(found))
+            watch_count(sum(map(len, values_by_group)) + len(values))
+        values_by_group.append(tuple(values))
+    return AxisValues(side, axis, tuple(values_by_group))

@@ -1,4 +1,4 @@
-"""The cells of a plot or a check: their places, and the order in which they are cheapest to make."""
+"""The cells of a run: their places, and the order in which they are cheapest to make."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..recipe.recipe import MergeRecipe
 
 @dataclass(frozen=True)
 class Cell:
-    """One image of a plot.
+    """One image of a run.
 
     Attributes:
-        x: Its column, counted through all grids from 0.
-        y: Its row.
-        recipe: The merge that it shows.
+        x: The column, counted through all grids from 0.
+        y: The row, counted likewise.
+        recipe: The merge that the image shows.
         request: The image.
     """
 
@@ -28,7 +28,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Its place, "x00-y00"."""
+        """The name of its place, "x00-y00"."""
         return place_name(self.x, self.y)
 
 
@@ -38,8 +38,8 @@ def place_name(x: int, y: int) -> str:
 
 
 @dataclass(frozen=True)
-class Places:
-    """The columns and rows of one grid of a plot, counted through all grids."""
+class GridRanges:
+    """The columns and rows of one grid of an XY plot, counted through all grids."""
 
     columns: range
     rows: range
@@ -48,19 +48,19 @@ class Places:
 def order_cells(cells: Sequence[Cell]) -> list[Cell]:
     """Order cells so that each distinct recipe is merged once, and recipes after each other differ in little.
 
-    What is dear to change changes least often: models first, then the mode, block weights, plain ratios, which elements
-    rules are for, and last these elements' ratios.
+    What is expensive to change changes least often: the models, then the mode, block weights, base ratios, the
+    elements that rules are for, and last the ratios of these elements.
     """
-    seen: list[dict[object, int]] = [{} for _ in _COSTS]
+    numbers: list[dict[object, int]] = [{} for _ in _PARTS_BY_COST]  # of each part's values, as they appear
 
     def rank(cell: Cell) -> tuple[int, ...]:
-        parts = [part(cell.recipe) for part in _COSTS]
-        return tuple(known.setdefault(part, len(known)) for known, part in zip(seen, parts, strict=True))
+        values = [part(cell.recipe) for part in _PARTS_BY_COST]
+        return tuple(number.setdefault(value, len(number)) for number, value in zip(numbers, values, strict=True))
 
     return sorted(cells, key=rank)
 
 
-_COSTS: tuple[Callable[[MergeRecipe], object], ...] = (
+_PARTS_BY_COST: tuple[Callable[[MergeRecipe], object], ...] = (
     lambda recipe: recipe.model_a,
     lambda recipe: tuple(recipe.sources.items()),
     lambda recipe: (recipe.mode, recipe.vae, recipe.dtype),
@@ -69,10 +69,10 @@ _COSTS: tuple[Callable[[MergeRecipe], object], ...] = (
     lambda recipe: tuple((rule.blocks, rule.elements) for rule in recipe.rules.rules),
     lambda recipe: recipe.rules.rules,
 )
-"""Parts of a recipe, the dearest to change first."""
+"""Parts of a recipe, the most expensive to change first."""
 
 
 def group_ranges(groups: Sequence[Sequence[object]]) -> list[range]:
-    """Give for each group the indices that its members have when all groups stand behind each other."""
+    """Give for each group the indices of its members, counted through all groups."""
     ends = [0, *accumulate(map(len, groups))]
     return [range(start, end) for start, end in pairwise(ends)]

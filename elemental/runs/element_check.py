@@ -1,8 +1,8 @@
-"""The check of what each element does to an image: the cells that it compares; no image is made here."""
+"""The element check, which shows what each element does to an image: its targets and its cells."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,12 +22,12 @@ BASE_COLUMN, PROBE_COLUMN, DIFFERENCE_COLUMN = range(3)
 
 @dataclass(frozen=True)
 class ElementCheck:
-    """A base image, and one more for each target, in which its elements alone have another ratio.
+    """A base image, and a probe for each target: the image in which only the target's elements have another ratio.
 
     Attributes:
-        base: The image without.
+        base: The setting of the base image.
         groups: The targets of each grid; one group unless they were split by ``|``.
-        ratio: What the elements of a target are given.
+        ratio: The ratio of the target's elements in a probe.
     """
 
     base: Setting
@@ -52,7 +52,7 @@ class ElementCheck:
         return "the base" if cell.x == BASE_COLUMN else f'element "{self.targets[cell.y]}"'
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the check as plain data that :func:`check_from_dict` reads back."""
+        """Give the element check as plain data that :func:`check_from_dict` reads back."""
         groups = [[str(target) for target in group] for group in self.groups]
         settings = {"recipe": self.base.recipe.to_dict(), "request": self.base.request.to_dict()}
         return {**settings, "elements": groups, "ratio": float(self.ratio)}
@@ -61,38 +61,45 @@ class ElementCheck:
 def parse_check(
     base: Setting, text: str, ratio: float, context: AxisContext, *, watch_count: Callable[[int], None] = lambda _: None
 ) -> ElementCheck:
-    """Read a check as users write it.
+    """Read an element check as users write it.
 
     Args:
-        base: The image without; its request is for one image.
-        text: ``blocks:elements`` or blocks, separated by commas or line ends; ALL for each of them; ``|`` between
-            those of several grids.
-        ratio: What the elements are given.
-        context: What ALL is read against.
+        base: The setting of the base image; its request is for one image.
+        text: The targets: ``blocks:elements`` or blocks, separated by commas or line ends; ALL for each of them;
+            ``|`` between the targets of several grids.
+        ratio: The ratio of the targets' elements.
+        context: What ALL is read against; its samplers are those of the host.
         watch_count: Gets the number of targets as it grows, and may refuse it: a short text can name millions.
 
     Raises:
         SpecError: A target cannot be read.
-        ImageError: There is none.
+        ImageError: A grid has no target.
         HostError: The sampler is not known.
     """
-    groups: list[tuple[Target, ...]] = []
-    written = [parse_targets(part) for part in split_groups(text)]
-    watch_count(sum(map(len, written)))
-    for part in written:
+    groups = tuple(_expand_groups([parse_targets(part) for part in split_groups(text)], context, watch_count))
+    base = replace(base, request=with_known_sampler(base.request, context.samplers))
+    return ElementCheck(base, groups, ratio)
+
+
+def _expand_groups(
+    groups: Sequence[Sequence[Target]], context: AxisContext, watch_count: Callable[[int], None]
+) -> Iterator[tuple[Target, ...]]:
+    """Replace each ALL by what it stands for; the targets are counted as they are found."""
+    watch_count(sum(map(len, groups)))
+    count = 0
+    for group in groups:
         targets: list[Target] = []
-        for target in part:
+        for target in group:
             targets += expand_targets([target], context.names, context.architecture.blocks)
-            watch_count(sum(map(len, groups)) + len(targets))
+            watch_count(count + len(targets))
         if not targets:
             raise ImageError("elements: no block or element is named; write OUT05:attn2, OUT05, OUT05:ALL or ALL.")
-        groups.append(tuple(targets))
-    base = replace(base, request=with_known_sampler(base.request, context.samplers))
-    return ElementCheck(base, tuple(groups), ratio)
+        count += len(targets)
+        yield tuple(targets)
 
 
 def check_from_dict(data: Mapping[str, Any]) -> ElementCheck:
-    """Read a check from what :meth:`ElementCheck.to_dict` gave.
+    """Read an element check from what :meth:`ElementCheck.to_dict` gave.
 
     Raises:
         ElementalError: A value, the recipe or the request cannot be read.

@@ -1,17 +1,18 @@
-"""Look over the cells of a run before it starts: what it will cost, what was not meant, what cannot be done."""
+"""Plan the cells of a run before it starts: what it will cost, what was probably not meant, what cannot be done."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import CheckpointError, ElementalError, ImageError, RecipeError
 from ..merge.files.checkpoint import Signature, read_signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.files.open_models import OpenModels
-from ..merge.plan import NOTHING_CHANGES, MergePlan, planning_key
+from ..merge.plan import NOTHING_CHANGES, MergePlan
+from ..merge.planner import planning_key
 from ..recipe.recipe import MergeRecipe
 from .axis_values import AxisValues
 from .cells import Cell
@@ -24,14 +25,14 @@ MOST_CELLS = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is known of a run before it starts.
+    """What a run will cost, known before it starts.
 
     Attributes:
         cells: The number of images.
         merges: The number of distinct recipes.
         warnings: What was probably not meant.
         models: What each file that is read looks like now, by its path.
-        seconds: That the estimate took.
+        seconds: How long the estimate took.
     """
 
     cells: int
@@ -45,8 +46,8 @@ def refuse_many(count: int, most: int | None) -> None:
     """Refuse more images than a user can have meant.
 
     Args:
-        count: How many there are.
-        most: How many may be; None for any number.
+        count: The number of images.
+        most: The largest number that is allowed; None for any.
 
     Raises:
         ImageError: There are more than ``most``.
@@ -56,75 +57,99 @@ def refuse_many(count: int, most: int | None) -> None:
 
 
 def estimate_plot(plot: XYPlot, *, locator: ModelLocator = AS_RECORDED) -> Estimate:
-    """Plan every distinct merge of a plot.
+    """Plan every distinct merge of an XY plot.
 
     Args:
-        plot: What is to be made.
+        plot: The plot.
         locator: Finds the models.
 
     Raises:
-        ElementalError: A model is missing or does not fit, or an axis has no effect at all.
+        ElementalError: A model is missing or does not fit, or the values of an axis make no difference.
     """
     cells = list(plot.cells())
-    planned = _plan_all(cells, plot.base.recipe, locator, plot.describe)
+    plans = _plan_cells(cells, plot.base.recipe, locator, plot.describe)
     for axis in plot.axes:
-        if len(axis.values) > 1 and _is_idle(axis, cells, planned.effects):
+        if len(axis.values) > 1 and _is_idle(axis, cells, plans.effects):
             name = f"{axis.side} axis, {axis.axis.name}"
             reason = "they are alike, or something else sets all that they would, such as block weights or rules"
-            raise RecipeError("\n".join([f"{name}: its values make no difference; {reason}.", *planned.remarks]))
-    return planned.estimate(cells)
+            raise RecipeError("\n".join([f"{name}: its values make no difference; {reason}.", *plans.remarks]))
+    return plans.estimate(cells)
 
 
 def estimate_check(check: ElementCheck, *, locator: ModelLocator = AS_RECORDED) -> Estimate:
-    """Plan every merge of a check.
+    """Plan every merge of an element check.
 
     Args:
-        check: What is to be made.
+        check: The check.
         locator: Finds the models.
 
     Raises:
         ElementalError: A model is missing or does not fit, or no target differs from the base.
     """
     cells = list(check.cells())
-    planned = _plan_all(cells, check.base.recipe, locator, check.describe)
-    same = planned.effects[check.base.recipe]
-    idle = [cell for cell in cells[1:] if planned.effects[cell.recipe] == same]
+    plans = _plan_cells(cells, check.base.recipe, locator, check.describe)
+    base_effect = plans.effects[check.base.recipe]
+    idle = [cell for cell in cells[1:] if plans.effects[cell.recipe] == base_effect]
     if len(idle) == len(check.targets):
         reason = f"these elements have the ratio {check.ratio:g} without it, too, or are not there"
-        raise RecipeError("\n".join([f"The check would show no difference: {reason}.", *planned.remarks]))
-    planned.warnings.extend(f"{check.describe(cell)}: it has the ratio without the check, too." for cell in idle)
-    return planned.estimate(cells)
+        raise RecipeError("\n".join([f"The element check would show no difference: {reason}.", *plans.remarks]))
+    plans.warnings.extend(f"{check.describe(cell)}: it has this ratio without the element check, too." for cell in idle)
+    return plans.estimate(cells)
 
 
-def refuse_changed(models: Mapping[str, Sequence[int]]) -> None:
+def refuse_changed(models: Mapping[str, Signature]) -> None:
     """Refuse to go on with models that are not the ones that a run began with.
 
     Args:
-        models: Size in bytes and modification time in nanoseconds of each file, by its path, when the run began.
+        models: What each file looked like when the run began, by its path.
 
     Raises:
-        CheckpointError: One has changed or is gone.
+        CheckpointError: A file has changed or is gone.
     """
-    for path, known in models.items():
-        if read_signature(Path(path)) != tuple(known):
-            raise CheckpointError(f"{path} has changed since the run began; start the run anew.")
+    for path, signature in models.items():
+        if read_signature(Path(path)) != signature:
+            raise CheckpointError(f"{path} has changed since the run began; start a new run.")
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """The distinct recipes of some cells, planned.
+@dataclass
+class _Plans:
+    """Plans the distinct recipes of some cells, and keeps what an estimate needs of them.
 
     Attributes:
-        effects: For each recipe what is the same for another only if both give the same model.
-        warnings: All remarks.
+        base: The recipe that all cells start from.
+        effects: For each recipe a value that is equal for two of them only if both give the same model.
+        warnings: All warnings, in the order of the cells.
         models: As in :class:`Estimate`.
-        started: When the estimate was.
+        started: When the estimate began, in seconds of the performance counter.
     """
 
-    effects: Mapping[MergeRecipe, object]
-    warnings: list[str]
-    models: Mapping[str, Signature]
-    started: float
+    base: MergeRecipe
+    effects: dict[MergeRecipe, object] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    models: dict[str, Signature] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    def extends_base(self, recipe: MergeRecipe) -> bool:
+        """Tell whether a recipe has all rules of the base, and maybe more after them."""
+        base_rules = self.base.rules.rules
+        return recipe.rules.rules[: len(base_rules)] == base_rules
+
+    def add(self, recipe: MergeRecipe, open_models: OpenModels, *, prefix: str, first_rule: int = 0) -> None:
+        """Plan a recipe.
+
+        Args:
+            recipe: Any recipe.
+            open_models: Opens its models, and keeps them open.
+            prefix: What warnings about its rules begin with.
+            first_rule: The number of the first rule that is warned of, from 0.
+
+        Raises:
+            ElementalError: A model is missing or does not fit.
+        """
+        planner = open_models.planner(recipe)
+        self.models |= {str(model.path): model.signature for model in open_models.open(recipe).values()}
+        self.effects[recipe] = planning_key(recipe), frozenset(planner.ratios(recipe).items())
+        self.warnings += _remarks(planner.plan(recipe), prefix, first_rule)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -136,52 +161,40 @@ class _Planned:
         return Estimate(len(cells), len({cell.recipe for cell in cells}), self.remarks, self.models, seconds)
 
 
-def _plan_all(
+def _plan_cells(
     cells: Sequence[Cell], base: MergeRecipe, locator: ModelLocator, describe: Callable[[Cell], str]
-) -> _Planned:
-    started = time.perf_counter()
-    effects: dict[MergeRecipe, object] = {}
-    warnings: list[str] = []
-    models: dict[str, Signature] = {}
-    own_rules = base.rules.rules
+) -> _Plans:
+    """Plan each distinct recipe once; errors and warnings name the first cell that shows it."""
+    plans = _Plans(base)
+    base_count = len(base.rules.rules)
     with OpenModels(locator) as open_models:
-
-        def plan(recipe: MergeRecipe) -> MergePlan:
-            models.update({str(model.path): model.signature for model in open_models.open(recipe).values()})
-            planner = open_models.planner(recipe)
-            effects[recipe] = planning_key(recipe), frozenset(planner.ratios(recipe).items())
-            return planner.plan(recipe)
-
-        if own_rules and any(cell.recipe.rules.rules[: len(own_rules)] == own_rules for cell in cells):
-            warnings += _remarks(plan(base), "", first=0)
+        # The rules of the base are warned of once, not for each cell; and a cell's rule is meant to override them.
+        if base_count and any(plans.extends_base(cell.recipe) for cell in cells):
+            plans.add(base, open_models, prefix="")
         for cell in cells:
-            recipe = cell.recipe
-            if recipe in effects:
+            if cell.recipe in plans.effects:
                 continue
-            on_top = own_rules and recipe.rules.rules[: len(own_rules)] == own_rules
+            first_rule = base_count if plans.extends_base(cell.recipe) else 0
             try:
-                planned = plan(recipe)
+                plans.add(cell.recipe, open_models, prefix=f"{describe(cell)}: ", first_rule=first_rule)
             except ElementalError as exc:
                 raise type(exc)(f"{describe(cell)}: {exc}") from exc
-            # what was said of the base's rules need not be said for each cell, and that a cell's rule overrides one
-            # of them is what it is for
-            warnings += _remarks(planned, f"{describe(cell)}: ", first=len(own_rules) if on_top else 0)
-    return _Planned(effects, warnings, models, started)
+    return plans
 
 
-def _remarks(plan: MergePlan, about: str, *, first: int) -> list[str]:
-    """Give the warnings of one recipe about rules from one on, and general ones; that a cell shows model A is none."""
+def _remarks(plan: MergePlan, prefix: str, first_rule: int) -> list[str]:
+    """Give the warnings about rules from one on, and general ones; that a cell shows model A is not worth a warning."""
     return [
-        warning.message if warning.rule is None else f"{about}{warning.message}"
+        warning.message if warning.rule is None else f"{prefix}{warning.message}"
         for warning in plan.warnings
-        if warning != NOTHING_CHANGES and (warning.rule is None or warning.rule >= first)
+        if warning != NOTHING_CHANGES and (warning.rule is None or warning.rule >= first_rule)
     ]
 
 
 def _is_idle(axis: AxisValues, cells: Sequence[Cell], effects: Mapping[MergeRecipe, object]) -> bool:
-    """Tell whether all values of an axis give the same images, wherever on the other axis."""
+    """Tell whether all values of an axis give the same images, whatever the value of the other axis."""
     images: dict[int, set[object]] = {}
     for cell in cells:
         other = cell.y if axis.side == "x" else cell.x
         images.setdefault(other, set()).add((effects[cell.recipe], cell.request))
-    return all(len(found) == 1 for found in images.values())
+    return all(len(distinct) == 1 for distinct in images.values())

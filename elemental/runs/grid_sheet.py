@@ -1,27 +1,63 @@
-"""What a run's grid shows: the image of each cell, and the legend."""
+"""A run's grid: the image of each cell, the legend, and the file with what it says of how it was made."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from ..errors import ImageError
-from ..images.files import read_image
-from ..images.grid import GridCell
+from ..images.files import read_image, write_png
+from ..images.grid import GridCell, GridSheet, draw_grid
+from ..images.infotext import format_infotext
+from ..images.request import GeneratedImage, ImageRequest
+from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe
 from ..recipe.block_weights import format_block_weights
-from ..recipe.recipe import VaeChoice
+from ..recipe.recipe import MergeRecipe, VaeChoice
 from ..recipe.rules import format_ratio
 from .axis import Setting
-from .record import RunRecord
-from .runner import FAILED
+from .record import CellState, RunRecord
+
+_Line = list[tuple[str, str]]
+"""A line of the legend: the parts of a setting, each with its text; parts without a text are left out."""
 
 
 def grid_cell(name: str, record: RunRecord) -> GridCell:
     """Read the image of a cell, or say why there is none."""
-    facts = record.cells[name]
+    cell = record.cells[name]
     try:
         return GridCell(read_image(record.files.cell(name)))
     except ImageError:
-        return GridCell(None, f"failed: {facts['error']}" if facts["state"] == FAILED else "not made yet")
+        return GridCell(None, f"failed: {cell.error}" if cell.state is CellState.FAILED else "not made yet")
+
+
+def write_grid(
+    path: Path,
+    sheet: GridSheet,
+    record: RunRecord,
+    setting: Setting,
+    *,
+    pairs: Mapping[str, str] | None = None,
+    fields: Mapping[str, str] | None = None,
+) -> None:
+    """Draw a grid and write it with an infotext and the recipe of the base; an existing file is replaced.
+
+    Args:
+        path: The file.
+        sheet: What the grid shows.
+        record: The record of the run.
+        setting: The recipe of the base, and the request that the infotext describes.
+        pairs: More "Name: value" pairs of the infotext.
+        fields: More texts of the PNG file, by name.
+
+    Raises:
+        ImageError: The file cannot be written.
+    """
+    request = setting.request
+    model = {LABEL_FIELD: name_recipe(setting.recipe), **(pairs or {})}
+    infotext = format_infotext(request, seed=request.seed, model=model)
+    texts = {RECIPE_FIELD: json.dumps(record.definition["recipe"]), **(fields or {})}
+    write_png(path, GeneratedImage(draw_grid(sheet), request.seed, infotext, texts), replace=True)
 
 
 def describe_setting(setting: Setting, *, varied: Collection[str] = ()) -> str:
@@ -31,38 +67,40 @@ def describe_setting(setting: Setting, *, varied: Collection[str] = ()) -> str:
         setting: The recipe and the request.
         varied: The parts that differ from image to image, and are left out.
     """
-    recipe, request = setting.recipe, setting.request
-    models = {"model_a": recipe.model_a, "model_b": recipe.model_b, "model_c": recipe.model_c}
-    names = [f"{part[-1].upper()} {source.name}" for part, source in models.items() if source and part not in varied]
-    mode = [] if "mode" in varied else [f"{recipe.mode.value}: {recipe.mode.formula}"]
-    numbers = {"alpha": recipe.alpha, "beta": recipe.beta}
-    ratios = [
-        f"{part} {format_ratio(value)}" for part, value in numbers.items() if value is not None and part not in varied
-    ]
+    lines = [*_recipe_lines(setting.recipe), _request_line(setting.request)]
+    texts = ["   ".join(text for part, text in line if text and part not in varied) for line in lines]
+    return "\n".join(filter(None, texts))
+
+
+def _recipe_lines(recipe: MergeRecipe) -> list[_Line]:
+    rules = ", ".join(map(str, recipe.rules.rules))
     weights = {"block_alpha": ("MBW", recipe.block_alpha), "block_beta": ("MBW beta", recipe.block_beta)}
-    blocks = [f"{name} {format_block_weights(w)}" for part, (name, w) in weights.items() if w and part not in varied]
-    rules = "rules " + ", ".join(map(str, recipe.rules.rules)) if recipe.rules and "rules" not in varied else ""
-    parts = [
-        f"{name} {value}"
-        for name, value in {
-            "VAE": recipe.vae is not VaeChoice.MERGED and recipe.vae.value,
-            "dtype": recipe.dtype and recipe.dtype.value,
-        }.items()
-        if value
+    return [
+        _merge_line(recipe),
+        *([(part, f"{name} {format_block_weights(blocks)}")] for part, (name, blocks) in weights.items() if blocks),
+        [("rules", rules and f"rules {rules}")],
     ]
-    prompts = {"prompt": request.prompt, "negative": request.negative}
-    texts = [f"{part}: {text}" for part, text in prompts.items() if text and part not in varied]
-    settings = {
-        "sampler": request.sampler,
-        "steps": f"{request.steps} steps",
-        "cfg": f"CFG {request.cfg:g}",
-        "seed": f"seed {request.seed}",
-        "size": f"{request.width}x{request.height}",
-    }
-    lines = [
-        "   ".join([*names, *mode, *ratios, *parts]),
-        *blocks,
-        rules,
-        "   ".join([*texts, *(value for part, value in settings.items() if part not in varied)]),
+
+
+def _merge_line(recipe: MergeRecipe) -> _Line:
+    models = {"model_a": recipe.model_a, "model_b": recipe.model_b, "model_c": recipe.model_c}
+    ratios = {"alpha": recipe.alpha, "beta": recipe.beta}
+    return [
+        *((part, f"{part[-1].upper()} {source.name}") for part, source in models.items() if source),
+        ("mode", f"{recipe.mode.value}: {recipe.mode.formula}"),
+        *((part, f"{part} {format_ratio(ratio)}") for part, ratio in ratios.items() if ratio is not None),
+        ("vae", "" if recipe.vae is VaeChoice.MERGED else f"VAE {recipe.vae.value}"),
+        ("dtype", f"dtype {recipe.dtype.value}" if recipe.dtype else ""),
     ]
-    return "\n".join(filter(None, lines))
+
+
+def _request_line(request: ImageRequest) -> _Line:
+    return [
+        ("prompt", request.prompt and f"prompt: {request.prompt}"),
+        ("negative", request.negative and f"negative: {request.negative}"),
+        ("sampler", request.sampler),
+        ("steps", f"{request.steps} steps"),
+        ("cfg", f"CFG {request.cfg:g}"),
+        ("seed", f"seed {request.seed}"),
+        ("size", f"{request.width}x{request.height}"),
+    ]

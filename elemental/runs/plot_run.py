@@ -1,4 +1,4 @@
-"""XY plots: from the text of two axes to images and grids, and on from where one stopped."""
+"""An XY plot as a run: its rounds, its grids, and the plot that a grid carries."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ..images.diff import compare_images
-from ..images.files import read_texts, reading_untrusted, write_png
-from ..images.grid import GridCell, GridSheet, draw_grid
-from ..images.infotext import format_infotext
+from ..images.files import read_texts, reading_untrusted
+from ..images.grid import GridCell, GridSheet
 from ..images.ranking import describe_share
-from ..images.request import GeneratedImage, ImageRequest, request_from_dict, with_known_sampler
-from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe
-from .axes import is_pinpoint
+from ..images.request import ImageRequest, request_from_dict, with_known_sampler
 from .axis import Setting
 from .axis_context import AxisContext
 from .axis_values import AxisValues, axis_from_dict
-from .cells import Cell, Places, place_name
+from .cells import Cell, GridRanges, place_name
 from .estimate import MOST_CELLS, refuse_many
-from .grid_sheet import describe_setting, grid_cell
+from .grid_sheet import describe_setting, grid_cell, write_grid
 from .record import RunRecord
 from .xy_plot import XYPlot, check_axes
 
@@ -35,11 +32,11 @@ def make_plot(
     """Make a plot of axes that go together.
 
     Args:
-        base: What each cell changes; its request is for one image.
-        x: The columns.
-        y: The rows; None for a plot of one row.
-        context: What there is.
-        most: The largest number of cells that is not refused; None for any.
+        base: The setting that each cell changes; its request is for one image.
+        x: The axis of the columns.
+        y: The axis of the rows; None for a plot of one row.
+        context: What values are read against; its samplers are those of the host.
+        most: The largest number of cells that is allowed; None for any.
 
     Raises:
         HostError: The sampler is not known.
@@ -56,10 +53,10 @@ class StoredPlot:
     """The plot that a grid carries.
 
     Attributes:
-        data: What :meth:`PlotRun.to_dict` gave.
-        request: The image of each cell.
-        compare: Whether each cell says how much differs from the first of its row.
-        name: What to call it in messages.
+        data: The definition of the plot, from :meth:`PlotRun.to_dict`.
+        request: The request of the base.
+        compare: Whether the grid says below each image how much of it differs from the first of its row.
+        name: What messages call it.
     """
 
     data: Mapping[str, Any]
@@ -68,7 +65,7 @@ class StoredPlot:
     name: str
 
     def axes(self, context: AxisContext) -> dict[str, AxisValues]:
-        """Read its axes, by "x" and "y".
+        """Read the axes of the plot, by "x" and "y".
 
         Raises:
             ElementalError: A value cannot be read, or the plot is damaged.
@@ -96,12 +93,12 @@ def read_stored_plot(path: Path) -> StoredPlot | None:
 
 @dataclass(frozen=True)
 class PlotRun:
-    """A plot as a run.
+    """An XY plot as a run.
 
     Attributes:
-        plot: What to make.
+        plot: The plot.
         compare: Whether to say below each image how much of it differs from the first of its row.
-        kind: What it is called in a record.
+        kind: What a record calls it.
     """
 
     plot: XYPlot
@@ -115,10 +112,10 @@ class PlotRun:
             ElementalError: A value does not go with the rest; the message names axis and value.
         """
         cells = {(cell.x, cell.y): cell for cell in self.plot.cells()}
-        return [[cells[x, y] for y in places.rows for x in places.columns] for places in self.plot.grids]
+        return [[cells[x, y] for y in ranges.rows for x in ranges.columns] for ranges in self.plot.grids]
 
     def labels(self, cell: Cell) -> Mapping[str, str]:
-        """Give the labels of a cell's values."""
+        """Give the labels of a cell's values, by side."""
         return self.plot.labels(cell)
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,58 +129,51 @@ class PlotRun:
             ImageError: A file cannot be written, or images that are compared differ in size.
         """
         grids = self.plot.grids
-        paths = []
-        for index, places in enumerate(grids):
-            path = record.files.grid(index, len(grids))
-            sheet = self._sheet(places, record)
-            write_png(path, self._with_texts(sheet, places, record), replace=True)
-            paths.append(path)
+        paths = [record.files.grid(index, len(grids)) for index in range(len(grids))]
+        for path, ranges in zip(paths, grids, strict=True):
+            self._write_grid(path, ranges, record)
         return paths
 
-    def _sheet(self, places: Places, record: RunRecord) -> GridSheet:
+    def _write_grid(self, path: Path, ranges: GridRanges, record: RunRecord) -> None:
+        first = place_name(ranges.columns[0], ranges.rows[0])
+        setting = Setting(self.plot.base.recipe, request_from_dict(record.cells[first].request))
+        pairs = {f"{axis.side.upper()} axis": axis.axis.name for axis in self.plot.axes}
+        fields = {PLOT_FIELD: json.dumps(record.definition)}
+        write_grid(path, self._sheet(ranges, record), record, setting, pairs=pairs, fields=fields)
+
+    def _sheet(self, ranges: GridRanges, record: RunRecord) -> GridSheet:
         x, y = self.plot.x, self.plot.y
         request = self.plot.base.request
-        names = [[place_name(column, row) for column in places.columns] for row in places.rows]
-        rows = [[grid_cell(name, record) for name in row] for row in names]
-        if self.compare:
-            rows = [_compared(cells, row, record) for cells, row in zip(rows, names, strict=True)]
         return GridSheet(
-            rows=rows,
-            columns=[x.values[column].label for column in places.columns],
-            row_labels=[] if y is None else [y.values[row].label for row in places.rows],
+            rows=[self._row([place_name(column, row) for column in ranges.columns], record) for row in ranges.rows],
+            columns=[x.values[column].label for column in ranges.columns],
+            row_labels=[] if y is None else [y.values[row].label for row in ranges.rows],
             legend=describe_setting(self.plot.base, varied=_varied(self.plot)),
             size=(request.width, request.height),
         )
 
-    def _with_texts(self, sheet: GridSheet, places: Places, record: RunRecord) -> GeneratedImage:
-        definition = record.data["definition"]
-        first = request_from_dict(record.cells[place_name(places.columns[0], places.rows[0])]["request"])
-        axes = {f"{axis.side.upper()} axis": axis.axis.name for axis in self.plot.axes}
-        model = {LABEL_FIELD: name_recipe(self.plot.base.recipe), **axes}
-        return GeneratedImage(
-            draw_grid(sheet),
-            first.seed,
-            format_infotext(first, seed=first.seed, model=model),
-            {RECIPE_FIELD: json.dumps(definition["recipe"]), PLOT_FIELD: json.dumps(definition)},
-        )
+    def _row(self, names: Sequence[str], record: RunRecord) -> list[GridCell]:
+        cells = [grid_cell(name, record) for name in names]
+        return _compared(cells, names, record) if self.compare else cells
 
 
 def _compared(cells: Sequence[GridCell], names: Sequence[str], record: RunRecord) -> list[GridCell]:
-    """Note below each image of a row how much of it differs from the first, and in the record all figures."""
-    noted = []
-    first = cells[0].image
-    for cell, name in zip(cells, names, strict=True):
-        if cell is not cells[0] and first is not None and cell.image is not None:
-            difference = compare_images(first, cell.image)
-            record.cells[name]["figures"] = difference._asdict()
-            noted.append(replace(cell, note=describe_share(difference)))
-        else:
-            noted.append(cell)
-    return noted
+    """Note below each image of a row how much of it differs from the first, and all figures in the record."""
+    first, *others = cells
+    compared = [first]
+    for cell, name in zip(others, names[1:], strict=True):
+        if first.image is None or cell.image is None:
+            compared.append(cell)
+            continue
+        difference = compare_images(first.image, cell.image)
+        record.cells[name].figures = difference
+        compared.append(replace(cell, note=describe_share(difference)))
+    return compared
 
 
 def _varied(plot: XYPlot) -> set[str]:
+    """Give the parts of a setting that differ from cell to cell."""
     varied = {part for axis in plot.axes for part in axis.axis.sets}
-    if any(is_pinpoint(axis.axis) for axis in plot.axes):
-        varied -= {"alpha", "rules"}  # these are the base's in every cell; what is pinned comes on top
+    if any(axis.axis.pins_elements for axis in plot.axes):
+        varied -= {"alpha", "rules"}  # every cell has those of the base; the pinned elements come after them
     return varied

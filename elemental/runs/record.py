@@ -1,184 +1,160 @@
-"""The files of a run of many images: their names, and the record of what was done, from which it can go on."""
+"""The record of a run, its ``run.json``: what the run makes and how far it is, so that it can go on."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeVar
 
 from ..errors import ImageError
+from ..images.diff import Difference
 from ..images.files import write_whole
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from ..merge.files.checkpoint import Signature
+from .run_files import RunFiles
 
 _log = logging.getLogger(__name__)
 
 VERSION = 1
-_ENTRIES = ("kind", "definition", "options", "models", "cells")
-_STEMS = ("run", "grid", "cells", "diff", "ranking", "gif")
+"""The version of the file format."""
+
+_LABELS = ("x", "y", "elements")
 _SECONDS_BETWEEN = 2.0
+
+_Kind = TypeVar("_Kind")
+
+
+class CellState(Enum):
+    """How far a cell is; the values are those of the file."""
+
+    WAITING = "waiting"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass
+class CellRecord:
+    """What the record says of one cell.
+
+    Attributes:
+        labels: What the cell shows: by "x" and "y" in a plot, by "elements" in an element check.
+        recipe: The merge, as plain data.
+        request: The image, as plain data.
+        state: How far the cell is.
+        error: Why the last try failed.
+        seconds: Time spent in each stage of making the image.
+        figures: The difference from the image that this one is compared with.
+        as_read: The entry in the file, with whatever else it holds.
+    """
+
+    labels: Mapping[str, str]
+    recipe: Mapping[str, Any]
+    request: Mapping[str, Any]
+    state: CellState = CellState.WAITING
+    error: str | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    figures: Difference | None = None
+    as_read: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def set_done(self, seconds: Mapping[str, float] | None = None) -> None:
+        """Note that the image exists.
+
+        Args:
+            seconds: Time spent in each stage of making it; None if it was not made now.
+        """
+        self.state, self.error = CellState.DONE, None
+        if seconds is not None:
+            self.seconds = seconds
+
+    def set_failed(self, error: str) -> None:
+        """Note that the image could not be made."""
+        self.state, self.error = CellState.FAILED, error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the entry in the file; what it held before keeps its place."""
+        data: dict[str, Any] = {**self.as_read, **self.labels, "state": self.state.value}
+        data.update({name: value for name, value in (("recipe", self.recipe), ("request", self.request)) if value})
+        if self.state is not CellState.WAITING:
+            data["error"] = self.error
+        if self.seconds:
+            data["seconds"] = self.seconds
+        if self.figures is not None:
+            data["figures"] = self.figures._asdict()
+        return data
 
 
 @dataclass(frozen=True)
-class RunFiles:
-    """Names in a folder for what one run makes; the runs of a folder are numbered, and the first has no number.
+class SessionRecord:
+    """What the record says of one session: of the time from a start or resume to its end.
 
     Attributes:
-        folder: Where everything goes.
-        number: Of the run, from 1.
+        made: How many images were made.
+        outside: The share of the time in which the host was not generating, in percent.
+        seconds: Time spent in each stage, and in the "whole" session.
+        as_read: The entry in the file, with whatever else it holds.
     """
 
-    folder: Path
-    number: int = 1
+    made: int
+    outside: float
+    seconds: Mapping[str, float]
+    as_read: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
-    def path(self, stem: str, ending: str = "") -> Path:
-        """Give a name such as ``grid.png``, or ``grid-2.png`` in the second run."""
-        return self.folder / (f"{stem}{ending}" if self.number == 1 else f"{stem}-{self.number}{ending}")
-
-    @property
-    def record(self) -> Path:
-        """The file that tells what the run is and how far it is."""
-        return self.path("run", ".json")
-
-    def cell(self, name: str) -> Path:
-        """Give the file of one image."""
-        return self.path("cells") / f"{name}.png"
-
-    def grid(self, index: int, count: int) -> Path:
-        """Give the file of one grid of so many."""
-        return self.path("grid" if count == 1 else f"grid-{index + 1}of{count}", ".png")
+    def to_dict(self) -> dict[str, Any]:
+        """Give the entry in the file."""
+        figures = {"made": self.made, "outside_generating_percent": self.outside, "seconds": self.seconds}
+        return {**self.as_read, **figures}
 
 
-@contextmanager
-def new_run(folder: Path) -> Iterator[RunFiles]:
-    """Take the next free number in a folder, for a run whose record is written before the block ends.
-
-    The folder is made if it does not exist. The last number is free, too, if a run took it that was killed before it
-    had a record.
-
-    Raises:
-        ImageError: It cannot be written to.
-    """
-    claim = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        while claim is None:
-            last = max(_numbers(folder), default=0)
-            files = RunFiles(folder, last)
-            claim = _claim(files, is_left=True) if fcntl is not None and last else None
-            if claim is None:
-                files = RunFiles(folder, last + 1)
-                claim = _claim(files, is_left=False)
-        files.path("cells").mkdir(exist_ok=True)
-    except OSError as exc:
-        raise ImageError(f"Cannot write to the folder {folder}: {exc.strerror or exc}.") from exc
-    try:
-        yield files
-    finally:
-        claim.close()
-
-
-def _claim(files: RunFiles, *, is_left: bool) -> IO[bytes] | None:
-    """Open the empty record of a run that begins, and lock it; None if it is another's.
-
-    Args:
-        files: The run's.
-        is_left: Whether the record exists, maybe of a run that was killed before it wrote it.
-    """
-    try:
-        file = files.record.open("r+b" if is_left else "xb")
-    except FileExistsError:
-        return None
-    except OSError:
-        if is_left:
-            return None
-        raise
-    if fcntl is None:  # Windows, where an open file cannot be replaced
-        file.close()
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_free = True
-    except OSError as exc:  # another's, or a file system without locks
-        is_free = not is_left and not isinstance(exc, BlockingIOError)
-    found = os.fstat(file.fileno())
-    if is_free and not found.st_size and found.st_nlink:
-        return file
-    file.close()
-    return None
-
-
-def latest_run(folder: Path) -> RunFiles:
-    """Find the last run of a folder; if it has none, of the folders that checks have in it, ``A-B/diff``.
-
-    Raises:
-        ImageError: There is none, or the folder cannot be read.
-    """
-    try:
-        runs = _runs_in(folder)
-        if runs:
-            return runs[max(runs)]
-        below = [run for inner in folder.glob("*/diff") for run in _runs_in(inner).values()]
-        if below:
-            return max(below, key=lambda run: run.record.stat().st_mtime_ns)
-    except OSError as exc:
-        raise ImageError(f"Cannot read the folder {folder}: {exc.strerror or exc}.") from exc
-    raise ImageError(f"{folder} holds no run to go on with: there is no run.json in it.")
-
-
-def _runs_in(folder: Path) -> dict[int, RunFiles]:
-    runs = {number: RunFiles(folder, number) for number in _numbers(folder)}
-    # an empty record is that of a run which was killed before it began
-    return {number: run for number, run in runs.items() if run.record.is_file() and run.record.stat().st_size}
-
-
-def _numbers(folder: Path) -> Iterator[int]:
-    """Yield the numbers of runs whose names are taken, whoever took them."""
-    pattern = re.compile(rf"(?:{'|'.join(_STEMS)})(?:-\d+of\d+)?(?:-(\d+))?(?:\.\w+)?", re.IGNORECASE)
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if found := pattern.fullmatch(path.name):
-            yield int(found[1] or 1)
-
-
+@dataclass
 class RunRecord:
-    """What is known of a run; kept in its ``run.json``.
-
-    Args:
-        files: The run's.
-        data: What is in the file, or shall be.
+    """The record of a run.
 
     Attributes:
-        files: The run's.
-        data: What is known.
+        files: The names of the run's files.
+        kind: What the run makes: "plot" or "check".
+        definition: The plot or the element check, as plain data.
+        options: What the caller needs to go on with the run, as plain data.
+        models: What each model file looked like when the run began, by its path.
+        cells: The cells by name.
+        sessions: The sessions in which images were made.
+        as_read: The record as it was in the file, with whatever else it holds.
     """
 
-    def __init__(self, files: RunFiles, data: dict[str, Any]) -> None:
-        self.files = files
-        self.data = data
-        self._written = 0.0
+    files: RunFiles
+    kind: str
+    definition: Mapping[str, Any]
+    options: Mapping[str, Any]
+    models: Mapping[str, Signature]
+    cells: Mapping[str, CellRecord]
+    sessions: list[SessionRecord] = field(default_factory=list)
+    as_read: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    _written: float = field(default=0.0, init=False, repr=False, compare=False)
 
-    @property
-    def cells(self) -> dict[str, dict[str, Any]]:
-        """What is known of each image, by its place."""
-        cells: dict[str, dict[str, Any]] = self.data["cells"]
-        return cells
+    def to_dict(self) -> dict[str, Any]:
+        """Give what is in the file; what it held before keeps its place."""
+        data = {
+            **self.as_read,
+            "version": VERSION,
+            "kind": self.kind,
+            "definition": self.definition,
+            "options": self.options,
+            "models": {path: list(signature) for path, signature in self.models.items()},
+            "cells": {name: cell.to_dict() for name, cell in self.cells.items()},
+        }
+        if self.sessions:
+            data["sessions"] = [session.to_dict() for session in self.sessions]
+        return data
 
-    def note(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Note something about an image; written at once, unless the file was written a moment ago.
+    def count(self, state: CellState) -> int:
+        """Count the cells in a state."""
+        return sum(cell.state is state for cell in self.cells.values())
 
-        What cannot be written now is written with the next note.
-        """
-        self.cells[name].update(facts)
+    def write_sometimes(self) -> None:
+        """Write the file unless it was written a moment ago; a failure is logged, and the next call tries again."""
         if time.monotonic() - self._written > _SECONDS_BETWEEN:
             try:
                 self.write()
@@ -191,29 +167,97 @@ class RunRecord:
         Raises:
             ImageError: It cannot be written.
         """
-        write_whole(self.files.record, json.dumps(self.data, indent=1).encode(), replace=True)
+        write_whole(self.files.record, json.dumps(self.to_dict(), indent=1).encode(), replace=True)
         self._written = time.monotonic()
-
-
-def _is_whole(data: dict[str, Any]) -> bool:
-    """Tell whether all entries of a record are there and of the right kind."""
-    dicts = [data.get(name) for name in _ENTRIES if name != "kind"]
-    if not isinstance(data.get("kind"), str) or not all(isinstance(entry, dict) for entry in dicts):
-        return False
-    right = all(isinstance(facts, dict) and "state" in facts for facts in data["cells"].values())
-    return right and all(re.fullmatch(r"x\d+-y\d+", name) for name in data["cells"])  # they are names of files
 
 
 def read_record(files: RunFiles) -> RunRecord:
     """Read the record of a run.
 
     Raises:
-        ImageError: It cannot be read, or is of a later version.
+        ImageError: The file cannot be read, is damaged, or is of a later version.
     """
     try:
         data = json.loads(files.record.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise ImageError(f"Cannot read {files.record}: {exc}.") from exc
-    if not isinstance(data, dict) or data.get("version") != VERSION or not _is_whole(data):
-        raise ImageError(f"{files.record} is no record of a run that this program knows.")
-    return RunRecord(files, data)
+    try:
+        return _parse_record(files, data)
+    except (LookupError, TypeError, ValueError) as exc:
+        raise ImageError(f"{files.record} is no record of a run that this program knows.") from exc
+
+
+def _parse_record(files: RunFiles, data: object) -> RunRecord:
+    """Read a record from plain data, of which anything may be missing or of another kind.
+
+    Raises:
+        LookupError, TypeError, ValueError: It is damaged, or of another version.
+    """
+    entries = _expect(data, dict)
+    if entries["version"] != VERSION:
+        raise ValueError("another version")
+    return RunRecord(
+        files,
+        kind=_expect(entries["kind"], str),
+        definition=_expect(entries["definition"], dict),
+        options=_expect(entries["options"], dict),
+        models={path: _parse_signature(signature) for path, signature in _expect(entries["models"], dict).items()},
+        cells={_check_name(name): _parse_cell(cell) for name, cell in _expect(entries["cells"], dict).items()},
+        sessions=[_parse_session(session) for session in _expect(entries.get("sessions", []), list)],
+        as_read=entries,
+    )
+
+
+def _check_name(name: str) -> str:
+    """Refuse names of cells that are not places: they become names of files."""
+    if not re.fullmatch(r"x\d+-y\d+", name):
+        raise ValueError(f"{name} is no place")
+    return name
+
+
+def _parse_cell(data: object) -> CellRecord:
+    entries = _expect(data, dict)
+    state = CellState(entries["state"])
+    return CellRecord(
+        labels={name: _expect(entries[name], str) for name in _LABELS if name in entries},
+        recipe=_expect(entries.get("recipe", {}), dict),
+        request=_expect(entries.get("request", {}), dict),
+        state=state,
+        error=_expect(entries["error"], str) if state is CellState.FAILED else None,
+        seconds=_parse_seconds(entries.get("seconds", {})),
+        figures=_parse_figures(entries["figures"]) if "figures" in entries else None,
+        as_read=entries,
+    )
+
+
+def _parse_session(data: object) -> SessionRecord:
+    entries = _expect(data, dict)
+    outside = _expect_number(entries["outside_generating_percent"])
+    return SessionRecord(_expect(entries["made"], int), outside, _parse_seconds(entries["seconds"]), entries)
+
+
+def _parse_signature(data: object) -> Signature:
+    size, mtime = _expect(data, list)
+    return Signature(_expect(size, int), _expect(mtime, int))
+
+
+def _parse_seconds(data: object) -> dict[str, float]:
+    return {stage: _expect_number(seconds) for stage, seconds in _expect(data, dict).items()}
+
+
+def _parse_figures(data: object) -> Difference:
+    figures = Difference(**_expect(data, dict))
+    for figure in figures[:3] if figures.similarity is None else figures:
+        _expect_number(figure)
+    return figures
+
+
+def _expect_number(value: object) -> float:
+    """Give a number as it is, so that it is written as it was read."""
+    return value if isinstance(value, int) else _expect(value, float)
+
+
+def _expect(value: object, kind: type[_Kind]) -> _Kind:
+    if not isinstance(value, kind):
+        raise TypeError(f"{type(value).__name__} instead of {kind.__name__}")
+    return value

@@ -1,4 +1,4 @@
-"""What a run was to make, from its record, so that it can go on."""
+"""Read the plot or element check of a run from its record, so that the run can go on."""
 
 from __future__ import annotations
 
@@ -17,21 +17,29 @@ from .xy_plot import plot_from_dict
 
 
 def open_run(host: Host, record: RunRecord, *, locator: ModelLocator = AS_RECORDED) -> Run:
-    """Read what a run was to make.
+    """Read the plot or element check that a run makes.
 
     Args:
-        host: What will make its images.
-        record: Of the run.
+        host: The host that will make its images.
+        record: The record of the run.
         locator: Finds the models.
 
     Raises:
         ElementalError: It cannot be read.
     """
-    definition = record.data["definition"]
-    with reading_untrusted(str(record.files.record), "Start the run anew."):
-        if record.data["kind"] == CheckRun.kind:
-            return CheckRun(check_from_dict(definition))
-        if record.data["kind"] != PlotRun.kind:
-            raise ImageError(f"{record.files.record} is of an unknown kind of run.")
+    with reading_untrusted(str(record.files.record), "Start a new run."):
+        run = _read_run(host, record, locator)
+        missing = [cell.name for cells in run.rounds() for cell in cells if cell.name not in record.cells]
+        if missing:
+            raise LookupError(f"it has no cell {missing[0]}")
+    return run
+
+
+def _read_run(host: Host, record: RunRecord, locator: ModelLocator) -> Run:
+    definition = record.definition
+    if record.kind == CheckRun.kind:
+        return CheckRun(check_from_dict(definition))
+    if record.kind == PlotRun.kind:
         context = make_axis_context(host, recipe_from_dict(definition["recipe"]), locator=locator)
         return PlotRun(plot_from_dict(definition, context), compare=bool(definition.get("compare")))
+    raise ImageError(f"{record.files.record} is of an unknown kind of run.")

@@ -1,7 +1,7 @@
-"""Runs of many images: each recipe merged once, each image saved at once, and on from where a run stopped.
+"""Make the images of a run: each recipe is merged once, each image saved at once, and a stopped run can go on.
 
-A run is killed at no point at which it could not go on: its record is written before the first image, each image
-appears under its name when it is whole, and what exists is not made again.
+A run can go on wherever it was killed: its record is written before the first image, each image appears under its name
+when it is whole, and what exists is not made again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from ..merge.progress import Controls, Stopwatch
 from ..workflows import images_of_merge, live_merge
 from .cells import Cell, order_cells
 from .estimate import Estimate, refuse_changed
-from .record import VERSION, RunFiles, RunRecord, new_run
+from .record import CellRecord, CellState, RunRecord, SessionRecord
+from .run_files import RunFiles, new_run
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,19 +33,16 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-DONE, FAILED, WAITING = "done", "failed", "waiting"
-"""The states of a cell in a record."""
-
 
 @dataclass(frozen=True)
 class Progress:
     """How far a run is.
 
     Attributes:
-        done: Cells that are finished, failed ones too.
-        total: All cells.
-        seconds_each: What a cell takes, without the loading of models.
-        seconds_left: An estimate of what the others will take.
+        done: Cells that are finished, including failed ones.
+        total: All cells that this session makes.
+        seconds_each: Mean time per cell, without the loading of models.
+        seconds_left: Estimated time for the cells that are left.
     """
 
     done: int
@@ -58,8 +56,8 @@ class RunWatcher:
     """What a caller does while a run goes on.
 
     Attributes:
-        on_begin: Called with the run's record before the first cell, when it is known which of them exist.
-        on_cell: Called after each cell with it, its image (None if it failed), and how far the run is.
+        on_begin: Called with the run's record before the first cell is made, when it is known which images exist.
+        on_cell: Called after each cell with the cell, its image (None if it failed), and the progress of the run.
         controls: Progress and stop of each merge.
     """
 
@@ -69,27 +67,30 @@ class RunWatcher:
 
 
 class Run(Protocol):
-    """What is made of many images: a plot, a check."""
+    """Something made of many images: an XY plot, an element check."""
 
     @property
     def kind(self) -> str:
-        """What it is called in a record."""
+        """What a record calls it."""
 
     def rounds(self) -> Iterable[Sequence[Cell]]:
-        """Compute its images' recipes and requests; each round is finished before the next begins.
+        """Compute the cells; each round is finished before the next begins.
 
         Raises:
-            ElementalError: One of them cannot be; the message says which.
+            ElementalError: A cell cannot be computed; the message says which.
         """
 
     def labels(self, cell: Cell) -> Mapping[str, str]:
         """Say what a cell shows, for the record."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as plain data, from which it can be made again."""
+        """Give the definition of the run as plain data."""
 
     def finish(self, record: RunRecord) -> Sequence[Path]:
-        """Draw what is drawn of the images that there are, and give the files; what was there before is replaced.
+        """Draw the grids and whatever else is made of the images that exist; earlier ones are replaced.
+
+        Returns:
+            The files.
 
         Raises:
             ImageError: A file cannot be written.
@@ -98,16 +99,16 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run.
+    """The result of one session of a run.
 
     Attributes:
-        files: Where it is.
+        files: The names of the run's files.
         products: Grids and whatever else was made of the images.
-        made: How many images were made now.
-        failed: Each cell that failed, with its error.
-        waiting: How many cells were not come to.
-        seconds: Spent in each stage of this session, and as a "whole".
-        outside: The share of this session's time that was not the host's generating, in percent.
+        made: How many images this session made.
+        failed: The error of each cell that failed, by the cell's name.
+        waiting: How many cells are still to be made.
+        seconds: Time spent in each stage of this session, and in the "whole" session.
+        outside: The share of this session's time in which the host was not generating, in percent.
     """
 
     files: RunFiles
@@ -129,19 +130,19 @@ def start_run(
     locator: ModelLocator = AS_RECORDED,
     options: Mapping[str, Any] | None = None,
 ) -> RunResult:
-    """Make the images of a run, and what is drawn of them.
+    """Make the images of a run, and the grids.
 
-    Stop, and Ctrl-C while an image is made, end it early: what is done is kept and drawn, and the result tells of
-    cells that wait.
+    Stop, and Ctrl-C while an image is made, end the run early: what is done is kept and drawn, and the result counts
+    the cells that wait.
 
     Args:
-        host: What makes the images.
-        run: What to make.
-        folder: Where; a run that is there already stays, and this one's files are numbered.
-        estimate: What was found before.
+        host: Makes the images.
+        run: The plot or element check.
+        folder: Where the files go; a run that is there already stays, and the names of this one's files are numbered.
+        estimate: The estimate of this run.
         watcher: Follows the run.
         locator: Finds the models.
-        options: What else the caller wants to know when the run goes on, as plain data.
+        options: What the caller needs to go on with the run, as plain data.
 
     Raises:
         CheckpointError: A model has changed since the estimate.
@@ -151,25 +152,12 @@ def start_run(
         KeyboardInterrupt: The user pressed Ctrl-C while no image was made; what is done is kept.
     """
     cells = {
-        cell.name: {
-            **run.labels(cell),
-            "state": WAITING,
-            "recipe": cell.recipe.to_dict(),
-            "request": cell.request.to_dict(),
-        }
+        cell.name: CellRecord(run.labels(cell), cell.recipe.to_dict(), cell.request.to_dict())
         for cells_of_round in run.rounds()
         for cell in cells_of_round
     }
-    data = {
-        "version": VERSION,
-        "kind": run.kind,
-        "definition": run.to_dict(),
-        "options": dict(options or {}),
-        "models": {path: list(signature) for path, signature in estimate.models.items()},
-        "cells": cells,
-    }
     with new_run(folder) as files:
-        record = RunRecord(files, data)
+        record = RunRecord(files, run.kind, run.to_dict(), dict(options or {}), estimate.models, cells)
         record.write()
     return continue_run(host, run, record, watcher=watcher, locator=locator, planning=estimate.seconds)
 
@@ -183,15 +171,15 @@ def continue_run(
     locator: ModelLocator = AS_RECORDED,
     planning: float = 0.0,
 ) -> RunResult:
-    """Go on with a run: make the images that are not there, and draw everything anew.
+    """Go on with a run: make the images that do not exist, and draw all grids again.
 
     Args:
-        host: What makes the images.
-        run: As it was begun.
-        record: Of the run.
+        host: Makes the images.
+        run: The plot or element check, as it was begun.
+        record: The record of the run.
         watcher: Follows the run.
         locator: Finds the models.
-        planning: Seconds that were spent before, and are counted in.
+        planning: Seconds spent on the estimate, which count as part of this session.
 
     Raises:
         CheckpointError: A model has changed since the run began.
@@ -200,32 +188,18 @@ def continue_run(
         HostError: The host's model could not be restored.
         KeyboardInterrupt: The user pressed Ctrl-C while no image was made; what is done is kept.
     """
-    refuse_changed(record.data["models"])
+    refuse_changed(record.models)
     watch = Stopwatch()
-    error: Exception | None = None
-    products: Sequence[Path] = ()
     with watch("whole"):
         rounds = [[cell for cell in cells if not _is_made(record, cell)] for cells in run.rounds()]
         watcher = watcher or RunWatcher()
         watcher.on_begin(record)
         maker = _CellMaker(host, record, watcher, sum(map(len, rounds)))
-        for cells in rounds:
-            try:
-                _make_cells(maker, cells, locator)
-            except (Stopped, KeyboardInterrupt):
-                maker.stopped = True  # the cells that wait tell of it
-            except ElementalError as exc:
-                error = exc
-            record.write()
-            with watch("drawing"):
-                products = run.finish(record)
-            if maker.stopped or error is not None:
-                break
+        products, error = _make_rounds(maker, run, rounds, locator, watch)
     whole = {"planning": planning, "whole": watch.seconds["whole"] + planning}
-    result = _result(record, maker, tuple(products), {**maker.watch.seconds, **watch.seconds, **whole})
-    if maker.made:
-        session = {"made": maker.made, "outside_generating_percent": round(result.outside, 2)}
-        record.data.setdefault("sessions", []).append({**session, "seconds": _rounded(result.seconds)})
+    result = _result(record, maker.made, products, {**maker.watch.seconds, **watch.seconds, **whole})
+    if result.made:
+        record.sessions.append(SessionRecord(result.made, round(result.outside, 2), _rounded(result.seconds)))
     record.write()
     if error is not None:
         raise error
@@ -233,26 +207,50 @@ def continue_run(
 
 
 def _is_made(record: RunRecord, cell: Cell) -> bool:
-    """Tell whether there is the image of a cell, and note it; the note may be older than the image."""
-    facts = record.cells[cell.name]
+    """Tell whether the image of a cell exists, and note it; the record may be older than the image."""
+    noted = record.cells[cell.name]
     try:
         read_image(record.files.cell(cell.name))
     except ImageError:
-        facts["state"] = WAITING
+        noted.state = CellState.WAITING
         return False
-    facts.update(state=DONE, error=None)
+    noted.set_done()
     return True
 
 
-def _result(record: RunRecord, maker: _CellMaker, products: tuple[Path, ...], seconds: dict[str, float]) -> RunResult:
-    states = [facts["state"] for facts in record.cells.values()]
-    failed = {name: facts["error"] for name, facts in record.cells.items() if facts["state"] == FAILED}
+def _result(record: RunRecord, made: int, products: tuple[Path, ...], seconds: dict[str, float]) -> RunResult:
+    failed = {name: cell.error or "" for name, cell in record.cells.items() if cell.state is CellState.FAILED}
     outside = 100 * (1 - seconds.get("generating", 0.0) / seconds["whole"])
-    return RunResult(record.files, products, maker.made, failed, states.count(WAITING), seconds, outside)
+    return RunResult(record.files, products, made, failed, record.count(CellState.WAITING), seconds, outside)
+
+
+def _make_rounds(
+    maker: _CellMaker, run: Run, rounds: Iterable[Sequence[Cell]], locator: ModelLocator, watch: Stopwatch
+) -> tuple[tuple[Path, ...], ElementalError | None]:
+    """Make the cells of each round and draw what they give, until the run is stopped or cannot go on.
+
+    Returns:
+        The files that were drawn, and the error that ended the run.
+    """
+    products: Sequence[Path] = ()
+    error: ElementalError | None = None
+    for cells in rounds:
+        try:
+            _make_cells(maker, cells, locator)
+        except (Stopped, KeyboardInterrupt):
+            maker.stopped = True  # the cells that wait show it
+        except ElementalError as exc:
+            error = exc
+        maker.record.write()
+        with watch("drawing"):
+            products = run.finish(maker.record)
+        if maker.stopped or error is not None:
+            break
+    return tuple(products), error
 
 
 def _make_cells(maker: _CellMaker, cells: Sequence[Cell], locator: ModelLocator) -> None:
-    """Make images in the order that is cheapest; each live model is afterwards what it was."""
+    """Make images in the cheapest order; each live model is restored afterwards."""
     for source, group in groupby(order_cells(cells), key=lambda cell: cell.recipe.model_a):
         with ExitStack() as stack:
             try:
@@ -262,7 +260,7 @@ def _make_cells(maker: _CellMaker, cells: Sequence[Cell], locator: ModelLocator)
                 merge = stack.enter_context(live_merge(live, locator))
             except Stopped:
                 raise
-            except Exception as exc:  # what befell this model is no reason to lose the images of others
+            except Exception as exc:  # an error of one model must not cost the images of others
                 for cell in group:
                     maker.fail(cell, exc)
                 continue
@@ -271,39 +269,36 @@ def _make_cells(maker: _CellMaker, cells: Sequence[Cell], locator: ModelLocator)
 
 
 class _CellMaker:
-    """What the cells of a session have in common.
+    """Makes the cells of one session.
 
     Attributes:
-        host: What makes the images.
-        made: How many are made.
-        stopped: Whether the user asked for it.
-        watch: The seconds of each stage.
+        host: Makes the images.
+        record: The record of the run.
+        made: How many images were made.
+        stopped: Whether the user asked to stop.
+        watch: Time spent in each stage.
     """
 
     def __init__(self, host: Host, record: RunRecord, watcher: RunWatcher, total: int) -> None:
         self.host = host
+        self.record = record
         self.made = 0
         self.stopped = False
         self.watch = Stopwatch()
-        self._record = record
         self._watcher = watcher
         self._total = total
         self._ended = 0
         self._seconds = 0.0
 
     def make(self, merge: LiveMerge, cell: Cell) -> None:
-        """Make and save one image, or note why not."""
+        """Make and save one image, or note why it failed."""
         watch = Stopwatch()
         started = time.perf_counter()
         try:
-            (generated,) = images_of_merge(
-                self.host, cell.request, merge, cell.recipe, controls=self._watcher.controls, watch=watch
-            )
-            with watch("saving"):
-                write_png(self._record.files.cell(cell.name), generated, replace=True)
+            image = self._make_image(merge, cell, watch)
         except Stopped:
             raise
-        except Exception as exc:  # one cell, whatever befell it, is no reason to lose the others
+        except Exception as exc:  # any error of one cell must not cost the others
             _log.debug("%s failed", cell.name, exc_info=True)
             self.fail(cell, exc)
             return
@@ -311,19 +306,28 @@ class _CellMaker:
             self._seconds += time.perf_counter() - started
             self.watch.add(watch)
         self.made += 1
-        self._end(cell, generated.image, {"state": DONE, "error": None, "seconds": _rounded(watch.seconds)})
+        self.record.cells[cell.name].set_done(_rounded(watch.seconds))
+        self._end(cell, image)
+
+    def _make_image(self, merge: LiveMerge, cell: Cell, watch: Stopwatch) -> Image.Image:
+        controls = self._watcher.controls
+        (generated,) = images_of_merge(self.host, cell.request, merge, cell.recipe, controls=controls, watch=watch)
+        with watch("saving"):
+            write_png(self.record.files.cell(cell.name), generated, replace=True)
+        return generated.image
 
     def fail(self, cell: Cell, error: Exception) -> None:
-        """Note that a cell could not be made, unless the run is to stop, which may be what befell the cell."""
+        """Note that a cell failed, unless the run is to stop, which may be why it failed."""
         if self._watcher.controls.should_stop():
             raise Stopped from error
         text = str(error) if isinstance(error, ElementalError) else f"{type(error).__name__}: {error}"
-        self._end(cell, None, {"state": FAILED, "error": text})
+        self.record.cells[cell.name].set_failed(text)
+        self._end(cell, None)
 
-    def _end(self, cell: Cell, image: Image.Image | None, facts: dict[str, Any]) -> None:
+    def _end(self, cell: Cell, image: Image.Image | None) -> None:
         self._ended += 1
         with self.watch("saving"):
-            self._record.note(cell.name, facts)
+            self.record.write_sometimes()
         each = self._seconds / self._ended
         self._watcher.on_cell(cell, image, Progress(self._ended, self._total, each, each * (self._total - self._ended)))
 

@@ -1,4 +1,4 @@
-"""Samples of plots and checks, to learn from and to start with: read from one text file that explains itself.
+"""Samples of plots and element checks, to start from; they are read from one text file.
 
 ::
 
@@ -23,16 +23,16 @@ _PARTS = ("x", "y", "elements", "ratio", "options")
 
 @dataclass(frozen=True)
 class Sample:
-    """One example of a plot or of a check.
+    """One example of a plot or of an element check.
 
     Attributes:
-        number: As users name it.
-        title: In a line.
-        about: What it shows, in some lines.
-        axes: Type and values of each axis by its side, of a plot.
-        elements: What a check tries; None in a plot.
-        ratio: What it gives them.
-        options: Further options of the command line that it wants, such as "--alpha 0".
+        number: The number by which users choose it.
+        title: The title, one line.
+        about: What it shows, in a few lines.
+        axes: In a plot, type and values of each axis by its side.
+        elements: In an element check, the elements; None in a plot.
+        ratio: In an element check, the ratio of the elements.
+        options: More options of the command line that it needs, such as "--alpha 0".
     """
 
     number: int
@@ -51,8 +51,8 @@ def find_samples() -> dict[int, Sample]:
         ImageError: Their file is missing, or cannot be read.
     """
     package = Path(__file__).parents[1]
-    own = package / "sample.txt"  # installed, it lies in the package, otherwise beside it
-    return read_samples(own if own.is_file() else package.parent / own.name)
+    installed = package / "sample.txt"  # in a working copy it is beside the package
+    return read_samples(installed if installed.is_file() else package.parent / installed.name)
 
 
 def read_samples(path: Path) -> dict[int, Sample]:
@@ -80,14 +80,19 @@ def _read_sample(lines: list[str], *, where: str) -> Sample:
     starts = [index for index, line in enumerate(lines) if line.startswith("---")]
     about = "\n".join(line.lstrip("# ") for line in lines[1 : starts[0] if starts else None] if line.strip())
     axes: dict[str, tuple[str, str]] = {}
-    others: dict[str, str] = {}
+    other_parts: dict[str, str] = {}
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-        part = _PART.fullmatch(lines[start].rstrip())
-        if part is None or part[1] not in _PARTS:
-            raise ImageError(f'{where}: "{lines[start]}" is none of the parts {", ".join(_PARTS)}.')
-        name, word, text = part[1], part[2] or "", "\n".join(lines[start + 1 : end]).rstrip()
+        name, word, text = _read_part(lines[start:end], where=where)
         if name in ("x", "y"):
             axes[name] = (word, text)
         else:
-            others[name] = text or word  # a short text may stand in the line itself
-    return Sample(int(title[1]), title[2], about, axes, **others)
+            other_parts[name] = text or word  # a short text may stand in the line itself
+    return Sample(int(title[1]), title[2], about, axes, **other_parts)
+
+
+def _read_part(lines: list[str], *, where: str) -> tuple[str, str, str]:
+    """Read a part of a sample: its name, the rest of its first line, and its other lines."""
+    part = _PART.fullmatch(lines[0].rstrip())
+    if part is None or part[1] not in _PARTS:
+        raise ImageError(f'{where}: "{lines[0]}" is none of the parts {", ".join(_PARTS)}.')
+    return part[1], part[2] or "", "\n".join(lines[1:]).rstrip()

@@ -1,4 +1,4 @@
-"""The text of an axis, cut into the text of each of its values."""
+"""Cut the text of an axis into the texts of its values."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def split_at_lines(text: str) -> list[str]:
 
 
 def split_quoted(text: str) -> list[str]:
-    """Cut at commas and line ends, but not inside of double quotes, which are left out."""
+    """Cut at commas and line ends, but not inside double quotes, which are left out."""
     rows = csv.reader(split_at_lines(text), skipinitialspace=True)
     return [field.strip() for row in rows for field in row if field.strip()]
 
 
 def without_comments(text: str) -> str:
-    """Leave out what stands behind a "#" in each line."""
+    """Leave out what follows a "#" in each line."""
     return "\n".join(line.partition("#")[0] for line in text.splitlines())

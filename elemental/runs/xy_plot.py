@@ -1,4 +1,4 @@
-"""From two axes to the cells of a plot, in the order in which they are cheapest to make; no image is made here."""
+"""The XY plot: from a setting and two axes to cells."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from typing import Any
 from ..errors import ElementalError, ImageError
 from ..images.request import request_from_dict
 from ..recipe.recipe import recipe_from_dict
-from .axes import is_pinpoint
-from .axis import Axis, Setting, explain
+from .axis import AxisValue, Setting, explain
 from .axis_context import AxisContext
 from .axis_values import AxisValues, axis_from_dict
-from .cells import Cell, Places, group_ranges
+from .cells import Cell, GridRanges, group_ranges
 
 
 @dataclass(frozen=True)
 class XYPlot:
-    """A plot: what all cells start from, and its axes.
+    """A plot: the setting that all cells start from, and its axes.
 
     Attributes:
         base: The recipe and the request that each cell changes.
-        x: The columns.
-        y: The rows; None for a plot of one row.
+        x: The axis of the columns.
+        y: The axis of the rows; None for a plot of one row.
     """
 
     base: Setting
@@ -33,20 +32,20 @@ class XYPlot:
 
     @property
     def axes(self) -> tuple[AxisValues, ...]:
-        """The axes that there are."""
+        """The one or two axes."""
         return (self.x,) if self.y is None else (self.x, self.y)
 
     @property
     def count(self) -> int:
-        """How many cells it has."""
+        """The number of cells."""
         return len(self.x.values) * (1 if self.y is None else len(self.y.values))
 
     @property
-    def grids(self) -> tuple[Places, ...]:
+    def grids(self) -> tuple[GridRanges, ...]:
         """The grids, in the order in which they are made."""
         columns = group_ranges(self.x.groups)
         rows = [range(1)] if self.y is None else group_ranges(self.y.groups)
-        return tuple(Places(across, down) for down, across in product(rows, columns))
+        return tuple(GridRanges(across, down) for down, across in product(rows, columns))
 
     def describe(self, cell: Cell) -> str:
         """Say which values a cell shows, for messages."""
@@ -73,13 +72,16 @@ class XYPlot:
             for x, column in enumerate(self.x.values):
                 chosen = [(self.x, column)] if self.y is None or row is None else [(self.x, column), (self.y, row)]
                 setting = self.base
-                # elements before the alpha that is their ratio, modes before the ratios that they need
-                for axis, value in sorted(chosen, key=lambda pair: not _goes_first(pair[0].axis)):
-                    try:
-                        setting = axis.axis.apply(setting, value.meaning)
-                    except ElementalError as exc:
-                        raise explain(exc, side=axis.side, axis=axis.axis, value=value.text) from exc
+                for axis, value in sorted(chosen, key=lambda pair: not pair[0].axis.applies_first):
+                    setting = _apply(axis, value, setting)
                 yield Cell(x, y, setting.recipe, setting.request)
+
+
+def _apply(axis: AxisValues, value: AxisValue, setting: Setting) -> Setting:
+    try:
+        return axis.axis.apply(setting, value.meaning)
+    except ElementalError as exc:
+        raise explain(exc, side=axis.side, axis=axis.axis, value=value.text) from exc
 
 
 def plot_from_dict(data: Mapping[str, Any], context: AxisContext) -> XYPlot:
@@ -100,20 +102,23 @@ def check_axes(plot: XYPlot) -> None:
     Raises:
         ImageError: Both set the same thing, or elements are pinned without a ratio.
     """
-    names = [axis.axis.name for axis in plot.axes]
-    for axis in plot.axes:
-        other = next((found for found in plot.axes if found is not axis), None)
-        if is_pinpoint(axis.axis) and (other is None or other.axis.name != "alpha"):
-            beside = f"not {other.axis.name}" if other else "which is missing"
-            raise ImageError(
-                f"{axis.side} axis, {axis.axis.name}: the other axis must be alpha, {beside}; its numbers are the "
-                "ratios of these elements."
-            )
-    if len(plot.axes) == 2:
-        both = plot.axes[0].axis.sets & plot.axes[1].axis.sets
-        if both:
-            raise ImageError(f"Both axes set {' and '.join(sorted(both))}: {names[0]} and {names[1]}.")
+    if plot.y is None:
+        _check_partner(plot.x, None)
+        return
+    _check_partner(plot.x, plot.y)
+    _check_partner(plot.y, plot.x)
+    both = plot.x.axis.sets & plot.y.axis.sets
+    if both:
+        names = f"{plot.x.axis.name} and {plot.y.axis.name}"
+        raise ImageError(f"Both axes set {' and '.join(sorted(both))}: {names}.")
 
 
-def _goes_first(axis: Axis) -> bool:
-    return is_pinpoint(axis) or axis.name == "mode"
+def _check_partner(axis: AxisValues, other: AxisValues | None) -> None:
+    """Refuse an axis of pinned elements whose other axis is not their ratio."""
+    if not axis.axis.pins_elements or (other is not None and other.axis.name == "alpha"):
+        return
+    beside = f"not {other.axis.name}" if other else "which is missing"
+    raise ImageError(
+        f"{axis.side} axis, {axis.axis.name}: the other axis must be alpha, {beside}; its numbers are the "
+        "ratios of these elements."
+    )

@@ -1,4 +1,4 @@
-"""What was merged, drawn and saved before: one line of JSON for each, in a file of the user's."""
+"""The history of merges, images, saves and runs: a file with one line of JSON for each."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _LARGEST = 8_000_000  # bytes read from the end
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """Something that was done.
+    """An entry of the history.
 
     Attributes:
         kind: "merge", "generate", "save", "plot" or "check".
-        name: What was merged, in words.
-        result: What came of it, in words.
-        form: What the form said, by the names of its fields, from which it can be filled again.
-        recipe: The merge, as plain data.
-        when: In seconds since the epoch.
-        number: Its own, by which it is asked for.
+        name: The merge, as a text.
+        result: The result, as a text.
+        form: The values of the form by field name, to fill it again.
+        recipe: The recipe, as plain data.
+        when: The time, in seconds since the epoch.
+        number: Identifies the entry.
     """
 
     kind: str
@@ -41,10 +41,10 @@ class HistoryEntry:
 
 
 class History:
-    """The entries of a file; several programs may add to it.
+    """The history in a file, to which several programs may add.
 
     Args:
-        path: The file; made when the first entry is added.
+        path: The file; created with the first entry.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +52,7 @@ class History:
         self._lock = threading.Lock()
 
     def add(self, entry: HistoryEntry) -> None:
-        """Add an entry; what cannot be written is logged, since it is no reason to lose what was done."""
+        """Add an entry; if it cannot be written, this is only logged, because what it tells of is done."""
         line = json.dumps(asdict(entry), ensure_ascii=True) + "\n"
         try:
             with self._lock:
@@ -63,7 +63,7 @@ class History:
             _log.warning("The history cannot be written to %s: %s", self._path, exc)
 
     def entries(self) -> list[HistoryEntry]:
-        """Give the latest entries, at most 500 of the last 8 MB, the newest first; what cannot be read is left out."""
+        """Give the latest entries, newest first: at most 500, from the last 8 MB; unreadable lines are left out."""
         try:
             with self._path.open("rb") as file:
                 file.seek(max(0, self._path.stat().st_size - _LARGEST))
@@ -73,20 +73,24 @@ class History:
         except OSError as exc:
             _log.warning("The history cannot be read from %s: %s", self._path, exc)
             return []
-        found = [entry for line in lines[-_MOST:] if (entry := _read(line)) is not None]
-        return found[::-1]
+        return [entry for line in reversed(lines[-_MOST:]) if (entry := _parse(line)) is not None]
 
     def find(self, number: int) -> HistoryEntry | None:
-        """Give the entry of a number; None if it is not among the latest."""
+        """Give the entry with a number; None if it is not among the latest."""
         return next((entry for entry in self.entries() if entry.number == number), None)
 
 
-def _read(line: bytes) -> HistoryEntry | None:
+def _parse(line: bytes) -> HistoryEntry | None:
     try:
         entry = HistoryEntry(**json.loads(line))
         time.localtime(entry.when)
     except (ValueError, TypeError, OverflowError, OSError):
-        return None  # cut off, or another version's
+        return None  # damaged, or written by another version
+    return entry if _has_valid_types(entry) else None
+
+
+def _has_valid_types(entry: HistoryEntry) -> bool:
     texts = (entry.kind, entry.name, entry.result)
-    right = all(isinstance(text, str) for text in texts) and isinstance(entry.number, int)
-    return entry if right and isinstance(entry.form, dict) and isinstance(entry.recipe, dict) else None
+    valid_texts = all(isinstance(text, str) for text in texts)
+    mappings = isinstance(entry.form, dict) and isinstance(entry.recipe, dict)
+    return valid_texts and isinstance(entry.number, int) and mappings

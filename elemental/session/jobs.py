@@ -1,4 +1,4 @@
-"""One job at a time, in a thread beside the pages', which any number of them may follow, and none keeps alive."""
+"""Jobs: one at a time, in a thread apart from the pages; any page can show a job, and a job outlives its page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class JobState(Enum):
-    """How far a job is."""
+    """The state of a job."""
 
     RUNNING = "running"
     DONE = "done"
@@ -27,20 +27,20 @@ class JobState(Enum):
 
 @dataclass(frozen=True)
 class JobView:
-    """What can be seen of a job.
+    """What the pages show of a job.
 
     Attributes:
-        name: What it does, in some words.
-        state: How far it is.
-        text: What it does now, or what came of it.
-        done: The part of it that is done, from 0 to 1.
-        images: Files that it made, each with words about it.
-        products: What was drawn of all of them: grids and charts.
-        columns: How many of them belong into a row; 0 if that does not matter.
+        name: The name of the job.
+        state: The state of the job.
+        text: What it is doing, or its result.
+        done: The share that is done, from 0 to 1.
+        images: The images so far: file and caption.
+        products: Files made from all images: grids and charts.
+        columns: How many images make a row; 0 for any number.
         table: Figures, as an HTML table.
-        details: What else there is to read, as HTML.
-        started: When, in seconds since the epoch.
-        version: Counts what was changed.
+        details: More to read, as HTML.
+        started: The start, in seconds since the epoch.
+        version: Grows with each change.
     """
 
     name: str
@@ -57,18 +57,18 @@ class JobView:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the job has ended."""
         return self.state is not JobState.RUNNING
 
 
 class Job:
-    """Something that takes its time.
+    """A merge, a save, a run: anything that takes long.
 
     Args:
-        name: What it does, in some words.
+        name: The name of the job.
 
     Attributes:
-        view: What can be seen of it now.
+        view: What the pages show of it now.
     """
 
     def __init__(self, name: str) -> None:
@@ -77,31 +77,35 @@ class Job:
         self._stopped = threading.Event()
 
     def show(self, **parts: object) -> None:
-        """Change what can be seen of the job; names and meanings are those of :class:`JobView`."""
+        """Change what the pages show of the job.
+
+        Args:
+            **parts: New values of the attributes of :class:`JobView`.
+        """
         with self._changed:
             self.view = replace(self.view, **parts, version=self.view.version + 1)  # type: ignore[arg-type]
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Ask the job to end."""
+        """Ask the job to stop."""
         self._stopped.set()
 
     def should_stop(self) -> bool:
-        """Tell whether the job was asked to end."""
+        """Tell whether the job was asked to stop."""
         return self._stopped.is_set()
 
     def wait(self, version: int, timeout: float) -> JobView:
-        """Wait until there is more to see than a version, for some seconds at the most."""
+        """Wait until the view is newer than a version, or until the timeout in seconds, and give the view."""
         with self._changed:
             self._changed.wait_for(lambda: self.view.version > version, timeout)
             return self.view
 
 
 class JobBoard:
-    """Where the one job is that runs, or that ran last.
+    """Runs jobs, one at a time.
 
     Attributes:
-        job: That job, if there was any.
+        job: The running job, or the last one; None if there was none yet.
     """
 
     def __init__(self) -> None:
@@ -110,41 +114,41 @@ class JobBoard:
         self._worker = _start_worker()
 
     def refuse_another(self) -> None:
-        """Make sure that a job could begin now.
+        """Make sure that no job is running.
 
         Raises:
-            HostError: Another one is running.
+            HostError: A job is running.
         """
         if self.job is not None and not self.job.view.ended:
             raise HostError(f'"{self.job.view.name}" is still running; wait for it, or stop it.')
 
     def start(self, name: str, work: Callable[[Job], None]) -> Job:
-        """Begin a job.
+        """Start a job.
 
         Args:
-            name: What it does, in some words.
-            work: Does it, in the thread of all jobs; what it raises is shown.
+            name: The name of the job.
+            work: Does the work, in the thread of all jobs; an error that it raises is shown.
 
         Raises:
-            HostError: Another one is running, or the system has no thread left.
+            HostError: Another job is running, or no thread can be started.
         """
         with self._lock:
             self.refuse_another()
             before, job = self.job, Job(name)
-            self.job = job  # before it begins, for it looks itself up here
+            self.job = job  # before it starts, because it finds itself here
             try:
                 self._worker.submit(_run, job, work)
             except RuntimeError as exc:
-                self.job, self._worker = before, _start_worker()  # the old one would do this job before its next
-                raise HostError(f"No thread can be started for it: {exc}.") from exc
+                self.job, self._worker = before, _start_worker()  # the old worker would still run this job
+                raise HostError(f"No thread can be started for this job: {exc}.") from exc
         return job
 
 
 def _start_worker() -> ThreadPoolExecutor:
-    """Prepare the thread of all jobs; the program does not end before its job does, which gives back the user's model.
+    """Make the thread of all jobs; the program ends only after its running job, which restores the user's model.
 
-    It is the same for each, since glibc gives each thread memory of its own: in other threads, the next model would be
-    loaded elsewhere, and up to 64 MB where the last one was be neither used nor given back.
+    All jobs use the same thread, because glibc gives each thread its own heap: with another thread, the next model
+    would be loaded into another heap, and up to 64 MB of the first would be neither used nor freed.
     """
     return ThreadPoolExecutor(1, thread_name_prefix="elemental")
 
@@ -160,8 +164,8 @@ def _run(job: Job, work: Callable[[Job], None]) -> None:
         job.show(state=JobState.FAILED, text=str(exc))
     except MemoryError:
         _log.exception("%s", job.view.name)
-        job.show(state=JobState.FAILED, text="Out of memory. Ask for less, or close other programs.")
-    except BaseException as exc:  # nobody else would ever tell of it, and no other job could begin
+        job.show(state=JobState.FAILED, text="Out of memory: ask for less, or close other programs.")
+    except BaseException as exc:  # otherwise the user would not see it, and no other job could start
         _log.exception("%s", job.view.name)
         reason = f"{type(exc).__name__}: {exc}"
         job.show(state=JobState.FAILED, text=f"Unexpected error (a bug): {reason}\nThe console says where.")

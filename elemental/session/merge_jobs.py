@@ -1,4 +1,4 @@
-"""What the buttons of the merge panel do, each as a job: the page is neither needed for it nor waited for."""
+"""The buttons of the merge panel as jobs: Merge, Generate, Save, Restore."""
 
 from __future__ import annotations
 
@@ -6,45 +6,39 @@ import time
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from ..errors import ElementalError, ImageError, MergeError
 from ..images.files import free_names, write_png
 from ..images.request import GeneratedImage, ImageRequest
 from ..merge.describe import describe_changes, format_size
 from ..merge.plan import MergePlan
-from ..workflows import merge_to_file
+from ..recipe.recipe import MergeRecipe, ModelSource
+from ..workflows import MergeResult, merge_to_file
 from .form import MergeForm, finder, is_file, safe_file_name, shown_path
 from .jobs import Job
-from .merged_model import LiveNow, LiveState
+from .merged_model import LiveState
 from .session import Session
+from .texts import count_images, format_duration
 
 
 def merge(session: Session, form: MergeForm, request: ImageRequest | None, *, print_change: bool) -> Job:
-    """Merge into the live model, and make images if some are asked for.
+    """Merge into the live model, and make images of the merge if a request is given.
 
     Args:
-        session: What the page works on.
-        form: What to merge, and how.
+        session: The session of the page.
+        form: The merge.
         request: The images; None for none.
-        print_change: Whether to write the log of what changes, to the console and to the page.
+        print_change: Whether to list every changed tensor on the console and on the page.
 
     Raises:
-        ElementalError: The form is no recipe, or a job is running.
+        ElementalError: The form is not a valid recipe, or a job is running.
     """
     recipe = session.recipe(form)
 
     def work(job: Job) -> None:
-        def show_changes(plan: MergePlan) -> None:
-            if print_change:
-                job.show(details=_print_changes(plan))
-
         with session.host_job(job, "merge", request.batch if request else 0):
-            started = time.perf_counter()
-            job.show(text="merging ...")
-            session.model.merge(recipe, controls=session.controls(), on_plan=show_changes)
+            text = _merge(session, job, recipe, print_change=print_change)
             session.live_form = form
-            text = f"Merged in {_duration(time.perf_counter() - started)}; it is in the live model and not saved."
             try:
                 text += f" {_make_images(session, job, request)}" if request is not None else ""
             except ElementalError as exc:
@@ -57,73 +51,71 @@ def merge(session: Session, form: MergeForm, request: ImageRequest | None, *, pr
 
 
 def generate(session: Session, form: MergeForm, request: ImageRequest) -> Job:
-    """Make images of what is in the live model, or of model A if nothing is.
+    """Make images of what is in the live model, or of model A if no model is loaded.
 
     Args:
-        session: What the page works on.
-        form: Names model A; what else it says that is not in the live model is told of.
+        session: The session of the page.
+        form: Names model A; if the form has changed since the merge, the result says so.
         request: The images.
 
     Raises:
-        ElementalError: A job is running, or model A is not there.
+        ElementalError: A job is running, or model A does not exist.
     """
     title = form.model_a.strip()
-    otherwise = (
-        finder(session.checkpoints())(title) if title and session.model.live().kind is LiveState.NOTHING else None
-    )
+    needs_model = session.model.live().kind is LiveState.NOTHING
+    model_a = finder(session.checkpoints())(title) if title and needs_model else None
 
     def work(job: Job) -> None:
         with session.host_job(job, "generate", request.batch):
-            text = _make_images(session, job, request, otherwise=otherwise)
-        now = session.model.live()
-        drawn = _describe_drawn(session, now, form)
-        text = f"{text} {drawn if now.recipe is None else f'They show {drawn}.'}"
+            text = _make_images(session, job, request, fallback=model_a)
+        live = session.model.live()
+        if live.recipe is None:
+            job.show(text=f"{text} Model: {live.checkpoint.path.name}." if live.checkpoint else text)
+            return
+        text = f"{text} They show {_describe_merge(session, form)}."
         job.show(text=text)
-        if now.recipe is not None:
-            session.remember("generate", now.recipe, text, session.live_form)
+        session.remember("generate", live.recipe, text, session.live_form)
 
     return session.board.start("Generate", work)
 
 
 def save(session: Session, form: MergeForm, name: str, *, overwrite: bool) -> Job:
-    """Save the merge that is in the live model, or what the form says if none is, from the models' files.
+    """Save the merge in the live model, or that of the form if there is none; it is made from the models' files.
 
     Args:
-        session: What the page works on.
-        form: Decides the number format in any case.
-        name: Of the file in the folder of models, with or without ``.safetensors``.
-        overwrite: Whether a file of that name is replaced.
+        session: The session of the page.
+        form: The merge if none is in the live model; the number format of the file in any case.
+        name: The name of the file in the folder of models, with or without ``.safetensors``.
+        overwrite: Whether to replace an existing file.
 
     Raises:
-        ElementalError: The name or the form cannot be used, or a job is running.
+        ElementalError: The name or the form is not valid, or a job is running.
     """
-    now = session.model.live()
-    seen = now.recipe if now.kind is LiveState.ACTIVE else None
-    recipe = session.recipe(form) if seen is None else replace(seen, dtype=form.save_dtype)
-    made_from = form if seen is None else session.live_form
+    live = session.model.live()
+    live_recipe = live.recipe if live.kind is LiveState.ACTIVE else None
+    if live_recipe is None:
+        recipe, source_form, what = session.recipe(form), form, "the merge of the form"
+    else:
+        recipe, source_form = replace(live_recipe, dtype=form.save_dtype), session.live_form
+        what = _describe_merge(session, form)
     target = safe_file_name(name, session.host.models_folder())
-    what = "what the form says" if seen is None else _describe_drawn(session, now, form)
 
     def work(job: Job) -> None:
         if is_file(target) and not overwrite:
             raise MergeError(f"{target.name} exists; choose another name, or tick Overwrite.")
         job.show(text=f"saving {target.name} ...")
-        controls = replace(session.controls(), should_stop=job.should_stop)  # no turn of the host's is needed for it
+        controls = replace(session.controls(), should_stop=job.should_stop)  # the host is not needed for it
         result = merge_to_file(recipe, target, locator=session.locator, overwrite=overwrite, controls=controls)
         session.host.refresh()
-        size, folder = format_size(result.path.stat().st_size), shown_path(result.path.parent)
-        text = f"Saved {result.path.name} ({size}) in {folder}: {what}."
-        if result.not_finite:
-            count = len(result.not_finite)
-            text += f"\n{count} tensors of the models hold NaN or infinite numbers, and so does the file."
+        text = _describe_saved(result, what)
         job.show(text=text)
-        session.remember("save", recipe, text, made_from)
+        session.remember("save", recipe, text, source_form)
 
     return session.board.start(f"Save {target.name}", work)
 
 
 def restore(session: Session) -> Job:
-    """Give the live model back as it was before the merge.
+    """Take the merge out of the live model.
 
     Raises:
         HostError: A job is running.
@@ -138,23 +130,37 @@ def restore(session: Session) -> Job:
     return session.board.start("Restore", work)
 
 
+def _merge(session: Session, job: Job, recipe: MergeRecipe, *, print_change: bool) -> str:
+    """Merge into the live model, and give the text of the result."""
+
+    def on_plan(plan: MergePlan) -> None:
+        if print_change:
+            job.show(details=_print_changes(plan))
+
+    started = time.perf_counter()
+    job.show(text="merging ...")
+    session.model.merge(recipe, controls=session.controls(), on_plan=on_plan)
+    return f"Merged in {format_duration(time.perf_counter() - started)} into the live model; no file was written."
+
+
 def _print_changes(plan: MergePlan) -> str:
-    """Write the print-change log to the console, and give it for the page."""
+    """Print every changed tensor to the console, and give the list for the page."""
     lines = list(describe_changes(plan))
     print("\n".join(lines), flush=True)  # noqa: T201
     return f'<pre class="elemental-changes">{escape(chr(10).join(lines))}</pre>'
 
 
-def _make_images(session: Session, job: Job, request: ImageRequest, **options: Any) -> str:
-    """Make and keep images, show them, and say where they are."""
+def _make_images(session: Session, job: Job, request: ImageRequest, *, fallback: ModelSource | None = None) -> str:
+    """Make, save and show images, and give the text of the result."""
     job.show(text="generating ...", done=0.0)
-    images = session.model.images(request, controls=session.controls(), **options)
-    paths = [_keep(session.images, image) for image in images]
+    images = session.model.images(request, fallback=fallback, controls=session.controls())
+    folder = session.images_folder
+    paths = [_save_image(folder, image) for image in images]
     job.show(images=tuple((path, f"seed {image.seed}") for path, image in zip(paths, images, strict=True)))
-    return f"{len(paths)} image{'s' * (len(paths) != 1)} in {shown_path(session.images)}."
+    return f"{count_images(len(paths))} in {shown_path(folder)}."
 
 
-def _keep(folder: Path, image: GeneratedImage) -> Path:
+def _save_image(folder: Path, image: GeneratedImage) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -164,13 +170,15 @@ def _keep(folder: Path, image: GeneratedImage) -> Path:
     return path
 
 
-def _describe_drawn(session: Session, now: LiveNow, form: MergeForm) -> str:
-    """Say what is in the live model, and if the form says something else by now."""
-    if now.recipe is None:
-        return f"The model is {now.checkpoint.path.name}, without a merge." if now.checkpoint else ""
-    same = replace(form, dtype="") == replace(session.live_form, dtype="")
-    return "the live merge" if same else "the live merge, not what the form says by now"
+def _describe_merge(session: Session, form: MergeForm) -> str:
+    """Name the merge in the live model, and say if the form has changed since."""
+    is_same = replace(form, dtype="") == replace(session.live_form, dtype="")
+    return "the merge in the live model" + ("" if is_same else ", not what the form says now")
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
+def _describe_saved(result: MergeResult, what: str) -> str:
+    size, folder = format_size(result.path.stat().st_size), shown_path(result.path.parent)
+    text = f"Saved {result.path.name} ({size}) in {folder}: {what}."
+    if result.not_finite:
+        text += f"\n{len(result.not_finite)} tensors of the models hold NaN or infinite numbers, so the file does too."
+    return text

@@ -1,10 +1,10 @@
-"""The host's live model as the user works with it: a merge that stays in it, images of it, and the way back."""
+"""The host's live model with the user's merge in it: merge, make images, restore."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class LiveState(Enum):
-    """What is in the live model."""
+    """What is in the live model: no model, a checkpoint, a merge, or something loaded over a merge."""
 
     NOTHING = "nothing"
     FILE = "file"
@@ -41,12 +41,12 @@ class LiveState(Enum):
 
 @dataclass(frozen=True)
 class LiveNow:
-    """What is in the live model.
+    """What is in the live model now.
 
     Attributes:
-        kind: Nothing, a checkpoint as it is, a merge, or no longer the merge that was.
-        checkpoint: The file it was loaded from.
-        recipe: The merge, if there is one or was one.
+        kind: No model, a checkpoint, a merge, or a merge that was lost.
+        checkpoint: The checkpoint it was loaded from.
+        recipe: The recipe of the merge, also of a lost one.
     """
 
     kind: LiveState
@@ -55,16 +55,16 @@ class LiveNow:
 
 
 @dataclass
-class _Active:
+class _ActiveMerge:
     """A merge in the live model.
 
     Attributes:
-        live: The model.
-        models: The files of its merges.
-        merge: What keeps it equal to the recipe.
-        stack: Gives the model back when it is closed.
-        recipe: The merge; None until the first is whole.
-        before: The checkpoint that was loaded before.
+        live: The live model.
+        models: The open models of its recipes.
+        merge: Makes the live model equal to a recipe.
+        stack: Restores the live model when it is closed.
+        recipe: The recipe of the merge; None until the first one is complete.
+        checkpoint_before: The user's checkpoint, which was loaded before the merge.
     """
 
     live: LiveModel
@@ -72,25 +72,28 @@ class _Active:
     merge: LiveMerge
     stack: ExitStack
     recipe: MergeRecipe | None
-    before: CheckpointRef | None
+    checkpoint_before: CheckpointRef | None
 
 
 class MergedModel:
-    """The live model of a host; its methods but :meth:`live` are called within a job of the host's, one at a time.
+    """The live model of a host, with the user's merge in it.
+
+    All methods but :meth:`live` are called within a job of the host, one at a time.
 
     Args:
-        host: Whose model it is.
+        host: The host.
     """
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._active: _Active | None = None
-        self._home: CheckpointRef | None = None  # what was loaded before a merge that is out again, until it is back
+        self._active: _ActiveMerge | None = None
+        # the user's checkpoint, while the merge is out of the model but this checkpoint is not loaded again yet
+        self._to_reload: CheckpointRef | None = None
         self._lock = threading.RLock()
-        host.before_loading(self._let_go)
+        host.before_loading(self._on_user_loads)
 
     def live(self) -> LiveNow:
-        """Tell what is in the model; cheap enough to be asked each second."""
+        """Tell what is in the model; fast enough to be asked every second."""
         active = self._active
         loaded = self._host.loaded()
         if active is not None and active.recipe is not None:
@@ -105,28 +108,28 @@ class MergedModel:
         controls: Controls | None = None,
         on_plan: Callable[[MergePlan], None] = lambda _: None,
     ) -> None:
-        """Make the model equal to a recipe, and leave it so.
+        """Make the model equal to a recipe. The merge stays in it until :meth:`restore`.
+
+        If the merge fails, what was in the model before is put back, which may be another merge.
 
         Args:
-            recipe: What to merge and how.
+            recipe: The merge.
             controls: Progress and stop.
-            on_plan: Called with the plan before any tensor is read; what it raises ends the merge.
+            on_plan: Called with the plan before any tensor is read; an error that it raises ends the merge.
 
         Raises:
-            CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
-            HostError: The host fails; or what was in the model before could not be put back, which the message says.
+            CheckpointError: A model is missing or damaged, has changed, or cannot be merged.
+            HostError: The host fails; or the previous state could not be restored, which the message says.
             MergeError: The models do not fit together, or cannot be merged into the live model.
             RecipeError: Block weights are for another architecture.
-            Stopped: The caller asked for it.
-
-        Unless putting it back failed, what was in the model before, another merge maybe, is in it again then.
+            Stopped: The user stopped the merge.
         """
         with self._lock:
-            now, home = self.live(), self._home
+            state, to_reload = self.live(), self._to_reload
             try:
                 self._merge(recipe, controls, on_plan)
             except BaseException as exc:
-                self._put_back_after(exc, now, home)
+                self._put_back_after(exc, state, to_reload)
                 raise
 
     def _merge(
@@ -136,7 +139,7 @@ class MergedModel:
         active.merge.apply(recipe, controls=controls)
         active.recipe = recipe
         if not active.merge.is_intact():
-            raise MergeError("The merge is not in the live model; something else has written to it.")
+            raise MergeError("Another program or extension has written to the live model; the merge is not in it.")
         text = recipe_as_json(recipe, active.merge.models)
         active.live.describe({LABEL_FIELD: name_recipe(recipe)}, {RECIPE_FIELD: text})
 
@@ -145,163 +148,173 @@ class MergedModel:
         return ModelLocator(self._host.models_folder())
 
     @property
-    def _before(self) -> CheckpointRef | None:
-        """The checkpoint that the user had before the first merge."""
-        return self._active.before if self._active is not None else self._home or self._host.loaded()
+    def _users_checkpoint(self) -> CheckpointRef | None:
+        """The checkpoint that was loaded before the first merge."""
+        return self._active.checkpoint_before if self._active is not None else self._to_reload or self._host.loaded()
 
-    def _put_back_after(self, error: BaseException, now: LiveNow, home: CheckpointRef | None) -> None:
-        """Have the model be what it was before an error, and tell of both if that fails, too."""
+    def _put_back_after(self, error: BaseException, state: LiveNow, to_reload: CheckpointRef | None) -> None:
+        """Put the previous state back after an error; if that fails too, raise one error that says both."""
         try:
-            self._put_back(now, home)
+            self._put_back(state, to_reload)
         except ElementalError as exc:
             if not isinstance(error, ElementalError):
                 _log.warning("What was in the live model could not be put back: %s", exc)
                 return
-            first = "It was stopped." if isinstance(error, Stopped) else str(error)
+            first = "Stopped." if isinstance(error, Stopped) else str(error)
             raise HostError(f"{first}\nWhat was in the live model could not be put back: {exc}") from error
 
-    def _put_back(self, now: LiveNow, home: CheckpointRef | None) -> None:
-        """Have the model be what it was: with the merge that was in it, or as the user's checkpoint is."""
-        self._leave()
-        if now.kind is LiveState.ACTIVE and now.recipe is not None:
+    def _put_back(self, state: LiveNow, to_reload: CheckpointRef | None) -> None:
+        """Put back what was in the model: a merge, or the user's checkpoint."""
+        self._end_merge()
+        if state.kind is LiveState.ACTIVE and state.recipe is not None:
             try:
-                self._merge(now.recipe, None)
+                self._merge(state.recipe, None)
             except BaseException:
-                self._leave()
+                self._end_merge()
                 raise
             return
-        if now.kind is LiveState.FILE and now.checkpoint is not None:
-            self._home = home or now.checkpoint
-            self._load(now.checkpoint)
-        self._home = home
+        if state.kind is LiveState.FILE and state.checkpoint is not None:
+            self._to_reload = to_reload or state.checkpoint
+            self._load(state.checkpoint)
+        self._to_reload = to_reload
 
-    def _load(self, wanted: CheckpointRef) -> None:
+    def _load(self, checkpoint: CheckpointRef) -> None:
         loaded = self._host.loaded()
-        if loaded is None or loaded.path != wanted.path:
-            self._open(wanted.path)
+        if loaded is None or loaded.path != checkpoint.path:
+            self._open(checkpoint.path)
 
     def images(
-        self, request: ImageRequest, *, otherwise: ModelSource | None = None, controls: Controls | None = None
+        self, request: ImageRequest, *, fallback: ModelSource | None = None, controls: Controls | None = None
     ) -> Sequence[GeneratedImage]:
         """Make images of what is in the model.
 
         Args:
-            request: What to make.
-            otherwise: What to load if nothing is.
+            request: The images to make.
+            fallback: The model to load if none is loaded.
             controls: Progress and stop.
 
         Returns:
-            As many as the request's batch, in the order of their seeds.
+            As many images as the request's batch, in the order of their seeds.
 
         Raises:
-            CheckpointError: A model of the merge, or the one to load, is missing, damaged, or has changed.
+            CheckpointError: A model of the merge, or the one to load, is missing or damaged, or has changed.
             HostError: No model is loaded, the merge was lost, or the host fails.
-            MergeError: The merge cannot be done again.
+            MergeError: The merge cannot be repeated.
             RecipeError: Block weights are for another architecture.
-            Stopped: The user asked for it.
+            Stopped: The user pressed Stop.
         """
         with self._lock:
-            now = self.live()
-            if now.kind is LiveState.LOST:
-                raise HostError("The merge was lost: another checkpoint was loaded meanwhile. Merge again, or restore.")
-            if self._active is not None and now.recipe is not None:
-                return images_of_merge(self._host, request, self._active.merge, now.recipe, controls=controls)
-            if now.checkpoint is None:
-                if otherwise is None:
-                    raise HostError("No model is loaded: choose models and merge them first.")
-                self._open(self._locator.locate(otherwise))
-                now = self.live()
+            state = self.live()
+            if state.kind is LiveState.LOST:
+                raise HostError(
+                    "The merge was lost, because another checkpoint was loaded over it. Merge again, or press Restore."
+                )
+            if self._active is not None and state.recipe is not None:
+                return images_of_merge(self._host, request, self._active.merge, state.recipe, controls=controls)
+            if state.checkpoint is None:
+                if fallback is None:
+                    raise HostError("No model is loaded. Choose models and merge them first.")
+                self._open(self._locator.locate(fallback))
             if controls is not None and controls.should_stop():
                 raise Stopped
-            path = now.checkpoint.path if now.checkpoint else Path()
-            sha256 = remembered_sha256(path) if is_there(path) else None
-            names = {**({"Model hash": sha256[:10]} if sha256 else {}), "Model": path.stem}
-            return self._host.make_images(request, model=names, fields=NO_FIELDS)
+            return self._host.make_images(request, model=self._checkpoint_names(), fields=NO_FIELDS)
+
+    def _checkpoint_names(self) -> Mapping[str, str]:
+        """Name the loaded checkpoint for the infotext, with its hash if that was computed before."""
+        loaded = self._host.loaded()
+        path = loaded.path if loaded else Path()
+        sha256 = remembered_sha256(path) if is_there(path) else None
+        return {**({"Model hash": sha256[:10]} if sha256 else {}), "Model": path.stem}
 
     def restore(self) -> None:
-        """Give the model back as it was before the first merge, and load what was loaded then.
+        """Take the merge out of the model, and load the checkpoint that was loaded before the first merge.
 
         Raises:
-            CheckpointError: The file that was loaded then cannot be read any more.
-            HostError: The host did not take the model back, or cannot load that file.
+            CheckpointError: That checkpoint cannot be read any more.
+            HostError: The host could not take the merge out, or cannot load that checkpoint.
         """
         with self._lock:
-            again, lost = self._active is None, self.live().kind is LiveState.LOST
-            self._leave()
+            second_try, lost = self._active is None, self.live().kind is LiveState.LOST
+            self._end_merge()
             if lost:
-                self._home = None  # what took a lost merge's place is the user's own choice
-            if self._home is not None:
-                if again:  # the last time it failed, and what the host has loaded is nothing to go by
-                    self._open(self._home.path)
-                self._load(self._home)
-                self._home = None
+                self._to_reload = None  # what was loaded over the merge is the user's choice
+            if self._to_reload is not None:
+                if second_try:  # the first try failed, so what the host has loaded may not be that checkpoint
+                    self._open(self._to_reload.path)
+                self._load(self._to_reload)
+                self._to_reload = None
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Put the merge aside for a run of many merges; afterwards the model is what it was, the merge included.
+        """Take the merge out of the model for a run of many merges; afterwards the model is what it was before.
 
         Raises:
-            HostError: The host did not take the model back, or cannot load what was in it.
-            ElementalError: The merge could not be made again afterwards, for the reasons that :meth:`merge` has.
+            HostError: The host could not take the merge out, or cannot load what was in the model.
+            ElementalError: The merge could not be repeated, for one of the reasons in :meth:`merge`.
         """
         with self._lock:
-            now, home = self.live(), self._home
+            state, to_reload = self.live(), self._to_reload
         try:
             with self._lock:
-                self._leave()
+                self._end_merge()
             yield
         finally:
             with self._lock:
-                self._put_back(now, home)
+                self._put_back(state, to_reload)
 
-    def _begin(self, recipe: MergeRecipe, on_plan: Callable[[MergePlan], None]) -> _Active:
-        """Plan, and open model A, in which the merge of the same model may go on."""
+    def _begin(self, recipe: MergeRecipe, on_plan: Callable[[MergePlan], None]) -> _ActiveMerge:
+        """Plan a merge, and open its model A; if model A is that of the active merge, continue with that one."""
         path = self._locator.locate(recipe.model_a)
-        active, loaded = self._active, self._host.loaded()
-        before = self._before
-        here = active is not None and loaded is not None and loaded.path == path and not active.live.replaced()
-        if active is not None and here and not _any_changed(active.merge):
-            on_plan(active.models.planner(recipe).plan(recipe))
-            return active
+        if self._active is not None and self._can_continue(self._active, path):
+            on_plan(self._active.models.planner(recipe).plan(recipe))
+            return self._active
+        checkpoint_before = self._users_checkpoint
         with ExitStack() as stack:
             models = stack.enter_context(OpenModels(self._locator))
-            on_plan(models.planner(recipe).plan(recipe))  # what cannot be merged costs nobody a model
-            self._leave()
+            on_plan(models.planner(recipe).plan(recipe))  # a recipe that cannot be merged must not end the last merge
+            self._end_merge()
             live = self._open(path)
             merge = stack.enter_context(live_merge(live, models))
-            self._active, self._home = _Active(live, models, merge, stack.pop_all(), None, before), None
+            self._active = _ActiveMerge(live, models, merge, stack.pop_all(), None, checkpoint_before)
+            self._to_reload = None
         return self._active
+
+    def _can_continue(self, active: _ActiveMerge, path: Path) -> bool:
+        """Tell whether a merge with this model A can be written over the active one."""
+        loaded = self._host.loaded()
+        is_same = loaded is not None and loaded.path == path and not active.live.replaced()
+        return is_same and not _any_changed(active.merge)
 
     def _open(self, path: Path) -> LiveModel:
         return self._host.open_model(CheckpointRef(path.stem, path))
 
-    def _leave(self) -> None:
-        """End the merge; the model is what it was before it, unless the host has loaded something over it."""
+    def _end_merge(self) -> None:
+        """Take the merge out of the model, unless the host has loaded something over it."""
         with self._lock:
             active = self._active
             if active is None:
                 return
-            self._home = active.before
+            self._to_reload = active.checkpoint_before
             try:
                 with active.stack:
                     active.live.describe({}, NO_FIELDS)
             except Exception:
                 self._active = None
                 raise
-            except BaseException:  # an interrupt: it may have come before the merge was out, or after
+            except BaseException:  # an interrupt, which may have come before the merge was out, or after
                 if active.merge.given_back:
                     active.stack.close()
                     self._active = None
                 raise
             self._active = None
 
-    def _let_go(self) -> None:
-        """End the merge, for the user loads something else."""
+    def _on_user_loads(self) -> None:
+        """End the merge, because the user loads another checkpoint."""
         with self._lock:
             try:
-                self._leave()
+                self._end_merge()
             finally:
-                self._home = None
+                self._to_reload = None
 
 
 def _any_changed(merge: LiveMerge) -> bool:

@@ -19,7 +19,8 @@ from ..hosts.base import CheckpointRef
 from ..merge.files.checkpoint import Signature, read_signature
 from ..merge.files.model_locator import expand_home
 from ..merge.files.open_models import OpenModels
-from ..merge.plan import NOTHING_CHANGES, MergePlan, Planner, planning_key
+from ..merge.plan import NOTHING_CHANGES, MergePlan
+from ..merge.planner import Planner, planning_key
 from ..recipe.recipe import MergeRecipe
 from .element_map import draw_map
 from .form import MergeForm, finder

@@ -1,4 +1,4 @@
-"""What all pages of one host share: its workbench, the job that runs, the history, and what the form said last."""
+"""What all pages of a host share: the live model, the running job, the history, and the last form."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from .preview import Previewer
 
 @dataclass
 class Session:
-    """What all pages of one host share.
+    """What all pages of a host share.
 
     Attributes:
-        host: What makes the images.
-        model: Its live model.
-        board: The job that runs.
-        history: What was done before.
-        previewer: Plans what the form says.
-        form: What was previewed last, for a page that is loaded anew.
-        live_form: What the form said when the merge was made that is in the live model.
-        panels: What the other panels said when they were used last, by the names of their fields.
+        host: The host.
+        model: Its live model, with the user's merge in it.
+        board: The running job, or the last one.
+        history: What was merged, made and saved before.
+        previewer: Plans the form while the user types.
+        form: The last form that was previewed; a page that is loaded again starts with it.
+        live_form: The form of the merge in the live model.
+        panels: The last values of the other panels, by field name.
     """
 
     host: Host
@@ -48,45 +48,45 @@ class Session:
     panels: dict[str, Any] = field(default_factory=dict)
 
     def recipe(self, form: MergeForm) -> MergeRecipe:
-        """Make the recipe that a form asks for.
+        """Make the recipe of a form.
 
         Raises:
-            ElementalError: It cannot be made.
+            ElementalError: The form is not complete, or does not fit together.
         """
         return form.recipe(finder(self.checkpoints()))
 
     @property
     def locator(self) -> ModelLocator:
-        """What finds the models of recipes: where they were, or in the host's folder."""
+        """Finds the models of recipes: at their path, or in the host's folder of models."""
         return ModelLocator(self.host.models_folder())
 
     def checkpoints(self) -> Sequence[CheckpointRef]:
-        """List the host's checkpoints."""
+        """List the checkpoints of the host."""
         return self.host.checkpoints()
 
     def remember(
         self, kind: str, recipe: MergeRecipe, result: str, form: MergeForm, extra: Mapping[str, Any] | None = None
     ) -> None:
-        """Put what was done into the history.
+        """Add an entry to the history.
 
         Args:
-            kind: Of :class:`HistoryEntry`.
-            recipe: What was merged.
-            result: What came of it, in words.
-            form: What the merge panel said.
-            extra: What another panel said, by the names of its fields.
+            kind: The kind of :class:`HistoryEntry`.
+            recipe: The recipe of the merge.
+            result: The result, as a text.
+            form: The values of the merge panel.
+            extra: The values of another panel, by field name.
         """
-        with suppress(ElementalError):  # a file that went meanwhile is no reason to forget what was done with it
+        with suppress(ElementalError):  # a deleted model must not prevent the entry
             recipe = identify_models(recipe)
         fields = {**form.to_dict(), **(extra or {})}
         self.history.add(HistoryEntry(kind, name_recipe(recipe), result, fields, recipe.to_dict()))
 
     @contextmanager
     def host_job(self, job: Job, name: str, images: int) -> Iterator[None]:
-        """Have the host to oneself for a job, unless it was stopped while it waited for that.
+        """Hold the host for a job, after waiting for the jobs before it.
 
         Raises:
-            Stopped: It was.
+            Stopped: The user stopped the job while it waited.
         """
         with self.host.job(f"elemental {name}", images):
             if job.should_stop():
@@ -94,13 +94,13 @@ class Session:
             yield
 
     def stop(self) -> None:
-        """Ask the job to end."""
+        """Stop the running job, if there is one."""
         if self.board.job is not None and not self.board.job.view.ended:
             self.board.job.stop()
             self.host.stop()
 
     def controls(self) -> Controls:
-        """Give what makes the running job's progress be seen, and stops it."""
+        """Give the controls of the running job: they show its progress, and tell when the user stops it."""
         job = self.board.job
         assert job is not None
         total = done = 0
@@ -121,14 +121,14 @@ class Session:
         return Controls(begin, stage, advance, lambda: job.should_stop() or self.host.should_stop())
 
     @property
-    def images(self) -> Path:
-        """The folder in which images of single merges are kept."""
+    def images_folder(self) -> Path:
+        """The folder for images that are not part of a run."""
         return self.host.output_folder() / "images"
 
 
 def session_of(host: Host) -> Session:
-    """Give the session of a host: the same one however often the tab is built, so that what runs goes on meanwhile."""
-    return _session_of(host)  # type: ignore[arg-type]  # the port need not say that hosts can be told apart
+    """Give the session of a host; it stays the same if the tab is built again, so a running job continues."""
+    return _session_of(host)  # type: ignore[arg-type]  # the port does not say that hosts are hashable, but all are
 
 
 @functools.cache
@@ -138,10 +138,11 @@ def _session_of(host: Host) -> Session:
 
 
 def _first_form(host: Host) -> MergeForm:
-    """Choose what cannot be meant otherwise: as A the model that is loaded, and where there are but two, both."""
-    loaded, titles = host.loaded(), [known.title for known in host.checkpoints()]
-    first = next((known.title for known in host.checkpoints() if loaded and known.path == loaded.path), "")
+    """Choose the loaded model as A; if the host has exactly two models, choose both."""
+    checkpoints, loaded = host.checkpoints(), host.loaded()
+    titles = [checkpoint.title for checkpoint in checkpoints]
+    model_a = next((checkpoint.title for checkpoint in checkpoints if loaded and checkpoint.path == loaded.path), "")
     if len(titles) != 2:
-        return MergeForm(model_a=first)
-    first = first or titles[0]
-    return MergeForm(model_a=first, model_b=next(title for title in titles if title != first))
+        return MergeForm(model_a=model_a)
+    model_a = model_a or titles[0]
+    return MergeForm(model_a=model_a, model_b=next(title for title in titles if title != model_a))

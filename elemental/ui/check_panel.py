@@ -11,7 +11,7 @@ from ..errors import ImageError
 from ..runs.samples import Sample
 from ..session import run_jobs as run_actions
 from ..session.form import FIELDS
-from ..session.run_jobs import CheckForm
+from ..session.run_plans import CheckForm, describe_estimate, plan_check
 from ..session.session import Session
 from .compat import make, on, update
 from .image_form import ImageForm
@@ -77,7 +77,7 @@ class CheckPanel:
             return results.start(lambda: run_actions.run_check(*read(values)))
 
         def estimate(*values: Any) -> str:
-            return answer(lambda: run_actions.describe_estimate(run_actions.plan_check(*read(values))[1]))
+            return answer(lambda: describe_estimate(plan_check(*read(values))[1]))
 
         on(self.run, "click", run, inputs, results.outputs)
         on(self.estimate, "click", estimate, inputs, [self.answer])

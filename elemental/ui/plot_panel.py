@@ -11,7 +11,7 @@ from ..runs.axes import AXES
 from ..runs.samples import Sample
 from ..session import run_jobs as run_actions
 from ..session.form import FIELDS
-from ..session.run_jobs import PlotForm
+from ..session.run_plans import PlotForm, describe_estimate, plan_plot
 from ..session.session import Session
 from .compat import make, on, update
 from .image_form import ImageForm
@@ -89,7 +89,7 @@ class PlotPanel:
             return results.start(lambda: run_actions.run_plot(*read(values)))
 
         def estimate(*values: Any) -> str:
-            return answer(lambda: run_actions.describe_estimate(run_actions.plan_plot(*read(values))[1]))
+            return answer(lambda: describe_estimate(plan_plot(*read(values))[1]))
 
         def resume(choice: str | None) -> Updates:
             return results.start(lambda: run_actions.resume(session, choice or ""))

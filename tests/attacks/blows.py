@@ -128,12 +128,15 @@ def _obey_modes() -> None:
     """Give up root's right to pass over file modes."""
     system, header = ctypes.CDLL(None), struct.pack("Ii", 0x20080522, 0)
     rights = ctypes.create_string_buffer(24)
-    if os.geteuid() != 0 or system.capget(header, rights):
+    if os.geteuid() != 0:
         return
+    if system.capget(header, rights):
+        raise RuntimeError("root's rights cannot be asked for: no file mode would stop the merge")
     words = list(struct.unpack("6I", rights.raw))
     for index in range(3):  # effective, permitted, inheritable: without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
         words[index] &= ~0b110
-    system.capset(header, struct.pack("6I", *words))
+    if system.capset(header, struct.pack("6I", *words)):
+        raise RuntimeError("root's rights cannot be given up: no file mode would stop the merge")
 
 
 def go_read_only(judge: Judge, merges: list[Merge], folder: Path, rng: random.Random, rounds: int) -> None:

@@ -83,7 +83,7 @@ def with_threads(*, slow: float = 0.0) -> Iterator[None]:
 
 
 def attack_with_interrupts(place: Place, rounds: int, draw: random.Random) -> tuple[dict[int, int], list[str]]:
-    """Interrupt a live merge, and the workbench's, twice at random moments, and see that the model is back.
+    """Interrupt a live merge, and the merged model's, twice at random moments, and see that the model is back.
 
     Returns:
         In how many rounds Ctrl-C came so and so often in time, and what must not be.
@@ -122,4 +122,6 @@ def attack_with_interrupts(place: Place, rounds: int, draw: random.Random) -> tu
                 place.reset()
                 place.open("a")
             place.forget()
+    if rounds and not counts[1] + counts[2]:
+        failures.append("Ctrl-C never came in time")
     return counts, failures

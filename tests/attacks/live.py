@@ -84,6 +84,7 @@ def attack(
     report.failures += [f"{scene.__name__}, undisturbed: {problem}" for problem in played.wrong]
     name = scene.__name__
     report.moments[name] = len(moments)
+    report.failures += [f'{name}: no moment was "{kind}"' for kind in {*OF_TENSORS} - {*moments}]
     for number in _choose(moments, every_tensor):
         for kind in [draw.choice(list(kinds))] if draw else kinds:
             trap = Trap(number, KINDS[kind], lasting=lasting)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import re
 import shutil
 import stat
 import time
@@ -17,6 +16,7 @@ from elemental.cli.app import FAILED
 from elemental.demo.layout import SD1_LAYOUT, shrink, tensor_shapes
 from elemental.merge.files.writer import SUFFIX
 
+from ..refusing import UNEXPECTED
 from .processes import Command, Tally
 
 OUTPUT = "out.safetensors"
@@ -262,7 +262,7 @@ class Judge:
         """Check that a merge ended with one clear message."""
         text = command.errors
         good = command.code == 1 and text.startswith("error: ") and 1 <= len(text.splitlines()) <= 3
-        good = good and text.count("error: ") == 1 and not re.search("Traceback|defect", text)
+        good = good and text.count("error: ") == 1 and not UNEXPECTED.search(text)
         self.tally.check(good, f"{what}: exit code {command.code} with {text!r}")
 
     def try_again(self, place: Place, merge: Merge, what: str, *, name: str | None = None) -> None:

@@ -17,7 +17,8 @@ from urllib.parse import quote, urlsplit
 
 import elemental
 
-SHOULD_NOT = "Unexpected error"
+from ..refusing import UNEXPECTED
+
 _PACKAGE = str(Path(elemental.__file__).parent)
 _UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -164,7 +165,7 @@ class Watch:
         self.slowest = max(self.slowest, answer.seconds)
         said = answer.text[:300]
         explained = answer.status != 500 or not said or said.startswith(('{"error"', "This cannot be answered."))
-        right = answer.status != 0 and explained and SHOULD_NOT not in answer.text
+        right = answer.status != 0 and explained and not UNEXPECTED.search(answer.text)
         return self.check(right, f"{what}: {answer.status} {said}")
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..browser import Page
+from ..refusing import UNEXPECTED
 from ..serving import Apart
-from .page_client import SHOULD_NOT, Client, Watch
+from .page_client import Client, Watch
 from .page_forged import settle
 
 _TAG = "<img src=x onerror='window.pwned=1'>"
@@ -257,7 +258,7 @@ def _merge_with_tag(server: Apart, client: Client, watch: Watch) -> None:
     shutil.copyfile(server.site.models / "b.safetensors", path)
     for owner in ("sync", "run_merge"):
         answer = client.send(owner, model_a="a.safetensors", model_b=str(path))
-        watch.check(SHOULD_NOT not in answer.text and answer.status == 200, f"{owner}: {answer.text[:200]}")
+        watch.check(not UNEXPECTED.search(answer.text) and answer.status == 200, f"{owner}: {answer.text[:200]}")
     _ended(client, watch)
     shown = client.send("poll", seen="").text
     watch.check("merge active" in shown and _TAG not in shown, f"the merge of {_TAG} is shown so: {shown[:300]}")
@@ -280,12 +281,12 @@ def _act(crowd: Crowd, server: Apart, watch: Watch, draw: random.Random, beat: i
     crowd.pages[0].page.wait_for_timeout(700)
     facts = server.facts()
     workers = [name for name in facts["threads"] if name.startswith("elemental_")]
-    watch.check(len(workers) <= 1, f"several jobs at once: {workers}")
+    watch.check(len(workers) == 1, f"not one thread for all jobs: {workers}")
     watch.check(server.runs(), "the server has ended")
     watch.count("jobs seen running" if facts["job"].endswith("running") else "moments without a job")
     for page in some if kind < 2 else ():
         said = page.page.evaluate("() => (document.getElementById('elemental_notice') || {}).textContent || ''").strip()
-        watch.check(SHOULD_NOT not in said, f"a page says {said}")
+        watch.check(not UNEXPECTED.search(said), f"a page says {said}")
         if "still running" in said:
             watch.count("pages told that a job runs")
 

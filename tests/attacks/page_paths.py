@@ -112,6 +112,11 @@ class Place:
         found = ("out/pipe.gif", "out/loop.gif", "out/zero.gif", "out/link.gif", "models/pipe.safetensors", "outside")
         return ["/dev/zero", "/etc/passwd", "\0", "\ud800", "x" * 5000, *(str(self.folder / name) for name in found)]
 
+    def exposed(self) -> list[Path]:
+        """List secrets in the folders that the page serves images of, and the nearest ones beside them."""
+        names = ("secret.csv", "secret.safetensors", "plots/x/run.json", ".secret.png", "link.png", "linked/secret.png")
+        return [*(self.out / name for name in names), self.outside / "secret.png", self.models / "secret.yaml"]
+
     def names(self) -> list[str]:
         """List names for each secret, in many spellings, and names of what never ends."""
         found = [*_DEVICES, *_WINDOWS, *_ODD, *_WEB]
@@ -136,6 +141,8 @@ def attack_paths(server: Apart, client: Client, watch: Watch, *, rounds: int, se
     place, draw = Place(server), random.Random(seed)
     names = place.names()
     chosen = [draw.sample(names, min(count, len(names))) for count in (rounds, rounds, 4 * rounds)]
+    for path in place.exposed():
+        _refused(watch, client.ask("GET", f"{client.prefix}/file={path}"), f"the file {path}")
     _ask_for_files(client, watch, chosen[0])
     _ask_for_own(server, client, watch, place)
     for name in (*place.worst(), *chosen[1]):

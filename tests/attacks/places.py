@@ -223,7 +223,7 @@ class StandalonePlace(Place):
 
     def idle(self) -> bool:
         live = self.standalone._live
-        return not self.standalone._one_job.locked() and (live is None or _is_free(live.claim))
+        return not self.standalone._job_lock.locked() and (live is None or _is_free(live.claim))
 
     def reset(self) -> None:
         self.standalone._live = None
@@ -256,7 +256,7 @@ class WebUIPlace(Place):
         self.rig.host._models = []
 
     def forget(self) -> None:
-        self.rig.host.calls._calls.clear()
+        self.rig.host.load_calls._calls.clear()
 
 
 @contextmanager

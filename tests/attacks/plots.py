@@ -22,14 +22,23 @@ from typing import Any
 from elemental.cli.app import STOPPED
 from elemental.errors import ImageError
 from elemental.merge.files.hashes import CACHE_VARIABLE
-from elemental.runs.record import RunFiles, latest_run, read_record
+from elemental.runs.record import read_record
+from elemental.runs.run_files import RunFiles, latest_run
 
 from .processes import ROOT, Command, Tally, warm_up
 
 _STOPPED = 0.2
 """How often a run is stopped by SIGTERM rather than killed."""
 
-_WARM = ("cli", "plots", "checks", "resume", "runs", "merge.live", "merge.execute", "hosts.standalone")
+_WARM = (
+    "cli.app",
+    "runs.plot_run",
+    "runs.check_run",
+    "runs.resume",
+    "merge.live",
+    "merge.execute",
+    "hosts.standalone.host",
+)
 _MODELS = [str(ROOT / "elemental" / "demo" / f"{name}.safetensors") for name in "ab"]
 _REQUEST = ["--width", "64", "--height", "64", "--steps", "1", "--prompt", "a red circle"]
 _RUNS: dict[str, list[str]] = {
@@ -116,7 +125,7 @@ def _make_whole(name: str, folder: Path) -> Whole:
     if run is None:
         raise RuntimeError(f"the run that nothing disturbs fails: {process.errors}")
     life = process.age
-    record = read_record(run).data
+    record = read_record(run).to_dict()
     count = len(record["cells"])
     seconds = record["sessions"][0]["seconds"]
     each = (seconds["merging"] + seconds["generating"]) / count

@@ -109,13 +109,13 @@ class Leaving(Following):
 
 
 class Bench(Scene):
-    """The workbench: merge, images, another merge, a run that borrows the model, images, a third merge, restore."""
+    """A page: merge, images, another merge, a run that borrows the model, images, a third merge, restore."""
 
     start = "c"
     merged_model: MergedModel | None = None
 
     def act(self, host: Host, trap: Trap) -> None:
-        merged_model = self.model = MergedModel(host)
+        merged_model = self.merged_model = MergedModel(host)
         steps: dict[str, Callable[[], object]] = {
             "merge": lambda: merged_model.merge(self.recipes[0], controls=trap.controls()),
             "images": lambda: self._draw(self.recipes[0], trap),
@@ -129,14 +129,14 @@ class Bench(Scene):
             self.step(host, trap, name, step)
 
     @property
-    def known(self) -> MergedModel:
-        assert self.model is not None
-        return self.model
+    def model(self) -> MergedModel:
+        assert self.merged_model is not None
+        return self.merged_model
 
     def step(self, host: Host, trap: Trap, name: str, step: Callable[[], object]) -> None:
         """Do a step in a job of its own; a merge or an image that fails leaves what was there before."""
         with trap.paused():
-            before = self.known.live()
+            before = self.model.live()
         done, raised = False, trap.raised
         try:
             with host.job(name, 1):
@@ -151,33 +151,33 @@ class Bench(Scene):
 
     def _check(self, name: str, wanted: LiveNow | None) -> None:
         """See that what the merged model says of the model is true, and if need be that it is what it was."""
-        now = self.known.live()
+        now = self.model.live()
         self.expect(wanted in (None, now), f"after a failed {name} there was {_describe(now)}")
         if now.recipe is not None:
             right = now.kind is LiveState.ACTIVE and self.place.digest() == self.place.expected(now.recipe)
         else:
             right = now.checkpoint is None or self.place.digest() == self.place.plain(now.checkpoint.path)
-        self.expect(right, f"after {name} the model was not what the workbench said: {_describe(now)}")
+        self.expect(right, f"after {name} the model was not what the merged model said: {_describe(now)}")
 
     def _draw(self, recipe: MergeRecipe, trap: Trap) -> None:
-        (image,) = self.known.images(self.place.request, controls=trap.controls())
+        (image,) = self.model.images(self.place.request, controls=trap.controls())
         self.expect(image.image.tobytes() == self.place.pixels(recipe), "a wrong image")
 
     def _borrow(self, host: Host) -> None:
-        with self.known.suspended():
+        with self.model.suspended():
             make_images(host, self.place.request, self.place.source("b"))
 
     def after(self) -> None:
-        if self.model is not None:
+        if self.merged_model is not None:
             with self.place.host.job("restore", 0):
-                self.model.restore()
+                self.merged_model.restore()
 
 
 class Refused(Bench):
     """A merge, one that is stopped half-way, and one of a damaged model: the first merge stays."""
 
     def act(self, host: Host, trap: Trap) -> None:
-        merged_model = self.model = MergedModel(host)
+        merged_model = self.merged_model = MergedModel(host)
         self.step(host, trap, "merge", lambda: merged_model.merge(self.recipes[0], controls=trap.controls()))
         controls, polls = trap.controls(), iter(range(5))
         stopping = replace(controls, should_stop=lambda: controls.should_stop() or next(polls, None) is None)
@@ -205,14 +205,14 @@ class _Run(Bench):
             self.place.pixels(cell.recipe, cell.request)
 
     def act(self, host: Host, trap: Trap) -> None:
-        merged_model = self.model = MergedModel(host)
+        merged_model = self.merged_model = MergedModel(host)
         self.step(host, trap, "merge", lambda: merged_model.merge(self.recipes[0], controls=trap.controls()))
         self.step(host, trap, "run", lambda: self._make(host))
 
     def _make(self, host: Host) -> None:
         shutil.rmtree(self.folder / "run", ignore_errors=True)
         run, estimate = self.plan(host, Setting(self.recipes[0], self.place.request))
-        with self.known.suspended():
+        with self.model.suspended():
             result = start_run(host, run, self.folder / "run", estimate=estimate)
         self._look(run, result)
 

@@ -33,7 +33,7 @@ from elemental.session.history import History
 from elemental.session.jobs import Job, JobBoard, JobState
 from elemental.session.merged_model import MergedModel
 from elemental.session.preview import Previewer
-from elemental.session.run_jobs import PlotForm
+from elemental.session.run_plans import PlotForm
 from elemental.session.session import Session
 
 EVERY = 10

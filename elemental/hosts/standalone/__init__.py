@@ -1,1 +1,1 @@
-"""The host on diffusers, without a WebUI."""
+"""The standalone host: images with diffusers."""

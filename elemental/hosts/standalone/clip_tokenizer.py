@@ -1,4 +1,4 @@
-"""Prompts as CLIP's tokens."""
+"""Prompts as tokens of CLIP."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ START, END = 49406, 49407
 _MERGES = Path(__file__).with_name("clip_merges.txt.gz")
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 _WORD_END = "</w>"
-# What is split into tokens separately: English contractions, words, digits, runs of other signs; source: as above.
+# Pieces to split into tokens: English contractions, words, digits, runs of other characters; source: as above.
 _PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 def tokenize(text: str, *, pad: int = END) -> list[list[int]]:
-    """Give the tokens of a text, in as many rows of 77 as it takes, at least one.
+    """Give the tokens of a text in rows of 77, at least one row.
 
     The numbers are those of transformers' CLIPTokenizer.
 
     Args:
-        text: Of any length.
+        text: The text, of any length.
         pad: What fills the last row: the end token for CLIP, 0 for OpenCLIP.
 
     Returns:
-        Rows of 77 numbers from 0 to 49407.
+        Rows of 77 token numbers from 0 to 49407.
 
     Raises:
         HostError: The package tokenizers is missing.
@@ -60,11 +60,11 @@ def _build() -> Tokenizer:
     from tokenizers.pre_tokenizers import ByteLevel, Split
 
     merges = _read_merges()
-    # CLIP numbers the bytes in the order of the characters that stand for them.
+    # CLIP numbers the bytes in the order of the characters that represent them.
     vocabulary = _vocabulary(sorted(ByteLevel.alphabet()), merges)
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix=_WORD_END))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    # White space is in none of the pieces, and so is dropped.
+    # White space is in none of the pieces, so it is dropped.
     pieces = Split(Regex(_PIECES), behavior="removed", invert=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, ByteLevel(add_prefix_space=False)])
     tokenizer.add_special_tokens(list(_SPECIAL))
@@ -77,7 +77,7 @@ def _read_merges() -> list[tuple[str, str]]:
 
 
 def _vocabulary(letters: list[str], merges: list[tuple[str, str]]) -> dict[str, int]:
-    """Number the tokens: bytes, bytes that end a word, what each merge makes, start and end."""
+    """Number the tokens: bytes, bytes that end a word, the result of each merge, start and end."""
     ends = [letter + _WORD_END for letter in letters]
     tokens = [*letters, *ends, *(left + right for left, right in merges), *_SPECIAL]
     return {token: number for number, token in enumerate(tokens)}

@@ -1,4 +1,4 @@
-"""Checkpoint keys -> names of the same tensors in diffusers' and transformers' networks.
+"""Checkpoint keys -> names of the same tensors in the networks of diffusers and transformers.
 
 The names are facts of the two layouts: those of github.com/CompVis/latent-diffusion and of OpenCLIP on one side,
 and on the other those that ``UNet2DConditionModel``, ``AutoencoderKL`` and ``CLIPTextModel`` give their parameters.
@@ -24,11 +24,11 @@ class Network(Enum):
 
 
 class LiveName(NamedTuple):
-    """Where the numbers of one checkpoint tensor are in a pipeline.
+    """Where the numbers of a checkpoint tensor are in a pipeline.
 
     Attributes:
-        network: In which network.
-        parameters: Its parameters that hold the numbers, one after the other; mostly a single one.
+        network: The network.
+        parameters: The parameters that hold the numbers, one after the other; usually a single one.
         transposed: Whether the parameter holds the tensor's transpose.
     """
 
@@ -43,7 +43,7 @@ TEXT_PREFIXES = {
     "conditioner.embedders.0.transformer.text_model.": (Network.TEXT, False),
     "conditioner.embedders.1.model.": (Network.TEXT_2, True),
 }
-"""How keys of text encoders start; to which network they belong; whether they are OpenCLIP's."""
+"""Prefixes of text encoder keys: the network they belong to, and whether it is in the layout of OpenCLIP."""
 
 _Renames = Sequence[tuple[str, str]]
 
@@ -90,9 +90,9 @@ _VAE_LEVELS = 4
 
 
 def live_name(key: str) -> LiveName | None:
-    """Tell where a checkpoint tensor is in a pipeline; None if its numbers have no place there.
+    """Tell where a checkpoint tensor is in a pipeline; None if a pipeline does not have it.
 
-    Names of text encoders lack the ``text_model.`` that some versions of transformers put before them.
+    Names in text encoders come without the ``text_model.`` that some versions of transformers prepend.
     """
     if key.startswith(UNET_PREFIX):
         name = _unet_name(key[len(UNET_PREFIX) :])
@@ -121,7 +121,7 @@ def _unet_name(rest: str) -> str | None:
     if numbered is None:
         return None
     block, part, inner = int(numbered[2]), int(numbered[3]), numbered[4]
-    if numbered[1] == "input":  # block 0 is the first convolution; of three that follow, the last reduces
+    if numbered[1] == "input":  # block 0 is the first convolution; then the last of each three reduces
         level, index = divmod(block - 1, 3)
         side, resize, resizer = "down", "op.", "downsamplers"
     else:
@@ -145,7 +145,7 @@ def _vae_name(rest: str) -> str:
         return rest
     if block := re.fullmatch(r"(down|up)\.(\d)\.(?:block\.(\d)\.(.+)|(?:down|up)sample\.(.+))", inner):
         side, level = block[1], int(block[2])
-        # The original counts the decoder's levels from the image's end, diffusers from the latents'.
+        # The original counts the decoder's levels from the image, diffusers from the latents.
         place = f"{half}.{side}_blocks.{level if side == 'down' else _VAE_LEVELS - 1 - level}"
         if block[3] is None:
             return f"{place}.{side}samplers.0.{block[5]}"
@@ -154,7 +154,7 @@ def _vae_name(rest: str) -> str:
 
 
 def _clip_name(rest: str, network: Network) -> LiveName | None:
-    # The positions are counted by transformers itself.
+    # transformers computes the positions.
     return None if rest == "embeddings.position_ids" else LiveName(network, (rest,))
 
 

@@ -1,6 +1,6 @@
-"""Build the networks of a checkpoint in diffusers and transformers: their sizes read from its shapes.
+"""Build the networks of diffusers and transformers for a checkpoint, with sizes read from its shapes.
 
-What shapes cannot tell, such as the number of attention heads, is that of the published models of each
+What shapes cannot tell, such as the number of attention heads, is taken from the published models of each
 architecture, with the source beside it; a small model of the same layout is built by the same rules.
 """
 
@@ -24,7 +24,7 @@ from .clip_tokenizer import END
 from .key_map import TEXT_PREFIXES, LiveName, Network, live_name
 
 Networks = dict[Network, nn.Module]
-"""A checkpoint's networks by the names that they have in a pipeline."""
+"""The networks of a checkpoint by their names in a pipeline."""
 
 _HEADS = {SD1: 8, SD2: None, SDXL: None}
 """Attention heads of the U-Net; None where each has 64 channels (SD 2.x, SDXL). From the models' own configuration
@@ -34,22 +34,22 @@ _HEAD_WIDTH = 64
 
 
 def build_networks(shapes: Shapes, architecture: Architecture) -> Networks:
-    """Build a checkpoint's networks, their numbers not yet filled in.
+    """Build the networks of a checkpoint, on torch's meta device, so without any numbers.
 
     Args:
         shapes: The shape of every tensor of the checkpoint by its key.
-        architecture: What kind of model it is.
+        architecture: The architecture of the model.
 
     Raises:
-        HostError: It lacks the VAE, a text encoder, or a tensor of them.
+        HostError: The checkpoint lacks the VAE, a text encoder, or a tensor of them.
     """
     try:
         networks = _build(shapes, architecture)
     except KeyError as exc:
         raise HostError(f"The checkpoint is incomplete: images need its tensor {exc.args[0]}.") from exc
-    wanted = [Network.TEXT, Network.TEXT_2] if architecture is SDXL else [Network.TEXT]
-    if any(network not in networks for network in wanted):
-        raise HostError("The checkpoint has no text encoder of the kind that its U-Net was made for.")
+    needed = {Network.TEXT, Network.TEXT_2} if architecture is SDXL else {Network.TEXT}
+    if not needed <= networks.keys():
+        raise HostError("The checkpoint has no text encoder that fits its U-Net.")
     return networks
 
 
@@ -65,51 +65,51 @@ def _build(shapes: Shapes, architecture: Architecture) -> Networks:
 
 
 def allocate(networks: Networks, dtypes: Mapping[Network, torch.dtype], device: torch.device) -> None:
-    """Give networks their memory, and set what no checkpoint holds.
+    """Allocate the memory of networks, and set the buffers, which no checkpoint holds.
 
     Args:
         networks: As :func:`build_networks` gives them.
-        dtypes: The number format of each.
-        device: Where their memory is.
+        dtypes: The number format of each network.
+        device: Where to allocate it.
 
     Raises:
-        HostError: This version of the libraries has numbers beside the parameters that are not known.
+        HostError: This version of the libraries has a buffer that this code does not know.
     """
     for name, network in networks.items():
-        # diffusers' own to() warns of formats that a checkpoint would be cast from; here is none yet
+        # diffusers' own to() warns about casting a loaded checkpoint; nothing is loaded yet
         nn.Module.to(network, dtypes[name]).to_empty(device=device).eval().requires_grad_(False)
         for buffer_name, buffer in network.named_buffers():
             if not buffer_name.endswith("position_ids"):
-                raise HostError(f"This version of transformers or diffusers has a {buffer_name} that is not known.")
+                raise HostError(f"This version of transformers or diffusers has an unknown buffer: {buffer_name}.")
             buffer.copy_(torch.arange(buffer.shape[-1], device=device))
 
 
 def live_tensors(networks: Networks, keys: Sequence[str]) -> dict[str, Parts]:
-    """Find the numbers of each checkpoint tensor in the networks.
+    """Find the parameters that hold the numbers of each checkpoint tensor.
 
     Args:
         networks: As :func:`build_networks` gives them.
-        keys: Of the checkpoint.
+        keys: The keys of the checkpoint.
 
     Returns:
-        For each key that has a place there the parameters that hold it: views whose numbers in row-major order, one
-        part after the other, are the tensor's.
+        For each key that is in the networks, views of the parameters: their numbers in row-major order, one view after
+        the other, are those of the tensor.
     """
     parameters = {name: dict(network.named_parameters()) for name, network in networks.items()}
-    found = {}
+    tensors = {}
     for key in keys:
         name = live_name(key)
         if name is not None and name.network in parameters:
             parts = tuple(_parts(name, parameters[name.network]))
             if parts:
-                found[key] = parts
-    return found
+                tensors[key] = parts
+    return tensors
 
 
 def _parts(name: LiveName, parameters: Mapping[str, nn.Parameter]) -> Iterator[Tensor]:
-    for wanted in name.parameters:
+    for path in name.parameters:
         # transformers before 5 has the text model one level deeper
-        parameter = parameters.get(wanted, parameters.get(f"text_model.{wanted}"))
+        parameter = parameters.get(path, parameters.get(f"text_model.{path}"))
         if parameter is not None:
             yield parameter.data.T if name.transposed else parameter.data
 
@@ -122,7 +122,7 @@ def _unet_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
     attention = next(block for block, depth in zip(blocks, depths, strict=True) if depth)
     heads = _HEADS[architecture]
     config: dict[str, Any] = {
-        "sample_size": 64,  # of no effect; some versions of diffusers compare it
+        "sample_size": 64,  # has no effect; some versions of diffusers compare it
         "in_channels": shapes[FIRST_CONV][1],
         "block_out_channels": widths,
         "layers_per_block": 2,
@@ -138,7 +138,7 @@ def _unet_config(shapes: Shapes, architecture: Architecture) -> dict[str, Any]:
         labels = shapes[UNET_PREFIX + "label_emb.0.0.weight"][1]
         config |= {
             "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,  # of each number of size and crop; from sd_xl_base.yaml
+            "addition_time_embed_dim": 256,  # for each number of size and crop; from sd_xl_base.yaml
             "projection_class_embeddings_input_dim": labels,
         }
     return config
@@ -181,6 +181,6 @@ def _text_encoder(prefix: str, shapes: Shapes, *, architecture: Architecture, op
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """Count the numbered modules that follow a prefix."""
+    """Count the numbered modules after a prefix."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    return 1 + max((int(found[1]) for found in map(pattern.match, shapes) if found), default=-1)
+    return 1 + max((int(match[1]) for match in map(pattern.match, shapes) if match), default=-1)

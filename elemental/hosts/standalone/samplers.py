@@ -1,4 +1,4 @@
-"""Samplers by the names that the WebUI uses, as diffusers' schedulers."""
+"""Samplers, as schedulers of diffusers, by their usual names in infotexts."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def make_sampler(name: str, *, v_prediction: bool, zero_snr: bool) -> Any:
-    """Make a scheduler of diffusers, fresh for one run.
+    """Make a scheduler of diffusers; each run of the pipeline needs a new one.
 
     Args:
-        name: As the WebUI calls it; one of :data:`SAMPLERS`.
+        name: One of :data:`SAMPLERS`.
         v_prediction: Whether the model predicts v (Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of
             Diffusion Models", section 4) rather than the noise.
-        zero_snr: Whether it was trained down to a signal of zero (Lin et al. 2023, "Common Diffusion Noise Schedules
-            and Sample Steps Are Flawed", algorithm 1).
+        zero_snr: Whether its noise schedule ends at a signal-to-noise ratio of zero (Lin et al. 2023, "Common Diffusion
+            Noise Schedules and Sample Steps Are Flawed", algorithm 1).
     """
     options = _NOISE | _OPTIONS[name] | {"prediction_type": "v_prediction" if v_prediction else "epsilon"}
     return SAMPLERS[name](**options, rescale_betas_zero_snr=zero_snr)

@@ -1,1 +1,1 @@
-"""The host inside AUTOMATIC1111's WebUI."""
+"""The WebUI host: AUTOMATIC1111's WebUI, inside its own process."""

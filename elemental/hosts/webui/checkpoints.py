@@ -1,4 +1,7 @@
-"""The WebUI's list of checkpoints, and having it load one without its settings being touched."""
+"""The WebUI's list of checkpoints, and loading one of them without changing the WebUI's settings.
+
+The WebUI describes a checkpoint by an object of its class ``CheckpointInfo``; these objects are called ``info`` here.
+"""
 
 from __future__ import annotations
 
@@ -20,97 +23,110 @@ _log = logging.getLogger(__name__)
 
 
 def ref_of(info: Any) -> CheckpointRef:
-    """Give what the host knows of a checkpoint as the port has it; the title goes without the hash."""
-    return CheckpointRef(info.name, Path(os.path.abspath(info.filename)))  # noqa: PTH100 - links stay as they are
+    """Give a checkpoint as the port has it; its title comes without the hash."""
+    return CheckpointRef(info.name, Path(os.path.abspath(info.filename)))  # noqa: PTH100 - links are not resolved
 
 
 def is_file_of(info: Any, path: Path) -> bool:
-    """Tell whether a file is that of a checkpoint of the host, links followed."""
-    own = ref_of(info).path
-    return own == path or own.resolve() == path.resolve()
+    """Tell whether a path is the file of a checkpoint; links are followed."""
+    listed = ref_of(info).path
+    return listed == path or listed.resolve() == path.resolve()
 
 
 def find_checkpoint(path: Path) -> Any:
-    """Give what the host knows of a file, if need be after it has looked for checkpoints anew.
+    """Give the info of a file; if the WebUI does not list the file, its list is refreshed first.
 
     Raises:
-        HostError: It does not know the file.
+        HostError: The file is not among the WebUI's checkpoints.
     """
-    for attempt in ("as listed", "listed anew"):
-        if attempt == "listed anew":
-            rescan()
-        found = next((info for info in list(sd_models.checkpoints_list.values()) if is_file_of(info, path)), None)
-        if found is not None:
-            return found
-    raise HostError(
-        f"{path} is not among the WebUI's checkpoints.\n"
-        f"Put it into {shared.cmd_opts.ckpt_dir or sd_models.model_path} and refresh the list."
-    )
+    info = _listed(path)
+    if info is None:
+        rescan()
+        info = _listed(path)
+    if info is None:
+        raise HostError(
+            f"{path} is not among the WebUI's checkpoints.\n"
+            f"Put it into {shared.cmd_opts.ckpt_dir or sd_models.model_path} and refresh the list."
+        )
+    return info
+
+
+def _listed(path: Path) -> Any:
+    return next((info for info in list(sd_models.checkpoints_list.values()) if is_file_of(info, path)), None)
 
 
 def rescan() -> None:
-    """Have the host look for checkpoints; one named on its command line would become the user's choice by that."""
-    with _choice_kept():
+    """Have the WebUI list its checkpoints again.
+
+    This would also select the checkpoint that is named on the WebUI's command line, so the user's choice is restored.
+    """
+    with _choice_restored():
         sd_models.list_models()
 
 
 def selected_checkpoint() -> Any:
-    """Give the checkpoint that the user has chosen in the host's settings; None if there is none of that name."""
+    """Give the info of the checkpoint that is selected in the WebUI's settings; None if it is not in the list."""
     return sd_models.checkpoint_aliases.get(shared.opts.data.get(CHECKPOINT_OPTION))
 
 
 def override_alias(info: Any) -> str:
-    """Give a name of a checkpoint that the host understands, and that is in none of its lists of choices.
+    """Give a name of a checkpoint that the WebUI understands but never writes into its settings itself.
 
-    The host passes over a choice that its settings hold already, if only for the time of one image.
+    If the user selects a checkpoint whose name is in the settings already, the WebUI ignores it, even if the name is
+    there for one image only.
     """
     choices = (info.title, getattr(info, "short_title", info.title))
     names = [f"{info.name} [{info.hash}]", *info.ids]
-    found = [name for name in names if name not in choices and sd_models.checkpoint_aliases.get(name) is info]
-    return str(found[0] if found else info.title)
+    aliases = (name for name in names if name not in choices and sd_models.checkpoint_aliases.get(name) is info)
+    return str(next(aliases, info.title))
 
 
 def override_checkpoint(request: Any, info: Any) -> None:
-    """Have the host make one request's images with a checkpoint, whatever its settings choose.
+    """Have the WebUI make the images of a request with a checkpoint, whatever is selected in its settings.
 
     Args:
-        request: To the host; its dictionary is replaced, since scripts share it among requests.
-        info: What the host knows of the checkpoint.
+        request: The WebUI's request; its dictionary is replaced, because scripts share it among requests.
+        info: The checkpoint.
     """
     request.override_settings = {**request.override_settings, CHECKPOINT_OPTION: override_alias(info)}
 
 
 def secure_settings(request: Any) -> None:
-    """See to it that the settings which a request overrides are afterwards what they were.
+    """Make sure that the settings that a request overrides are restored after it.
 
-    The host gives back only those that its settings file names; one that was never saved would stay overridden.
+    The WebUI restores only those that are in its settings file; one that was never saved would stay overridden.
     """
     for option in request.override_settings:
         shared.opts.data.setdefault(option, shared.opts.get_default(option))
 
 
 def load(info: Any, *, force: bool) -> None:
-    """Have the host load a checkpoint into its live model; the settings still name the user's choice.
+    """Have the WebUI load a checkpoint into its live model; its settings do not change.
 
     Args:
-        info: What the host knows of it.
-        force: Whether to load it even if the host takes it for loaded.
+        info: The checkpoint.
+        force: Whether to load it even if the WebUI considers it loaded.
 
     Raises:
-        HostError: It cannot; the checkpoint before is then loaded again, if that can be done.
+        HostError: It cannot be loaded; the checkpoint before it is then loaded again if possible.
     """
     _wait_for_start()
-    before = getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)
+    before = loaded_info()
     if force:
         sd_models.checkpoints_loaded.pop(info, None)
     try:
         _load(info, force)
-    except Exception as exc:  # there is hardly an error that loading a model cannot end in
+    except Exception as exc:  # loading a model can raise nearly anything
         _load_again(before)
         raise HostError(f"The WebUI could not load {info.name}: {describe_error(exc)}") from exc
-    now = getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)
+    now = loaded_info()
     if now is None or not is_file_of(now, ref_of(info).path):
         raise HostError(f"The WebUI did not load {info.name}; its console says why.")
+
+
+def loaded_info() -> Any:
+    """Give the info of the checkpoint that the live model was loaded from; None if no model is loaded."""
+    return getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)
 
 
 def _load(info: Any, force: bool) -> None:
@@ -119,24 +135,24 @@ def _load(info: Any, force: bool) -> None:
 
 
 def _load_again(info: Any) -> None:
-    """Give the host a working model after a failure: it leaves one half taken apart."""
+    """Give the WebUI a working model after a failed load, which leaves it with an incomplete one."""
     devices.torch_gc()
     if info is None:
         return
     try:
         _load(info, force=True)
-    except Exception as exc:  # the first error is the one to tell of
+    except Exception as exc:  # the user is told of the first error
         _log.warning("The WebUI could not load %s again: %s", info.name, describe_error(exc))
 
 
 def _wait_for_start() -> None:
-    """Wait until the host has loaded its first model, which it does in a thread of its own."""
+    """Wait until the WebUI has loaded its first model, which it does in a separate thread."""
     with sd_models.model_data.lock:
         pass
 
 
 @contextmanager
-def _choice_kept() -> Iterator[None]:
+def _choice_restored() -> Iterator[None]:
     chosen = shared.opts.data.get(CHECKPOINT_OPTION)
     try:
         yield

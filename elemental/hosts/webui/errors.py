@@ -1,4 +1,4 @@
-"""What goes wrong inside the WebUI, in words for its user."""
+"""Errors of the WebUI and of other extensions, in words for the user."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ...merge.out_of_memory import is_out_of_memory
 
 @contextmanager
 def as_host_errors() -> Iterator[None]:
-    """Make whatever the host and its extensions raise the port's error.
+    """Turn the errors of the WebUI and of other extensions into HostErrors.
 
     Raises:
-        ElementalError: One of this package, as it was raised.
-        HostError: Something else was raised.
+        ElementalError: An error of this program, unchanged.
+        HostError: Any other error.
     """
     try:
         yield
     except ElementalError:
         raise
-    except Exception as exc:  # any script of any extension runs within
+    except Exception as exc:  # scripts of other extensions may raise anything
         raise HostError(describe_error(exc)) from exc
 
 
 def describe_error(error: Exception) -> str:
-    """Say what an error means, and what can be done; memory that a failed job still holds is let go."""
+    """Describe an error, with advice where there is any; memory that the failed code still holds is freed."""
     if is_out_of_memory(error):
-        traceback.clear_frames(error.__traceback__)  # else its tensors live as long as the error is kept
+        traceback.clear_frames(error.__traceback__)  # otherwise its tensors live as long as the error
         devices.torch_gc()
-        return "The memory is too small for this; ask for smaller or fewer images, or start with --medvram."
+        return "Out of memory: make smaller or fewer images, or start the WebUI with --medvram."
     if isinstance(error, devices.NansException):
         return f"The model computed no numbers (NaN): {_first_line(error)}"
     return f"{type(error).__name__}: {_first_line(error)}"

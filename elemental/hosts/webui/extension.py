@@ -1,4 +1,4 @@
-"""What the WebUI calls: the tab, the part of every image's making that knows of merges, pasted infotexts."""
+"""What the WebUI calls: the tab, a script that runs with every image, and pasted infotexts."""
 
 from __future__ import annotations
 
@@ -14,73 +14,74 @@ from ...images.request import ImageRequest
 from .checkpoints import find_checkpoint, is_file_of, override_checkpoint, secure_settings, selected_checkpoint
 from .host import WebUIHost
 from .images import NO_MODEL, Mark, infotext_names, mark, mark_of, parse_request
-from .live_model import WebUIModel, count_loads, forget_prompts
+from .live_model import WebUIModel, forget_prompts
+from .load_count import count_loads
 from .loading import CHECKPOINT_OPTION
 
 _log = logging.getLogger(__name__)
 
 MakeTab = Callable[[WebUIHost, "Txt2imgForm"], Any]
-"""Builds the tab of a host, with that form in it, and gives its ``gradio.Blocks``."""
+"""Builds the tab from the host and the form of the image, and gives its ``gradio.Blocks``."""
 
 MakeErrorPage = Callable[[str], Any]
-"""Builds a page that says why there is no tab, and gives its ``gradio.Blocks``."""
+"""Builds a page with the reason why there is no tab, and gives its ``gradio.Blocks``."""
 
 Tabs = list[tuple[Any, str, str]]
-"""What the WebUI wants of a tab: the blocks, the title, the id."""
+"""A list of tabs for the WebUI: the blocks, the title, the id."""
 
 RECIPE_NAME = "Elemental recipe"
-"""The infotext's name for the field elemental_recipe."""
+"""The infotext name of the field elemental_recipe."""
 
-_GENERATE = "txt2img_generate"
-_LIST = "setting_sd_model_checkpoint"
+_GENERATE_BUTTON = "txt2img_generate"
+_CHECKPOINT_LIST = "setting_sd_model_checkpoint"
 
 
 @functools.cache
 def webui_host() -> WebUIHost:
-    """Give the process's one host: what runs goes on while the pages are built anew."""
+    """Give the one host of the process: a running job continues while the WebUI builds its pages again."""
     return WebUIHost()
 
 
 def register(make_tab: MakeTab, make_error_page: MakeErrorPage) -> None:
-    """Register everything with the WebUI, which forgets it each time before it runs the extensions' scripts.
+    """Register all callbacks with the WebUI, which drops them each time before it runs the scripts of extensions.
 
     Args:
         make_tab: Builds the tab.
-        make_error_page: Builds what is shown in its place if that fails.
+        make_error_page: Builds the page that is shown instead if that fails.
     """
     host = webui_host()
     host.guard_loading()
     form = Txt2imgForm(host)
-    script_callbacks.on_after_component(form.notice)
-    script_callbacks.on_after_component(functools.partial(_watch_list, host))
-    script_callbacks.on_ui_tabs(functools.partial(_tabs, make_tab, make_error_page, host, form))
-    script_callbacks.on_infotext_pasted(functools.partial(_pasted, host))
-    script_callbacks.on_model_loaded(_loaded)
+    script_callbacks.on_after_component(form.on_component)
+    script_callbacks.on_after_component(functools.partial(_watch_checkpoint_list, host))
+    script_callbacks.on_ui_tabs(functools.partial(_make_tabs, make_tab, make_error_page, host, form))
+    script_callbacks.on_infotext_pasted(functools.partial(_on_infotext_pasted, host))
+    script_callbacks.on_model_loaded(_on_model_loaded)
 
 
 class Txt2imgForm:
-    """The txt2img tab as the form that says what image is wanted.
+    """The txt2img tab as the form of the image.
 
     Args:
-        host: Is told what it says.
+        host: Gets the values of the tab.
     """
 
     def __init__(self, host: WebUIHost) -> None:
         self._host = host
         self._button: Any = None
 
-    def notice(self, component: Any, **_: Any) -> None:
-        """Wait for the Generate button among all components that are made."""
-        if getattr(component, "elem_id", None) == _GENERATE:
+    def on_component(self, component: Any, **_: Any) -> None:
+        """Remember the Generate button when the WebUI makes it."""
+        if getattr(component, "elem_id", None) == _GENERATE_BUTTON:
             self._button = component
 
     @property
     def components(self) -> Sequence[Any]:
-        """The Generate button's inputs, in its order, without the first, which names the task; none if not found."""
+        """The inputs of the Generate button, in order, without the first, which names the task; empty if not found."""
         return find_inputs(self._button)[1:] if self._button is not None else []
 
     def draw(self, make: Callable[..., Any]) -> None:
-        """Say where the image's settings are.
+        """Say where the settings of the image are.
 
         Args:
             make: Makes a component, as ``ui.compat.make`` does.
@@ -92,21 +93,21 @@ class Txt2imgForm:
         )
 
     def read(self, values: Sequence[Any]) -> ImageRequest:
-        """Read what is asked for.
+        """Read the request of the tab.
 
         Raises:
-            ImageError: A number is out of its range.
-            HostError: The tab was not found, or the host cannot read it.
+            ImageError: A number is out of range.
+            HostError: The tab was not found, or the WebUI cannot read it.
         """
         if not values:
-            raise HostError("The fields of the txt2img tab were not found; this version of the WebUI is not known.")
+            raise HostError("The fields of the txt2img tab were not found; this version of the WebUI is not supported.")
         request = parse_request(values)
         self._host.txt2img_values = tuple(values)
         return request
 
 
 def find_inputs(button: Any) -> list[Any]:
-    """Find the components that a button's click sends, as gradio 3.41 keeps them; none if there is no such click."""
+    """Find the inputs of a button's click event, as gradio 3.41 stores it; empty if there is none."""
     root = button
     while getattr(root, "parent", None) is not None:
         root = root.parent
@@ -118,57 +119,60 @@ def find_inputs(button: Any) -> list[Any]:
 
 
 class ElementalScript(scripts.Script):  # type: ignore[misc]
-    """Has the images of the host's own tabs and API made of the merge that is in the model, and say so."""
+    """Has the WebUI's own images made with the merge in the model, and names the merge in their infotexts."""
 
     create_group = False
 
     def title(self) -> str:
-        """Give the script's name."""
+        """Give the name of the script."""
         return "Elemental"
 
     def show(self, is_img2img: bool) -> object:  # noqa: ARG002
-        """Run always; there is nothing to set."""
+        """Run with every image; there are no settings."""
         return scripts.AlwaysVisible
 
     def before_process(self, p: Any, *_: Any) -> None:
-        """Keep the merge in place for an image, unless another checkpoint is asked for: that ends it."""
+        """Use the merge for an image, or end the merge if the image asks for another checkpoint."""
         host = webui_host()
         live = host.merged()
         if mark_of(p) is not None or live is None:
             return
-        if _asks_for_another(p, live):
-            with host.turn.granted():
-                host.calls()
-            p.comment("Elemental: the merge was taken out of the model, since another checkpoint was asked for.")
+        if _asks_for_checkpoint(p, live):
+            with host.queue.entered():
+                host.load_calls()
+            p.comment("Elemental: this image asks for a checkpoint, so the merge was taken out of the model.")
             return
-        _note_merge(p, live)
+        _use_merge(p, live)
 
     def process(self, p: Any, *_: Any) -> None:
-        """Have the infotext not say that the image is of the checkpoint alone."""
-        noted = mark_of(p)
-        if noted is not None and noted.merged:
+        """Leave the checkpoint out of the infotext of an image of a merge."""
+        marked = mark_of(p)
+        if marked is not None and marked.merged:
             p.sd_model_name = p.sd_model_hash = None
 
     def postprocess_batch(self, p: Any, *_: Any, **__: Any) -> None:
-        """Note a skipped image, which the host forgets before the next one."""
-        noted = mark_of(p)
-        if noted is not None and shared.state.skipped:
-            noted.skipped = True
+        """Note that an image was skipped, which the WebUI forgets before the next one."""
+        marked = mark_of(p)
+        if marked is not None and shared.state.skipped:
+            marked.skipped = True
 
 
-def _asks_for_another(p: Any, live: WebUIModel) -> bool:
-    """Tell whether a request names a checkpoint, be it the merge's own, or would load another in mid-image."""
+def _asks_for_checkpoint(p: Any, live: WebUIModel) -> bool:
+    """Tell whether a request names a checkpoint, even model A of the merge, or would load another during an image."""
     if p.override_settings.get(CHECKPOINT_OPTION) is not None:
         return True
-    others = [p.refiner_checkpoint]
+    names = [p.refiner_checkpoint]
     if getattr(p, "enable_hr", False):
-        others.append(p.hr_checkpoint_name)
-    found = [sd_models.get_closet_checkpoint_match(name) for name in others if name not in NO_MODEL]
-    return any(info is not None and not is_file_of(info, live.opened.path) for info in found)
+        names.append(p.hr_checkpoint_name)
+    infos = [sd_models.get_closet_checkpoint_match(name) for name in names if name not in NO_MODEL]
+    return any(info is not None and not is_file_of(info, live.opened.path) for info in infos)
 
 
-def _note_merge(p: Any, live: WebUIModel) -> None:
-    """Keep the merge for an image and name it; dictionaries are replaced, since scripts share them among requests."""
+def _use_merge(p: Any, live: WebUIModel) -> None:
+    """Keep the merge in the model for an image, and name it in the infotext.
+
+    Dictionaries of the request are replaced, because scripts share them among requests.
+    """
     assert live.description is not None
     chosen = selected_checkpoint()
     if chosen is None or not is_file_of(chosen, live.opened.path):
@@ -179,27 +183,27 @@ def _note_merge(p: Any, live: WebUIModel) -> None:
     mark(p, Mark(ours=False, merged=True))
 
 
-def _watch_list(host: WebUIHost, component: Any, **_: Any) -> None:
-    """Have the host's list of checkpoints tell of each pick, when it is made within the page."""
-    if getattr(component, "elem_id", None) == _LIST and hasattr(component, "select"):
-        component.select(fn=host.choose_again, inputs=[component], outputs=[], show_progress=False)
+def _watch_checkpoint_list(host: WebUIHost, component: Any, **_: Any) -> None:
+    """Listen to the list of checkpoints at the top of the page."""
+    if getattr(component, "elem_id", None) == _CHECKPOINT_LIST and hasattr(component, "select"):
+        component.select(fn=host.on_checkpoint_picked, inputs=[component], outputs=[], show_progress=False)
 
 
-def _loaded(module: Any) -> None:
+def _on_model_loaded(module: Any) -> None:
     count_loads(module).note_host()
-    forget_prompts()  # the host takes them for valid if the checkpoint is the same, whatever was in the model
+    forget_prompts()  # the WebUI keeps them if the checkpoint is the same, even if a merge was in the model
 
 
-def _pasted(host: WebUIHost, _infotext: str, params: dict[str, Any]) -> None:
+def _on_infotext_pasted(host: WebUIHost, _infotext: str, params: dict[str, Any]) -> None:
     recipe = params.get(RECIPE_NAME)
     if isinstance(recipe, str) and recipe:
         host.offer_pasted(recipe)
 
 
-def _tabs(make_tab: MakeTab, make_error_page: MakeErrorPage, host: WebUIHost, form: Txt2imgForm) -> Tabs:
+def _make_tabs(make_tab: MakeTab, make_error_page: MakeErrorPage, host: WebUIHost, form: Txt2imgForm) -> Tabs:
     try:
         blocks = make_tab(host, form)
-    except Exception as exc:  # a missing tab would leave the user without a word
-        _log.exception("The tab could not be made")
+    except Exception as exc:  # otherwise the tab would be missing without a reason
+        _log.exception("The tab could not be built")
         blocks = make_error_page(f"{type(exc).__name__}: {exc}")
     return [(blocks, "Elemental", "elemental")]

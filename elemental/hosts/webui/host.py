@@ -1,6 +1,6 @@
-"""The port on AUTOMATIC1111's WebUI: its own live model, its own way of making images, its own queue.
+"""The WebUI host: the live model, the images and the queue of AUTOMATIC1111's WebUI.
 
-Written for version 1.10.1; docs/hosts.md says how each of its traps is gone around, and on what this was run.
+Written for version 1.10.1; docs/evidence/hosts.md says how the WebUI is handled, and what was tested on it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,29 @@ from ...errors import HostError
 from ...images.request import GeneratedImage, ImageRequest
 from ...merge.files.checkpoint import Checkpoint
 from ..base import NO_FIELDS, CheckpointRef, StepProgress
-from .checkpoints import find_checkpoint, is_file_of, load, override_alias, ref_of, rescan, selected_checkpoint
-from .images import ImageMaker
+from .checkpoints import (
+    find_checkpoint,
+    is_file_of,
+    load,
+    loaded_info,
+    override_alias,
+    ref_of,
+    rescan,
+    selected_checkpoint,
+)
+from .images import AUTOMATIC, ImageMaker
 from .live_model import WebUIModel
-from .loading import LoadCalls, LoadGate, Turn, put_gates
-
-_AUTOMATIC = "Automatic"
+from .loading import HostQueue, LoadCalls, LoadGate, put_gates
 
 
 @dataclass
-class _Job:
-    """A job of ours that has its turn.
+class _HostJob:
+    """The job that holds the WebUI.
 
     Attributes:
-        values: Of the txt2img tab, as they were when the job was asked for.
-        images: How many it will make.
-        made: How many it has made.
+        values: The values of the txt2img tab when the job was started.
+        images: How many images it makes.
+        made: How many images it has made.
     """
 
     values: Sequence[Any] | None
@@ -41,93 +48,94 @@ class _Job:
 
 
 class WebUIHost:
-    """The port on the WebUI; there is one for each process, whatever becomes of the pages.
+    """The port on the WebUI; there is one for the whole process, also if the pages are built again.
 
     Attributes:
-        txt2img_values: What the fields of the txt2img tab said last, in the order of its Generate button; None before.
-        turn: The host's queue.
-        calls: What is called before the host loads a checkpoint.
+        txt2img_values: The last values of the txt2img tab, in the order of its Generate button; None at the start.
+        queue: The WebUI's queue.
+        load_calls: Called before the WebUI loads a checkpoint.
     """
 
     def __init__(self) -> None:
         self.txt2img_values: Sequence[Any] | None = None
-        self.turn = Turn()
-        self.calls = LoadCalls()
-        self._models: list[WebUIModel] = []  # the one that was opened last comes first
-        self._job: _Job | None = None
+        self.queue = HostQueue()
+        self.load_calls = LoadCalls()
+        self._models: list[WebUIModel] = []  # the last opened first
+        self._job: _HostJob | None = None
         self._pasted: str | None = None
 
     def checkpoints(self) -> Sequence[CheckpointRef]:
-        """List the checkpoints in the host's list whose files are there."""
-        found = [ref_of(info) for info in list(sd_models.checkpoints_list.values())]
-        return [ref for ref in found if ref.path.is_file()]
+        """List the checkpoints of the WebUI's list whose files exist."""
+        listed = [ref_of(info) for info in list(sd_models.checkpoints_list.values())]
+        return [ref for ref in listed if ref.path.is_file()]
 
     def refresh(self) -> None:
-        """Have the host look for checkpoints anew."""
+        """Have the WebUI list its checkpoints again."""
         rescan()
 
     def models_folder(self) -> Path:
-        """Give the folder that the host looks for checkpoints in."""
+        """Give the WebUI's folder of checkpoints."""
         return Path(shared.cmd_opts.ckpt_dir or sd_models.model_path).absolute()
 
     def output_folder(self) -> Path:
-        """Give a folder beside the one that the txt2img tab keeps its images in."""
+        """Give the folder for images: beside that of the txt2img tab."""
         folder = shared.opts.outdir_samples or shared.opts.outdir_txt2img_samples
         return Path(folder).absolute().parent / "elemental"
 
     def samplers(self) -> Sequence[str]:
-        """List the host's samplers, each alone and with each schedule: "DPM++ 2M", "DPM++ 2M Karras"."""
+        """List the WebUI's samplers, without and with each schedule: "DPM++ 2M", "DPM++ 2M Karras"."""
         names = sd_samplers.visible_sampler_names()
-        labels = [schedule.label for schedule in sd_schedulers.schedulers if schedule.label != _AUTOMATIC]
+        labels = [schedule.label for schedule in sd_schedulers.schedulers if schedule.label != AUTOMATIC]
         return [*names, *(f"{name} {label}" for name in names for label in labels)]
 
     def loaded(self) -> CheckpointRef | None:
-        """Give the checkpoint that the live model was loaded from; None if a merge was kept in it, or its rest is."""
-        module = sd_models.model_data.sd_model
-        info = getattr(module, "sd_checkpoint_info", None)
-        kept = any(live.module is module and live.holds_merge for live in self._models)
+        """Give the checkpoint that the live model was loaded from; None if a merge was kept in it."""
+        info = loaded_info()
+        kept = any(live.module is sd_models.model_data.sd_model and live.holds_merge for live in self._models)
         return None if info is None or kept else ref_of(info)
 
     def before_loading(self, call: Callable[[], None]) -> None:
-        """Have something called whenever the user is about to load a checkpoint by the host's own means."""
-        self.calls.add(call)
+        """Register a function to call each time before the user loads a checkpoint by the WebUI's own means."""
+        self.load_calls.add(call)
 
     def guard_loading(self) -> None:
-        """Stand before the settings that the host loads checkpoints for; more than once does no more."""
+        """Put gates before the settings that make the WebUI load a checkpoint, if there are none yet."""
 
-        def gate(option: str, then: Callable[[], None] | None) -> LoadGate:
-            return LoadGate(then, turn=self.turn, calls=self._let_go, hold=self._needed, option=option)
+        def make_gate(option: str, then: Callable[[], None] | None) -> LoadGate:
+            return LoadGate(
+                then, queue=self.queue, calls=self._end_merges, job_checkpoint=self._job_checkpoint, option=option
+            )
 
-        put_gates(gate)
+        put_gates(make_gate)
 
     def open_model(self, checkpoint: CheckpointRef) -> WebUIModel:
-        """Load a checkpoint, unless it is the one in use and nothing was done to it, and give the live model.
+        """Load a checkpoint, unless the live model holds exactly that already, and give the live model.
 
         Raises:
-            CheckpointError: The file is missing, damaged, or is none of tensors alone.
-            HostError: The host does not know it or cannot load it, or a merge is going on in the live model.
+            CheckpointError: The file is missing or damaged, or holds something other than tensors.
+            HostError: The WebUI does not list it or cannot load it, or a merge is using the live model.
         """
-        with Checkpoint(checkpoint.path) as file:  # the host must not see what it would break at
+        with Checkpoint(checkpoint.path) as file:  # a damaged file is refused before the WebUI tries to load it
             keys = frozenset(file.tensors)
-        with self.turn():
+        with self.queue():
             info = find_checkpoint(checkpoint.path)
             current = sd_models.model_data.sd_model
-            here = current is not None and is_file_of(current.sd_checkpoint_info, ref_of(info).path)
-            live = self._opened(current) if here else None
+            is_loaded = current is not None and is_file_of(current.sd_checkpoint_info, ref_of(info).path)
+            live = self._opened(current) if is_loaded else None
             if live is None:
                 live = self._load(info, keys)
-            # The host's cache of files may share its numbers with the live model, which are about to change.
+            # The WebUI's cache of checkpoints may share memory with the live model, which a merge will change.
             sd_models.checkpoints_loaded.pop(info, None)
         return live
 
     @contextmanager
     def job(self, name: str, images: int) -> Iterator[None]:
-        """Have the host to oneself for a job, once those before it are done; a job within it is a part of it."""
-        job = _Job(self.txt2img_values, max(1, images))
-        if self.turn.mine:
+        """Hold the WebUI for a job, after waiting for the jobs before it; a job within a job is part of it."""
+        job = _HostJob(self.txt2img_values, max(1, images))
+        if self.queue.mine:
             yield
             return
-        with self.turn():
+        with self.queue():
             shared.state.begin(job=name)
             shared.state.job_count = job.images
             self._job = job
@@ -141,14 +149,14 @@ class WebUIHost:
     def make_images(
         self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
     ) -> Sequence[GeneratedImage]:
-        """Make the images of a request as the txt2img tab is set up, from the live model as it is now.
+        """Make the images of a request from the live model, with everything else as in the txt2img tab.
 
         Raises:
-            HostError: It cannot be done; what other extensions' scripts raise becomes one.
+            HostError: The images cannot be made, or a script of another extension failed.
             Stopped: The user pressed Interrupt, or Stop before all images were begun.
         """
         with self.job("Elemental", request.batch):
-            info = getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)
+            info = loaded_info()
             if info is None:
                 raise HostError("No model is loaded.")
             values = self.txt2img_values if self._job is None else self._job.values
@@ -158,12 +166,12 @@ class WebUIHost:
         return images
 
     def report(self, done: int, total: int, text: str) -> None:
-        """Show in the host's progress how far a job is; its bar follows the images."""
+        """Show the progress of a job as the WebUI's text; the WebUI's bar shows the images."""
         if self._job is not None:
             shared.state.textinfo = f"{text}: {done / total:.0%}" if total else text
 
     def step_progress(self) -> StepProgress:
-        """Show the image in the making, as often as the host's settings allow."""
+        """Give the progress of the image that is being made, with a preview as often as the WebUI's settings say."""
         if self._job is None:
             return StepProgress()
         shared.state.set_current_image()
@@ -175,7 +183,7 @@ class WebUIHost:
             shared.state.interrupt()
 
     def should_stop(self) -> bool:
-        """Tell whether the user pressed Interrupt, Stop or the API's interrupt during a job of ours."""
+        """Tell whether the user pressed Interrupt or Stop, or used the API's interrupt, during our job."""
         return self._job is not None and bool(shared.state.interrupted or shared.state.stopping_generation)
 
     @property
@@ -183,64 +191,64 @@ class WebUIHost:
         return self._models[0] if self._models else None
 
     def merged(self) -> WebUIModel | None:
-        """Give the live model if there is a merge in it that the user makes images of."""
+        """Give the live model if there is a merge in it for the user's own images."""
         live = self._live
         return live if live is not None and live.description is not None and not live.replaced() else None
 
-    def choose_again(self, title: str) -> None:
-        """Take note that the user has picked a checkpoint in the host's list, which may be the one shown there already.
+    def on_checkpoint_picked(self, title: str) -> None:
+        """End the merge if the user picks its model A in the WebUI's list.
 
-        That is no change, and so the host does nothing; yet somebody who picks model A wants it without the merge.
+        If model A is shown there already, its setting does not change and the WebUI does nothing.
 
         Raises:
-            HostError: The host cannot load the checkpoint again.
+            HostError: The WebUI cannot load the checkpoint again.
         """
         live, picked = self._live, sd_models.checkpoint_aliases.get(title)
         merged = live is not None and (live.description is not None or live.kept is not None)
         if live is not None and merged and picked is not None and is_file_of(picked, live.opened.path):
-            with self.turn():
-                self._let_go()
+            with self.queue():
+                self._end_merges()
 
     def offer_pasted(self, recipe: str) -> None:
-        """Take a recipe, as JSON, from a pasted infotext."""
+        """Take the recipe, as JSON, of an infotext that was pasted."""
         self._pasted = recipe
 
     def take_pasted(self) -> str | None:
-        """Give the recipe, as JSON, of the infotext that was pasted last, once."""
-        found, self._pasted = self._pasted, None
-        return found
+        """Give the recipe, as JSON, of the last pasted infotext, once."""
+        recipe, self._pasted = self._pasted, None
+        return recipe
 
     def _opened(self, module: Any) -> WebUIModel | None:
-        """Give what was opened as the checkpoint in a module, if that is still in it."""
+        """Give the live model in a module that still holds its checkpoint."""
         return next((live for live in self._models if live.module is module and _is_checkpoint(live)), None)
 
     def _load(self, info: Any, keys: frozenset[str]) -> WebUIModel:
-        """Have the host load a checkpoint, unless it has, and remember it with the others that the host keeps."""
+        """Have the WebUI load a checkpoint if it has not, and remember its live model."""
         before, current = self._live, sd_models.model_data.sd_model
         differs_from_checkpoint = any(live.module is current and live.differs_from_checkpoint for live in self._models)
         with nullcontext() if before is None or before.overwritten else before.claim():
             load(info, force=differs_from_checkpoint)
         module = sd_models.model_data.sd_model
         live = self._opened(module) or WebUIModel(module, ref_of(info), keys)
-        there = {id(module), *map(id, sd_models.model_data.loaded_sd_models)}
-        others = [other for other in self._models if id(other.module) in there and _is_checkpoint(other)]
+        in_memory = {id(module), *map(id, sd_models.model_data.loaded_sd_models)}
+        others = [other for other in self._models if id(other.module) in in_memory and _is_checkpoint(other)]
         self._models = [live, *(other for other in others if other is not live)]
         return live
 
-    def _let_go(self) -> None:
-        """End merges: the host is about to load a checkpoint by its own means."""
-        self.calls()
+    def _end_merges(self) -> None:
+        """End merges, because the WebUI is about to load a checkpoint itself."""
+        self.load_calls()
         live = self._live
         if live is not None and live.kept is not None and not live.replaced():
-            # The host would take the kept merge for the checkpoint that it once was.
+            # The WebUI would use the kept merge as the checkpoint that was loaded before it.
             chosen = selected_checkpoint()
-            again = chosen is not None and is_file_of(chosen, live.opened.path)
-            if again or shared.opts.sd_checkpoints_limit > 1:
+            chosen_again = chosen is not None and is_file_of(chosen, live.opened.path)
+            if chosen_again or shared.opts.sd_checkpoints_limit > 1:
                 load(find_checkpoint(live.opened.path), force=True)
 
-    def _needed(self) -> str | None:
-        """Name the checkpoint that a running job of ours needs."""
-        info = getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)
+    def _job_checkpoint(self) -> str | None:
+        """Give the WebUI's name of the checkpoint that our running job needs; None if none is running."""
+        info = loaded_info()
         return None if self._job is None or info is None else override_alias(find_checkpoint(ref_of(info).path))
 
     def _count(self, made: int) -> None:

@@ -1,4 +1,7 @@
-"""Images made as the WebUI's txt2img tab makes them, with all that the user has set there."""
+"""Images as the WebUI's txt2img tab makes them, with everything that is set there.
+
+A request of the WebUI, called ``p`` in its source, is an object of its class ``StableDiffusionProcessingTxt2Img``.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,23 @@ from .errors import as_host_errors
 from .loading import CHECKPOINT_OPTION
 
 LABEL = "Elemental"
-"""The infotext's name for a merge in words; an image that has it is not of the checkpoint alone."""
+"""The infotext name of a merge; an image that has it was not made with the checkpoint alone."""
 
-_AUTOMATIC = "Automatic"
+AUTOMATIC = "Automatic"
+"""The WebUI's name for the default schedule of a sampler."""
+
 _MARK = "elemental"
 NO_MODEL = (None, "", "None", "none", "Use same checkpoint")
-"""What the host's fields say when they name no checkpoint."""
+"""The values of the WebUI's fields for a checkpoint that name none."""
 
 
 @dataclass
 class Mark:
-    """What is noted on a request to the host.
+    """Notes on a request of the WebUI.
 
     Attributes:
-        ours: Whether it is one of ours.
-        merged: Whether the model is not the checkpoint alone.
+        ours: Whether this program made the request.
+        merged: Whether a merge is in the model.
         skipped: Whether the user skipped one of its images.
     """
 
@@ -40,74 +45,74 @@ class Mark:
     skipped: bool = False
 
 
-def mark(processing_: Any, value: Mark) -> None:
-    """Note something on a request to the host."""
-    setattr(processing_, _MARK, value)
+def mark(p: Any, value: Mark) -> None:
+    """Put a mark on a request."""
+    setattr(p, _MARK, value)
 
 
-def mark_of(processing_: Any) -> Mark | None:
-    """Give what was noted."""
-    found = getattr(processing_, _MARK, None)
-    return found if isinstance(found, Mark) else None
+def mark_of(p: Any) -> Mark | None:
+    """Give the mark of a request; None if it has none."""
+    value = getattr(p, _MARK, None)
+    return value if isinstance(value, Mark) else None
 
 
 def infotext_names(model: Mapping[str, str], fields: Mapping[str, str]) -> dict[str, str]:
-    """Give the pairs that an infotext has of a merge: its name, and its fields under readable names."""
+    """Give what the infotext says of a merge: its name, and its fields under readable names."""
     return {**model, **{name.replace("_", " ").capitalize(): text for name, text in fields.items()}}
 
 
 @dataclass(frozen=True)
-class _Nobody:
-    """Stands for the browser that a request comes from."""
+class _NoBrowser:
+    """Replaces the browser's request, which the WebUI asks for a user name."""
 
     username: str | None = None
 
 
-def set_up(values: Sequence[Any] | None) -> Any:
-    """Make a request to the host.
+def make_request(values: Sequence[Any] | None) -> Any:
+    """Make a request of the WebUI.
 
     Args:
-        values: Of the txt2img tab, without the first, which names the task; None for that tab's defaults.
+        values: The values of the txt2img tab without the first, which names the task; None for the tab's defaults.
     """
     if values is not None:
-        return txt2img.txt2img_create_processing("", _Nobody(), *values)
+        return txt2img.txt2img_create_processing("", _NoBrowser(), *values)
     opts = shared.opts
-    found = processing.StableDiffusionProcessingTxt2Img(
+    p = processing.StableDiffusionProcessingTxt2Img(
         sd_model=shared.sd_model,
         outpath_samples=opts.outdir_samples or opts.outdir_txt2img_samples,
         outpath_grids=opts.outdir_grids or opts.outdir_txt2img_grids,
     )
-    found.scripts = scripts.scripts_txt2img
-    found.script_args = (0, *(control.value for control in scripts.scripts_txt2img.inputs[1:]))  # 0: no script chosen
-    return found
+    p.scripts = scripts.scripts_txt2img
+    p.script_args = (0, *(control.value for control in scripts.scripts_txt2img.inputs[1:]))  # 0: no script selected
+    return p
 
 
 def parse_request(values: Sequence[Any]) -> ImageRequest:
-    """Read what the txt2img tab asks for; a seed is drawn if it asks for any.
+    """Read the request of the txt2img tab; if its seed is random, a number is drawn.
 
     Raises:
-        ImageError: A number is out of its range.
-        HostError: The host cannot read its own tab.
+        ImageError: A number is out of range.
+        HostError: The WebUI cannot read its own tab.
     """
-    with as_host_errors(), closing(set_up(values)) as found:
-        batch = found.n_iter * found.batch_size
-        schedule = "" if found.scheduler in (None, "", _AUTOMATIC) else f" {found.scheduler}"
+    with as_host_errors(), closing(make_request(values)) as p:
+        batch = p.n_iter * p.batch_size
+        schedule = "" if p.scheduler in (None, "", AUTOMATIC) else f" {p.scheduler}"
         return ImageRequest(
-            prompt=found.prompt,
-            negative=found.negative_prompt,
-            seed=_seed(found.seed, batch),
-            steps=int(found.steps),
-            sampler=f"{found.sampler_name}{schedule}",
-            cfg=float(found.cfg_scale),
-            width=int(found.width),
-            height=int(found.height),
+            prompt=p.prompt,
+            negative=p.negative_prompt,
+            seed=_parse_seed(p.seed, batch),
+            steps=int(p.steps),
+            sampler=f"{p.sampler_name}{schedule}",
+            cfg=float(p.cfg_scale),
+            width=int(p.width),
+            height=int(p.height),
             batch=int(batch),
         )
 
 
-def _seed(wanted: Any, batch: int) -> int:
+def _parse_seed(value: Any, batch: int) -> int:
     try:
-        seed = int(wanted)
+        seed = int(value)
     except (TypeError, ValueError):
         seed = -1
     return seed if seed >= 0 else random.randrange(2**32 - batch)
@@ -117,9 +122,9 @@ class ImageMaker:
     """Makes images of the live model.
 
     Args:
-        values: Of the txt2img tab; None for its defaults.
-        info: What the host knows of the checkpoint in the live model.
-        samplers: The names that requests may use.
+        values: The values of the txt2img tab; None for its defaults.
+        info: The WebUI's info of the checkpoint in the live model.
+        samplers: The samplers that requests may name.
     """
 
     def __init__(self, values: Sequence[Any] | None, info: Any, samplers: Sequence[str]) -> None:
@@ -133,42 +138,42 @@ class ImageMaker:
         """Make the images of a request.
 
         Raises:
-            HostError: It cannot be done.
+            HostError: The images cannot be made.
             Stopped: The user pressed Interrupt, or Stop before all images were begun.
         """
         request = with_known_sampler(request, self._samplers)
-        with as_host_errors(), closing(set_up(self._values)) as found:
-            _ask_for(found, request)
-            self._keep_model(found)
-            secure_settings(found)
-            found.extra_generation_params.update(infotext_names(model, fields))
-            mark(found, Mark(ours=True, merged=LABEL in model))
-            made = found.scripts.run(found, *found.script_args)
-            if made is None:
-                made = processing.process_images(found)
-            _raise_if_stopped(found, len(made.images), request.batch)
-            return _collect(found, made, request, fields)
+        with as_host_errors(), closing(make_request(self._values)) as p:
+            _apply(request, p)
+            self._keep_model(p)
+            secure_settings(p)
+            p.extra_generation_params.update(infotext_names(model, fields))
+            mark(p, Mark(ours=True, merged=LABEL in model))
+            processed = p.scripts.run(p, *p.script_args)
+            if processed is None:
+                processed = processing.process_images(p)
+            _raise_if_stopped(p, len(processed.images), request.batch)
+            return _collect(p, processed, request, fields)
 
-    def _keep_model(self, found: Any) -> None:
-        """Have the host leave the live model in place; it goes by its settings at each image.
+    def _keep_model(self, p: Any) -> None:
+        """Make the WebUI keep the live model; otherwise it loads what its settings select before each image.
 
         Raises:
-            HostError: The txt2img tab asks for another one.
+            HostError: The txt2img tab asks for another model.
         """
-        wanted = found.override_settings.get(CHECKPOINT_OPTION)
-        if wanted is not None and not self._is_live(sd_models.checkpoint_aliases.get(wanted)):
+        override = p.override_settings.get(CHECKPOINT_OPTION)
+        if override is not None and not self._is_live(sd_models.checkpoint_aliases.get(override)):
             raise HostError(
-                f"The txt2img tab's override settings ask for the checkpoint {wanted}; take that out there."
+                f"The txt2img tab's override settings ask for the checkpoint {override}; remove that setting there."
             )
-        if self._names_another(found.refiner_checkpoint):
-            raise HostError("A refiner would replace the model in mid-image; switch it off in the txt2img tab.")
-        if found.enable_hr and self._names_another(found.hr_checkpoint_name):
+        if self._names_another(p.refiner_checkpoint):
+            raise HostError("A refiner would replace the model during an image; switch it off in the txt2img tab.")
+        if p.enable_hr and self._names_another(p.hr_checkpoint_name):
             raise HostError(
-                "Hires. fix with a checkpoint of its own would replace the model in mid-image; "
+                "Hires. fix with another checkpoint would replace the model during an image; "
                 'choose "Use same checkpoint" in the txt2img tab.'
             )
         if not self._is_live(selected_checkpoint()):
-            override_checkpoint(found, self._info)
+            override_checkpoint(p, self._info)
 
     def _names_another(self, name: str | None) -> bool:
         return name not in NO_MODEL and not self._is_live(sd_models.get_closet_checkpoint_match(name))
@@ -177,15 +182,15 @@ class ImageMaker:
         return info is not None and is_file_of(info, ref_of(self._info).path)
 
 
-def _ask_for(found: Any, request: ImageRequest) -> None:
-    """Put a request's values in place of the tab's; nothing is saved by the host."""
-    found.prompt, found.negative_prompt = request.prompt, request.negative
-    found.seed, found.steps, found.cfg_scale = request.seed, request.steps, request.cfg
-    found.sampler_name, found.scheduler = _split_sampler(request.sampler)
-    found.width, found.height = request.width, request.height
-    if found.n_iter * found.batch_size != request.batch:
-        found.n_iter, found.batch_size = 1, request.batch
-    found.do_not_save_samples = found.do_not_save_grid = True
+def _apply(request: ImageRequest, p: Any) -> None:
+    """Replace the tab's values by those of a request; the WebUI saves nothing."""
+    p.prompt, p.negative_prompt = request.prompt, request.negative
+    p.seed, p.steps, p.cfg_scale = request.seed, request.steps, request.cfg
+    p.sampler_name, p.scheduler = _split_sampler(request.sampler)
+    p.width, p.height = request.width, request.height
+    if p.n_iter * p.batch_size != request.batch:
+        p.n_iter, p.batch_size = 1, request.batch
+    p.do_not_save_samples = p.do_not_save_grid = True
 
 
 def _split_sampler(name: str) -> tuple[str, str]:
@@ -193,36 +198,37 @@ def _split_sampler(name: str) -> tuple[str, str]:
     for schedule in sd_schedulers.schedulers:
         if name.endswith(f" {schedule.label}"):
             return name[: -len(schedule.label) - 1], schedule.label
-    return name, _AUTOMATIC
+    return name, AUTOMATIC
 
 
-def _raise_if_stopped(found: Any, made: int, wanted: int) -> None:
-    """Refuse images that are only half made.
+def _raise_if_stopped(p: Any, made: int, asked: int) -> None:
+    """Refuse images that are not finished.
 
     Raises:
         Stopped: The user pressed Interrupt, or Stop before all images were begun.
         HostError: The user pressed Skip.
     """
-    state, noted = shared.state, mark_of(found)
-    if state.interrupted or (state.stopping_generation and made < wanted):
+    state, marked = shared.state, mark_of(p)
+    if state.interrupted or (state.stopping_generation and made < asked):
         raise Stopped
-    if state.skipped or (noted is not None and noted.skipped):
+    if state.skipped or (marked is not None and marked.skipped):
         state.skipped = False
         raise HostError("The image was skipped.")
 
 
-def _collect(found: Any, made: Any, request: ImageRequest, fields: Mapping[str, str]) -> Sequence[GeneratedImage]:
-    first = made.index_of_first_image
-    images = made.images[first:]
-    chosen = found.script_args[0] if found.script_args else 0
-    if len(images) < request.batch or (chosen and len(images) != request.batch):
-        advice = "; choose no script in the txt2img tab" if chosen else ""
+def _collect(p: Any, processed: Any, request: ImageRequest, fields: Mapping[str, str]) -> Sequence[GeneratedImage]:
+    first = processed.index_of_first_image
+    images = processed.images[first:]
+    script = p.script_args[0] if p.script_args else 0
+    if len(images) < request.batch or (script and len(images) != request.batch):
+        advice = "; choose no script in the txt2img tab" if script else ""
         raise HostError(f"The WebUI made {len(images)} images, where {request.batch} were asked for{advice}.")
+    seeds, infotexts = processed.all_seeds, processed.infotexts
     return [
         GeneratedImage(
             image.convert("RGB"),
-            int(made.all_seeds[index]) if index < len(made.all_seeds) else request.seed + index,
-            made.infotexts[first + index] if first + index < len(made.infotexts) else made.info,
+            int(seeds[index]) if index < len(seeds) else request.seed + index,
+            infotexts[first + index] if first + index < len(infotexts) else processed.info,
             dict(fields),
         )
         for index, image in enumerate(images[: request.batch])

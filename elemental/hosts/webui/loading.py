@@ -1,4 +1,4 @@
-"""Whose turn it is in the WebUI, and what has to happen before it loads a checkpoint by its own means."""
+"""The WebUI's queue, and what happens before the WebUI itself loads a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _log = logging.getLogger(__name__)
 
 CHECKPOINT_OPTION = "sd_model_checkpoint"
 LOADING_OPTIONS = (CHECKPOINT_OPTION, "fp8_storage", "cache_fp16_weight")
-"""The settings that the host loads a checkpoint for when they change."""
+"""The settings that make the WebUI load a checkpoint when they change."""
 
 
-class Turn:
-    """The host's queue: one thread at a time has its turn, and may ask for it again meanwhile.
+class HostQueue:
+    """The WebUI's queue, which one thread at a time may use; that thread may enter it again.
 
-    The host's own lock blocks a thread that asks twice.
+    The WebUI's own lock would block a thread that enters twice.
     """
 
     def __init__(self) -> None:
@@ -29,21 +29,21 @@ class Turn:
 
     @property
     def mine(self) -> bool:
-        """Whether this thread has its turn."""
+        """Whether this thread is in the queue."""
         return self._owner == threading.get_ident()
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Wait for a turn, unless this thread has it."""
+        """Wait for the queue, unless this thread is in it already."""
         if self.mine:
             yield
             return
-        with call_queue.queue_lock, self.granted():
+        with call_queue.queue_lock, self.entered():
             yield
 
     @contextmanager
-    def granted(self) -> Iterator[None]:
-        """Take note that the host has given this thread its turn."""
+    def entered(self) -> Iterator[None]:
+        """Note that this thread is in the queue, because the WebUI holds its lock for it."""
         before, self._owner = self._owner, threading.get_ident()
         try:
             yield
@@ -52,17 +52,17 @@ class Turn:
 
 
 class LoadCalls:
-    """What is called before the host loads a checkpoint."""
+    """Functions to call before the WebUI loads a checkpoint."""
 
     def __init__(self) -> None:
         self._calls: list[Callable[[], None]] = []
 
     def add(self, call: Callable[[], None]) -> None:
-        """Have something called, after what was added before."""
+        """Add a function, to be called after those before it."""
         self._calls.append(call)
 
     def __call__(self) -> None:
-        """Call everything; an ElementalError is logged, since the host is about to load something else anyway."""
+        """Call all of them; an ElementalError is logged, because the WebUI loads the checkpoint in any case."""
         for call in self._calls:
             try:
                 call()
@@ -71,52 +71,53 @@ class LoadCalls:
 
 
 class LoadGate:
-    """Stands before what the host does when a setting changes that it loads a checkpoint for.
+    """Runs before the WebUI's reaction to a changed setting that makes it load a checkpoint.
 
-    The host reads its settings in mid-job, too: the user's new choice waits there until the job is done.
+    The WebUI reads its settings during jobs, too. So if the user chooses a checkpoint during one of our jobs, the
+    setting names the job's checkpoint until the job has ended.
 
     Args:
-        then: What the host does.
-        turn: The queue.
-        calls: What comes first.
-        hold: Gives the checkpoint that a running job needs, by the host's name; None if there is no job.
-        option: The name of the setting; only that of the checkpoint is a choice that can be held back.
+        then: The WebUI's reaction.
+        queue: The WebUI's queue.
+        calls: Called before the reaction.
+        job_checkpoint: Gives the WebUI's name of the checkpoint that the running job needs; None if no job is running.
+        option: The name of the setting; only a choice of a checkpoint is held back.
     """
 
     def __init__(
         self,
         then: Callable[[], None] | None,
         *,
-        turn: Turn,
+        queue: HostQueue,
         calls: Callable[[], None],
-        hold: Callable[[], str | None],
+        job_checkpoint: Callable[[], str | None],
         option: str,
     ) -> None:
         self._then = then
-        self._turn = turn
+        self._queue = queue
         self._calls = calls
-        self._hold = hold
-        self._chooses = option == CHECKPOINT_OPTION
+        self._job_checkpoint = job_checkpoint
+        self._is_choice = option == CHECKPOINT_OPTION
 
     def __call__(self) -> None:
-        """Wait for a turn, call what comes first, and let the host go on."""
+        """Wait for the queue, make the calls, and let the WebUI react."""
         chosen = shared.opts.data.get(CHECKPOINT_OPTION)
-        held = self._hold() if self._chooses and not self._turn.mine else None
-        if held is not None:
-            shared.opts.data[CHECKPOINT_OPTION] = held
-        with self._turn():
-            if held is not None:
+        needed = self._job_checkpoint() if self._is_choice and not self._queue.mine else None
+        if needed is not None:
+            shared.opts.data[CHECKPOINT_OPTION] = needed
+        with self._queue():
+            if needed is not None:
                 shared.opts.data[CHECKPOINT_OPTION] = chosen
             self._calls()
         if self._then is not None:
-            self._then()  # takes the host's lock itself
+            self._then()  # takes the WebUI's lock itself
 
 
 def put_gates(make: Callable[[str, Callable[[], None] | None], LoadGate]) -> None:
-    """Put a gate before each setting that the host loads a checkpoint for; where there is one, it stays.
+    """Put a gate before each setting that makes the WebUI load a checkpoint; a gate that is there already stays.
 
     Args:
-        make: Makes the gate of a setting, before what the host does now.
+        make: Makes the gate of a setting from its name and the WebUI's reaction.
     """
     for option in LOADING_OPTIONS:
         info = shared.opts.data_labels.get(option)

@@ -1,8 +1,8 @@
-"""Take out of the WebUI's layers what its Lora extension has put into them.
+"""Take the changes of the WebUI's Lora extension out of a layer's weights.
 
-The extension writes LoRAs into the layers' weights, keeps what was there before in attributes of the layers, and goes
-by them the next time: kept numbers that are older than a merge would come back over it. Seen in its
-``extensions-builtin/Lora/networks.py`` of version 1.10.1; its modules are not imported, the attributes are enough.
+The extension adds LoRAs to the weights and keeps the weights from before as attributes of the layers. It puts these
+back the next time, also over a merge that was made since. The names of the attributes are those of
+``extensions-builtin/Lora/networks.py`` in version 1.10.1.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _BIAS = "network_bias_backup"
 
 
 def undo_lora(layer: nn.Module) -> None:
-    """Give a layer the numbers that it has without LoRAs, bit for bit, and void what is kept of them."""
+    """Give a layer its weights without LoRAs, bit for bit, and drop the extension's copies of them."""
     names, weights, bias = (getattr(layer, name, None) for name in (_NAMES, _WEIGHTS, _BIAS))
     if not names and weights is None and bias is None:
         return
     if names and not (weights is None and bias is None):
         with torch.no_grad():
-            _give_back(layer, weights, bias)
+            _put_back(layer, weights, bias)
     setattr(layer, _NAMES, ())
     setattr(layer, _WEIGHTS, None)
     setattr(layer, _BIAS, None)
 
 
-def _give_back(layer: nn.Module, weights: Any, bias: torch.Tensor | None) -> None:
+def _put_back(layer: nn.Module, weights: Any, bias: torch.Tensor | None) -> None:
     owner: Any = layer
     if isinstance(layer, nn.MultiheadAttention):
         owner = layer.out_proj
@@ -42,4 +42,4 @@ def _give_back(layer: nn.Module, weights: Any, bias: torch.Tensor | None) -> Non
     if bias is not None:
         owner.bias.copy_(bias)
     elif getattr(owner, "bias", None) is not None:
-        owner.bias = None  # the LoRA brought it
+        owner.bias = None  # the LoRA added it

@@ -1,4 +1,4 @@
-"""Open one checkpoint: its header at once, its tensors only when they are asked for."""
+"""Open a checkpoint: its header at once, its tensors on demand."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SUFFIXES = SAFETENSORS + PICKLES
 
 
 def checkpoint_files(folder: Path) -> Iterator[Path]:
-    """List the files below a folder, at any depth, that are checkpoints by their names, in order of their paths."""
+    """List the checkpoints below a folder at any depth, by the ends of their names, sorted by path."""
     return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 class Signature(NamedTuple):
-    """What tells whether a file has changed: size in bytes, modification time in nanoseconds."""
+    """Size in bytes and modification time in nanoseconds, to detect changes of a file."""
 
     size: int
     mtime: int
@@ -41,21 +41,21 @@ class Signature(NamedTuple):
 class Checkpoint:
     """A checkpoint file, open for reading; a context manager.
 
-    Opening reads the header alone, of a pickled file its index; neither needs memory for the tensors, or torch. Nothing
-    that stands in a pickle is run.
+    Opening reads only the header, or the index of a pickled file; it needs neither torch nor memory for the tensors. No
+    code in a pickle is run.
 
     Args:
-        path: The file; the end of its name says how it is read: .safetensors, .sft, .ckpt, .pt, .pth or .bin.
+        path: The file; it is read according to its suffix: .safetensors, .sft, .ckpt, .pt, .pth or .bin.
 
     Attributes:
         path: The file.
-        tensors: Number format and shape of every tensor, in the order in which they lie in the file.
+        tensors: Dtype and shape of each tensor, by key, in the order of the file.
         metadata: The text fields of a safetensors header; empty for pickled files.
         signature: Size and modification time when it was opened.
 
     Raises:
-        CheckpointError: The file is missing, unreadable, damaged, named otherwise, or holds more than tensors, or a
-            tensor in a form or number format that is not known.
+        CheckpointError: The file is missing, unreadable or damaged, has another suffix, would run code, or holds a
+            tensor in a form or dtype that is not supported.
     """
 
     path: Path
@@ -74,7 +74,7 @@ class Checkpoint:
             self._stored = read_pickled(self.path)
             self.tensors, self.metadata = {key: stored.info for key, stored in self._stored.items()}, {}
         else:
-            raise CheckpointError(f"{self.path} is no checkpoint: its name ends in none of {', '.join(SUFFIXES)}.")
+            raise CheckpointError(f"{self.path} is not a checkpoint: names end in one of {', '.join(SUFFIXES)}.")
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -85,7 +85,7 @@ class Checkpoint:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; tensors that were read before stay valid."""
+        """Close the file; tensors that were read before stay valid."""
         self._mapped = None
 
     @property
@@ -95,30 +95,30 @@ class Checkpoint:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """What kind of model it is.
+        """The architecture of the model.
 
         Raises:
-            CheckpointError: None that can be merged.
+            CheckpointError: The file is of another kind, or its architecture cannot be merged.
         """
         shapes = {key: info.shape for key, info in self.tensors.items()}
         return detect_architecture(shapes, name=str(self.path))
 
     def tensor(self, key: str) -> torch.Tensor:
-        """Give one tensor, on the CPU, in the file's number format and shape; do not write to it.
+        """Read a tensor: on the CPU, in the file's dtype and shape; do not modify it.
 
-        It lies in the mapped file; one that begins at no multiple of its numbers' size is copied.
+        It is a view of the memory-mapped file, or a copy if its start is not aligned.
 
         Raises:
             KeyError: The file has no such tensor.
             CheckpointError: The file has changed since it was opened.
         """
-        # safetensors' own reader loses some bytes at each tensor, which hundreds of merges in one process would feel
+        # the reader of safetensors leaks some bytes for each tensor, which add up in hundreds of merges
         if self._stored is None:
-            self._stored = self._find_tensors()
-        return self._numbers(self._stored[key])
+            self._stored = self._locate_tensors()
+        return self._view(self._stored[key])
 
-    def _find_tensors(self) -> dict[str, StoredTensor]:
-        """Find the tensors of a safetensors file, whose header was found right when it was opened."""
+    def _locate_tensors(self) -> dict[str, StoredTensor]:
+        """Locate the tensors of a safetensors file; its header was checked when it was opened."""
         try:
             with self.path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
@@ -130,8 +130,8 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} changed since it was opened.") from exc
         return {key: StoredTensor(info, info.strides, starts[key], info.nbytes) for key, info in infos.items()}
 
-    def _numbers(self, stored: StoredTensor) -> torch.Tensor:
-        """Give the numbers of a tensor, where they lie in the mapped file."""
+    def _view(self, stored: StoredTensor) -> torch.Tensor:
+        """Give a tensor as a view of the mapped file."""
         import torch
 
         from .dtypes import TORCH_DTYPES
@@ -143,18 +143,18 @@ class Checkpoint:
                 self._mapped = torch.from_file(str(self.path), size=self.signature.size, dtype=torch.uint8)
             except RuntimeError as exc:
                 raise CheckpointError(f"{self.path} changed since it was opened.") from exc
-        found: torch.Tensor = self._mapped[stored.start : stored.start + stored.extent]
+        data: torch.Tensor = self._mapped[stored.start : stored.start + stored.extent]
         dtype = TORCH_DTYPES[stored.info.dtype]
         if stored.start % dtype.itemsize:
-            found = found.clone()  # numbers that begin anywhere cannot be looked at where they are
-        return found.view(dtype).as_strided(stored.info.shape, stored.stride)
+            data = data.clone()  # torch cannot view unaligned numbers
+        return data.view(dtype).as_strided(stored.info.shape, stored.stride)
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether there is such a file.
+    """Tell whether a file exists.
 
     Raises:
-        CheckpointError: It lies where nobody may look.
+        CheckpointError: The folder cannot be read.
     """
     try:
         return path.is_file()
@@ -166,7 +166,7 @@ def read_signature(path: Path) -> Signature:
     """Read a file's size and modification time.
 
     Raises:
-        CheckpointError: There is no such file, or it cannot be read.
+        CheckpointError: The file does not exist, or cannot be read.
     """
     try:
         stat = path.stat()
@@ -178,47 +178,47 @@ def read_signature(path: Path) -> Signature:
 
 
 class VaeFile(Checkpoint):
-    """The VAE of a file, under the keys that it has in a whole checkpoint.
+    """The VAE of a file, with the keys of a whole checkpoint.
 
-    The file may be a whole checkpoint, or a VAE alone, whose keys lack the prefix.
+    The file can be a whole checkpoint, or only a VAE, whose keys have no prefix.
 
     Raises:
-        CheckpointError: The file cannot be read, or holds no VAE in the original layout.
+        CheckpointError: The file cannot be read, or has no VAE in the original layout.
     """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self._own_keys = _vae_keys(self.tensors, self.path)
-        self.tensors = {key: self.tensors[own] for key, own in self._own_keys.items()}
+        self._file_keys = _vae_keys(self.tensors, self.path)
+        self.tensors = {key: self.tensors[file_key] for key, file_key in self._file_keys.items()}
 
     def tensor(self, key: str) -> torch.Tensor:
-        """Give one tensor by its key in a whole checkpoint, as :meth:`Checkpoint.tensor` does.
+        """Read a tensor by its key in a whole checkpoint, as :meth:`Checkpoint.tensor` does.
 
         Raises:
             KeyError: The file has no such tensor.
             CheckpointError: The file has changed since it was opened.
         """
-        return super().tensor(self._own_keys[key])
+        return super().tensor(self._file_keys[key])
 
 
 def _vae_keys(tensors: Mapping[str, TensorInfo], path: Path) -> dict[str, str]:
-    """Map the key that each VAE tensor has in a whole checkpoint to its key in a file."""
-    whole = {key: key for key in tensors if key.startswith(VAE_PREFIX)}
-    if whole:
-        return whole
+    """Map the keys that VAE tensors have in a whole checkpoint to their keys in a file."""
+    prefixed = {key: key for key in tensors if key.startswith(VAE_PREFIX)}
+    if prefixed:
+        return prefixed
     if any(key.startswith("decoder.up_blocks.") for key in tensors):
-        raise CheckpointError(f"{path} holds a VAE in diffusers layout; one in the original layout is needed.")
+        raise CheckpointError(f"{path} has a VAE in diffusers layout; use one in the original layout.")
     parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-    alone = {VAE_PREFIX + key: key for key in tensors if key.startswith(parts)}
-    if VAE_PREFIX + "decoder.conv_in.weight" not in alone:
-        raise CheckpointError(f"{path} holds no VAE.")
-    return alone
+    unprefixed = {VAE_PREFIX + key: key for key in tensors if key.startswith(parts)}
+    if VAE_PREFIX + "decoder.conv_in.weight" not in unprefixed:
+        raise CheckpointError(f"{path} has no VAE.")
+    return unprefixed
 
 
 def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     try:
-        path.open("rb").close()  # safetensors would call a file that may not be read a missing one
-        # The numpy flavour, since reading a header needs no torch; no tensor is ever read through it.
+        path.open("rb").close()  # safetensors reports a file without read permission as missing
+        # "numpy" needs no torch; no tensor is read here
         with safe_open(path, framework="numpy") as file:
             tensors = {}
             for key in file.offset_keys() if hasattr(file, "offset_keys") else file.keys():
@@ -228,7 +228,7 @@ def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     except OSError as exc:
         raise CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.") from exc
     except (SafetensorError, ValueError, OverflowError) as exc:
-        raise CheckpointError(f"{path} is damaged, or no safetensors file: {exc}.") from exc
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {exc}.") from exc
     _check_formats(tensors, path)
     return tensors, metadata
 
@@ -236,4 +236,4 @@ def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
 def _check_formats(tensors: Mapping[str, TensorInfo], path: Path) -> None:
     for key, info in tensors.items():
         if info.dtype not in BITS:
-            raise CheckpointError(f"{path} holds {key} as {info.dtype}, a number format this program does not know.")
+            raise CheckpointError(f"{path} holds {key} as {info.dtype}, which this program does not support.")

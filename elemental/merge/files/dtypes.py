@@ -1,4 +1,4 @@
-"""Number formats: the names in safetensors headers, and torch's own."""
+"""Dtypes: torch's for the names in safetensors headers, and rounding to them."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ TORCH_DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""torch's number formats by their names in safetensors headers."""
+"""torch's dtypes by their names in safetensors headers."""
 
 
 def working_dtype(device: torch.device) -> torch.dtype:
-    """Choose the format to compute in, so that one rounding to the saved format is all that shows.
+    """Choose the dtype to compute in, so that only the rounding to the saved dtype affects the result.
 
-    Where two large terms cancel, the rounding of float32 would show in the result, and of bf16 and fp32 be all that
-    is left of it. float64 costs little beside the copying; Apple's devices have none.
+    Where large terms cancel, rounding errors of float32 would be visible. float64 costs little compared to copying;
+    Apple's devices do not have it.
     """
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 _LARGEST_E4M3 = 464.0
-"""What lies beyond would round to more than 448, the largest number that F8_E4M3 has."""
+"""Larger numbers would round to more than 448, the largest number of F8_E4M3."""
 
 
 def round_to(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round floats to a format; those too large for it become NaN or infinite in every version of torch.
+    """Round floats to a dtype; numbers too large for it become NaN or infinite in every version of torch.
 
-    F8_E4M3 has no infinity, and torch has come to give 448 for numbers beyond it, infinite ones too, where it gave NaN.
+    F8_E4M3 has no infinity. Older versions of torch give NaN for numbers too large for it, newer ones 448.
 
     Args:
-        values: Of any shape; floats of any format, or numbers that have the format already.
-        dtype: The format.
+        values: Floats of any shape and dtype, or numbers that have the dtype already.
+        dtype: The dtype.
 
     Returns:
-        Numbers of the same shape; ``values`` itself if it has the format already.
+        Numbers of the same shape; ``values`` itself if it has the dtype already.
     """
     result = values.to(dtype)
     if dtype is torch.float8_e4m3fn and values.dtype is not dtype:

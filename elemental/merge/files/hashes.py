@@ -1,4 +1,4 @@
-"""SHA-256 of files, remembered in the user's cache folder by path, size and modification time."""
+"""SHA-256 of files, cached in the user's cache folder by path, size and modification time."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from ...errors import CheckpointError
 from .checkpoint import Signature, read_signature
 
 CACHE_VARIABLE = "ELEMENTAL_CACHE"
-"""Environment variable that names another folder for what is remembered."""
+"""Environment variable that sets another cache folder."""
 
 _CHUNK = 8 << 20
 
 
 def cache_folder() -> Path:
-    """Give the folder in which hashes are remembered; it may not exist yet."""
+    """Give the folder of cached hashes; it may not exist yet."""
     return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("elemental", appauthor=False))
 
 
 def remembered_sha256(path: Path) -> str | None:
-    """Give a file's SHA-256 in lower-case hex if it is remembered and the file has not changed since."""
+    """Give a file's cached SHA-256 in lower-case hex; None if there is none or the file has changed."""
     try:
         entry = json.loads(_entry_path(path).read_text(encoding="utf-8"))
-        known = Signature(entry["size"], entry["mtime"])
-        return str(entry["sha256"]) if known == read_signature(path) and entry["path"] == _place(path) else None
+        cached = Signature(entry["size"], entry["mtime"])
+        return str(entry["sha256"]) if cached == read_signature(path) and entry["path"] == _full_path(path) else None
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):
-        return None  # unknown, or the entry is damaged: the hash is computed anew
+        return None  # not cached, or the entry is damaged
 
 
 def compute_sha256(path: Path, *, check_stop: Callable[[], None] = lambda: None) -> str:
-    """Compute a file's SHA-256 and remember it.
+    """Compute a file's SHA-256 and cache it.
 
     Args:
         path: The file.
-        check_stop: Called after every 8 MiB; what it raises ends it.
+        check_stop: Called after every 8 MiB; raises an exception to stop.
 
     Returns:
         The hash, in lower-case hex.
 
     Raises:
-        CheckpointError: The file cannot be read, or changed meanwhile.
+        CheckpointError: The file cannot be read, or changed while it was read.
     """
     before = read_signature(path)
     digest = hashlib.sha256()
@@ -67,16 +67,16 @@ def compute_sha256(path: Path, *, check_stop: Callable[[], None] = lambda: None)
 
 
 def file_sha256(path: Path) -> str:
-    """Give a file's SHA-256 in lower-case hex, remembered or computed.
+    """Give a file's SHA-256 in lower-case hex, cached or computed.
 
     Raises:
-        CheckpointError: The file cannot be read, or changed meanwhile.
+        CheckpointError: The file cannot be read, or changed while it was read.
     """
     return remembered_sha256(path) or compute_sha256(path)
 
 
 def legacy_hash(path: Path) -> str:
-    """Compute the WebUI's old short hash: 8 hex digits of the SHA-256 of 64 KiB from 1 MiB on.
+    """Compute the WebUI's old short hash: the first 8 hex digits of the SHA-256 of 64 KiB from offset 1 MiB.
 
     Source: modules/sd_models.py, ``model_hash``, of github.com/AUTOMATIC1111/stable-diffusion-webui.
 
@@ -95,22 +95,22 @@ def _unreadable(path: Path, exc: OSError) -> CheckpointError:
     return CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.")
 
 
-def _place(path: Path) -> str:
+def _full_path(path: Path) -> str:
     return os.path.normcase(path.resolve())
 
 
 def _entry_path(path: Path) -> Path:
-    name = hashlib.sha256(_place(path).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    name = hashlib.sha256(_full_path(path).encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return cache_folder() / "hashes" / f"{name}.json"
 
 
 def _remember(path: Path, signature: Signature, sha256: str) -> None:
-    entry = {"path": _place(path), "size": signature.size, "mtime": signature.mtime, "sha256": sha256}
+    entry = {"path": _full_path(path), "size": signature.size, "mtime": signature.mtime, "sha256": sha256}
     target = _entry_path(path)
-    # A cache that cannot be written costs time later, and is no reason to fail now.
+    # without the cache, the hash is computed again next time
     with suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(entry, file)
-        os.replace(temporary, target)  # noqa: PTH105 - Path.replace, named for what it is in every language
+        os.replace(temporary, target)  # noqa: PTH105 - temporary is a str

@@ -1,4 +1,4 @@
-"""The header fields of a merged file: this program's recipe, and those that the WebUI and model sites read.
+"""The header fields of a merged file: the recipe, and the fields that the WebUI and model sites read.
 
 The WebUI's fields are the ones its own merger writes (``run_modelmerger`` in modules/extras.py of
 github.com/AUTOMATIC1111/stable-diffusion-webui, version 1.10.1): ``sd_merge_recipe`` names the sources' hashes and
@@ -24,23 +24,23 @@ from .hashes import remembered_sha256
 
 RECIPE_FIELD = "elemental_recipe"
 RECIPE_NAME = "Elemental recipe"
-"""The name of the same recipe in the infotext of images that the WebUI makes on its own."""
+"""The name of the recipe in the infotext of images that the WebUI saves."""
 
 LABEL_FIELD = "Elemental"
-"""The name in an infotext of what is merged, in words."""
+"""The name of the description of the merge in an infotext."""
 
 _MODELS_FIELD = "sd_merge_models"
 _WEBUI_FIELD = "sd_merge_recipe"
 
 
 class SourceFacts(NamedTuple):
-    """What is written about a source besides its place in the recipe.
+    """What the header says about a model, besides its path.
 
     Attributes:
-        sha256: Of the whole file, or None if it is to be left out.
-        size: In bytes.
+        sha256: The SHA-256 of the file; None to leave it out.
+        size: The size of the file in bytes.
         legacy_hash: The WebUI's old short hash.
-        metadata: The source's own header fields.
+        metadata: The header fields of the file.
     """
 
     sha256: str | None
@@ -50,11 +50,11 @@ class SourceFacts(NamedTuple):
 
 
 def make_metadata(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[str, str]:
-    """Make the header fields of a merge's result; the same merge gives the same fields, whenever and wherever.
+    """Make the header fields of a merged file; the same merge always gives the same fields.
 
     Args:
         plan: The merge.
-        facts: Of each of its models, a VAE chosen separately included.
+        facts: Facts of each of its files, including a VAE file.
     """
     recipe = with_hashes(plan.recipe, facts)
     return {
@@ -66,7 +66,7 @@ def make_metadata(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[st
 
 
 def metadata_room(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[str, str]:
-    """Make fields as long as those will be whose hashes are not known yet."""
+    """Make fields of the final length while hashes are still being computed."""
     filled = {
         role: fact._replace(sha256=fact.sha256 and format(index, "064x"))
         for index, (role, fact) in enumerate(facts.items())
@@ -75,46 +75,46 @@ def metadata_room(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[st
 
 
 def recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> MergeRecipe:
-    """Read the recipe that a merged file carries.
+    """Read the recipe of a merged file.
 
     Args:
         metadata: The header fields.
-        name: What to call the file in an error.
+        name: How errors call the file.
 
     Raises:
-        RecipeError: There is none, or it cannot be read.
+        RecipeError: There is no recipe, or it cannot be read.
         SpecError: Its rules cannot be read, or set beta in a mode that has none.
     """
     if RECIPE_FIELD not in metadata:
-        raise RecipeError(f"{name} carries no recipe of this program.")
+        raise RecipeError(f"{name} has no recipe of this program.")
     return recipe_from_json(metadata[RECIPE_FIELD], name=name)
 
 
 def recipe_from_json(text: str, *, name: str) -> MergeRecipe:
-    """Read a recipe from the JSON text of its dict.
+    """Read a recipe from JSON.
 
     Args:
         text: The JSON.
-        name: What to call the file in an error.
+        name: How errors call the file.
 
     Raises:
-        RecipeError: It is no recipe.
+        RecipeError: The text is not a recipe.
         SpecError: Its rules cannot be read, or set beta in a mode that has none.
     """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise RecipeError(f"The recipe in {name} is no JSON: {exc}.") from exc
+        raise RecipeError(f"The recipe in {name} is not JSON: {exc}.") from exc
     if not isinstance(data, dict):
-        raise RecipeError(f"{name} holds no recipe of this program.")
+        raise RecipeError(f"{name} has no recipe of this program.")
     return recipe_from_dict(data)
 
 
 def recipe_as_json(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> str:
-    """Write a recipe as the JSON text that :func:`recipe_from_json` reads, with sizes, and hashes that are known.
+    """Write a recipe as JSON for :func:`recipe_from_json`, with the files' sizes and cached hashes.
 
     Args:
-        recipe: What was merged.
+        recipe: The recipe.
         models: Its files.
     """
     facts = {
@@ -124,7 +124,7 @@ def recipe_as_json(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> st
 
 
 def name_recipe(recipe: MergeRecipe) -> str:
-    """Say in one line what a recipe merges, for people."""
+    """Describe a recipe in one line."""
     models = [PurePath(source.name).stem for role, source in recipe.sources.items() if role != Role.VAE.value]
     pieces = [f"{recipe.mode.value} of {', '.join(models)}", f"alpha {recipe.alpha:g}"]
     if recipe.beta is not None:
@@ -138,17 +138,17 @@ def name_recipe(recipe: MergeRecipe) -> str:
 
 
 def with_hashes(recipe: MergeRecipe, facts: Mapping[Role, SourceFacts]) -> MergeRecipe:
-    """Write the sources' hashes and sizes into a recipe."""
+    """Add the files' hashes and sizes to a recipe."""
 
-    def known(source: ModelSource | None, role: Role) -> ModelSource | None:
-        return source and replace(source, sha256=facts[role].sha256, size=facts[role].size)
+    def identified(source: ModelSource, role: Role) -> ModelSource:
+        return replace(source, sha256=facts[role].sha256, size=facts[role].size)
 
     return replace(
         recipe,
-        model_a=replace(recipe.model_a, sha256=facts[Role.A].sha256, size=facts[Role.A].size),
-        model_b=replace(recipe.model_b, sha256=facts[Role.B].sha256, size=facts[Role.B].size),
-        model_c=known(recipe.model_c, Role.C),
-        vae_file=known(recipe.vae_file, Role.VAE),
+        model_a=identified(recipe.model_a, Role.A),
+        model_b=identified(recipe.model_b, Role.B),
+        model_c=recipe.model_c and identified(recipe.model_c, Role.C),
+        vae_file=recipe.vae_file and identified(recipe.vae_file, Role.VAE),
     )
 
 
@@ -193,7 +193,7 @@ def _webui_models(recipe: MergeRecipe, facts: Mapping[Role, SourceFacts]) -> dic
 
 
 def _parsed(text: str | None) -> dict[str, Any]:
-    """Read a field of somebody else's file, which may hold anything."""
+    """Read a JSON field of a file from any source; an empty dict if it cannot be read."""
     try:
         data = json.loads(text or "{}")
     except (ValueError, RecursionError):

@@ -15,7 +15,7 @@ from .hashes import file_sha256
 
 
 def model_source(path: str | Path) -> ModelSource:
-    """Name a file as a model of a recipe, by its absolute path; the user's home folder is written ``~``."""
+    """Make the recipe entry of a file: its absolute path, with ``~`` for the user's home folder."""
     absolute = Path.cwd() / expand_home(path)
     home = Path.home()
     if absolute.is_relative_to(home) and home != Path(home.anchor):
@@ -24,34 +24,34 @@ def model_source(path: str | Path) -> ModelSource:
 
 
 def expand_home(path: str | Path) -> Path:
-    """Put the user's home for a leading ``~/``; a name that merely starts with a tilde is left as it is."""
+    """Replace a leading ``~/`` by the user's home folder; other names that start with a tilde stay as they are."""
     return Path(path).expanduser() if re.match(r"~[/\\]", str(path)) else Path(path)
 
 
 @dataclass(frozen=True)
 class ModelLocator:
-    """Finds the files of the models that recipes name: where a recipe says, or by their SHA-256 in a folder.
+    """Finds the models of recipes: at the recorded path, or by SHA-256 in a folder.
 
     Attributes:
-        folder: The user's folder of checkpoints, searched at any depth; None to look nowhere else.
+        folder: The user's folder of checkpoints, searched at any depth; None to use only the recorded paths.
     """
 
     folder: Path | None = None
 
     def locate(self, source: ModelSource) -> Path:
-        """Find a model; a file that is not the recipe's is never taken.
+        """Find a model; a file with another size or hash is never used.
 
         Args:
-            source: The model; one without hash and size is taken as it is.
+            source: The model; without hash and size, any file at its path is used.
 
         Raises:
-            CheckpointError: It has changed, is nowhere to be found, or cannot be read; or there is no such folder.
+            CheckpointError: The file has changed, is missing or cannot be read; or the folder does not exist.
         """
         path = expand_home(source.path)
         if _is_recorded(path, source):
             return path
         for candidate in self._candidates() if source.sha256 else ():
-            with suppress(CheckpointError):  # one that cannot be read is not the one
+            with suppress(CheckpointError):  # unreadable files are skipped
                 if _is_recorded(candidate, source):
                     return candidate
         raise CheckpointError(self._not_found(path, source))
@@ -67,18 +67,17 @@ class ModelLocator:
         state = "has changed since the recipe was made" if is_there(path) else "is not there any more"
         if source.sha256 is None:
             return f"{path} {state}, and the recipe has no SHA-256 to find it by."
-        searched = (
-            f"No file in {self.folder} has" if self.folder else "--models DIR names a folder to look for a file with"
-        )
-        return f"{path} {state}.\n{searched} its SHA-256 {source.sha256}."
+        if self.folder is None:
+            return f"{path} {state}.\nName the folder of your checkpoints to find it by its SHA-256 {source.sha256}."
+        return f"{path} {state}.\nNo file in {self.folder} has its SHA-256 {source.sha256}."
 
 
 AS_RECORDED = ModelLocator()
-"""Finds models where their recipe says, and nowhere else."""
+"""Finds models only at the paths in their recipe."""
 
 
 def _is_recorded(path: Path, source: ModelSource) -> bool:
-    """Tell whether a file has the size and the hash that a recipe recorded, as far as it did."""
+    """Tell whether a file has the size and hash that a recipe recorded, if it did."""
     if source.size is None and source.sha256 is None:
         return True
     if not is_there(path) or (source.size is not None and read_signature(path).size != source.size):

@@ -1,4 +1,4 @@
-"""Open the models of a recipe, each file once, and plan with them."""
+"""Open the models of recipes, each file once, and plan with them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from ...recipe.recipe import MergeRecipe, ModelSource
-from ..plan import Planner, Role, planning_key
+from ..plan import Role
+from ..planner import Planner, planning_key
 from .checkpoint import Checkpoint, VaeFile, read_signature
 from .model_locator import AS_RECORDED, ModelLocator
 
 
 class OpenModels:
-    """The files of one recipe after the other, each opened once; a context manager, which closes them.
+    """The files of one or more recipes, each opened once; a context manager that closes them.
 
     Args:
         locator: Finds the models.
@@ -36,18 +37,18 @@ class OpenModels:
         self._stack.close()
 
     def open(self, recipe: MergeRecipe) -> dict[Role, Checkpoint]:
-        """Open the models of a recipe, those that are not open yet.
+        """Open the models of a recipe that are not open yet, and give all of them.
 
         Raises:
-            CheckpointError: One is missing, damaged, has changed, or is none that can be merged.
+            CheckpointError: A model is missing, damaged, has changed, or cannot be merged.
         """
         return {Role(name): self.open_one(source, Role(name)) for name, source in recipe.sources.items()}
 
     def open_one(self, source: ModelSource, role: Role = Role.A) -> Checkpoint:
-        """Open one model for its part in a merge, unless it is open.
+        """Open a model for its part in a merge, unless it is open already.
 
         Raises:
-            CheckpointError: It is missing, damaged, has changed, or is none that can be merged.
+            CheckpointError: The model is missing, damaged, has changed, or cannot be merged.
         """
         key = source, role is Role.VAE
         file = self._open.get(key)
@@ -55,16 +56,16 @@ class OpenModels:
             path = self._locator.locate(source)
             file = self._stack.enter_context(VaeFile(path) if role is Role.VAE else Checkpoint(path))
             if role is not Role.VAE:
-                _ = file.architecture  # a stranger is refused by its own name
+                _ = file.architecture  # an error about it names the file here, and only its role later
             self._open[key] = file
         return file
 
     def planner(self, recipe: MergeRecipe) -> Planner:
-        """Give what plans a recipe, and others of the same models, mode, VAE and number format; made once for them.
+        """Give the planner of a recipe; recipes of the same models, mode, VAE and number format share one.
 
         Raises:
-            CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
-            MergeError: The models do not fit together, or the numbers of one are scaled fp8.
+            CheckpointError: A model is missing, damaged, has changed, or cannot be merged.
+            MergeError: The models do not fit together, or one is scaled fp8.
         """
         models, key = self.open(recipe), planning_key(recipe)
         if key not in self._planners or self._planners[key][0] != models:

@@ -1,8 +1,8 @@
-"""Write a safetensors file piece by piece: at any moment the target is the old file or the whole new one.
+"""Write a safetensors file piece by piece; at any moment the target is the old file or the whole new one.
 
-The pieces go into a temporary file beside the target, which takes the target's place by renaming once all of it
-is on the disk. While a process writes, it holds a lock on its temporary file; one without a lock was left by a
-process that was killed, and the next writer in that folder removes it.
+The pieces go into a temporary file beside the target, which is renamed to the target once all of it is on the disk. A
+process holds a lock on its temporary file while it writes. A temporary file without a lock was left by a process that
+was killed; the next writer in that folder removes it.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from .tensor_info import BITS, TensorInfo
 
 try:
     import fcntl
-except ImportError:  # Windows, where an open file cannot be removed, which serves as the lock
+except ImportError:  # Windows, where an open file cannot be removed: no lock is needed
     fcntl = None  # type: ignore[assignment]
 
 SUFFIX = ".elemental-tmp"
 _DISK_FAILED = {errno.EIO, errno.EROFS, errno.ENOSPC, getattr(errno, "EDQUOT", errno.EIO)}
-"""What flushing a folder says if it failed; all else means that the system does not do that, or not for us."""
+"""Errors that mean a folder could not be flushed; others mean that the system does not support it."""
 
 _ALIGNMENT = 8
 
 
 class SafetensorsWriter:
-    """A safetensors file in the making; a context manager that leaves nothing behind unless :meth:`commit` is called.
+    """Writes a safetensors file; a context manager that leaves nothing behind unless :meth:`commit` is called.
 
-    Tensors are laid out by name, wider number formats first, so that each is aligned.
+    Tensors are sorted by dtype, widest first, and then by name, so that all are aligned.
 
     Args:
-        target: The file to make; a link is followed.
-        tensors: Number format and shape of every tensor.
-        room: Metadata no longer than which will be committed; the header gets room for it.
+        target: The file to write; links are followed.
+        tensors: Dtype and shape of each tensor, by key.
+        room: Metadata as long as the longest that :meth:`commit` will be given; the header reserves space for it.
         overwrite: Whether an existing target may be replaced.
 
     Attributes:
-        saved: Whether the file has taken the target's place.
+        saved: Whether the target has been replaced.
 
     Raises:
         MergeError: The target exists, cannot be written, or does not fit on the disk.
@@ -89,15 +89,15 @@ class SafetensorsWriter:
         self._discard()
 
     def write(self, key: str, start: int, data: memoryview) -> None:
-        """Write a piece of a tensor; threads may do so at the same time.
+        """Write a piece of a tensor; several threads can write at the same time.
 
         Args:
-            key: The tensor.
-            start: Where in the tensor the piece begins, in bytes.
+            key: The key of the tensor.
+            start: The offset of the piece in the tensor, in bytes.
             data: The bytes, contiguous.
 
         Raises:
-            MergeError: The disk is full, or failed.
+            MergeError: The disk is full or failed.
         """
         try:
             self._write_at(self._data_start + self._offsets[key] + start, data)
@@ -105,16 +105,16 @@ class SafetensorsWriter:
             raise self._failed(exc) from exc
 
     def commit(self, metadata: Mapping[str, str]) -> None:
-        """Write the header, flush everything to the disk, and put the file in the target's place.
+        """Write the header, flush everything to the disk, and replace the target.
 
         Raises:
-            MergeError: The disk is full or failed, the latter maybe after the file was put there, as the message says
-                then; or the target has appeared meanwhile.
-            ValueError: The fields are longer than the room that was left for them.
+            MergeError: The disk is full or failed, or the target has appeared in the meantime. If the disk failed after
+                the target was replaced, the message says so.
+            ValueError: The metadata is longer than the space reserved for it.
         """
         header = _encode(metadata, self._entries)
         if len(header) > self._header_size:
-            raise ValueError("the metadata is longer than the room left for it")
+            raise ValueError("the metadata is longer than the space reserved for it")
         try:
             self._write_at(0, memoryview(struct.pack("<Q", self._header_size) + header.ljust(self._header_size)))
             self._stop_flushing()
@@ -127,7 +127,7 @@ class SafetensorsWriter:
             try:
                 self._temporary.replace(self._target)
                 self.saved = True
-            except KeyboardInterrupt:  # the system may have done it by then
+            except KeyboardInterrupt:  # the file may have been renamed before the interrupt
                 self.saved = not self._temporary.exists()
                 raise
         except OSError as exc:
@@ -136,8 +136,8 @@ class SafetensorsWriter:
             _sync_folder(self._target.parent)
         except OSError as exc:
             raise MergeError(
-                f"{self._target} was saved, but its disk failed ({exc.strerror or exc}) before that was sure to last; "
-                "after a restart, the file that was there before may be back. Look after the disk, and merge again."
+                f"{self._target} was saved, but its disk failed ({exc.strerror or exc}): after a restart, the "
+                "old file may be back. Check the disk, and merge again."
             ) from exc
 
     def _check_room(self) -> None:
@@ -153,7 +153,7 @@ class SafetensorsWriter:
     def _create(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0)
         while True:
-            # noted first, so that an interrupt while the system makes it leaves nothing behind, either
+            # set first, so that an interrupt during open() leaves nothing behind
             self._temporary = self._target.with_name(f".{secrets.token_hex(8)}{SUFFIX}")
             try:
                 self._file = os.open(self._temporary, flags, 0o666)
@@ -161,11 +161,11 @@ class SafetensorsWriter:
                 raise self._failed(exc) from exc
             if fcntl is None:
                 return
-            with suppress(OSError):  # a file system without locks: there, a leftover cannot be told from a living file
+            with suppress(OSError):  # a file system without locks, where leftovers cannot be recognised
                 fcntl.flock(self._file, fcntl.LOCK_EX)
             if os.fstat(self._file).st_nlink:
                 return
-            os.close(self._file)  # another run took it for a leftover before it was locked
+            os.close(self._file)  # another process removed it as a leftover before it was locked
             self._file = -1
 
     def _allocate(self) -> None:
@@ -188,7 +188,7 @@ class SafetensorsWriter:
             position, data = position + count, data[count:]
 
     def _keep_mode(self) -> None:
-        """Give the file the mode of the one that it replaces, which may be for its owner's eyes only."""
+        """Keep the permissions of the file that is replaced."""
         if hasattr(os, "fchmod") and self._target.exists():
             with suppress(OSError):
                 os.fchmod(self._file, stat.S_IMODE(self._target.stat().st_mode))
@@ -197,8 +197,8 @@ class SafetensorsWriter:
         if self._temporary == self._target:
             return
         try:
-            # First of all, and while it is locked, so that neither another interrupt nor another run comes in between.
-            # In a folder that cannot be written to any more it stays, until a next run there finds it without a lock.
+            # Unlink first, while the file is locked, so that neither another interrupt nor another process intervenes.
+            # If the folder cannot be written to any more, the file stays, and a later run removes it as a leftover.
             if fcntl is not None:
                 with suppress(OSError):
                     self._temporary.unlink(missing_ok=True)
@@ -217,11 +217,11 @@ class SafetensorsWriter:
             self._flusher.stop()
 
     def _failed(self, exc: OSError) -> MergeError:
-        return MergeError(f"Cannot write {self._target}: {exc.strerror or exc}. The file there is as it was.")
+        return MergeError(f"Cannot write {self._target}: {exc.strerror or exc}. An existing file is unchanged.")
 
 
 class _Flusher:
-    """Sends what is written to the disk while more is computed; by itself the system would wait for the end."""
+    """Flushes written data to the disk during the computation; otherwise the system would flush it all at the end."""
 
     _SECONDS = 0.05
 
@@ -236,7 +236,7 @@ class _Flusher:
             self._thread.start()
 
     def stop(self) -> None:
-        """End flushing; raise what went wrong, since the system tells of a failed write only once."""
+        """End flushing; raise an error that occurred, as the system reports a failed write only once."""
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -252,17 +252,17 @@ class _Flusher:
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Make sure that a file may be written.
+    """Check that a file can be written.
 
     Raises:
-        MergeError: It exists and may not be replaced, is a folder, or lies in a folder that does not exist or may
-            not be entered.
+        MergeError: The file exists and may not be replaced, is a folder, or its folder does not exist or cannot be
+            entered.
     """
     try:
         if target.is_dir():
-            raise MergeError(f"{target} is a folder; name a file in it.")
+            raise MergeError(f"{target} is a folder: name a file in it.")
         if not overwrite and target.exists():
-            raise MergeError(f"{target} exists already; choose another name, or overwrite it (--overwrite).")
+            raise MergeError(f"{target} exists already: choose another name, or overwrite it.")
         if not target.parent.is_dir():
             raise MergeError(f"The folder {target.parent} does not exist.")
     except OSError as exc:
@@ -270,10 +270,10 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 
 def resolve_target(target: Path) -> Path:
-    """Find the file that a path stands for, links followed; it need not exist.
+    """Follow the links of a path; the file need not exist.
 
     Raises:
-        MergeError: The path leads nowhere: links in a circle, a name too long, a folder that may not be entered.
+        MergeError: The path cannot be resolved: a loop of links, a name that is too long, a folder without permission.
     """
     try:
         real = target.resolve()
@@ -284,9 +284,9 @@ def resolve_target(target: Path) -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed writers left in a folder; those in use stay."""
+    """Remove the temporary files that killed processes left in a folder; files in use stay."""
     leftovers: list[Path] = []
-    with suppress(OSError):  # a folder that cannot be read is told of by what writes to it
+    with suppress(OSError):  # an unreadable folder is reported when the file is created
         leftovers.extend(folder.glob(f".*{SUFFIX}"))
     for path in leftovers:
         with suppress(OSError):
@@ -295,7 +295,7 @@ def remove_leftovers(folder: Path) -> None:
                 continue
             file = os.open(path, os.O_RDWR)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process runs
                 path.unlink()
             finally:
                 os.close(file)
@@ -319,7 +319,7 @@ def _encode(metadata: Mapping[str, str], entries: Mapping[str, object]) -> bytes
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself last; not every system can.
+    """Flush the renaming to the disk, where the system supports it.
 
     Raises:
         OSError: The disk failed.

@@ -11,20 +11,20 @@ from .linear import add_difference, sum_twice, triple_sum, weight_sum
 
 
 class Formula(Protocol):
-    """What the functions below have in common."""
+    """A function that computes the formula of a mode."""
 
     def __call__(self, a: Tensor, b: Tensor, c: Tensor, *, alpha: float, beta: float) -> Tensor:
-        """Compute the mode's formula, using up the arguments.
+        """Compute the formula in place; the contents of the tensors are lost.
 
         Args:
-            a: A's numbers, of any shape and float format.
-            b: B's, of the same shape and format.
-            c: C's, likewise; whatever it is in modes that have no use for it.
+            a: A's tensor, of any shape and float dtype.
+            b: B's tensor, of the same shape and dtype.
+            c: C's tensor, of the same shape and dtype; ignored in modes without C.
             alpha: The ratio.
-            beta: The second one, passed over in modes that have none.
+            beta: The second ratio; ignored in modes without beta.
 
         Returns:
-            Numbers of that shape and format, in the memory of one of the arguments.
+            The result, of the same shape and dtype, in the memory of one of the arguments.
         """
 
 
@@ -34,3 +34,4 @@ FORMULAS: dict[MergeMode, Formula] = {
     MergeMode.TRIPLE_SUM: triple_sum,
     MergeMode.SUM_TWICE: sum_twice,
 }
+"""The function of each mode."""

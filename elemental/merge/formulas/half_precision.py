@@ -1,4 +1,4 @@
-"""The weight sum of fp16 tensors, without copies in a wider format."""
+"""The weight sum of fp16 tensors, without copies in a wider dtype."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from .linear import weight_sum
 
 _LARGEST = 65504.0
 _INFINITE = 0x7C00
-"""fp16's largest number, and the bits of its infinity."""
+"""The largest fp16 number, and the bits of fp16 infinity."""
 
 _HALF_STEP = 2**-25 * 0.99
 _HALF_UNIT = 2**-12 * 0.99
-"""Half of fp16's smallest step, and half a unit in the last place of a number beside the number, at the least; a
-hundredth is left to what :func:`half_weight_sum` does not count."""
+"""Half of the smallest step of fp16, and the smallest half unit in the last place relative to its number; a hundredth
+is kept in reserve for errors that :func:`half_weight_sum` does not count."""
 
 
 def half_weight_sum(a: Tensor, b: Tensor, alpha: float) -> Tensor:
-    """Give (1 - alpha) A + alpha B of fp16 tensors by torch's ``lerp``, which computes in float32 inside.
+    """Give (1 - alpha) A + alpha B of fp16 tensors, to within one unit in the last place.
 
-    It makes no copies, and is ten times as fast as going through float64. ``lerp`` gives A + alpha (B - A), and from
-    |alpha| 0.5 on B - (1 - alpha) (B - A). Beside the last rounding, what is lost is alpha's own rounding to float32,
-    and at most 2**-24 of the product at each of three others: of the factor, the difference, and the product. Together
-    they are less than half a unit in the last place, but for the few numbers that are small because large terms
-    cancel. These are computed in float64; each by itself, so that it does not matter how a tensor is cut into pieces.
-    So every result is within one unit in the last place.
+    torch's ``lerp`` computes in float32 internally, needs no copies, and is ten times as fast as float64. It gives
+    A + alpha (B - A), and from |alpha| 0.5 on B - (1 - alpha) (B - A). Besides the last rounding it loses alpha's
+    rounding to float32, and at most 2**-24 of the product in each of three roundings: of the factor, of the difference
+    and of the product. Together that is less than half a unit in the last place, except for the few results that are
+    small because large terms cancel. Those are computed again in float64, each number separately, so that the result
+    does not depend on how a tensor is cut into pieces.
 
     Args:
-        a: fp16, 1-D.
-        b: fp16, 1-D, of the same length.
+        a: A's numbers, fp16, 1-D.
+        b: B's numbers, fp16, 1-D, of the same length.
         alpha: The ratio.
 
     Returns:
@@ -49,27 +49,27 @@ def half_weight_sum(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     if error * (largest(a) + largest(b)) * 1.01 <= _HALF_STEP or (most := error * largest(b - a)) <= _HALF_STEP:
         return result
     near = _near_zero(result, most / _HALF_UNIT)
-    some_a, some_b, known = a[near], b[near], result[near]
+    some_a, some_b, from_lerp = a[near], b[near], result[near]
     lost = error * (some_b - some_a).abs().double()
     exact = weight_sum(some_a.double(), some_b.double(), b, alpha=alpha, beta=0.0).to(torch.float16)
-    result[near] = torch.where((lost > _HALF_STEP) & (known.abs() <= lost / _HALF_UNIT), exact, known)
+    result[near] = torch.where((lost > _HALF_STEP) & (from_lerp.abs() <= lost / _HALF_UNIT), exact, from_lerp)
     return result
 
 
 def _near_zero(values: Tensor, bound: float) -> Tensor:
-    """Give the places of an fp16 tensor's numbers up to a bound and little beyond; of all finite ones if it is none."""
+    """Give the indices of the fp16 numbers up to about a bound; of all finite ones if fp16 cannot hold it."""
     if values.device.type != "cpu":
         return torch.nonzero(~(values.abs() > bound)).squeeze(1)
-    # as integers, the way of :func:`largest`: numpy takes a fifth of torch's time
+    # as integers, as in :func:`largest`: numpy takes a fifth of torch's time
     most = int(np.array(bound, dtype="f2").view("u2")) if math.isfinite(bound) and bound < _LARGEST else _INFINITE
     return torch.from_numpy(np.flatnonzero((values.view(torch.int16).numpy() & 0x7FFF) <= most))
 
 
 def largest(values: Tensor) -> float:
-    """Give the largest absolute value of an fp16 tensor of any shape but an empty one; not finite if any value is not.
+    """Give the largest absolute value of a non-empty fp16 tensor; it is not finite if any value is not.
 
-    Read as integers, positive fp16 numbers keep their order, and so do negative ones read without sign: numpy finds
-    the largest of either twice as fast as torch finds the largest float.
+    Positive fp16 numbers have the same order as their bits read as signed integers, negative ones as unsigned integers:
+    numpy finds the largest integer twice as fast as torch finds the largest float.
     """
     if values.device.type != "cpu":
         return float(values.abs().max())

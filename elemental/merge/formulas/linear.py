@@ -1,10 +1,8 @@
-"""The formulas of the merge modes, one function each, on tensors of one shape and one float format.
+"""Merge modes that are linear combinations of A, B and C: one function a mode, as :class:`.by_mode.Formula` says.
 
-Each takes A, B, C and the ratios alpha and beta, and ignores what it does not need, so that the executor calls them all
-alike. They are computed as they are written, term by term, and in place: their arguments are working copies, which
-they use up. Sources: weight sum and add difference as in the checkpoint merger of
-github.com/AUTOMATIC1111/stable-diffusion-webui; triple sum and sum twice as defined by
-github.com/hako-mikan/sd-webui-supermerger.
+The formulas are computed term by term, as written, and in place: the arguments are working copies. Sources: weight
+sum and add difference as in the checkpoint merger of github.com/AUTOMATIC1111/stable-diffusion-webui; triple sum and
+sum twice as defined by github.com/hako-mikan/sd-webui-supermerger.
 """
 
 from __future__ import annotations

@@ -1,0 +1,85 @@
+"""The options of images: prompt, seed, size and so on, and the image request that they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+from .host import DEFAULT_DEVICE
+
+if TYPE_CHECKING:
+    from ..images.request import ImageRequest
+
+_SAMPLERS = "Euler, Euler a, DPM++ 2M Karras, DDIM, UniPC"
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """What was said of the images; None where nothing was.
+
+    Attributes:
+        device: Where to compute, as torch names it.
+        prompt: The prompt.
+        negative: The negative prompt.
+        seed: The seed of the first image.
+        steps: Sampling steps.
+        sampler: The name of the sampler.
+        cfg: The CFG scale.
+        width: In pixels.
+        height: In pixels.
+        batch: How many images.
+    """
+
+    device: str | None = None
+    prompt: str | None = None
+    negative: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    sampler: str | None = None
+    cfg: float | None = None
+    width: int | None = None
+    height: int | None = None
+    batch: int | None = None
+
+    def request(self, base: ImageRequest | None = None) -> ImageRequest:
+        """Make the request that the options ask for.
+
+        Args:
+            base: What was not said is taken from it; by default from the defaults.
+
+        Raises:
+            ImageError: A number is out of its range.
+        """
+        from ..images.request import ImageRequest
+
+        names = [field.name for field in fields(self) if field.name != "device"]
+        said = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(base or ImageRequest(""), **said)
+
+
+def add_image_options(command: argparse.ArgumentParser, *, batch: bool = True) -> None:
+    """Declare the options of images.
+
+    Args:
+        command: The command that takes them.
+        batch: Whether it can make several images at once.
+    """
+    group = command.add_argument_group("images")
+    group.add_argument("--prompt", metavar="TEXT", help="prompt")
+    group.add_argument("--negative", metavar="TEXT", help="negative prompt")
+    more = " of the first image, +1 for each further one" if batch else ""
+    group.add_argument("--seed", type=int, metavar="N", help=f"seed{more} (default: 0)")
+    group.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: 20)")
+    group.add_argument("--sampler", metavar="NAME", help=f"{_SAMPLERS} (default: Euler a)")
+    group.add_argument("--cfg", type=float, metavar="X", help="CFG scale (default: 7)")
+    group.add_argument("--width", type=int, metavar="N", help="pixels, a multiple of 8 (default: 512)")
+    group.add_argument("--height", type=int, metavar="N", help="pixels, a multiple of 8 (default: 512)")
+    if batch:
+        group.add_argument("--batch", type=int, metavar="N", help="number of images (default: 1)")
+    add_device_option(group)
+
+
+def add_device_option(group: argparse._ArgumentGroup) -> None:
+    """Declare where to compute."""
+    group.add_argument("--device", metavar="D", help=f"cpu, cuda, cuda:1, mps ... (default: {DEFAULT_DEVICE})")

@@ -1,0 +1,84 @@
+"""Axes that set rules: whole specs, and elements or blocks whose ratio is on the other axis."""
+
+# ruff: noqa: D102 (the methods are described in Axis)
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from ..errors import RecipeError
+from ..recipe.parser import parse_rules, parse_targets
+from ..recipe.rule_targets import expand_targets
+from ..recipe.rules import RuleSet
+from .axis import Axis, AxisValue, Setting
+from .axis_context import AxisContext
+from .value_lists import split_at_commas, without_comments
+
+
+class ElementalAxis(Axis):
+    """Whole specs, in the place of the recipe's rules, or after them.
+
+    Args:
+        name: The name of the axis.
+        add: Whether the rules come after those of the recipe.
+    """
+
+    sets = frozenset({"rules"})
+
+    def __init__(self, name: str, *, add: bool) -> None:
+        self.name = name
+        self.add = add
+        place, empty = ("after", "nothing added") if add else ("in the place of", "no rules")
+        self.form = (
+            f"specs {place} the recipe's rules, separated by blank lines; "
+            f"a text that begins with two blank lines has {empty} in its first image"
+        )
+
+    def split(self, text: str) -> list[str]:
+        lines = text.splitlines()
+        pieces = re.split(r"\n(?:[ \t]*\n)+", "\n".join(lines).strip("\n"))
+        specs = [piece for piece in pieces if re.sub(r"#.*", "", piece).strip(" \t\n,")]
+        starts_blank = len(lines) > 1 and not lines[0].strip() and not lines[1].strip()
+        return ["", *specs] if starts_blank else specs
+
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
+        rules = parse_rules(text, name="value")
+        label = ", ".join(map(str, rules.rules)) or ("the recipe's rules alone" if self.add else "no rules")
+        return [AxisValue("\n".join(map(str, rules.rules)), label, rules.rules)]
+
+    def apply(self, setting: Setting, meaning: Any) -> Setting:
+        rules = (*setting.recipe.rules.rules, *meaning) if self.add else meaning
+        return replace(setting, recipe=replace(setting.recipe, rules=RuleSet(rules)))
+
+
+class PinpointAxis(Axis):
+    """Elements, or whole blocks, whose ratio is on the other axis.
+
+    Args:
+        name: The name of the axis.
+        whole_blocks: Whether its values are blocks alone.
+    """
+
+    sets = frozenset({"rules"})
+    pins_elements = True
+    applies_first = True  # the alpha axis needs to find the elements pinned
+
+    def __init__(self, name: str, *, whole_blocks: bool) -> None:
+        self.name = name
+        self.whole_blocks = whole_blocks
+        targets = "blocks such as IN03 IN04 or NOT M00" if whole_blocks else "blocks:elements"
+        self.form = f"{targets}, separated by commas or line ends; the other axis is alpha"
+
+    def split(self, text: str) -> list[str]:
+        return split_at_commas(without_comments(text))
+
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:
+        targets = expand_targets(parse_targets(text, name="value"), context.names, context.architecture.blocks)
+        if self.whole_blocks and any(target.elements.parts for target in targets):
+            raise RecipeError(f'"{text}" names elements; {self.name} takes whole blocks.')
+        return [AxisValue(str(target), str(target) or ":", target) for target in targets]
+
+    def apply(self, setting: Setting, meaning: Any) -> Setting:
+        return replace(setting, pinned=meaning)

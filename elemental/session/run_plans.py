@@ -1,0 +1,92 @@
+"""XY plots and element checks as the panels' fields ask for them: the run and its estimate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..images.request import ImageRequest
+from ..runs.axis import Setting
+from ..runs.axis_context import make_axis_context
+from ..runs.axis_values import AxisValues, parse_axis
+from ..runs.check_run import CheckRun
+from ..runs.element_check import parse_check
+from ..runs.estimate import MOST_CELLS, Estimate, estimate_check, estimate_plot, refuse_many
+from ..runs.plot_run import PlotRun, make_plot
+from ..workflows import identify_models
+from .form import MergeForm, finder
+from .session import Session
+from .texts import count_images
+
+
+@dataclass(frozen=True)
+class PlotForm:
+    """The fields of the plot panel.
+
+    Attributes:
+        x_type: The axis of the columns.
+        x: Its values.
+        y_type: The axis of the rows; empty for a plot of one row.
+        y: Its values.
+        compare: Whether to write below each image how much it differs from the first column.
+    """
+
+    x_type: str = "elemental"
+    x: str = ""
+    y_type: str = ""
+    y: str = ""
+    compare: bool = False
+
+
+@dataclass(frozen=True)
+class CheckForm:
+    """The fields of the check panel.
+
+    Attributes:
+        elements: The elements to check.
+        ratio: The ratio that each of them gets.
+    """
+
+    elements: str = ""
+    ratio: float = 1.0
+
+
+def plan_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageRequest) -> tuple[PlotRun, Estimate]:
+    """Plan an XY plot; nothing is merged, and no image is made.
+
+    Raises:
+        ElementalError: The plot is not valid, or all its images would be the same.
+    """
+    recipe = identify_models(session.recipe(form), locator=session.locator)
+    context = replace(
+        make_axis_context(session.host, recipe, locator=session.locator),
+        find_model=finder(session.checkpoints()),
+    )
+    axes: dict[str, AxisValues] = {"x": parse_axis("x", plot.x_type, plot.x, context, watch_count=_refuse_many)}
+    if plot.y_type:
+        axes["y"] = parse_axis("y", plot.y_type, plot.y, context, watch_count=_refuse_many)
+    setting = Setting(recipe, replace(request, batch=1))
+    xy_plot = make_plot(setting, axes["x"], axes.get("y"), context=context, most=MOST_CELLS)
+    return PlotRun(xy_plot, compare=plot.compare), estimate_plot(xy_plot, locator=session.locator)
+
+
+def plan_check(session: Session, form: MergeForm, check: CheckForm, request: ImageRequest) -> tuple[CheckRun, Estimate]:
+    """Plan an element check; nothing is merged, and no image is made.
+
+    Raises:
+        ElementalError: The check is not valid, or all its images would be the same.
+    """
+    recipe = identify_models(session.recipe(form), locator=session.locator)
+    context = make_axis_context(session.host, recipe, locator=session.locator)
+    setting = Setting(recipe, replace(request, batch=1))
+    element_check = parse_check(setting, check.elements, float(check.ratio), context, watch_count=_refuse_many)
+    return CheckRun(element_check), estimate_check(element_check, locator=session.locator)
+
+
+def describe_estimate(estimate: Estimate) -> str:
+    """Say how many images and merges a run makes, with its warnings."""
+    counts = f"{count_images(estimate.cells)}, {estimate.merges:,} merge{'s' * (estimate.merges != 1)}."
+    return "\n".join([counts, *estimate.warnings])
+
+
+def _refuse_many(count: int) -> None:
+    refuse_many(count, MOST_CELLS)
