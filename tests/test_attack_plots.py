@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("fcntl")
-pytest.importorskip("diffusers")
 
 import fcntl
 
@@ -40,6 +39,7 @@ class Killed(BaseException):
 
 @pytest.mark.slow
 def test_short_attack(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
     only = ["--only", "short plot", "short check"]
     command = [sys.executable, "-m", "tests.attacks.plots", "--rounds", "3", *only]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

@@ -220,7 +220,7 @@ def test_vae_of_b(ab: list[str], tmp_path: Path) -> None:
     [
         (["plan", "{a}", "{b}", "--elemental", "OUT12:attn:1"], WRONG_USAGE, "spec, line 1, column 1"),
         (["plan", "{a}", "{b}", "--elemental-file", "{tmp}/none.txt"], FAILED, "Cannot read the spec"),
-        (["plan", "{a}", "{b}", "--blocks", "1,2,3"], WRONG_USAGE, "3 block weights are given"),
+        (["plan", "{a}", "{b}", "--blocks", "1,2,3"], WRONG_USAGE, "There are 3 block weights"),
         (["plan", "{a}", "{b}", "--blocks", "NOPE"], WRONG_USAGE, "no block weight preset"),
         (["plan", "{a}", "{b}", "--alpha", "nan"], WRONG_USAGE, "finite"),
         (["plan", "{a}", "{b}", "--beta", "1"], WRONG_USAGE, "has no beta"),
@@ -307,6 +307,7 @@ def test_the_bar_shows_steps_and_cells(
         assert re.search(r"x00-y00 failed: 2/3 \|.*\|, 2.0 s each, 1:05 left", capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_the_page_is_served_to_this_machine_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,6 +389,7 @@ def test_a_closed_pipe_is_no_error(ab: list[str]) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("{\n", "", 0)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_does_not_stop_a_merge(ab: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     merge = f'"{sys.executable}" -m elemental merge "{ab[0]}" "{ab[1]}" -o "{out}" --elemental "::1" --print-change'
@@ -413,6 +415,7 @@ def test_planning_loads_no_torch(ab: list[str]) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_generate_writes_nothing_but_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("diffusers")
     from .conftest import DRAWABLE

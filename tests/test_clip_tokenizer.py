@@ -131,6 +131,7 @@ def test_texts_that_the_webui_repairs_are_taken_as_they_are(text: str) -> None:
     assert words(text) == NOT_AS_THE_WEBUI[text]
 
 
+@pytest.mark.slow
 def test_as_transformers(reference: Callable[[str], list[int]]) -> None:
     source = random.Random(0)
     prompts = {prompt(source) for _ in range(1200)}

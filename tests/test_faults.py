@@ -56,6 +56,7 @@ def test_bad_target(name: str, folder: Path, merge: Merge) -> None:
     refusal(merge, folder, *inputs(folder), "-o", target, *options)
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.parametrize(("forbidden", "mode"), [("bad.sft", 0), ("bad.ckpt", 0), ("results", 0o555), ("results", 0)])
 def test_no_permission(forbidden: str, mode: int, folder: Path) -> None:
@@ -290,6 +291,7 @@ def test_not_finite_models(folder: Path, merge: Merge) -> None:
     assert [line.split(" holds ")[0] for line in error.splitlines()] == [f"warning: {KEY}", f"warning: {OTHER_KEY}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("values", "options"), [
     ([6e4, -6e4], ["--alpha", "-1"]),
     ([6e4, 6e4, -6e4], ["--mode", "add-difference", "--alpha", "1"]),
@@ -313,6 +315,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.parametrize("hashed", [True, False])
 @pytest.mark.parametrize("calls_before", [0, 300])

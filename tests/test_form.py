@@ -34,6 +34,7 @@ def form() -> MergeForm:
     return MergeForm(model_a="a.safetensors", model_b="b.safetensors")
 
 
+@pytest.mark.slow
 def test_a_form_and_its_recipe_are_the_same(refs: list[CheckpointRef], models: dict[str, Path]) -> None:
     recipe = MergeRecipe(
         model_source(models["a"]),

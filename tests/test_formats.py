@@ -110,6 +110,7 @@ PICKLED: dict[str, Callable[[State], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("form", PICKLED)
 def test_pickles_give_what_safetensors_give(tmp_path: Path, form: str, zipped: bool) -> None:

@@ -94,6 +94,7 @@ RECIPES: dict[str, Callable[[MergeRecipe, Mapping[str, Path]], MergeRecipe]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16, torch.float8_e4m3fn])
 def test_every_recipe_gives_what_loading_its_file_would(
     recipe: MergeRecipe, models: Mapping[str, Path], tmp_path: Path, dtype: torch.dtype
@@ -108,6 +109,7 @@ def test_every_recipe_gives_what_loading_its_file_would(
             assert merge.is_intact()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", RECIPES.values(), ids=RECIPES)
 def test_the_model_is_afterwards_what_it_was(
     recipe: MergeRecipe, models: Mapping[str, Path], change: Callable[..., MergeRecipe]

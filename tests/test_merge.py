@@ -66,6 +66,7 @@ def assert_exact(
         assert ulps(tensor, exact) <= 1, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_every_tensor_equals_the_formula(tmp_path: Path, layout: str, dtype: torch.dtype) -> None:
@@ -75,6 +76,7 @@ def test_every_tensor_equals_the_formula(tmp_path: Path, layout: str, dtype: tor
     assert_exact(result, states, MergeMode.WEIGHT_SUM, SPEC, depth=9 if layout == "sdxl" else 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(MergeMode))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_every_mode_equals_its_formula(tmp_path: Path, mode: MergeMode, dtype: torch.dtype) -> None:
@@ -191,6 +193,7 @@ def test_the_largest_of_fp16(values: list[float]) -> None:
         assert not math.isfinite(half_precision.largest(torch.tensor([*values, bad], dtype=torch.float16)))
 
 
+@pytest.mark.slow
 def test_pieces_join(tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = merge(tmp_path, [models["a"], models["b"]], spec=SPEC)
     monkeypatch.setattr(executor, "_COPIED_PIECE", 37)
@@ -199,6 +202,7 @@ def test_pieces_join(tmp_path: Path, models: dict[str, Path], monkeypatch: pytes
     assert all(torch.equal(whole[key], pieces[key]) for key in whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "model"), [(0.0, "a"), (1.0, "b")])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn])
 def test_the_ends_are_the_models_bit_for_bit(tmp_path: Path, alpha: float, model: str, dtype: torch.dtype) -> None:
@@ -237,6 +241,7 @@ def test_a_decides_format_tensor_by_tensor(tmp_path: Path) -> None:
             assert ulps(tensor, float64_formula("weight-sum", [mixed[key], b[key]], 0.3, 0)) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sdxl"])
 @pytest.mark.parametrize("mode", list(MergeMode))
 def test_inpainting_keeps_its_other_channels(tmp_path: Path, layout: str, mode: MergeMode) -> None:
@@ -250,6 +255,7 @@ def test_inpainting_keeps_its_other_channels(tmp_path: Path, layout: str, mode: 
     assert ulps(result[:, :4], float64_formula(mode.value, shared, alpha, beta or 0)) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "ratios", "source"),
     [(MergeMode.WEIGHT_SUM, (1, None), 1), (MergeMode.TRIPLE_SUM, (0, 1), 2), (MergeMode.SUM_TWICE, (1, 0), 1)],
@@ -266,6 +272,7 @@ def test_inpainting_at_the_ends(
     assert torch.equal(result[KEY], states[source][KEY])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [mode for mode in MergeMode if mode.uses_c])
 def test_the_shared_channels_are_those_of_every_model(tmp_path: Path, mode: MergeMode) -> None:
     layouts = [INPAINTING["sd1"], INPAINTING["sd1"], LAYOUTS["sd1"]]

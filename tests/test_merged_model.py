@@ -204,6 +204,7 @@ def test_images_without_a_merge(host: FakeHost, models: dict[str, Path]) -> None
     assert image.fields == {}
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_a_merge_in_the_model(models: dict[str, Path], tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path

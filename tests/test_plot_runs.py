@@ -47,6 +47,7 @@ class Broken(FakeHost):
         return super().make_images(request, model=model, fields=fields)
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_a_labelled_blank(base: Setting, tmp_path: Path) -> None:
     host = Broken(load)
     result = run(host, plot(host, base, ("seed", "1,2,3")), tmp_path)
@@ -78,6 +79,7 @@ def test_a_model_that_cannot_be_opened_fails_its_cells_alone(
     assert result.made == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupt", [True, False])
 def test_stop_keeps_what_is_done_and_goes_on_later(
     fake: FakeHost, base: Setting, tmp_path: Path, interrupt: bool
@@ -111,6 +113,7 @@ class Killed(BaseException):
     """Ends a run as a kill does: nothing handles it."""
 
 
+@pytest.mark.slow
 def test_a_run_killed_anywhere_goes_on_to_the_same_grid(
     fake: FakeHost, base: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +171,7 @@ continue_run(host, open_run(host, record), record, watcher=RunWatcher(on_cell=ki
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_process_goes_on_to_the_same_grid(fake: FakeHost, base: Setting, tmp_path: Path) -> None:
     plotted = plot(fake, base, ("alpha", "0, 1"), ("seed", "1, 2"))
@@ -211,6 +215,7 @@ def test_a_run_does_not_go_on_with_other_models(
         resume(fake, tmp_path / "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", [{"definition": {}}, {"definition": 5}, {"definition": {"recipe": 5, "request": {}, "x": {}}}]
 )

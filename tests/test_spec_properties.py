@@ -62,6 +62,7 @@ specs = st.lists(st.tuples(rules(), st.sampled_from([",", "\n", ",\n", " # why\n
 )
 
 
+@pytest.mark.slow
 @given(specs)
 def test_text_survives_parsing(text: str) -> None:
     parsed = parse_rules(text)
@@ -113,6 +114,7 @@ def is_written_right(words: list[str], names: tuple[str, ...]) -> bool:
     return not late and not alone and all(word in names or word.upper() == "NOT" for word in words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["blocks", "elements"])
 def test_names_ranges_and_not_in_every_order(side: str) -> None:
     allowed = WORDS[:6] if side == "blocks" else PARTS

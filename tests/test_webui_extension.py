@@ -71,6 +71,7 @@ def test_the_users_own_images_are_of_the_merge_if_another_checkpoint_is_chosen(
     assert rig.webui.generate().data == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "kept"),
     [
@@ -102,6 +103,7 @@ def test_a_request_for_another_checkpoint_ends_the_merge_first(
         assert rig.webui.digest() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a", "b", "c"])
 def test_choosing_a_checkpoint_ends_the_merge_and_loads_it(rig: Rig, merged_model: MergedModel, name: str) -> None:
     rig.webui.opts.choose("sd_model_checkpoint", f"{name}.safetensors")
@@ -138,6 +140,7 @@ def test_picking_the_checkpoint_that_is_chosen_already_ends_the_merge(rig: Rig, 
     assert (rig.webui.generate().data, rig.webui.digest()) == (plain, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opened", ["a", "b"])
 @pytest.mark.parametrize("chosen", ["a", "b", "c"])
 def test_a_choice_during_a_job_waits_until_its_end(rig: Rig, opened: str, chosen: str) -> None:
@@ -175,6 +178,7 @@ def test_a_choice_during_a_job_waits_until_its_end(rig: Rig, opened: str, chosen
     assert rig.webui.opts.data["sd_model_checkpoint"] == f"{chosen}.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["fp8_storage", "cache_fp16_weight"])
 def test_other_settings_that_load_checkpoints_end_the_merge(rig: Rig, merged_model: MergedModel, option: str) -> None:
     before = rig.webui.digest()

@@ -17,6 +17,8 @@ from elemental.workflows import images_of_merge
 from .webui_standin_fixtures import REQUEST, Rig, make_rig, mark, other_models, webui_rig  # noqa: F401
 from .webui_standin_models import LORA
 
+pytestmark = pytest.mark.slow
+
 
 def merged(rig: Rig, recipe: Any, request: Any = REQUEST) -> str:
     with live_merge(rig.open()) as merge:

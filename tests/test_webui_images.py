@@ -28,6 +28,8 @@ from elemental.workflows import images_of_merge
 from .webui_standin_fixtures import REQUEST, Rig, mark, webui_rig  # noqa: F401
 from .webui_standin_parts import DEFAULTS, SCRIPTS
 
+pytestmark = pytest.mark.slow
+
 
 def values(**changes: Any) -> list[Any]:
     """Give the values of the txt2img tab."""

@@ -170,7 +170,7 @@ def finder(checkpoints: Sequence[CheckpointRef]) -> FindModel:
 
     def find(title: str) -> ModelSource:
         path = by_title.get(title.strip()) or expand_home(title.strip())
-        if not _is_file(path):
+        if not is_file(path):
             raise RecipeError(f'No model named "{title.strip()}". Refresh the list or choose one.')
         return model_source(path.resolve() if not path.is_absolute() else path)
 
@@ -183,7 +183,8 @@ def block_names(count: int) -> tuple[str, ...]:
     return next(fitting, ARCHITECTURES[0]).unet_blocks
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Tell whether there is such a file; False where nobody may look."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # no system has files of such a name

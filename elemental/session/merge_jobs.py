@@ -14,7 +14,7 @@ from ..merge.describe import describe_changes, format_size
 from ..merge.plan import MergePlan
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..workflows import MergeResult, merge_to_file
-from .form import MergeForm, finder, safe_file_name, shown_path
+from .form import MergeForm, finder, is_file, safe_file_name, shown_path
 from .jobs import Job
 from .merged_model import LiveState
 from .session import Session
@@ -101,7 +101,7 @@ def save(session: Session, form: MergeForm, name: str, *, overwrite: bool) -> Jo
     target = safe_file_name(name, session.host.models_folder())
 
     def work(job: Job) -> None:
-        if target.exists() and not overwrite:
+        if is_file(target) and not overwrite:
             raise MergeError(f"{target.name} exists; choose another name, or tick Overwrite.")
         job.show(text=f"saving {target.name} ...")
         controls = replace(session.controls(), should_stop=job.should_stop)  # the host is not needed for it

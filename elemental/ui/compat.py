@@ -51,7 +51,7 @@ def make(kind: str, **arguments: Any) -> Component:
 
 def make_file(**arguments: Any) -> Component:
     """Make a place for a file; what it gives is read by :func:`file_path`."""
-    made = make("File", type="filepath" if _MAJOR > 3 else "file", height=90, **arguments)
+    made = make("File", type="filepath" if _MAJOR > 3 else "file", height=130, **arguments)
     if _MAJOR == 3:
         made.preprocess = _uploaded_only(made.preprocess)
     return made

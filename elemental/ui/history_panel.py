@@ -122,7 +122,7 @@ class HistoryPanel:
                 '<p class="elemental-hint">Nothing yet. Merges, plots, checks and saved files will be listed here.</p>'
             )
         return (
-            '<table class="elemental-table"><thead><tr><th>when</th><th>what</th><th>merge</th><th>result</th>'
+            '<table class="elemental-table"><thead><tr><th>when</th><th>kind</th><th>merge</th><th>result</th>'
             f"<th></th></tr></thead><tbody>{rows}</tbody></table>"
         )
 

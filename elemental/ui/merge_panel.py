@@ -80,16 +80,16 @@ class MergePanel:
         with make("Row"):
             self.fields["mode"] = make(
                 "Dropdown", label="Mode", choices=[mode.value for mode in MergeMode], value=form.mode,
-                elem_id="elemental_mode", scale=2, min_width=140,
+                elem_id="elemental_mode", scale=3, min_width=140,
             )  # fmt: skip
             self.fields["vae"] = make(
                 "Dropdown", label="VAE from", choices=list(_VAE_LABELS.values()), value=_vae_label(form.vae),
-                elem_id="elemental_vae", scale=1, min_width=100,
+                elem_id="elemental_vae", scale=2, min_width=130,
             )  # fmt: skip
             for name in ("alpha", "beta"):
                 self.fields[name] = make(
                     "Slider", label=name, minimum=-1, maximum=2, step=0.01, value=getattr(form, name),
-                    elem_id=f"elemental_{name}", scale=3, min_width=160,
+                    elem_id=f"elemental_{name}", scale=4, min_width=160,
                     visible=visible.get(name, True),
                 )  # fmt: skip
         self.formula = make("HTML", value=_draw_formula(form.merge_mode), elem_id="elemental_formula")
