@@ -126,7 +126,7 @@ def test_failing_disk(call: str, after: int, folder: Path, monkeypatch: pytest.M
 SLOW_MERGE = """\
 import signal, sys, time
 from pathlib import Path
-from elemental.cli import app as cli
+from elemental.cli import main as cli
 from elemental.merge.files.writer import SafetensorsWriter
 folder, write = Path(sys.argv[1]), SafetensorsWriter.write
 def write_slowly(*arguments):

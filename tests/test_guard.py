@@ -204,5 +204,5 @@ def test_texts_and_numbers_that_would_fill_the_memory_are_bounded() -> None:
     assert sum(map(len, fit_text("abcdefghi " * MOST_DRAWN, width=900, size=12).lines)) <= MOST_DRAWN + 4
     with pytest.raises(ImageError, match="1000"):
         ImageRequest("x", batch=1001)
-    with pytest.raises(RecipeError, match="no JSON"):
+    with pytest.raises(RecipeError, match="not JSON"):
         recipe_from_json("[" * 100_000, name="x")

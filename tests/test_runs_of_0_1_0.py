@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-import elemental.cli.make_host
+import elemental.cli.standalone_host
 from elemental import CheckpointError, ModelLocator, read_recipe
 from elemental.cli.main import main
 from elemental.images.image_request import ImageRequest, request_from_dict
@@ -56,7 +56,7 @@ def drawn(home: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
     for name, module in list(sys.modules.items()):
         if name.startswith("elemental.cli") and hasattr(module, "make_host"):
             monkeypatch.setattr(module, "make_host", make_host)
-    assert id(elemental.cli.make_host.make_host) == id(make_host)
+    assert id(elemental.cli.standalone_host.make_host) == id(make_host)
     return host
 
 

@@ -13,10 +13,10 @@ from ..demo.checkpoint_pair import copy_pair
 from ..merge.files.model_locator import model_source
 from ..recipe.recipe import MergeRecipe
 from .command import Command, Interrupts, read_as
-from .make_host import DEFAULT_DEVICE, make_host, require_packages
 from .output import print_lines
 from .progress import ProgressBar, run_watcher
 from .run_options import print_result
+from .standalone_host import DEFAULT_DEVICE, make_host, require_packages
 
 if TYPE_CHECKING:
     from ..hosts.base import Host

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from .make_host import DEFAULT_DEVICE
+from .standalone_host import DEFAULT_DEVICE
 
 if TYPE_CHECKING:
     from ..images.image_request import ImageRequest

@@ -15,10 +15,10 @@ from ..recipe.recipe import MergeRecipe
 from ..workflows import MergeResult, merge_to_file, plan_merge
 from .command import Command, Interrupts, UsageError, read_as
 from .image_options import add_device_option
-from .make_host import DEFAULT_DEVICE
 from .output import print_lines, print_plan, print_plan_warnings
 from .progress import ProgressBar, merge_controls
 from .recipe_options import RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
+from .standalone_host import DEFAULT_DEVICE
 
 
 @dataclass(frozen=True)

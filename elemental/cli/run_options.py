@@ -16,10 +16,10 @@ from ..runs.sample_file import Sample, find_samples
 from ..workflows import identify_models
 from .command import Interrupts, UsageError
 from .image_options import ImageOptions
-from .make_host import DEFAULT_DEVICE, make_host, require_packages
 from .output import count_of, print_lines
 from .progress import ProgressBar, run_watcher
 from .recipe_options import RecipeOptions, make_recipe
+from .standalone_host import DEFAULT_DEVICE, make_host, require_packages
 
 if TYPE_CHECKING:
     from ..hosts.base import Host

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import HostError
 from .command import Command, Interrupts, read_as
 from .image_options import ImageOptions, add_image_options
-from .make_host import make_host
 from .output import print_lines
 from .recipe_options import add_models_folder_option
+from .standalone_host import make_host
 
 if TYPE_CHECKING:
     from ..hosts.standalone.host import StandaloneHost
