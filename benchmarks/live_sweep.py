@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import elemental
 from elemental.hosts.base import CheckpointRef
-from elemental.merge.live import LiveMerge, Written
+from elemental.merge.live_merge import LiveMerge, Written
 from tests.fake_host import FakeModel
 
 from .synthetic import write_checkpoint

@@ -20,8 +20,8 @@ from elemental.demo.layout import SDXL_LAYOUT, tensor_shapes
 from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.plan import Role
 from elemental.merge.planner import plan_tensors
-from elemental.recipe.parser import parse_rules
 from elemental.recipe.recipe import MergeRecipe, ModelSource
+from elemental.recipe.spec_parser import parse_rules
 
 from .synthetic import write_checkpoint
 

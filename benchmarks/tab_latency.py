@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from elemental.demo.layout import SDXL_LAYOUT, shrink, tensor_shapes
 from elemental.hosts.standalone.host import StandaloneHost
-from elemental.images.request import ImageRequest
+from elemental.images.image_request import ImageRequest
 from tests.browser import Page, browser
 
 _ELEMENTS = ("attn1.to_k", "attn2.to_v", "ff.net.2", "norm1", "in_layers")
@@ -75,7 +75,7 @@ def _measure(models: Path, rules: int, keys: int) -> None:
     host = StandaloneHost(models=models, output=models / "out")
     started = time.perf_counter()
     from elemental.session.session import session_of
-    from elemental.ui.compat import serve
+    from elemental.ui.gradio_compat import serve
     from elemental.ui.image_form import StandaloneImageForm
     from elemental.ui.tab import make_tab
 

@@ -12,9 +12,9 @@ from .merge.plan import MergePlan, Role, TensorPlan
 from .merge.progress import Controls
 from .recipe.block_weights import BlockWeights, parse_block_weights
 from .recipe.modes import MergeMode
-from .recipe.parser import parse_rules
 from .recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
 from .recipe.rules import Rule, RuleSet, format_rules
+from .recipe.spec_parser import parse_rules
 from .workflows import MergeResult, live_merge, make_images, merge_to_file, plan_merge, read_recipe
 
 __version__ = "0.2.0"

@@ -39,8 +39,8 @@ from .recipe.recipe import MergeRecipe, ModelSource
 
 if TYPE_CHECKING:
     from .hosts.base import Host, LiveModel
-    from .images.request import GeneratedImage, ImageRequest
-    from .merge.live import LiveMerge
+    from .images.image_request import GeneratedImage, ImageRequest
+    from .merge.live_merge import LiveMerge
 
 CONFIG_VARIABLE = "ELEMENTAL_CONFIG"
 """Environment variable that sets another folder for the user's presets."""
@@ -194,7 +194,7 @@ def merge_to_file(
             plan = open_models.planner(recipe).plan(recipe)
             on_plan(plan)
 
-            from .merge.execute import FileSink, execute  # loads torch, which what can be refused does not wait for
+            from .merge.execute import FileSink, execute
 
             hashed = with_hashes and not _made_without_hashes(recipe)
             with _Hashing(models, hashed=hashed, controls=controls) as hashing:
@@ -223,13 +223,13 @@ def live_merge(live: LiveModel, models: OpenModels | ModelLocator = AS_RECORDED)
         models: Finds the models of the recipes; or has them open already, and stays so.
 
     Yields:
-        What makes the model equal to a recipe: :meth:`~.merge.live.LiveMerge.apply`.
+        What makes the model equal to a recipe: :meth:`~.merge.live_merge.LiveMerge.apply`.
 
     Raises:
         CheckpointError: The file that the model was loaded from cannot be read any more, or is none that can be merged.
         HostError: Another merge is using the model, or on leaving, the model could not be restored.
     """
-    from .merge.live import LiveMerge
+    from .merge.live_merge import LiveMerge
 
     with ExitStack() as stack:
         opened = models if isinstance(models, OpenModels) else stack.enter_context(OpenModels(models))
@@ -255,7 +255,7 @@ def make_images(
     Args:
         host: What makes the images, such as ``elemental.hosts.standalone.host.StandaloneHost``; it loads the
             model, of a merge A.
-        request: What to make, an ``elemental.images.request.ImageRequest``.
+        request: What to make, an ``elemental.images.image_request.ImageRequest``.
         model: A model as it is, or a merge.
         locator: Finds the models.
         controls: Progress and stop of the merge.

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from elemental import MergeRecipe, model_source
-from elemental.cli import app as cli
+from elemental.cli import main as cli
 from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, Layout, shrink, tensor_shapes
 from elemental.merge.files.hashes import CACHE_VARIABLE
-from elemental.runs.axis import Setting
+from elemental.runs.axes.base import Setting
 from elemental.workflows import CONFIG_VARIABLE
 
 from .refusing import OLD, Merge

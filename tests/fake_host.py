@@ -14,8 +14,8 @@ from torch import Tensor
 
 from elemental.errors import HostError, Stopped
 from elemental.hosts.base import NO_FIELDS, CheckpointRef, Claim, StepProgress
+from elemental.images.image_request import GeneratedImage, ImageRequest
 from elemental.images.infotext import format_infotext
-from elemental.images.request import GeneratedImage, ImageRequest
 
 Load = Callable[[Path], Mapping[str, Sequence[Tensor]]]
 """Gives the parts of each tensor of a file by its key."""

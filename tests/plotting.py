@@ -10,17 +10,17 @@ from torch import Tensor
 
 from elemental import parse_rules
 from elemental.hosts.base import Host
-from elemental.images.request import ImageRequest
-from elemental.runs.axis import Setting
-from elemental.runs.axis_context import make_axis_context
-from elemental.runs.axis_values import parse_axis
+from elemental.images.image_request import ImageRequest
+from elemental.runs.axes.base import Setting
+from elemental.runs.axes.context import make_axis_context
+from elemental.runs.axes.values import parse_axis
 from elemental.runs.estimate import estimate_plot
-from elemental.runs.plot_run import PlotRun, make_plot
-from elemental.runs.record import read_record
 from elemental.runs.resume import open_run
 from elemental.runs.run_files import latest_run
+from elemental.runs.run_record import read_record
 from elemental.runs.runner import RunResult, RunWatcher, continue_run, start_run
 from elemental.runs.xy_plot import XYPlot
+from elemental.runs.xy_plot_run import PlotRun, make_plot
 
 REQUEST = ImageRequest("a red circle", seed=3, steps=1, width=64, height=64)
 RULES = parse_rules("IN01::0.2")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from elemental.cli import app as cli
+from elemental.cli import main as cli
 from elemental.merge.files import writer
 from elemental.merge.files.model_locator import model_source
 from elemental.recipe.recipe import MergeRecipe

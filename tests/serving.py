@@ -20,8 +20,8 @@ from typing import IO, Any
 
 import pytest
 
-from elemental.demo.pair import copy_pair
-from elemental.images.request import ImageRequest
+from elemental.demo.checkpoint_pair import copy_pair
+from elemental.images.image_request import ImageRequest
 from elemental.merge.files.checkpoint import Checkpoint
 from elemental.merge.files.hashes import CACHE_VARIABLE
 from elemental.session.history import History
@@ -88,7 +88,7 @@ def make_host(models: Path, output: Path, *, noise: bool = False) -> Any:
 @contextmanager
 def served(folder: Path, *, noise: bool = False) -> Iterator[Site]:
     """Serve the tab in this process: the demo's pair in ``models``, images, maybe of noise, in ``out``."""
-    from elemental.ui.compat import serve
+    from elemental.ui.gradio_compat import serve
     from elemental.ui.image_form import StandaloneImageForm
     from elemental.ui.tab import make_tab
 

@@ -19,11 +19,11 @@ from elemental import MergeRecipe, Stopped, model_source
 from elemental.cli.progress import ProgressBar, run_watcher
 from elemental.cli.run_options import stopped_anywhere
 from elemental.images.files import write_whole
-from elemental.runs.axis import Setting
+from elemental.runs.axes.base import Setting
 from elemental.runs.estimate import estimate_plot
-from elemental.runs.plot_run import PlotRun
 from elemental.runs.run_files import new_run
 from elemental.runs.runner import start_run
+from elemental.runs.xy_plot_run import PlotRun
 
 from .fake_host import FakeHost
 from .plotting import REQUEST, load, plot, resume

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from elemental import MergeError, MergeRecipe, Stopped, merge_to_file, model_source
-from elemental.cli import app as cli
+from elemental.cli import main as cli
 from elemental.merge.files import writer
 from elemental.merge.files.checkpoint import Checkpoint
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from elemental.cli import app as cli
+from elemental.cli import main as cli
 from elemental.session.jobs import Job, JobBoard
 
 from .refusing import UNEXPECTED
@@ -36,8 +36,8 @@ def test_a_bug_in_a_job(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.slow
 def test_a_bug_in_an_event_of_the_page_and_a_job_that_runs(caplog: pytest.LogCaptureFixture) -> None:
     gradio = pytest.importorskip("gradio")
-    from elemental.ui import compat
-    from elemental.ui.results import draw_message
+    from elemental.ui import gradio_compat as compat
+    from elemental.ui.results_panel import draw_message
 
     with pytest.raises(gradio.Error) as raised:
         compat._explained(fail, [])()

@@ -13,19 +13,19 @@ from elemental.architectures.blocks import SD1
 from elemental.architectures.keys import name_key
 from elemental.demo.layout import SD1_LAYOUT, tensor_shapes
 from elemental.errors import ImageError, SpecError
-from elemental.images.request import ImageRequest
+from elemental.images.image_request import ImageRequest
 from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.plan import Role
 from elemental.merge.planner import plan_tensors
 from elemental.recipe.block_weights import BUILT_IN_PRESETS, read_presets
-from elemental.runs.axes import AXES
-from elemental.runs.axis import Setting
-from elemental.runs.axis_context import AxisContext
-from elemental.runs.axis_values import axis_from_dict, parse_axis
+from elemental.runs.axes.base import Setting
+from elemental.runs.axes.catalogue import AXES
+from elemental.runs.axes.context import AxisContext
+from elemental.runs.axes.fields import IntegerAxis
+from elemental.runs.axes.values import axis_from_dict, parse_axis
 from elemental.runs.cells import order_cells
 from elemental.runs.element_check import check_from_dict, parse_check
-from elemental.runs.field_axes import IntegerAxis
-from elemental.runs.samples import read_samples
+from elemental.runs.sample_file import read_samples
 from elemental.runs.xy_plot import XYPlot, check_axes, plot_from_dict
 
 INFOS = {key: TensorInfo("F16", shape) for key, shape in tensor_shapes(SD1_LAYOUT).items()}
@@ -248,7 +248,7 @@ def test_checks_read_back_and_are_refused() -> None:
 
 
 def test_an_instance_in_axes_is_a_new_axis(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("elemental.runs.axis_values.AXES", {**AXES, "width": IntegerAxis("width", "width")})
+    monkeypatch.setattr("elemental.runs.axes.values.AXES", {**AXES, "width": IntegerAxis("width", "width")})
     plotted = plot(("width", "256, 512"), ("alpha", "0, 1"))
     check_axes(plotted)
     assert [(cell.request.width, cell.recipe.alpha) for cell in plotted.cells()] == [

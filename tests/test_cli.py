@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 from elemental import __version__
-from elemental.cli.app import DONE, FAILED, WRONG_USAGE, main
-from elemental.cli.parser import COMMANDS, parse_command
+from elemental.cli.argument_parser import COMMANDS, parse_command
+from elemental.cli.main import DONE, FAILED, WRONG_USAGE, main
 from elemental.cli.progress import ProgressBar, StepReport, run_watcher
-from elemental.runs.axis import Setting
+from elemental.runs.axes.base import Setting
 from elemental.runs.cells import Cell
 from elemental.runs.runner import Progress
 from elemental.workflows import user_presets_path
@@ -313,7 +313,7 @@ def test_the_page_is_served_to_this_machine_alone(
 ) -> None:
     pytest.importorskip("diffusers")
     pytest.importorskip("gradio")
-    from elemental.ui.page_guard import PageGuard
+    from elemental.ui.request_guard import PageGuard
 
     served: dict[str, Any] = {}
     guards: list[Any] = []
@@ -408,7 +408,7 @@ def test_names_that_the_terminal_cannot_show(ab: list[str], tmp_path: Path) -> N
 
 def test_planning_loads_no_torch(ab: list[str]) -> None:
     code = (
-        "import sys, elemental.cli.app as c; "
+        "import sys, elemental.cli.main as c; "
         f"c.main(['plan', {ab[0]!r}, {ab[1]!r}, '--blocks', 'GRAD_V', '--elemental', 'OUT05:attn2:1', '--json']); "
         "heavy = {'torch', 'gradio', 'diffusers', 'transformers', 'PIL'} & set(sys.modules); sys.exit(bool(heavy))"
     )

@@ -11,10 +11,10 @@ from PIL.PngImagePlugin import PngInfo
 
 pytest.importorskip("diffusers")
 
-from elemental.cli.app import DONE, FAILED, STOPPED, WRONG_USAGE, main
+from elemental.cli.main import DONE, FAILED, STOPPED, WRONG_USAGE, main
 from elemental.hosts.standalone.host import StandaloneHost
 from elemental.images.files import read_image, read_texts
-from elemental.runs.plot_run import PLOT_FIELD
+from elemental.runs.xy_plot_run import PLOT_FIELD
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from elemental.hosts.standalone.clip_tokenizer import CONTEXT, END, START, token
 
 pytest.importorskip("tokenizers")
 
-MERGES = Path(clip_tokenizer.__file__).with_name("clip_merges.txt.gz")
+MERGES = Path(clip_tokenizer.__file__).with_name("clip_bpe_merges.txt.gz")
 
 # fmt: off
 # The same from transformers 5.24, from transformers 4.30.2 with ftfy (as in the WebUI) and from OpenAI's tokenizer.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from elemental.architectures.blocks import SD1
-from elemental.cli.app import DONE, main
-from elemental.demo import pair as make
+from elemental.cli.main import DONE, main
+from elemental.demo import checkpoint_pair as make
 from elemental.demo.layout import DEMO_LAYOUT, tensor_shapes
 from elemental.merge.files.checkpoint import Checkpoint
 

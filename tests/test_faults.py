@@ -22,7 +22,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from elemental.cli import app as cli
+from elemental.cli import main as cli
 from elemental.errors import CheckpointError, MergeError, Stopped
 from elemental.merge.files import writer
 from elemental.merge.files.hashes import compute_sha256, remembered_sha256

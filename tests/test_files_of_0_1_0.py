@@ -32,14 +32,14 @@ from elemental import (
     plan_merge,
     read_recipe,
 )
-from elemental.cli.parser import COMMANDS, parse_command
+from elemental.cli.argument_parser import COMMANDS, parse_command
 from elemental.cli.recipe_options import make_recipe
 from elemental.images.files import read_texts
+from elemental.images.image_request import request_from_dict
 from elemental.images.infotext import find_value
-from elemental.images.request import request_from_dict
 from elemental.merge.files.hashes import remembered_sha256
 from elemental.recipe.recipe import recipe_from_dict
-from elemental.runs.samples import find_samples
+from elemental.runs.sample_file import find_samples
 from elemental.session.form import finder, form_from_dict
 from elemental.session.history import History
 from elemental.session.session import session_of

@@ -17,11 +17,11 @@ from elemental.architectures.tensor_sets import members
 from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, tensor_shapes
 from elemental.hosts.base import CheckpointRef
 from elemental.recipe.block_weights import parse_block_weights
-from elemental.recipe.parser import parse_rules as parse
 from elemental.recipe.rule_matching import RuleMatcher
-from elemental.runs.samples import Sample, find_samples
+from elemental.recipe.spec_parser import parse_rules as parse
+from elemental.runs.sample_file import Sample, find_samples
 from elemental.session.form import MergeForm, finder, form_from_dict, form_from_recipe, safe_file_name
-from elemental.session.preview import Previewer, stamp_of
+from elemental.session.merge_preview import Previewer, stamp_of
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from torch import nn
 import elemental
 from elemental import RecipeError, SaveDtype
 from elemental.architectures.keys import FIRST_CONV
-from elemental.cli.app import DONE, FAILED, main
+from elemental.cli.main import DONE, FAILED, main
 
 from .merging import DTYPE_NAMES, SPEC, State, assert_merged, merge, same_bits, save_all, some_elements, u_net, whole
 

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from elemental.errors import ElementalError, ImageError, RecipeError
-from elemental.images.request import ImageRequest
-from elemental.images.text import MOST_LETTERS as MOST_DRAWN
-from elemental.images.text import fit_text
+from elemental.images.image_request import ImageRequest
+from elemental.images.text_drawing import MOST_LETTERS as MOST_DRAWN
+from elemental.images.text_drawing import fit_text
 from elemental.merge.files.metadata import recipe_from_json
-from elemental.runs.record import read_record
 from elemental.runs.run_files import RunFiles
+from elemental.runs.run_record import read_record
 from elemental.ui.event_values import MOST_LETTERS, reader_of
-from elemental.ui.page_guard import MOST_SENT, PageGuard, file_below
+from elemental.ui.request_guard import MOST_SENT, PageGuard, file_below
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links and pipes are POSIX's")
 

@@ -30,7 +30,7 @@ from elemental import (
 )
 from elemental.hosts.base import CheckpointRef, Host
 from elemental.images.files import free_names, read_texts, write_png
-from elemental.images.request import ImageRequest
+from elemental.images.image_request import ImageRequest
 from elemental.merge.files.metadata import recipe_from_json
 
 from .conftest import DRAWABLE, random_state

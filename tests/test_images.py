@@ -15,11 +15,11 @@ from elemental import MergeRecipe, ModelSource, RecipeError, parse_rules, read_r
 from elemental.errors import ImageError
 from elemental.images.diff import Difference, compare_images, draw_difference
 from elemental.images.files import write_gif, write_png, write_whole
-from elemental.images.grid import PAPER, GridCell, GridSheet, draw_grid
+from elemental.images.grid_drawing import PAPER, GridCell, GridSheet, draw_grid
+from elemental.images.image_request import GeneratedImage, ImageRequest
 from elemental.images.infotext import format_infotext
 from elemental.images.ranking import CSV_COLUMNS, ElementEffect, draw_ranking, format_csv, rank_effects
-from elemental.images.request import GeneratedImage, ImageRequest
-from elemental.images.text import SMALLEST, find_font, fit_text, text_box
+from elemental.images.text_drawing import SMALLEST, find_font, fit_text, text_box
 
 GREY = Image.new("RGB", (10, 10), (100, 100, 100))
 

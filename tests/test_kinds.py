@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import elemental
 from elemental import CheckpointError, MergeError, MergeMode, VaeChoice
 from elemental.architectures.keys import FIRST_CONV, Component
-from elemental.cli.app import DONE, main
+from elemental.cli.main import DONE, main
 
 from .merging import (
     EMA,

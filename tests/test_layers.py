@@ -99,7 +99,7 @@ def test_tests_of_specs_recipes_and_plans_load_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["", ".cli.app", ".workflows", ".hosts.base", ".runs.axes", ".merge.files.writer", ".merge.describe"]
+    "module", ["", ".cli.main", ".workflows", ".hosts.base", ".runs.axes.catalogue", ".merge.files.writer", ".merge.plan_summary"]
 )
 def test_importing_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, elemental{module}; print(*sorted({HEAVY!r} & set(sys.modules)))"

@@ -245,7 +245,7 @@ def test_memory_that_runs_out_in_mid_write(
         part.view(-1)[start : start + len(values)].copy_(values) if part.is_contiguous() else None
 
     with live_merge(model) as merge, monkeypatch.context() as patch:
-        patch.setattr("elemental.merge.live.copy_piece", fail)
+        patch.setattr("elemental.merge.live_merge.copy_piece", fail)
         with pytest.raises(MergeError, match="memory"):
             merge.apply(recipe)
     assert model.digest() == before

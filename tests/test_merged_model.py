@@ -14,7 +14,7 @@ from torch import Tensor
 
 from elemental import CheckpointError, Controls, HostError, MergeRecipe, Stopped, model_source, parse_rules
 from elemental.hosts.base import CheckpointRef
-from elemental.images.request import ImageRequest
+from elemental.images.image_request import ImageRequest
 from elemental.session.merged_model import LiveState, MergedModel
 
 from .fake_host import FakeHost, FakeModel

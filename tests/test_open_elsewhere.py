@@ -36,7 +36,7 @@ from elemental.hosts.standalone.key_map import Network, live_name
 from elemental.hosts.standalone.live_model import StandaloneModel
 from elemental.hosts.standalone.networks import build_networks
 from elemental.hosts.standalone.samplers import make_sampler
-from elemental.images.request import ImageRequest
+from elemental.images.image_request import ImageRequest
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from elemental.architectures.keys import name_key
 from elemental.architectures.tensor_sets import members
 from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, tensor_shapes
 from elemental.errors import ElementalError, RecipeError
-from elemental.recipe.parser import parse_rules
 from elemental.recipe.rule_matching import RuleMatcher
+from elemental.recipe.spec_parser import parse_rules
 from elemental.session.painting import Stroke, make_rules, paint, read_stroke
 
 OUT = ("OUT03", "OUT04", "OUT05", "OUT06")

@@ -10,14 +10,14 @@ from elemental.architectures.keys import FIRST_CONV, Component
 from elemental.demo.layout import Layout, tensor_shapes
 from elemental.errors import MergeError, RecipeError
 from elemental.merge.counts import Tally, count_changes
-from elemental.merge.describe import describe_changes, draw_elements, draw_map, plan_as_dict
 from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.plan import MergePlan, Role
+from elemental.merge.plan_summary import describe_changes, draw_elements, draw_map, plan_as_dict
 from elemental.merge.planner import plan_tensors
 from elemental.recipe.block_weights import BlockWeights
 from elemental.recipe.modes import MergeMode
-from elemental.recipe.parser import parse_rules
 from elemental.recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
+from elemental.recipe.spec_parser import parse_rules
 
 from .conftest import INPAINTING, LAYOUTS
 

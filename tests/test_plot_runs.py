@@ -18,12 +18,12 @@ from torch import Tensor
 from elemental import CheckpointError, ElementalError, HostError, ImageError, model_source
 from elemental.hosts.base import NO_FIELDS, CheckpointRef
 from elemental.images.files import read_image
-from elemental.images.grid import BLANK
-from elemental.images.request import GeneratedImage, ImageRequest
-from elemental.runs.axis import Setting
+from elemental.images.grid_drawing import BLANK
+from elemental.images.image_request import GeneratedImage, ImageRequest
+from elemental.runs.axes.base import Setting
 from elemental.runs.cells import Cell
-from elemental.runs.record import CellState, read_record
 from elemental.runs.run_files import latest_run
+from elemental.runs.run_record import CellState, read_record
 from elemental.runs.runner import Progress
 
 from .fake_host import FakeHost
@@ -158,7 +158,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from tests.fake_host import FakeHost
 from elemental.runs.resume import open_run
-from elemental.runs.record import read_record
+from elemental.runs.run_record import read_record
 from elemental.runs.run_files import latest_run
 from elemental.runs.runner import RunWatcher, continue_run
 def load(path):

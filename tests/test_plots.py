@@ -27,14 +27,14 @@ from elemental.hosts.base import CheckpointRef, Host
 from elemental.images.diff import compare_images
 from elemental.images.files import read_image, read_texts
 from elemental.recipe.block_weights import parse_block_weights
-from elemental.runs.axis import Setting
-from elemental.runs.axis_context import make_axis_context
+from elemental.runs.axes.base import Setting
+from elemental.runs.axes.context import make_axis_context
 from elemental.runs.cells import Cell
-from elemental.runs.check_run import CheckRun, folder_of_check
 from elemental.runs.element_check import parse_check
+from elemental.runs.element_check_run import CheckRun, folder_of_check
 from elemental.runs.estimate import estimate_check, estimate_plot
-from elemental.runs.plot_run import PLOT_FIELD
 from elemental.runs.runner import Progress, RunResult, start_run
+from elemental.runs.xy_plot_run import PLOT_FIELD
 
 from .fake_host import FakeHost
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import elemental
-from elemental.cli import app as cli
-from elemental.cli.parser import parse_command
-from elemental.demo.pair import copy_pair
+from elemental.cli import main as cli
+from elemental.cli.argument_parser import parse_command
+from elemental.demo.checkpoint_pair import copy_pair
 from elemental.errors import SpecError
-from elemental.recipe.parser import parse_rules
+from elemental.recipe.spec_parser import parse_rules
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,9 +11,9 @@ import pytest
 from elemental.errors import RecipeError, SpecError
 from elemental.recipe.block_weights import BlockWeights
 from elemental.recipe.modes import MergeMode
-from elemental.recipe.parser import parse_rules
 from elemental.recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, recipe_from_dict
 from elemental.recipe.rules import Rule, RuleSet
+from elemental.recipe.spec_parser import parse_rules
 
 A, B, C = (ModelSource(f"/models/{name}.safetensors", "f" * 64, 5) for name in "abc")
 PLAIN = MergeRecipe(A, B)

@@ -11,9 +11,9 @@ import pytest
 
 from elemental import ImageError
 from elemental.images.diff import Difference
-from elemental.runs.axis import Setting
-from elemental.runs.record import CellRecord, CellState, RunRecord, SessionRecord, read_record
+from elemental.runs.axes.base import Setting
 from elemental.runs.run_files import RunFiles, latest_run
+from elemental.runs.run_record import CellRecord, CellState, RunRecord, SessionRecord, read_record
 
 from .fake_host import FakeHost
 from .plotting import plot, resume, run

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import pytest
 
-import elemental.cli.host
+import elemental.cli.make_host
 from elemental import CheckpointError, ModelLocator, read_recipe
-from elemental.cli.app import main
-from elemental.images.request import ImageRequest, request_from_dict
+from elemental.cli.main import main
+from elemental.images.image_request import ImageRequest, request_from_dict
 from elemental.recipe.recipe import recipe_from_dict
-from elemental.runs.check_run import CheckRun
-from elemental.runs.plot_run import read_stored_plot
-from elemental.runs.record import CellState, RunRecord, read_record
+from elemental.runs.element_check_run import CheckRun
 from elemental.runs.resume import open_run
 from elemental.runs.run_files import RunFiles, latest_run, new_run
+from elemental.runs.run_record import CellState, RunRecord, read_record
 from elemental.runs.runner import RunResult, continue_run
-from elemental.session.run_jobs import unfinished_runs
+from elemental.runs.xy_plot_run import read_stored_plot
+from elemental.session.plot_and_check_jobs import unfinished_runs
 from elemental.session.session import session_of
 
 from .version_0_1_0 import CHECK, DATA, EXPECTED, KILLED, PLOT, SECOND, TAB, Watched, home_of_0_1_0  # noqa: F401
@@ -56,7 +56,7 @@ def drawn(home: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
     for name, module in list(sys.modules.items()):
         if name.startswith("elemental.cli") and hasattr(module, "make_host"):
             monkeypatch.setattr(module, "make_host", make_host)
-    assert id(elemental.cli.host.make_host) == id(make_host)
+    assert id(elemental.cli.make_host.make_host) == id(make_host)
     return host
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from elemental import ImageError
-from elemental.images.request import GeneratedImage, ImageRequest
-from elemental.session import merge_jobs, run_jobs
+from elemental.images.image_request import GeneratedImage, ImageRequest
+from elemental.session import merge_jobs
+from elemental.session import plot_and_check_jobs as run_jobs
 from elemental.session.form import MergeForm
 from elemental.session.jobs import Job, JobState, JobView
 from elemental.session.run_plans import CheckForm, PlotForm, describe_estimate, plan_plot

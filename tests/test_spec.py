@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from elemental.errors import SpecError
-from elemental.recipe.parser import parse_rules
 from elemental.recipe.rules import BlockSelector, ElementSelector, Rule, RuleSet, format_rules
+from elemental.recipe.spec_parser import parse_rules
 
 
 def only(text: str) -> Rule:

@@ -12,9 +12,9 @@ from elemental.architectures.keys import KeyName, name_key
 from elemental.architectures.tensor_sets import members
 from elemental.demo.layout import tensor_shapes
 from elemental.errors import SpecError
-from elemental.recipe.parser import parse_rules
 from elemental.recipe.rule_matching import RuleMatcher
 from elemental.recipe.rules import format_rules
+from elemental.recipe.spec_parser import parse_rules
 
 from .attacks.spec import check, large_texts, texts
 from .conftest import LAYOUTS

@@ -17,12 +17,12 @@ from PIL import Image
 
 from elemental import HostError, ImageError, Stopped, live_merge
 from elemental.merge.files.metadata import recipe_from_json
-from elemental.runs.axis import Setting
-from elemental.runs.axis_context import make_axis_context
-from elemental.runs.axis_values import parse_axis
+from elemental.runs.axes.base import Setting
+from elemental.runs.axes.context import make_axis_context
+from elemental.runs.axes.values import parse_axis
 from elemental.runs.estimate import estimate_plot
-from elemental.runs.plot_run import PlotRun, make_plot
 from elemental.runs.runner import RunResult, RunWatcher, start_run
+from elemental.runs.xy_plot_run import PlotRun, make_plot
 from elemental.workflows import images_of_merge
 
 from .webui_standin_fixtures import REQUEST, Rig, mark, webui_rig  # noqa: F401

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from elemental.hosts.base import NO_FIELDS, CheckpointRef
-from elemental.images.request import GeneratedImage, ImageRequest
+from elemental.images.image_request import GeneratedImage, ImageRequest
 
 from .fake_host import FakeHost, FakeModel
 

@@ -18,7 +18,7 @@ import torch
 
 from elemental import MergeRecipe, model_source, parse_rules
 from elemental.hosts.base import CheckpointRef
-from elemental.images.request import GeneratedImage, ImageRequest
+from elemental.images.image_request import GeneratedImage, ImageRequest
 
 from .conftest import LAYOUTS, random_state, save
 from .webui_standin import StandIn

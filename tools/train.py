@@ -34,16 +34,16 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from elemental.demo.checkpoint_pair import MARK
 from elemental.demo.layout import DEMO_LAYOUT, tensor_shapes
-from elemental.demo.pair import MARK
 from elemental.hosts.base import CheckpointRef
 from elemental.hosts.standalone.clip_tokenizer import tokenize
 from elemental.hosts.standalone.host import StandaloneHost
 from elemental.hosts.standalone.key_map import Network
 from elemental.hosts.standalone.networks import live_tensors
 from elemental.images.files import write_png
-from elemental.images.grid import GridCell, GridSheet, draw_grid
-from elemental.images.request import GeneratedImage, ImageRequest
+from elemental.images.grid_drawing import GridCell, GridSheet, draw_grid
+from elemental.images.image_request import GeneratedImage, ImageRequest
 
 from .drawings import LEARNT, SHAPES, SIZE, Scene, Style, all_scenes, draw_plain, draw_printed
 

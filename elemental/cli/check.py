@@ -55,9 +55,9 @@ def run_check(options: CheckOptions, interrupts: Interrupts) -> None:
 
 
 def _start(options: CheckOptions, interrupts: Interrupts) -> None:
-    from ..runs.axis import Setting
-    from ..runs.check_run import CheckRun, folder_of_check
+    from ..runs.axes.base import Setting
     from ..runs.element_check import parse_check
+    from ..runs.element_check_run import CheckRun, folder_of_check
     from ..runs.estimate import MOST_CELLS, estimate_check, refuse_many
 
     options = _with_sample(options)

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..demo.pair import copy_pair
+from ..demo.checkpoint_pair import copy_pair
 from ..merge.files.model_locator import model_source
 from ..recipe.recipe import MergeRecipe
 from .command import Command, Interrupts, read_as
-from .host import DEFAULT_DEVICE, make_host, require_packages
+from .make_host import DEFAULT_DEVICE, make_host, require_packages
 from .output import print_lines
 from .progress import ProgressBar, run_watcher
 from .run_options import print_result
 
 if TYPE_CHECKING:
     from ..hosts.base import Host
-    from ..runs.plot_run import PlotRun
+    from ..runs.xy_plot_run import PlotRun
 
 _SEED = 3
 _PROMPTS = "a red circle on blue\na white star on red\na blue circle on white"
@@ -65,12 +65,12 @@ def run_demo(options: DemoOptions, interrupts: Interrupts) -> None:
 
 
 def _make_run(host: Host, pair: Sequence[Path]) -> PlotRun:
-    from ..images.request import ImageRequest
-    from ..runs.axis import Setting
-    from ..runs.axis_context import make_axis_context
-    from ..runs.axis_values import parse_axis
-    from ..runs.plot_run import PlotRun, make_plot
-    from ..runs.samples import find_samples
+    from ..images.image_request import ImageRequest
+    from ..runs.axes.base import Setting
+    from ..runs.axes.context import make_axis_context
+    from ..runs.axes.values import parse_axis
+    from ..runs.sample_file import find_samples
+    from ..runs.xy_plot_run import PlotRun, make_plot
 
     a, b = map(model_source, pair)
     recipe = MergeRecipe(a, b, alpha=0)

@@ -12,8 +12,8 @@ from ..merge.progress import Controls
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..workflows import make_images, plan_merge
 from .command import Command, Interrupts, UsageError, read_as
-from .host import make_host, require_packages
 from .image_options import ImageOptions, add_image_options
+from .make_host import make_host, require_packages
 from .output import print_lines, print_plan_warnings
 from .progress import ProgressBar, StepReport
 from .recipe_options import RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options

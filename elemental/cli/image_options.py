@@ -6,10 +6,10 @@ import argparse
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from .host import DEFAULT_DEVICE
+from .make_host import DEFAULT_DEVICE
 
 if TYPE_CHECKING:
-    from ..images.request import ImageRequest
+    from ..images.image_request import ImageRequest
 
 _SAMPLERS = "Euler, Euler a, DPM++ 2M Karras, DDIM, UniPC"
 
@@ -51,7 +51,7 @@ class ImageOptions:
         Raises:
             ImageError: A number is out of its range.
         """
-        from ..images.request import ImageRequest
+        from ..images.image_request import ImageRequest
 
         names = [field.name for field in fields(self) if field.name != "device"]
         said = {name: getattr(self, name) for name in names if getattr(self, name) is not None}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from ..merge.describe import checkpoint_as_dict, describe_checkpoint, draw_elements, elements_as_dict
 from ..merge.files.checkpoint import Checkpoint
+from ..merge.plan_summary import checkpoint_as_dict, describe_checkpoint, draw_elements, elements_as_dict
 from .command import Command, Interrupts, read_as
 from .output import print_json, print_lines
 

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import Stopped
-from ..merge.describe import describe_changes, format_size, summarise_plan
 from ..merge.plan import MergePlan
+from ..merge.plan_summary import describe_changes, format_size, summarise_plan
 from ..recipe.recipe import MergeRecipe
 from ..workflows import MergeResult, merge_to_file, plan_merge
 from .command import Command, Interrupts, UsageError, read_as
-from .host import DEFAULT_DEVICE
 from .image_options import add_device_option
+from .make_host import DEFAULT_DEVICE
 from .output import print_lines, print_plan, print_plan_warnings
 from .progress import ProgressBar, merge_controls
 from .recipe_options import RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterable
 
 from ..errors import SpecError
-from ..merge.describe import describe_plan, summarise_plan
 from ..merge.plan import MergePlan
+from ..merge.plan_summary import describe_plan, summarise_plan
 
 
 def print_lines(lines: Iterable[str]) -> None:

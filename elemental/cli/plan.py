@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from ..merge.describe import plan_as_dict
+from ..merge.plan_summary import plan_as_dict
 from ..workflows import plan_merge
 from .command import Command, Interrupts, read_as
 from .output import print_json, print_plan, print_plan_warnings

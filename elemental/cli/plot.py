@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ..recipe.modes import MergeMode
-from ..runs.axes import AXES
+from ..runs.axes.catalogue import AXES
 from .command import Command, Interrupts, UsageError, read_as
 from .image_options import ImageOptions, add_image_options
 from .output import print_warnings
@@ -28,7 +28,7 @@ from .run_options import (
 )
 
 if TYPE_CHECKING:
-    from ..runs.plot_run import PlotRun, StoredPlot
+    from ..runs.xy_plot_run import PlotRun, StoredPlot
 
 AxisTexts = Mapping[str, tuple[str, str]]
 """Type and values of an axis by its side, "x" or "y"."""
@@ -88,7 +88,7 @@ def run_plot(options: PlotOptions, interrupts: Interrupts) -> None:
 
 def _start(options: PlotOptions, interrupts: Interrupts) -> None:
     from ..runs.estimate import estimate_plot
-    from ..runs.plot_run import read_stored_plot
+    from ..runs.xy_plot_run import read_stored_plot
 
     options, texts = _with_sample(options)
     stored = read_stored_plot(Path(options.recipe.recipe)) if options.recipe.recipe else None
@@ -135,10 +135,10 @@ def _starting_mode(values: str) -> MergeMode | None:
 
 def _make_run(options: PlotOptions, texts: AxisTexts, stored: StoredPlot | None, prepared: Preparation) -> PlotRun:
     """Make the plot; what the options do not say is taken from the stored one."""
-    from ..runs.axis import Setting
-    from ..runs.axis_values import parse_axis
+    from ..runs.axes.base import Setting
+    from ..runs.axes.values import parse_axis
     from ..runs.estimate import MOST_CELLS
-    from ..runs.plot_run import PlotRun, make_plot
+    from ..runs.xy_plot_run import PlotRun, make_plot
 
     context = prepared.context
     request = options.images.request(stored.request if stored else None)

@@ -13,9 +13,9 @@ from ..merge.files.checkpoint import Checkpoint
 from ..merge.files.model_locator import ModelLocator, model_source
 from ..recipe.block_weights import BUILT_IN_PRESETS, BlockWeights, choose_block_weights, read_presets
 from ..recipe.modes import MergeMode
-from ..recipe.parser import parse_rules
 from ..recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop_unused
 from ..recipe.rules import RuleSet
+from ..recipe.spec_parser import parse_rules
 from ..workflows import load_presets, read_recipe, user_presets_path
 from .command import UsageError, read_as
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..errors import ImageError, Stopped
 from ..recipe.recipe import MergeRecipe
-from ..runs.samples import Sample, find_samples
+from ..runs.sample_file import Sample, find_samples
 from ..workflows import identify_models
 from .command import Interrupts, UsageError
-from .host import DEFAULT_DEVICE, make_host, require_packages
 from .image_options import ImageOptions
+from .make_host import DEFAULT_DEVICE, make_host, require_packages
 from .output import count_of, print_lines
 from .progress import ProgressBar, run_watcher
 from .recipe_options import RecipeOptions, make_recipe
 
 if TYPE_CHECKING:
     from ..hosts.base import Host
-    from ..runs.axis_context import AxisContext
+    from ..runs.axes.context import AxisContext
     from ..runs.estimate import Estimate
-    from ..runs.record import RunRecord
+    from ..runs.run_record import RunRecord
     from ..runs.runner import Run, RunResult
 
 T = TypeVar("T")
@@ -193,7 +193,7 @@ def prepare(options: RunCommandOptions) -> Preparation:
         UsageError: There are too few models, or too many.
         ElementalError: Something cannot be read, or does not fit the rest.
     """
-    from ..runs.axis_context import make_axis_context
+    from ..runs.axes.context import make_axis_context
 
     locator = options.recipe.locator
     recipe, remarks = make_recipe(options.recipe)
@@ -272,9 +272,9 @@ def resume_run(folder: Path, options: RunCommandOptions, interrupts: Interrupts)
         ElementalError: There is no run, it cannot go on, or some images could not be made.
         Stopped: The user asked for it; what is done is kept.
     """
-    from ..runs.record import read_record
     from ..runs.resume import open_run
     from ..runs.run_files import latest_run
+    from ..runs.run_record import read_record
     from ..runs.runner import continue_run
 
     record = read_record(latest_run(folder))

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError
 from .command import Command, Interrupts, read_as
-from .host import make_host
 from .image_options import ImageOptions, add_image_options
+from .make_host import make_host
 from .output import print_lines
 from .recipe_options import add_models_folder_option
 
@@ -74,7 +74,7 @@ def _models_folder(options: UiOptions) -> Path:
 
 def _serve(host: StandaloneHost, options: UiOptions, output: Path) -> tuple[Any, str]:
     """Make the page and serve it; gives it and its address."""
-    from ..ui.compat import serve
+    from ..ui.gradio_compat import serve
     from ..ui.image_form import StandaloneImageForm
     from ..ui.tab import make_tab
 

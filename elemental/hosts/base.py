@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import HostError
-from ..images.request import GeneratedImage, ImageRequest
+from ..images.image_request import GeneratedImage, ImageRequest
 
 if TYPE_CHECKING:
     from PIL import Image

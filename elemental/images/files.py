@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from ..errors import ImageError
-from .request import GeneratedImage
+from .image_request import GeneratedImage
 
 INFOTEXT_FIELD = "parameters"
 """The PNG text field of the infotext, as in the WebUI."""

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from .request import ImageRequest
+from .image_request import ImageRequest
 
 _SCHEDULES = {"Karras", "Exponential", "SGM Uniform"}
 """Labels in the WebUI's modules/sd_schedulers.py; it writes them separately from the sampler."""

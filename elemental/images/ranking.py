@@ -10,8 +10,8 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw
 
 from .diff import Difference
-from .grid import FAINT, INK, PAPER
-from .text import fit_text
+from .grid_drawing import FAINT, INK, PAPER
+from .text_drawing import fit_text
 
 _BAR = (74, 116, 196)
 _TRACK = (238, 238, 242)

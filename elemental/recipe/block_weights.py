@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..architectures.blocks import ARCHITECTURES, BASE, Architecture
 from ..errors import RecipeError
-from .parser import parse_ratio
 from .rules import format_ratio
 from .spec_errors import suggest
+from .spec_parser import parse_ratio
 
 BUILT_IN_PRESETS = Path(__file__).with_name("presets.txt")
 """The presets that come with the program; the file names their sources."""

@@ -11,9 +11,9 @@ from typing import Any
 from ..errors import RecipeError, SpecProblem
 from .block_weights import BlockWeights, format_block_weights, parse_block_weights
 from .modes import MergeMode
-from .parser import parse_rules
 from .rules import RuleSet, format_rules
 from .spec_errors import PlainProblem, spec_error, suggest
+from .spec_parser import parse_rules
 
 VERSION = 1
 """The version of the dict that a recipe is written as."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from ..images.request import ImageRequest
+from ..images.image_request import ImageRequest
 from ..recipe.recipe import MergeRecipe
 
 

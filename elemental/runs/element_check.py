@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ImageError
-from ..images.request import request_from_dict, with_known_sampler
-from ..recipe.parser import parse_targets
+from ..images.image_request import request_from_dict, with_known_sampler
 from ..recipe.recipe import recipe_from_dict
 from ..recipe.rule_targets import Target, expand_targets
 from ..recipe.rules import RuleSet
-from .axis import Setting
-from .axis_context import AxisContext
-from .axis_values import split_groups
+from ..recipe.spec_parser import parse_targets
+from .axes.base import Setting
+from .axes.context import AxisContext
+from .axes.values import split_groups
 from .cells import Cell
 
 BASE_COLUMN, PROBE_COLUMN, DIFFERENCE_COLUMN = range(3)

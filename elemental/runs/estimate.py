@@ -14,7 +14,7 @@ from ..merge.files.open_models import OpenModels
 from ..merge.plan import NOTHING_CHANGES, MergePlan
 from ..merge.planner import planning_key
 from ..recipe.recipe import MergeRecipe
-from .axis_values import AxisValues
+from .axes.values import AxisValues
 from .cells import Cell
 from .element_check import ElementCheck
 from .xy_plot import XYPlot

@@ -7,13 +7,13 @@ from ..hosts.base import Host
 from ..images.files import reading_untrusted
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..recipe.recipe import recipe_from_dict
-from .axis_context import make_axis_context
-from .check_run import CheckRun
+from .axes.context import make_axis_context
 from .element_check import check_from_dict
-from .plot_run import PlotRun
-from .record import RunRecord
+from .element_check_run import CheckRun
+from .run_record import RunRecord
 from .runner import Run
 from .xy_plot import plot_from_dict
+from .xy_plot_run import PlotRun
 
 
 def open_run(host: Host, record: RunRecord, *, locator: ModelLocator = AS_RECORDED) -> Run:

@@ -23,13 +23,13 @@ from ..merge.progress import Controls, Stopwatch
 from ..workflows import images_of_merge, live_merge
 from .cells import Cell, order_cells
 from .estimate import Estimate, refuse_changed
-from .record import CellRecord, CellState, RunRecord, SessionRecord
 from .run_files import RunFiles, new_run
+from .run_record import CellRecord, CellState, RunRecord, SessionRecord
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..merge.live import LiveMerge
+    from ..merge.live_merge import LiveMerge
 
 _log = logging.getLogger(__name__)
 

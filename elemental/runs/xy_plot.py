@@ -8,11 +8,11 @@ from itertools import product
 from typing import Any
 
 from ..errors import ElementalError, ImageError
-from ..images.request import request_from_dict
+from ..images.image_request import request_from_dict
 from ..recipe.recipe import recipe_from_dict
-from .axis import AxisValue, Setting, explain
-from .axis_context import AxisContext
-from .axis_values import AxisValues, axis_from_dict
+from .axes.base import AxisValue, Setting, explain
+from .axes.context import AxisContext
+from .axes.values import AxisValues, axis_from_dict
 from .cells import Cell, GridRanges, group_ranges
 
 

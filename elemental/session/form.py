@@ -13,9 +13,9 @@ from ..hosts.base import CheckpointRef
 from ..merge.files.model_locator import expand_home, model_source
 from ..recipe.block_weights import BlockWeights, format_block_weights, parse_block_weights
 from ..recipe.modes import MergeMode
-from ..recipe.parser import parse_rules
 from ..recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop_unused
 from ..recipe.rules import format_rules
+from ..recipe.spec_parser import parse_rules
 
 FindModel = Callable[[str], ModelSource]
 

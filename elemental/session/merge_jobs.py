@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..errors import ElementalError, ImageError, MergeError
 from ..images.files import free_names, write_png
-from ..images.request import GeneratedImage, ImageRequest
-from ..merge.describe import describe_changes, format_size
+from ..images.image_request import GeneratedImage, ImageRequest
 from ..merge.plan import MergePlan
+from ..merge.plan_summary import describe_changes, format_size
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..workflows import MergeResult, merge_to_file
 from .form import MergeForm, finder, is_file, safe_file_name, shown_path

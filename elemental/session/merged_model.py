@@ -24,8 +24,8 @@ from ..recipe.recipe import MergeRecipe, ModelSource
 from ..workflows import images_of_merge, live_merge
 
 if TYPE_CHECKING:
-    from ..images.request import GeneratedImage, ImageRequest
-    from ..merge.live import LiveMerge
+    from ..images.image_request import GeneratedImage, ImageRequest
+    from ..merge.live_merge import LiveMerge
 
 _log = logging.getLogger(__name__)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..images.request import ImageRequest
-from ..runs.axis import Setting
-from ..runs.axis_context import make_axis_context
-from ..runs.axis_values import AxisValues, parse_axis
-from ..runs.check_run import CheckRun
+from ..images.image_request import ImageRequest
+from ..runs.axes.base import Setting
+from ..runs.axes.context import make_axis_context
+from ..runs.axes.values import AxisValues, parse_axis
 from ..runs.element_check import parse_check
+from ..runs.element_check_run import CheckRun
 from ..runs.estimate import MOST_CELLS, Estimate, estimate_check, estimate_plot, refuse_many
-from ..runs.plot_run import PlotRun, make_plot
+from ..runs.xy_plot_run import PlotRun, make_plot
 from ..workflows import identify_models
 from .form import MergeForm, finder
 from .session import Session

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from ..images.ranking import describe_share
 from ..recipe.rules import format_ratio
-from ..runs.check_run import CheckRun
-from ..runs.plot_run import PlotRun
-from ..runs.record import CellRecord, CellState, RunRecord
+from ..runs.element_check_run import CheckRun
+from ..runs.run_record import CellRecord, CellState, RunRecord
 from ..runs.runner import Progress, Run, RunResult
+from ..runs.xy_plot_run import PlotRun
 from .form import shown_path
 from .jobs import Job
 from .texts import count_images, format_duration

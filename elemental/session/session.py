@@ -19,8 +19,8 @@ from ..workflows import identify_models, user_presets_path
 from .form import MergeForm, finder
 from .history import History, HistoryEntry
 from .jobs import Job, JobBoard
+from .merge_preview import Previewer
 from .merged_model import MergedModel
-from .preview import Previewer
 
 
 @dataclass

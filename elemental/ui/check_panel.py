@@ -8,17 +8,17 @@ from html import escape
 from typing import Any
 
 from ..errors import ImageError
-from ..runs.samples import Sample
-from ..session import run_jobs as run_actions
+from ..runs.sample_file import Sample
+from ..session import plot_and_check_jobs as run_actions
 from ..session.form import FIELDS
 from ..session.run_plans import CheckForm, describe_estimate, plan_check
 from ..session.session import Session
-from .compat import make, on, update
+from .gradio_compat import make, on, update
 from .image_form import ImageForm
 from .merge_panel import parse_form
-from .page_guard import file_below
 from .plot_panel import answer, explain_sample
-from .results import Results, Updates
+from .request_guard import file_below
+from .results_panel import Results, Updates
 
 _HINT = """
 <p class="elemental-hint">One image without, and one with each of these elements at the ratio, on top of the

@@ -18,10 +18,10 @@ from ..session.history import HistoryEntry
 from ..session.session import Session
 from ..workflows import read_recipe
 from .check_panel import CheckPanel
-from .compat import file_path, make, make_file, on
+from .gradio_compat import file_path, make, make_file, on
 from .merge_panel import MergePanel
 from .plot_panel import PlotPanel
-from .results import Updates, draw_message
+from .results_panel import Updates, draw_message
 
 _SHOWN = 200
 _CUT = 300

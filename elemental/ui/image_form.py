@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ..errors import ImageError
 from ..hosts.base import Host
-from ..images.request import ImageRequest, choose_sampler, with_known_sampler
+from ..images.image_request import ImageRequest, choose_sampler, with_known_sampler
 
 _SEEDS = 2**32 - 1000
 _WHOLE_NUMBERS = {"steps": "Steps", "width": "Width", "height": "Height", "seed": "Seed", "batch": "Images"}

@@ -8,19 +8,19 @@ from html import escape
 from typing import Any
 
 from ..errors import ElementalError
-from ..images.request import ImageRequest
+from ..images.image_request import ImageRequest
 from ..recipe.block_weights import format_block_weights
 from ..recipe.modes import MergeMode
 from ..recipe.recipe import SaveDtype, VaeChoice
 from ..session import merge_jobs as actions
 from ..session.form import FIELDS, KEEP, MergeForm, block_names, form_from_dict, shown_path
+from ..session.merge_preview import stamp_of
 from ..session.painting import paint, read_stroke
-from ..session.preview import stamp_of
 from ..session.session import Session
 from ..workflows import load_presets
-from .compat import make, on, update
+from .gradio_compat import make, on, update
 from .image_form import ImageForm
-from .results import Results, Updates
+from .results_panel import Results, Updates
 
 _SPEC_HINT = "OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5\nIN00-IN05:ff:0.2"
 _VAE_LABELS = {VaeChoice.MERGED.value: "merged", VaeChoice.A.value: "A", VaeChoice.B.value: "B"}

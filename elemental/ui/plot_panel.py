@@ -7,16 +7,16 @@ from html import escape
 from typing import Any
 
 from ..errors import ElementalError
-from ..runs.axes import AXES
-from ..runs.samples import Sample
-from ..session import run_jobs as run_actions
+from ..runs.axes.catalogue import AXES
+from ..runs.sample_file import Sample
+from ..session import plot_and_check_jobs as run_actions
 from ..session.form import FIELDS
 from ..session.run_plans import PlotForm, describe_estimate, plan_plot
 from ..session.session import Session
-from .compat import make, on, update
+from .gradio_compat import make, on, update
 from .image_form import ImageForm
 from .merge_panel import parse_form
-from .results import Results, Updates
+from .results_panel import Results, Updates
 
 _NONE = "none"
 _HINT = """

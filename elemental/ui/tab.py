@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..hosts.base import Host
-from ..runs.samples import find_samples
+from ..runs.sample_file import find_samples
 from ..session.session import Session, session_of
 from .check_panel import CheckPanel
-from .compat import blocks, make, on
+from .gradio_compat import blocks, make, on
 from .history_panel import HistoryPanel, recipe_updates
 from .image_form import ImageForm
 from .merge_panel import MergePanel
 from .plot_panel import PlotPanel
-from .results import Results, Updates, draw_live
+from .results_panel import Results, Updates, draw_live
 
 TITLE = "Elemental"
 ROOT_ID = "elemental_tab"

@@ -15,7 +15,7 @@ import pytest
 
 from elemental import ElementalError, live_merge
 from elemental.merge import execute
-from elemental.merge import live as live_module
+from elemental.merge import live_merge as live_module
 from elemental.merge.tensor_views import copy_piece
 from elemental.session.merged_model import MergedModel
 

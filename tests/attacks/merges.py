@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from elemental.cli.app import FAILED
+from elemental.cli.main import FAILED
 from elemental.demo.layout import SD1_LAYOUT, shrink, tensor_shapes
 from elemental.merge.files.writer import SUFFIX
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from elemental import HostError, MergeRecipe, ModelSource, live_merge, make_images, model_source
 from elemental.hosts.base import CheckpointRef, Host, LiveModel
-from elemental.images.request import ImageRequest
+from elemental.images.image_request import ImageRequest
 
 from ..conftest import LAYOUTS, random_state, save, save_drawable
 from ..fake_host import FakeHost

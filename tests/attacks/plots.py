@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elemental.cli.app import STOPPED
+from elemental.cli.main import STOPPED
 from elemental.errors import ImageError
 from elemental.merge.files.hashes import CACHE_VARIABLE
-from elemental.runs.record import read_record
 from elemental.runs.run_files import RunFiles, latest_run
+from elemental.runs.run_record import read_record
 
 from .processes import ROOT, Command, Tally, warm_up
 
@@ -31,11 +31,11 @@ _STOPPED = 0.2
 """How often a run is stopped by SIGTERM rather than killed."""
 
 _WARM = (
-    "cli.app",
-    "runs.plot_run",
-    "runs.check_run",
+    "cli.main",
+    "runs.xy_plot_run",
+    "runs.element_check_run",
     "runs.resume",
-    "merge.live",
+    "merge.live_merge",
     "merge.execute",
     "hosts.standalone.host",
 )

@@ -101,7 +101,7 @@ class Command:
 
 
 def _run(words: list[str], log: Path, before: Callable[[], object]) -> None:
-    from elemental.cli import app as cli
+    from elemental.cli import main as cli
 
     for number, ending in ((1, ".out"), (2, ".err")):
         file = os.open(log.with_suffix(ending), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)

@@ -16,7 +16,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from elemental.cli.app import STOPPED
+from elemental.cli.main import STOPPED
 from elemental.merge.files.hashes import CACHE_VARIABLE
 
 from .blows import BLOWS
@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=_ALL, metavar="BLOW", help=f"of {', '.join(_ALL)}")
     parser.add_argument("--warm", action="store_true", help="kill forked processes, which saves their imports")
     args = parser.parse_args()
-    warm_up("elemental.cli.app", "elemental.merge.execute", "safetensors.numpy")
+    warm_up("elemental.cli.main", "elemental.merge.execute", "safetensors.numpy")
     with tempfile.TemporaryDirectory() as folder:
         return attack(Path(folder), rounds=args.rounds, seed=args.seed, only=args.only or _ALL, cold=not args.warm)
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from elemental import ElementalError, MergeRecipe, VaeChoice, live_merge, make_images, parse_rules
 from elemental.hosts.base import CheckpointRef, Host
 from elemental.images.files import read_image
-from elemental.runs.axis import Setting
-from elemental.runs.axis_context import make_axis_context
-from elemental.runs.axis_values import parse_axis
-from elemental.runs.check_run import CheckRun
+from elemental.runs.axes.base import Setting
+from elemental.runs.axes.context import make_axis_context
+from elemental.runs.axes.values import parse_axis
 from elemental.runs.element_check import parse_check
+from elemental.runs.element_check_run import CheckRun
 from elemental.runs.estimate import Estimate, estimate_check, estimate_plot
-from elemental.runs.plot_run import PlotRun, make_plot
 from elemental.runs.runner import Run, RunResult, start_run
+from elemental.runs.xy_plot_run import PlotRun, make_plot
 from elemental.session.merged_model import LiveNow, LiveState, MergedModel
 
 from .places import Place

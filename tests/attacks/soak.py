@@ -23,16 +23,16 @@ from typing import Any
 import torch
 
 from elemental import MergeMode
-from elemental.demo.pair import copy_pair
+from elemental.demo.checkpoint_pair import copy_pair
 from elemental.hosts.base import CheckpointRef
-from elemental.images.request import ImageRequest
+from elemental.images.image_request import ImageRequest
 from elemental.session import merge_jobs as actions
-from elemental.session import run_jobs as run_actions
+from elemental.session import plot_and_check_jobs as run_actions
 from elemental.session.form import MergeForm
 from elemental.session.history import History
 from elemental.session.jobs import Job, JobBoard, JobState
+from elemental.session.merge_preview import Previewer
 from elemental.session.merged_model import MergedModel
-from elemental.session.preview import Previewer
 from elemental.session.run_plans import PlotForm
 from elemental.session.session import Session
 

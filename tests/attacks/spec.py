@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 
 from elemental.architectures import blocks
 from elemental.errors import SpecError
-from elemental.recipe import parser
 from elemental.recipe import spec_errors as problems
-from elemental.recipe.parser import parse_rules, parse_targets
+from elemental.recipe import spec_parser as parser
 from elemental.recipe.rules import format_rules
 from elemental.recipe.spec_errors import split_lines
+from elemental.recipe.spec_parser import parse_rules, parse_targets
 
 ROOT = Path(__file__).parents[2]
 LARGE = 100_000

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from elemental import Controls, HostError, Stopped
 from elemental.hosts.base import Host, LiveModel
-from elemental.merge import live as live_module
+from elemental.merge import live_merge as live_module
 from elemental.merge.files.checkpoint import Checkpoint
 from elemental.merge.tensor_views import copy_piece
 

@@ -18,7 +18,7 @@ CONTEXT = 77
 START, END = 49406, 49407
 """The last two of CLIP's 49408 tokens; source: clip/simple_tokenizer.py of github.com/openai/CLIP."""
 
-_MERGES = Path(__file__).with_name("clip_merges.txt.gz")
+_MERGES = Path(__file__).with_name("clip_bpe_merges.txt.gz")
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 _WORD_END = "</w>"
 # Pieces to split into tokens: English contractions, words, digits, runs of other characters; source: as above.

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from ...errors import HostError, Stopped
+from ...images.image_request import GeneratedImage, ImageRequest, with_known_sampler
 from ...images.infotext import format_infotext
-from ...images.request import GeneratedImage, ImageRequest, with_known_sampler
 from ...merge.files.checkpoint import checkpoint_files, read_signature
 from ...merge.out_of_memory import is_out_of_memory
 from ..base import NO_FIELDS, CheckpointRef, StepProgress

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...architectures.blocks import SD2, SDXL
-from ...images.request import ImageRequest
+from ...images.image_request import ImageRequest
 from .clip_tokenizer import END, tokenize
 from .key_map import Network
 from .live_model import StandaloneModel

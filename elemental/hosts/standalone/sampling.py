@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...architectures.blocks import SDXL
 from ...errors import HostError
-from ...images.request import ImageRequest
+from ...images.image_request import ImageRequest
 from .key_map import Network
 from .live_model import StandaloneModel
 from .prompts import encode_prompts

@@ -10,7 +10,7 @@ from typing import Any
 from modules import script_callbacks, scripts, sd_models, shared
 
 from ...errors import HostError
-from ...images.request import ImageRequest
+from ...images.image_request import ImageRequest
 from .checkpoints import find_checkpoint, is_file_of, override_checkpoint, secure_settings, selected_checkpoint
 from .host import WebUIHost
 from .images import NO_MODEL, Mark, infotext_names, mark, mark_of, parse_request
@@ -84,7 +84,7 @@ class Txt2imgForm:
         """Say where the settings of the image are.
 
         Args:
-            make: Makes a component, as ``ui.compat.make`` does.
+            make: Makes a component, as ``ui.gradio_compat.make`` does.
         """
         make(
             "HTML",

@@ -14,7 +14,7 @@ from typing import Any
 from modules import sd_models, sd_samplers, sd_schedulers, shared
 
 from ...errors import HostError
-from ...images.request import GeneratedImage, ImageRequest
+from ...images.image_request import GeneratedImage, ImageRequest
 from ...merge.files.checkpoint import Checkpoint
 from ..base import NO_FIELDS, CheckpointRef, StepProgress
 from .checkpoints import (

@@ -14,7 +14,7 @@ from typing import Any
 from modules import processing, scripts, sd_models, sd_schedulers, shared, txt2img
 
 from ...errors import HostError, Stopped
-from ...images.request import GeneratedImage, ImageRequest, with_known_sampler
+from ...images.image_request import GeneratedImage, ImageRequest, with_known_sampler
 from .checkpoints import is_file_of, override_checkpoint, ref_of, secure_settings, selected_checkpoint
 from .errors import as_host_errors
 from .loading import CHECKPOINT_OPTION

@@ -8,12 +8,12 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from ..errors import RecipeError
-from ..recipe.parser import parse_rules, parse_targets
-from ..recipe.rule_targets import expand_targets
-from ..recipe.rules import RuleSet
-from .axis import Axis, AxisValue, Setting
-from .axis_context import AxisContext
+from ...errors import RecipeError
+from ...recipe.rule_targets import expand_targets
+from ...recipe.rules import RuleSet
+from ...recipe.spec_parser import parse_rules, parse_targets
+from .base import Axis, AxisValue, Setting
+from .context import AxisContext
 from .value_lists import split_at_commas, without_comments
 
 

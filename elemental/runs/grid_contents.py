@@ -8,15 +8,15 @@ from pathlib import Path
 
 from ..errors import ImageError
 from ..images.files import read_image, write_png
-from ..images.grid import GridCell, GridSheet, draw_grid
+from ..images.grid_drawing import GridCell, GridSheet, draw_grid
+from ..images.image_request import GeneratedImage, ImageRequest
 from ..images.infotext import format_infotext
-from ..images.request import GeneratedImage, ImageRequest
 from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe
 from ..recipe.block_weights import format_block_weights
 from ..recipe.recipe import MergeRecipe, VaeChoice
 from ..recipe.rules import format_ratio
-from .axis import Setting
-from .record import CellState, RunRecord
+from .axes.base import Setting
+from .run_record import CellState, RunRecord
 
 _Line = list[tuple[str, str]]
 """A line of the legend: the parts of a setting, each with its text; parts without a text are left out."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ..errors import ElementalError, RecipeError, SpecError, Stopped
+from .argument_parser import parse_command
 from .command import Interrupts, UsageError
-from .parser import parse_command
 
 DONE, FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130
 """The exit codes."""

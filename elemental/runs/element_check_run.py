@@ -13,15 +13,15 @@ from PIL import Image
 from ..errors import ImageError
 from ..images.diff import Difference, compare_images, draw_difference
 from ..images.files import read_image, write_gif, write_png, write_whole
-from ..images.grid import GridCell, GridSheet
+from ..images.grid_drawing import GridCell, GridSheet
+from ..images.image_request import GeneratedImage
 from ..images.ranking import ElementEffect, describe_share, draw_ranking, format_csv, rank_effects
-from ..images.request import GeneratedImage
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import format_ratio
 from .cells import Cell, group_ranges, place_name
 from .element_check import BASE_COLUMN, DIFFERENCE_COLUMN, PROBE_COLUMN, ElementCheck
-from .grid_sheet import describe_setting, grid_cell, write_grid
-from .record import RunRecord
+from .grid_contents import describe_setting, grid_cell, write_grid
+from .run_record import RunRecord
 
 _BASE_NAME = place_name(BASE_COLUMN, 0)
 

@@ -9,10 +9,10 @@ from typing import Any
 from ..errors import ElementalError
 from ..merge.files.metadata import name_recipe
 from ..session.jobs import Job, JobView
+from ..session.merge_preview import stamp_of
 from ..session.merged_model import LiveNow, LiveState
-from ..session.preview import stamp_of
 from ..session.session import Session
-from .compat import make, on, update
+from .gradio_compat import make, on, update
 
 _MOST_COLUMNS = 12
 _MOST_LETTERS = 300

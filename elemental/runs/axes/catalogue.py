@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .axis import Axis
-from .field_axes import (
+from .base import Axis
+from .fields import (
     AlphaAxis,
     AlphaBetaAxis,
     BlockWeightsAxis,
@@ -27,7 +27,7 @@ from .field_axes import (
     SamplerAxis,
     SeedAxis,
 )
-from .rule_axes import ElementalAxis, PinpointAxis
+from .rules import ElementalAxis, PinpointAxis
 
 AXES: Mapping[str, Axis] = {
     axis.name: axis

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from .text import FittedText, fit_text, line_height, text_box
+from .text_drawing import FittedText, fit_text, line_height, text_box
 
 PAPER = (255, 255, 255)
 INK = (24, 24, 28)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ElementalError, ImageError
-from ..recipe.spec_errors import suggest
-from .axes import AXES
-from .axis import Axis, AxisValue, explain
-from .axis_context import AxisContext
+from ...errors import ElementalError, ImageError
+from ...recipe.spec_errors import suggest
+from .base import Axis, AxisValue, explain
+from .catalogue import AXES
+from .context import AxisContext
 
 
 @dataclass(frozen=True)

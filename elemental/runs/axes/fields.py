@@ -9,16 +9,16 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from ..errors import ImageError, RecipeError
-from ..images.request import choose_sampler
-from ..recipe.block_weights import choose_block_weights, format_block_weights
-from ..recipe.modes import MergeMode
-from ..recipe.parser import parse_ratio
-from ..recipe.recipe import MergeRecipe
-from ..recipe.rules import RuleSet, format_ratio
-from ..recipe.spec_errors import suggest
-from .axis import Axis, AxisValue, Setting
-from .axis_context import AxisContext
+from ...errors import ImageError, RecipeError
+from ...images.image_request import choose_sampler
+from ...recipe.block_weights import choose_block_weights, format_block_weights
+from ...recipe.modes import MergeMode
+from ...recipe.recipe import MergeRecipe
+from ...recipe.rules import RuleSet, format_ratio
+from ...recipe.spec_errors import suggest
+from ...recipe.spec_parser import parse_ratio
+from .base import Axis, AxisValue, Setting
+from .context import AxisContext
 from .value_lists import split_at_lines, split_quoted, without_comments
 
 

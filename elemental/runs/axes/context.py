@@ -6,14 +6,14 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..architectures.blocks import Architecture
-from ..architectures.keys import KeyName, name_key
-from ..hosts.base import Host
-from ..merge.files.checkpoint import Checkpoint
-from ..merge.files.model_locator import AS_RECORDED, ModelLocator, model_source
-from ..recipe.block_weights import Presets
-from ..recipe.recipe import MergeRecipe, ModelSource
-from ..workflows import load_presets
+from ...architectures.blocks import Architecture
+from ...architectures.keys import KeyName, name_key
+from ...hosts.base import Host
+from ...merge.files.checkpoint import Checkpoint
+from ...merge.files.model_locator import AS_RECORDED, ModelLocator, model_source
+from ...recipe.block_weights import Presets
+from ...recipe.recipe import MergeRecipe, ModelSource
+from ...workflows import load_presets
 
 _SEEDS = 2**32
 

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 
 from ..errors import ElementalError
 from .event_values import Reader, reader_of
-from .page_guard import PageGuard, file_below
+from .request_guard import PageGuard, file_below
 
 _log = logging.getLogger(__name__)
 

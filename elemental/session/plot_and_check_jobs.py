@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ElementalError, ImageError, Stopped
-from ..images.request import ImageRequest
-from ..runs.check_run import folder_of_check
+from ..images.image_request import ImageRequest
+from ..runs.element_check_run import folder_of_check
 from ..runs.estimate import Estimate
-from ..runs.plot_run import PlotRun
-from ..runs.record import CellState, RunRecord, read_record
 from ..runs.resume import open_run
 from ..runs.run_files import RunFiles, latest_run
+from ..runs.run_record import CellState, RunRecord, read_record
 from ..runs.runner import Run, RunResult, RunWatcher, continue_run, start_run
+from ..runs.xy_plot_run import PlotRun
 from .form import MergeForm
 from .jobs import Job, JobState
 from .run_plans import CheckForm, PlotForm, plan_check, plan_plot

@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..errors import ElementalError
-from ..images.request import ImageRequest
-from ..recipe.recipe import MergeRecipe
-from ..recipe.rule_targets import Target
-from .axis_context import AxisContext
+from ...errors import ElementalError
+from ...images.image_request import ImageRequest
+from ...recipe.recipe import MergeRecipe
+from ...recipe.rule_targets import Target
+from .context import AxisContext
 from .value_lists import split_at_commas
 
 

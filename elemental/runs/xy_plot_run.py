@@ -10,16 +10,16 @@ from typing import Any
 
 from ..images.diff import compare_images
 from ..images.files import read_texts, reading_untrusted
-from ..images.grid import GridCell, GridSheet
+from ..images.grid_drawing import GridCell, GridSheet
+from ..images.image_request import ImageRequest, request_from_dict, with_known_sampler
 from ..images.ranking import describe_share
-from ..images.request import ImageRequest, request_from_dict, with_known_sampler
-from .axis import Setting
-from .axis_context import AxisContext
-from .axis_values import AxisValues, axis_from_dict
+from .axes.base import Setting
+from .axes.context import AxisContext
+from .axes.values import AxisValues, axis_from_dict
 from .cells import Cell, GridRanges, place_name
 from .estimate import MOST_CELLS, refuse_many
-from .grid_sheet import describe_setting, grid_cell, write_grid
-from .record import RunRecord
+from .grid_contents import describe_setting, grid_cell, write_grid
+from .run_record import RunRecord
 from .xy_plot import XYPlot, check_axes
 
 PLOT_FIELD = "elemental_plot"
