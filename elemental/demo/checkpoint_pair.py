@@ -30,7 +30,7 @@ def copy_pair(folder: Path) -> tuple[Path, Path]:
     package_folder = Path(__file__).parent
     try:
         if folder.exists() and any(folder.iterdir()) and not _is_demo(folder):
-            raise MergeError(f"{folder} has files that are not the demo's: choose another folder.")
+            raise MergeError(f"{folder} has files that are not the demo's: name another folder.")
         folder.mkdir(parents=True, exist_ok=True)
         for name in _FILES:
             shutil.copyfile(package_folder / name, folder / name)

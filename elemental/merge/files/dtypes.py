@@ -40,6 +40,9 @@ def round_to(values: Tensor, dtype: torch.dtype) -> Tensor:
 
     F8_E4M3 has no infinity. Older versions of torch give NaN for numbers too large for it, newer ones 448.
 
+    torch converts float64 to fp16 by way of float32: of numbers almost halfway between two fp16 numbers, some become
+    the farther one, by less than 2**-13 of the distance of the two.
+
     Args:
         values: Floats of any shape and dtype, or numbers that have the dtype already.
         dtype: The dtype.
