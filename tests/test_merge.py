@@ -102,7 +102,9 @@ def test_cancelling_terms_keep_every_digit(
     result = computed(models, mode, alpha, beta)
     fused = dtype is torch.float16 and mode is MergeMode.WEIGHT_SUM
     exact = float64_formula(mode.value, models, alpha, beta)  # which rounds, too, at its own last place
-    assert ulps(result, exact) <= (1 if fused else 0.5 + 2**-30)
+    # torch converts float64 to fp16 and bf16 by way of float32, which rounds once more, in a later digit
+    twice = {torch.float16: 2**-13, torch.bfloat16: 2**-16}.get(dtype, 2**-30)
+    assert ulps(result, exact) <= (1 if fused else 0.5 + twice)
 
 
 class Collect(Sink):
