@@ -9,7 +9,7 @@ from elemental.architectures.blocks import SD1
 from elemental.architectures.keys import FIRST_CONV, Component
 from elemental.demo.layout import Layout, tensor_shapes
 from elemental.errors import MergeError, RecipeError
-from elemental.merge.counts import Tally, count_changes
+from elemental.merge.change_counts import Tally, count_changes
 from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.plan import MergePlan, Role
 from elemental.merge.plan_summary import describe_changes, draw_elements, draw_map, plan_as_dict

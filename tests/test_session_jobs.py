@@ -15,10 +15,10 @@ from elemental.images.image_request import GeneratedImage, ImageRequest
 from elemental.session import merge_jobs
 from elemental.session import plot_and_check_jobs as run_jobs
 from elemental.session.form import MergeForm
+from elemental.session.job_texts import count_images, format_duration
 from elemental.session.jobs import Job, JobState, JobView
 from elemental.session.run_plans import CheckForm, PlotForm, describe_estimate, plan_plot
 from elemental.session.session import Session, session_of
-from elemental.session.texts import count_images, format_duration
 
 from .fake_host import FakeHost
 from .plotting import load

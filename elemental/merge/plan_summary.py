@@ -14,7 +14,7 @@ from ..architectures.element_groups import group_name, natural_key
 from ..architectures.keys import Component, KeyName, name_key
 from ..recipe.block_weights import BlockWeights, format_block_weights
 from ..recipe.rules import format_ratio
-from .counts import Tally, count_changes
+from .change_counts import Tally, count_changes
 from .files.tensor_info import TensorInfo
 from .plan import MergePlan, TensorPlan
 

@@ -15,10 +15,10 @@ from ..merge.plan_summary import describe_changes, format_size
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..workflows import MergeResult, merge_to_file
 from .form import MergeForm, finder, is_file, safe_file_name, shown_path
+from .job_texts import count_images, format_duration
 from .jobs import Job
 from .merged_model import LiveState
 from .session import Session
-from .texts import count_images, format_duration
 
 
 def merge(session: Session, form: MergeForm, request: ImageRequest | None, *, print_change: bool) -> Job:

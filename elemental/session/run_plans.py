@@ -14,8 +14,8 @@ from ..runs.estimate import MOST_CELLS, Estimate, estimate_check, estimate_plot,
 from ..runs.xy_plot_run import PlotRun, make_plot
 from ..workflows import identify_models
 from .form import MergeForm, finder
+from .job_texts import count_images
 from .session import Session
-from .texts import count_images
 
 
 @dataclass(frozen=True)

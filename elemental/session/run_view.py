@@ -12,8 +12,8 @@ from ..runs.run_record import CellRecord, CellState, RunRecord
 from ..runs.runner import Progress, Run, RunResult
 from ..runs.xy_plot_run import PlotRun
 from .form import shown_path
+from .job_texts import count_images, format_duration
 from .jobs import Job
-from .texts import count_images, format_duration
 
 if TYPE_CHECKING:
     from PIL import Image

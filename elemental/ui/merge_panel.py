@@ -15,7 +15,7 @@ from ..recipe.recipe import SaveDtype, VaeChoice
 from ..session import merge_jobs as actions
 from ..session.form import FIELDS, KEEP, MergeForm, block_names, form_from_dict, shown_path
 from ..session.merge_preview import stamp_of
-from ..session.painting import paint, read_stroke
+from ..session.paint_rules import paint, read_stroke
 from ..session.session import Session
 from ..workflows import load_presets
 from .gradio_compat import make, on, update
@@ -185,8 +185,8 @@ class MergePanel:
         """Answer which rules chosen cells of the map are.
 
         Args:
-            chosen: A hidden text: the cells, as :func:`~..session.painting.read_stroke` reads them, and the number of
-                the request in a last line.
+            chosen: A hidden text: the cells, as :func:`~..session.paint_rules.read_stroke` reads them, and in a last line
+                the number of the request.
             painted: A hidden place for the answer.
         """
 

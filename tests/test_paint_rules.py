@@ -15,7 +15,7 @@ from elemental.demo.layout import SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT, tensor_sh
 from elemental.errors import ElementalError, RecipeError
 from elemental.recipe.rule_matching import RuleMatcher
 from elemental.recipe.spec_parser import parse_rules
-from elemental.session.painting import Stroke, make_rules, paint, read_stroke
+from elemental.session.paint_rules import Stroke, make_rules, paint, read_stroke
 
 OUT = ("OUT03", "OUT04", "OUT05", "OUT06")
 
