@@ -23,8 +23,9 @@ _EPILOG = """\
 "elemental COMMAND --help" lists the options of a command, with an example.
 
 exit codes: 0 done, 1 failed, 2 wrong usage (options, spec, recipe), 130 stopped
-environment: ELEMENTAL_CACHE: another folder for remembered hashes of models;
-ELEMENTAL_CONFIG: another folder for presets and history
+environment variables:
+  ELEMENTAL_CACHE   folder for the cache of model hashes
+  ELEMENTAL_CONFIG  folder for your presets and the history
 """
 
 _VERSION_NAME = "--version"
@@ -118,7 +119,9 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="show the version")
-    parser.add_argument("--verbose", action="store_true", help="with --version: also what a bug report needs")
+    parser.add_argument(
+        "--verbose", action="store_true", help="with --version: also print system details for a bug report"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     return parser, {name: _add(commands, name, command) for name, command in COMMANDS.items()}
 
@@ -137,5 +140,5 @@ def _add(
         allow_abbrev=False,
     )
     command.add_options(added)
-    added.add_argument("--debug", action="store_true", help="show where an error comes from")
+    added.add_argument("--debug", action="store_true", help="print a traceback on errors")
     return added

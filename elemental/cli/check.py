@@ -10,7 +10,7 @@ from typing import ClassVar
 from .command import Command, Interrupts, UsageError, read_as
 from .image_options import ImageOptions, add_image_options
 from .output import print_warnings
-from .recipe_options import RECIPE_HELP, add_recipe_options, read_recipe_options
+from .recipe_options import SHORT_RECIPE_HELP, add_recipe_options, read_recipe_options
 from .run_options import (
     RunCommandOptions,
     RunOptions,
@@ -23,8 +23,8 @@ from .run_options import (
 )
 
 _NOTES = """\
-DIR/A-B/diff/ gets a grid, diff.csv, ranking.png, gif/ and cells/; further
-checks there are numbered.
+Results go to DIR/A-B/diff/, where A and B are the models' names: grid.png,
+ranking.png, diff.csv, gif/ and cells/. Further checks there get a number.
 
 """
 
@@ -87,9 +87,10 @@ def _add_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--elements",
         metavar="VALUES",
-        help="blocks or blocks:elements, separated by commas; ALL is every block, OUT05:ALL every element of OUT05",
+        help="what to check (required): blocks or blocks:elements, separated by commas. ALL: one image per block; "
+        "OUT05:ALL: one image per element of OUT05",
     )
-    group.add_argument("--ratio", type=float, metavar="R", help="the ratio that each of them gets")
+    group.add_argument("--ratio", type=float, metavar="R", help="the ratio that each of them gets (required)")
     add_image_options(command, batch=False)
     add_run_options(command)
 
@@ -100,12 +101,12 @@ def _read(args: argparse.Namespace) -> CheckOptions:
 
 
 CHECK = Command(
-    purpose="element check: rank elements by how much they change an image",
+    purpose="element check: rank elements by how much they change the image",
     arguments="[options] -o DIR A B [C]",
     example="elemental check a.safetensors b.safetensors --alpha 0 --ratio 1 -o checks \\\n"
     '    --elements "OUT03:attn1, OUT03:attn2, OUT03:ff" --prompt "a cat"',
     add_options=_add_options,
     read=_read,
     run=run_check,
-    notes=_NOTES + RECIPE_HELP,
+    notes=_NOTES + SHORT_RECIPE_HELP,
 )

@@ -124,7 +124,7 @@ def _read(args: argparse.Namespace) -> DemoOptions:
 
 
 DEMO = Command(
-    purpose="show on two small models what elemental merging does",
+    purpose="try it: merge two small demo models and make images",
     arguments="[options]",
     example="elemental demo -o trial",
     add_options=_add_options,

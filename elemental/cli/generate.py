@@ -15,7 +15,7 @@ from .command import Command, Interrupts, UsageError, read_as
 from .image_options import ImageOptions, add_image_options
 from .output import print_lines, print_plan_warnings
 from .progress import ProgressBar, StepReport
-from .recipe_options import RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
+from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
 from .standalone_host import make_host, require_packages
 
 _OF_MERGES_ONLY = ("mode", "alpha", "beta", "blocks", "blocks_beta", "elemental", "elemental_file", "vae", "dtype")
@@ -86,10 +86,12 @@ def _make_folder(folder: Path) -> Path:
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
-    add_recipe_options(command, models="one model; or A and B to merge, and C for modes with three models")
+    add_recipe_options(command, models="one model; or two or three to merge (A B [C])")
     add_image_options(command)
     group = command.add_argument_group("result")
-    group.add_argument("-o", "--output", type=Path, metavar="DIR", required=True, help="the folder for the images")
+    group.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", required=True, help="the folder for the images (required)"
+    )
 
 
 def _read(args: argparse.Namespace) -> GenerateOptions:
@@ -100,9 +102,9 @@ GENERATE = Command(
     purpose="make images from a model, or from a merge in memory",
     arguments="[options] -o DIR A [B [C]]",
     example="elemental generate a.safetensors b.safetensors -o images \\\n"
-    '    --elemental "OUT05:attn2:0.5" --prompt "a cat"',
+    '    --alpha 0 --elemental "OUT05:attn2:0.5" --prompt "a cat"',
     add_options=_add_options,
     read=_read,
     run=run_generate,
-    notes=RECIPE_HELP,
+    notes=SHORT_RECIPE_HELP,
 )

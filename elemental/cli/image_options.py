@@ -11,7 +11,7 @@ from .standalone_host import DEFAULT_DEVICE
 if TYPE_CHECKING:
     from ..images.image_request import ImageRequest
 
-_SAMPLERS = "Euler, Euler a, DPM++ 2M Karras, DDIM, UniPC"
+_SAMPLERS = "Euler a (default), Euler, DPM++ 2M Karras, DDIM, UniPC"
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ def add_image_options(command: argparse.ArgumentParser, *, batch: bool = True) -
         batch: Whether it can make several images at once.
     """
     group = command.add_argument_group("images")
-    group.add_argument("--prompt", metavar="TEXT", help="prompt")
+    group.add_argument("--prompt", metavar="TEXT", help="what the image shows")
     group.add_argument("--negative", metavar="TEXT", help="negative prompt")
-    more = " of the first image, +1 for each further one" if batch else ""
+    more = " of the first image; each further image adds 1" if batch else ""
     group.add_argument("--seed", type=int, metavar="N", help=f"seed{more} (default: 0)")
     group.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: 20)")
-    group.add_argument("--sampler", metavar="NAME", help=f"{_SAMPLERS} (default: Euler a)")
+    group.add_argument("--sampler", metavar="NAME", help=_SAMPLERS)
     group.add_argument("--cfg", type=float, metavar="X", help="CFG scale (default: 7)")
-    group.add_argument("--width", type=int, metavar="N", help="pixels, a multiple of 8 (default: 512)")
-    group.add_argument("--height", type=int, metavar="N", help="pixels, a multiple of 8 (default: 512)")
+    group.add_argument("--width", type=int, metavar="N", help="in pixels, a multiple of 8 (default: 512)")
+    group.add_argument("--height", type=int, metavar="N", help="in pixels, a multiple of 8 (default: 512)")
     if batch:
         group.add_argument("--batch", type=int, metavar="N", help="number of images (default: 1)")
     add_device_option(group)
@@ -82,4 +82,4 @@ def add_image_options(command: argparse.ArgumentParser, *, batch: bool = True) -
 
 def add_device_option(group: argparse._ArgumentGroup) -> None:
     """Declare where to compute."""
-    group.add_argument("--device", metavar="D", help=f"cpu, cuda, cuda:1, mps ... (default: {DEFAULT_DEVICE})")
+    group.add_argument("--device", metavar="D", help=f"{DEFAULT_DEVICE} (default), cuda, cuda:1, mps")

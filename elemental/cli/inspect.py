@@ -57,7 +57,9 @@ def _print_text(checkpoint: Checkpoint, options: InspectOptions) -> None:
 
 def _add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("checkpoint", metavar="CKPT", help="a checkpoint file")
-    command.add_argument("--elements", action="store_true", help="show which element is in which block")
+    command.add_argument(
+        "--elements", action="store_true", help="list the element names, and the blocks that have them"
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -66,7 +68,7 @@ def _read(args: argparse.Namespace) -> InspectOptions:
 
 
 INSPECT = Command(
-    purpose="show what a checkpoint is",
+    purpose="show what is in a checkpoint",
     arguments="[options] CKPT",
     example="elemental inspect model.safetensors --elements",
     add_options=_add_options,

@@ -109,12 +109,14 @@ def _print_result(result: MergeResult, seconds: float) -> None:
 def _add_options(command: argparse.ArgumentParser) -> None:
     add_recipe_options(command)
     group = command.add_argument_group("result")
-    group.add_argument("-o", "--output", metavar="OUT", help="the .safetensors file to make")
+    group.add_argument("-o", "--output", metavar="OUT", help="the .safetensors file to write (required)")
     group.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     add_device_option(group)
-    group.add_argument("--no-hash", action="store_true", help="leave the models' SHA-256 out of the file")
+    group.add_argument("--no-hash", action="store_true", help="do not write the models' SHA-256 into the file (faster)")
     group.add_argument("--print-change", action="store_true", help="list every tensor that a rule sets")
-    group.add_argument("--dry-run", action="store_true", help="show the plan and write nothing")
+    group.add_argument(
+        "--dry-run", action="store_true", help="show the plan, as elemental plan does, and write nothing"
+    )
 
 
 def _read(args: argparse.Namespace) -> MergeOptions:
@@ -122,10 +124,10 @@ def _read(args: argparse.Namespace) -> MergeOptions:
 
 
 MERGE = Command(
-    purpose="merge into a file",
+    purpose="merge two or three models into a file",
     arguments="[options] -o OUT A B [C]",
     example="elemental merge a.safetensors b.safetensors -o ab.safetensors \\\n"
-    '    --blocks GRAD_V --elemental "OUT05:attn2:0.5"',
+    '    --alpha 0 --elemental "OUT05:attn2:0.5"',
     add_options=_add_options,
     read=_read,
     run=run_merge,

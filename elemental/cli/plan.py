@@ -9,7 +9,7 @@ from ..merge.plan_summary import plan_as_dict
 from ..workflows import plan_merge
 from .command import Command, Interrupts, read_as
 from .output import print_json, print_plan, print_plan_warnings
-from .recipe_options import RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
+from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ def _read(args: argparse.Namespace) -> PlanOptions:
 
 
 PLAN = Command(
-    purpose="show what a merge would change; reads only the models' headers",
+    purpose="preview a merge without making it",
     arguments="[options] A B [C]",
-    example='elemental plan a.safetensors b.safetensors --alpha 0.3 \\\n    --elemental "OUT05:attn2:0.5"',
+    example='elemental plan a.safetensors b.safetensors --alpha 0 \\\n    --elemental "OUT05:attn2:0.5"',
     add_options=_add_options,
     read=_read,
     run=run_plan,
-    notes=RECIPE_HELP,
+    notes=SHORT_RECIPE_HELP,
 )

@@ -14,7 +14,7 @@ from ..runs.axes.catalogue import AXES
 from .command import Command, Interrupts, UsageError, read_as
 from .image_options import ImageOptions, add_image_options
 from .output import print_warnings
-from .recipe_options import RECIPE_HELP, RecipeOptions, add_recipe_options, read_recipe_options, read_text_file
+from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, read_recipe_options, read_text_file
 from .run_options import (
     Preparation,
     RunCommandOptions,
@@ -158,16 +158,19 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 
 def _add_axis_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("axes")
-    for side, purpose in (("x", "axis of the columns, see below"), ("y", "axis of the rows (default: one row)")):
+    for side, purpose in (
+        ("x", "what the columns vary (required); see below"),
+        ("y", "what the rows vary (default: a single row)"),
+    ):
         group.add_argument(f"--{side}-type", choices=list(AXES), metavar="T", help=purpose)
         values = group.add_mutually_exclusive_group()
-        values.add_argument(f"--{side}", metavar="VALUES", help="its values")
-        values.add_argument(f"--{side}-file", metavar="FILE", help="its values, from a text file")
+        values.add_argument(f"--{side}", metavar="VALUES", help=f"values of the {side.upper()} axis (or --{side}-file)")
+        values.add_argument(f"--{side}-file", metavar="FILE", help="the values, from a text file")
     group.add_argument(
         "--compare",
         action="store_const",
         const=True,
-        help="show below each image how much it differs from the first column (%%)",
+        help="print below each image how much it differs from the first in its row (%%)",
     )
 
 
@@ -185,15 +188,15 @@ def _axes_help() -> str:
         for form, names in names_by_form.items()
     ]
     notes = [
-        '"|" between values starts another grid ("\\|" is a bar in a prompt).',
-        "DIR gets grid.png, cells/ with every image, and run.json; further runs there",
-        "are numbered.",
+        '"|" between values starts another grid; in a prompt write "\\|" for a bar.',
+        "Results go to DIR: grid.png, cells/ with every image, and run.json. Further",
+        "plots there get a number.",
     ]
     return "\n".join(["axes and their values:", *lines, *notes, ""])
 
 
 PLOT = Command(
-    purpose="make an XY plot",
+    purpose="make an XY plot: a grid of images of different merges",
     arguments="[options] -o DIR A B [C]",
     example="elemental plot a.safetensors b.safetensors -o plot --alpha 0 \\\n"
     '    --prompt "a cat" --x-type alpha --x "0, 0.5, 1" \\\n'
@@ -201,5 +204,5 @@ PLOT = Command(
     add_options=_add_options,
     read=_read,
     run=run_plot,
-    notes=f"{_axes_help()}\n{RECIPE_HELP}",
+    notes=f"{_axes_help()}\n{SHORT_RECIPE_HELP}",
 )

@@ -19,7 +19,7 @@ from ..recipe.spec_parser import parse_rules
 from ..workflows import load_presets, read_recipe, user_presets_path
 from .command import UsageError, read_as
 
-MODELS_FOLDER_HELP = "the folder of your checkpoints, at any depth"
+MODELS_FOLDER_HELP = "the folder of your checkpoints, with its subfolders"
 """What ``--models`` is, in every command."""
 
 _NO_WEIGHTS = "none"
@@ -67,7 +67,9 @@ class RecipeOptions:
 
 
 def add_recipe_options(
-    command: argparse.ArgumentParser, *, models: str = "A and B; C for modes with three models"
+    command: argparse.ArgumentParser,
+    *,
+    models: str = "A B [C]: the models; C only for add-difference, triple-sum, sum-twice",
 ) -> None:
     """Declare the models and all the options that say what to merge.
 
@@ -78,28 +80,34 @@ def add_recipe_options(
     command.add_argument("models", metavar="MODEL", nargs="*", help=models)
     group = command.add_argument_group("recipe")
     add_ratio_options(group)
-    group.add_argument("--vae", metavar="V", help="VAE: merged (default), a, b, or a file")
+    group.add_argument("--vae", metavar="V", help="VAE: merged (with BASE's ratio; default), a, b, or a file")
     formats = [dtype.value for dtype in SaveDtype]
-    group.add_argument("--dtype", choices=formats, metavar="F", help="fp16, bf16 or fp32 (default: as in A)")
-    group.add_argument("--recipe", metavar="FILE", help="start from the recipe in a merged file, an image or JSON")
-    add_models_folder_option(group, use="to find models by SHA-256 that are not where a recipe says")
+    group.add_argument("--dtype", choices=formats, metavar="F", help="save as fp16, bf16 or fp32 (default: as in A)")
+    group.add_argument(
+        "--recipe", metavar="FILE", help="start from the recipe in a merged file, an image or a JSON file"
+    )
+    add_models_folder_option(group, use="; searched by SHA-256 for models that are not where the recipe says")
     group.add_argument("--strict", action="store_true", help="treat warnings as errors")
 
 
 def add_ratio_options(group: argparse._ArgumentGroup) -> None:
     """Declare the mode, the ratios, the block weights and the rules."""
     names = [mode.value for mode in MergeMode]
-    group.add_argument("--mode", choices=names, metavar="MODE", help="merge mode, see below (default: weight-sum)")
     group.add_argument(
-        "--alpha", type=float, metavar="R", help="base ratio, where nothing else sets one (default: 0.5)"
+        "--mode", choices=names, metavar="MODE", help="weight-sum (default), add-difference, triple-sum or sum-twice"
     )
-    group.add_argument("--beta", type=float, metavar="R", help="second base ratio, of triple-sum and sum-twice")
-    weights = f'block weights (MBW), see below; "{_NO_WEIGHTS}" removes those of a recipe'
+    group.add_argument(
+        "--alpha", type=float, metavar="R", help="ratio of all that no rule or block weight sets (default: 0.5)"
+    )
+    group.add_argument("--beta", type=float, metavar="R", help="the second ratio, in triple-sum and sum-twice")
+    weights = f'block weights (MBW): numbers or a preset; "{_NO_WEIGHTS}" ignores those of --recipe'
     group.add_argument("--blocks", metavar="W", help=weights)
-    group.add_argument("--blocks-beta", metavar="W", help="block weights of beta")
+    group.add_argument("--blocks-beta", metavar="W", help="the same for beta")
     spec = group.add_mutually_exclusive_group()
-    spec.add_argument("--elemental", metavar="SPEC", help="rules, which override all other ratios, see below")
-    spec.add_argument("--elemental-file", metavar="TXT", help="rules from a text file")
+    spec.add_argument(
+        "--elemental", metavar="SPEC", help="rules blocks:elements:ratio; they override block weights and alpha"
+    )
+    spec.add_argument("--elemental-file", metavar="TXT", help="the rules, from a text file")
 
 
 def add_models_folder_option(group: argparse._ArgumentGroup, *, use: str) -> None:
@@ -107,9 +115,9 @@ def add_models_folder_option(group: argparse._ArgumentGroup, *, use: str) -> Non
 
     Args:
         group: The options that it belongs to.
-        use: What the command uses it for.
+        use: What the command uses it for, with the punctuation before it.
     """
-    group.add_argument("--models", dest="models_folder", type=Path, metavar="DIR", help=f"{MODELS_FOLDER_HELP}, {use}")
+    group.add_argument("--models", dest="models_folder", type=Path, metavar="DIR", help=f"{MODELS_FOLDER_HELP}{use}")
 
 
 def read_recipe_options(args: argparse.Namespace) -> RecipeOptions:
@@ -239,20 +247,29 @@ def _recipe_help() -> str:
         "modes (a is alpha, b is beta):",
         *(f"  {mode.value:<15} {mode.formula}" for mode in MergeMode),
         "",
-        "block weights: 26 numbers, BASE first (SDXL 20); or 25 (19), BASE is alpha then;",
-        "or a preset:",
+        "block weights (MBW): 26 numbers, BASE first (SDXL: 20); without BASE (25, SDXL:",
+        "19) it uses alpha. Or the name of a preset (OUT07 and OUT12 are presets here):",
         *(f"  {line}" for line in presets),
-        f'or your own preset, a line "NAME: numbers" in {model_source(user_presets_path()).path}',
+        "Your own presets, one NAME: numbers per line, go into",
+        f"  {model_source(user_presets_path()).path}",
         "",
-        "spec: rules, separated by commas or line ends; a later rule wins:",
+        "spec: rules, separated by commas or line ends; if several match, the last wins:",
         "  blocks:elements:ratio        OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5",
         "  blocks:elements:ratio:beta   IN00-IN05::0.2:0.1   (triple-sum, sum-twice)",
-        "  blocks are BASE, TE, VAE, IN00.., M00, OUT00.., or ranges such as IN03-OUT02;",
-        "  elements are parts of element names; either can be blank for all, or begin",
-        '  with NOT for all others; "#" starts a comment',
+        "  Blocks are BASE (TE and VAE), IN00.., M00, OUT00.., or ranges (IN03-OUT02).",
+        "  Elements are parts of element names (elemental inspect CKPT --elements).",
+        "  Leave either empty to mean all. Begin with NOT to mean all others.",
+        '  "#" starts a comment.',
     ]
     return "\n".join([*lines, ""])
 
 
 RECIPE_HELP = _recipe_help()
-"""What the help of commands that merge says of modes, block weights and specs."""
+"""What ``elemental merge --help`` says of modes, block weights and specs."""
+
+SHORT_RECIPE_HELP = """\
+Rules such as OUT03-OUT05:attn2:0.5 are separated by commas. With --alpha 0, all
+that no rule or block weight sets stays model A. Formulas, presets and rules are
+explained in: elemental merge --help
+"""
+"""What the help of the other commands that merge says of them."""

@@ -90,10 +90,15 @@ class Preparation:
 def add_run_options(command: argparse.ArgumentParser) -> None:
     """Declare the options of a run."""
     group = command.add_argument_group("run")
-    group.add_argument("-o", "--output", type=Path, metavar="DIR", help="the folder for images, grids and run.json")
-    group.add_argument("--resume", type=Path, metavar="DIR", help="continue the last run in a folder, unchanged")
-    group.add_argument("--sample", type=int, metavar="N", help="start from sample N; 0 lists all samples")
-    group.add_argument("--dry-run", action="store_true", help="list the images and make none")
+    group.add_argument("-o", "--output", type=Path, metavar="DIR", help="the folder for the results (required)")
+    group.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="finish the last run in DIR with its own settings; models and -o are not needed",
+    )
+    group.add_argument("--sample", type=int, metavar="N", help="start from built-in example N; 0 lists the examples")
+    group.add_argument("--dry-run", action="store_true", help="list the images without making them")
     group.add_argument("--yes", action="store_true", help="allow more than 1,000 images")
 
 

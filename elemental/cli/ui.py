@@ -106,7 +106,7 @@ def _own_copies() -> Iterator[None]:
 
 def _add_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("page")
-    add_models_folder_option(group, use="to list (default: the working directory)")
+    add_models_folder_option(group, use=" (default: the current folder)")
     output = "the folder for images (default: %(default)s)"
     group.add_argument("-o", "--output", type=Path, metavar="DIR", default="outputs", help=output)
     group.add_argument("--port", type=int, metavar="N", help="port (default: the first free one from 7860)")
@@ -119,11 +119,11 @@ def _read(args: argparse.Namespace) -> UiOptions:
 
 
 UI = Command(
-    purpose="serve the standalone page, to this computer only",
+    purpose="start the standalone page, reachable from this computer only",
     arguments="[options]",
-    example='elemental ui --models models --prompt "a cat"',
+    example="elemental ui --models models --browser",
     add_options=_add_options,
     read=_read,
     run=run_ui,
-    notes="The options of images are what the page's fields say at first.\n",
+    notes="The image options set the initial values of the page.\n",
 )

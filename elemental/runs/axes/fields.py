@@ -44,7 +44,7 @@ class FieldAxis(Axis):
 class NumberAxis(FieldAxis):
     """A number."""
 
-    form = "numbers, separated by commas or line ends"
+    form = "numbers, separated by commas"
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
         number = _parse_finite(text)
@@ -54,7 +54,7 @@ class NumberAxis(FieldAxis):
 class IntegerAxis(FieldAxis):
     """A whole number."""
 
-    form = "numbers, separated by commas or line ends"
+    form = "numbers, separated by commas"
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
         if not re.fullmatch(r"[+-]?\d{1,12}", text):
@@ -65,7 +65,7 @@ class IntegerAxis(FieldAxis):
 class SeedAxis(IntegerAxis):
     """The seed; -1 draws one, which the label and the text then name."""
 
-    form = "whole numbers, separated by commas or line ends; -1 draws one"
+    form = "whole numbers, separated by commas; -1 picks a random seed"
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:
         (value,) = super().read(text, context)
@@ -90,7 +90,7 @@ class AlphaBetaAxis(Axis):
 
     name = "alpha-beta"
     sets = frozenset({"alpha", "beta"})
-    form = "pairs such as 0.5 0.2, separated by commas or line ends"
+    form = "pairs such as 0.5 0.2, separated by commas"
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
         numbers = text.replace(":", " ").split()
@@ -108,7 +108,7 @@ class AlphaBetaAxis(Axis):
 class BlockWeightsAxis(FieldAxis):
     """Block weights of alpha or of beta."""
 
-    form = "the name of a preset, or numbers, one value a line"
+    form = "one preset name or list of numbers per line"
 
     def split(self, text: str) -> list[str]:
         return split_at_lines(without_comments(text))
@@ -126,7 +126,7 @@ class BlockWeightsAxis(FieldAxis):
 class ModelAxis(FieldAxis):
     """One of the models."""
 
-    form = 'files, separated by commas or line ends; "..." around a name with a comma'
+    form = 'files, separated by commas; put a name with a comma in "..."'
 
     def split(self, text: str) -> list[str]:
         return split_quoted(text)
@@ -158,7 +158,7 @@ class ModeAxis(Axis):
 class PromptAxis(FieldAxis):
     """A prompt."""
 
-    form = 'one a line; "" for an empty one'
+    form = 'one per line; "" for an empty one'
 
     def split(self, text: str) -> list[str]:
         return split_at_lines(text)
@@ -171,7 +171,7 @@ class PromptAxis(FieldAxis):
 class SamplerAxis(FieldAxis):
     """The sampler."""
 
-    form = "names, separated by commas or line ends"
+    form = "names, separated by commas"
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:
         name = choose_sampler(text, context.samplers)

@@ -30,10 +30,10 @@ class ElementalAxis(Axis):
     def __init__(self, name: str, *, add: bool) -> None:
         self.name = name
         self.add = add
-        place, empty = ("after", "nothing added") if add else ("in the place of", "no rules")
+        place, empty = ("added to", "added rules") if add else ("instead of", "rules")
         self.form = (
-            f"specs {place} the recipe's rules, separated by blank lines; "
-            f"a text that begins with two blank lines has {empty} in its first image"
+            f"specs {place} those of --elemental, separated by blank lines; "
+            f"begin with two blank lines to get a first image without {empty}"
         )
 
     def split(self, text: str) -> list[str]:
@@ -69,7 +69,7 @@ class PinpointAxis(Axis):
         self.name = name
         self.whole_blocks = whole_blocks
         targets = "blocks such as IN03 IN04 or NOT M00" if whole_blocks else "blocks:elements"
-        self.form = f"{targets}, separated by commas or line ends; the other axis is alpha"
+        self.form = f"{targets}, separated by commas; sets these to the ratios on the other axis, which must be alpha"
 
     def split(self, text: str) -> list[str]:
         return split_at_commas(without_comments(text))
