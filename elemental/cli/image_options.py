@@ -66,7 +66,7 @@ def add_image_options(command: argparse.ArgumentParser, *, batch: bool = True) -
         batch: Whether it can make several images at once.
     """
     group = command.add_argument_group("images")
-    group.add_argument("--prompt", metavar="TEXT", help="what the image shows")
+    group.add_argument("--prompt", metavar="TEXT", help="prompt")
     group.add_argument("--negative", metavar="TEXT", help="negative prompt")
     more = " of the first image; each further image adds 1" if batch else ""
     group.add_argument("--seed", type=int, metavar="N", help=f"seed{more} (default: 0)")

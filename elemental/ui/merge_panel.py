@@ -185,8 +185,8 @@ class MergePanel:
         """Answer which rules chosen cells of the map are.
 
         Args:
-            chosen: A hidden text: the cells, as :func:`~..session.paint_rules.read_stroke` reads them, and in a last line
-                the number of the request.
+            chosen: A hidden text: the cells, as :func:`~..session.paint_rules.read_stroke` reads them, and in the last
+                line the number of the request.
             painted: A hidden place for the answer.
         """
 
