@@ -189,15 +189,15 @@ def _axes_help() -> str:
     ]
     notes = [
         '"|" between values starts another grid; in a prompt write "\\|" for a bar.',
-        "Results go to DIR: grid.png, cells/ with every image, and run.json. Further",
-        "plots there get a number.",
+        "Results go to DIR: grid.png, cells/ with every image, and run.json. Later",
+        "plots in the same folder are numbered.",
     ]
     return "\n".join(["axes and their values:", *lines, *notes, ""])
 
 
 PLOT = Command(
     purpose="make an XY plot: a grid of images of different merges",
-    arguments="[options] -o DIR A B [C]",
+    arguments="[options] -o DIR A B [C] | -o DIR --recipe FILE | --resume DIR",
     example="elemental plot a.safetensors b.safetensors -o plot --alpha 0 \\\n"
     '    --prompt "a cat" --x-type alpha --x "0, 0.5, 1" \\\n'
     '    --y-type pinpoint-element --y "IN07:attn1, IN07:attn2"',

@@ -84,7 +84,9 @@ def add_recipe_options(
     formats = [dtype.value for dtype in SaveDtype]
     group.add_argument("--dtype", choices=formats, metavar="F", help="save as fp16, bf16 or fp32 (default: as in A)")
     group.add_argument(
-        "--recipe", metavar="FILE", help="start from the recipe in a merged file, an image or a JSON file"
+        "--recipe",
+        metavar="FILE",
+        help="take models, ratios and rules from a merged file, an image or a JSON file; other options override them",
     )
     add_models_folder_option(group, use="; searched by SHA-256 for models that are not where the recipe says")
     group.add_argument("--strict", action="store_true", help="treat warnings as errors")
@@ -97,7 +99,7 @@ def add_ratio_options(group: argparse._ArgumentGroup) -> None:
         "--mode", choices=names, metavar="MODE", help="weight-sum (default), add-difference, triple-sum or sum-twice"
     )
     group.add_argument(
-        "--alpha", type=float, metavar="R", help="ratio of all that no rule or block weight sets (default: 0.5)"
+        "--alpha", type=float, metavar="R", help="ratio where neither a rule nor a block weight applies (default: 0.5)"
     )
     group.add_argument("--beta", type=float, metavar="R", help="the second ratio, in triple-sum and sum-twice")
     weights = f'block weights (MBW): numbers or a preset; "{_NO_WEIGHTS}" ignores those of --recipe'
@@ -268,8 +270,7 @@ RECIPE_HELP = _recipe_help()
 """What ``elemental merge --help`` says of modes, block weights and specs."""
 
 SHORT_RECIPE_HELP = """\
-Rules such as OUT03-OUT05:attn2:0.5 are separated by commas. With --alpha 0, all
-that no rule or block weight sets stays model A. Formulas, presets and rules are
-explained in: elemental merge --help
+Use --alpha 0 if only your rules should change model A; alpha is 0.5 by default.
+Modes, presets and rules are explained in: elemental merge --help
 """
 """What the help of the other commands that merge says of them."""
