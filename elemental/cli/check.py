@@ -102,7 +102,7 @@ def _read(args: argparse.Namespace) -> CheckOptions:
 
 CHECK = Command(
     purpose="element check: rank elements by how much they change the image",
-    arguments="[options] -o DIR A B [C] | -o DIR --recipe FILE | --resume DIR",
+    arguments="[options] -o DIR A B [C] | --resume DIR",
     example="elemental check a.safetensors b.safetensors --alpha 0 --ratio 1 -o checks \\\n"
     '    --elements "OUT03:attn1, OUT03:attn2, OUT03:ff" --prompt "a cat"',
     add_options=_add_options,

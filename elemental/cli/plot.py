@@ -197,7 +197,7 @@ def _axes_help() -> str:
 
 PLOT = Command(
     purpose="make an XY plot: a grid of images of different merges",
-    arguments="[options] -o DIR A B [C] | -o DIR --recipe FILE | --resume DIR",
+    arguments="[options] -o DIR A B [C] | --resume DIR",
     example="elemental plot a.safetensors b.safetensors -o plot --alpha 0 \\\n"
     '    --prompt "a cat" --x-type alpha --x "0, 0.5, 1" \\\n'
     '    --y-type pinpoint-element --y "IN07:attn1, IN07:attn2"',
