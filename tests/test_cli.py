@@ -344,7 +344,7 @@ def test_the_demo_keeps_its_hands_off_other_files(tmp_path: Path, capsys: pytest
     pytest.importorskip("diffusers")
     (tmp_path / "a.safetensors").write_bytes(b"mine")
     assert main(["demo", "-o", str(tmp_path)]) == FAILED
-    assert "choose another folder" in capsys.readouterr().err
+    assert "name another folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
     assert main(["demo", "-o", str(tmp_path / "a.safetensors" / "x")]) == FAILED
 

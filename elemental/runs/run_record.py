@@ -9,13 +9,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ImageError
-from ..images.diff import Difference
 from ..images.files import write_whole
 from ..merge.files.checkpoint import Signature
 from .run_files import RunFiles
+
+if TYPE_CHECKING:
+    from ..images.diff import Difference
 
 _log = logging.getLogger(__name__)
 
@@ -246,6 +248,8 @@ def _parse_seconds(data: object) -> dict[str, float]:
 
 
 def _parse_figures(data: object) -> Difference:
+    from ..images.diff import Difference  # numpy, with threads of its own, is not for everybody who lists runs
+
     figures = Difference(**_expect(data, dict))
     for figure in figures[:3] if figures.similarity is None else figures:
         _expect_number(figure)
