@@ -33,7 +33,7 @@ class ElementalAxis(Axis):
         place, empty = ("added to", "added rules") if add else ("instead of", "rules")
         self.form = (
             f"specs {place} those of --elemental, separated by blank lines; "
-            f"two blank lines at the beginning (of a file, say) add a first image without {empty}"
+            f"to get a first image without {empty}, begin with two blank lines (easiest in a file)"
         )
 
     def split(self, text: str) -> list[str]:
@@ -69,7 +69,7 @@ class PinpointAxis(Axis):
         self.name = name
         self.whole_blocks = whole_blocks
         targets = "blocks such as IN03 IN04 or NOT M00" if whole_blocks else "blocks:elements"
-        self.form = f"{targets}, separated by commas; these alone get the ratios of the other axis, which must be alpha"
+        self.form = f"{targets}, separated by commas; only these are varied, by the ratios of the other axis, whose type must be alpha"
 
     def split(self, text: str) -> list[str]:
         return split_at_commas(without_comments(text))
