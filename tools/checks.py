@@ -275,7 +275,8 @@ def javascript_step(options: Options) -> Step:
     """Check the page's script with ESLint, where Node.js is installed."""
     packages = [f"{name.rpartition('@')[0]}@latest" for name in ESLINT] if options.unpinned else ESLINT
     npx = shutil.which("npx")
-    command = [npx or "npx", "--yes", *(f"--package={package}" for package in packages), "eslint", "--config", "tools/eslint.config.mjs", "javascript"]
+    chosen = [f"--package={package}" for package in packages]
+    command = [npx or "npx", "--yes", *chosen, "eslint", "--config", "tools/eslint.config.mjs", "javascript"]
     return Step("javascript", "the page's script", [command], skipped="" if npx else "npx is not installed")
 
 

@@ -69,7 +69,10 @@ class PinpointAxis(Axis):
         self.name = name
         self.whole_blocks = whole_blocks
         targets = "blocks such as IN03 IN04 or NOT M00" if whole_blocks else "blocks:elements"
-        self.form = f"{targets}, separated by commas; only these are varied, by the ratios of the other axis, whose type must be alpha"
+        self.form = (
+            f"{targets}, separated by commas; only these are varied, by the ratios of the other axis, "
+            "whose type must be alpha"
+        )
 
     def split(self, text: str) -> list[str]:
         return split_at_commas(without_comments(text))
