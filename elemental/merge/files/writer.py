@@ -280,6 +280,8 @@ def resolve_target(target: Path) -> Path:
         real.exists()
     except (OSError, RuntimeError, ValueError) as exc:
         raise MergeError(f"Cannot write {target}: {getattr(exc, 'strerror', None) or exc}.") from exc
+    if real.is_symlink():  # Python 3.13 resolves a loop to one of its links, and raises nothing
+        raise MergeError(f"Cannot write {target}: it is a loop of links.")
     return real
 
 
