@@ -133,13 +133,12 @@ def restore(session: Session) -> Job:
 def _merge(session: Session, job: Job, recipe: MergeRecipe, *, print_change: bool) -> str:
     """Merge into the live model, and give the text of the result."""
 
-    def on_plan(plan: MergePlan) -> None:
-        if print_change:
-            job.show(details=_print_changes(plan))
+    def show_changes(plan: MergePlan) -> None:
+        job.show(details=_print_changes(plan))
 
     started = time.perf_counter()
     job.show(text="merging ...")
-    session.model.merge(recipe, controls=session.controls(), on_plan=on_plan)
+    session.model.merge(recipe, controls=session.controls(), on_plan=show_changes if print_change else None)
     return f"Merged in {format_duration(time.perf_counter() - started)} into the live model; no file was written."
 
 

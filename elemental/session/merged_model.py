@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+OnPlan = Callable[[MergePlan], None]
+"""Gets the plan of a merge before any tensor is read."""
+
 
 class LiveState(Enum):
     """What is in the live model: no model, a checkpoint, a merge, or something loaded over a merge."""
@@ -106,7 +109,7 @@ class MergedModel:
         recipe: MergeRecipe,
         *,
         controls: Controls | None = None,
-        on_plan: Callable[[MergePlan], None] = lambda _: None,
+        on_plan: OnPlan | None = None,
     ) -> None:
         """Make the model equal to a recipe. The merge stays in it until :meth:`restore`.
 
@@ -132,9 +135,7 @@ class MergedModel:
                 self._put_back_after(exc, state, to_reload)
                 raise
 
-    def _merge(
-        self, recipe: MergeRecipe, controls: Controls | None, on_plan: Callable[[MergePlan], None] = lambda _: None
-    ) -> None:
+    def _merge(self, recipe: MergeRecipe, controls: Controls | None, on_plan: OnPlan | None = None) -> None:
         active = self._begin(recipe, on_plan)
         active.merge.apply(recipe, controls=controls)
         active.recipe = recipe
@@ -262,16 +263,19 @@ class MergedModel:
             with self._lock:
                 self._put_back(state, to_reload)
 
-    def _begin(self, recipe: MergeRecipe, on_plan: Callable[[MergePlan], None]) -> _ActiveMerge:
+    def _begin(self, recipe: MergeRecipe, on_plan: OnPlan | None) -> _ActiveMerge:
         """Plan a merge, and open its model A; if model A is that of the active merge, continue with that one."""
         path = self._locator.locate(recipe.model_a)
         if self._active is not None and self._can_continue(self._active, path):
-            on_plan(self._active.models.planner(recipe).plan(recipe))
+            if on_plan is not None:  # to continue, no whole plan is needed
+                on_plan(self._active.models.planner(recipe).plan(recipe))
             return self._active
         checkpoint_before = self._users_checkpoint
         with ExitStack() as stack:
             models = stack.enter_context(OpenModels(self._locator))
-            on_plan(models.planner(recipe).plan(recipe))  # a recipe that cannot be merged must not end the last merge
+            plan = models.planner(recipe).plan(recipe)  # a recipe that cannot be merged must not end the last merge
+            if on_plan is not None:
+                on_plan(plan)
             self._end_merge()
             live = self._open(path)
             merge = stack.enter_context(live_merge(live, models))
