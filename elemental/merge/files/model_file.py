@@ -103,6 +103,7 @@ class ModelFile:
         except OSError as exc:
             raise self._unreadable(exc) from exc
         self._closing = weakref.finalize(self, os.close, self._handle)
+        self._closing.atexit = False  # a merge that is in a model then is still taken out
         self._signature = self._read_signature()
         self._seek_lock = threading.Lock()
 

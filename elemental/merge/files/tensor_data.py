@@ -10,7 +10,22 @@ from torch import Tensor
 from .dtypes import TORCH_DTYPES
 from .model_file import ModelFile
 from .pickles import StoredTensor
-from .tensor_info import TensorInfo
+
+_PIECE = 1 << 18
+"""Numbers that are read at a time, few enough to stay in the CPU's caches."""
+
+
+class Buffer:
+    """Memory that is used again: new memory from the system costs more time than reading into it."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def room(self, size: int) -> Tensor:
+        """Give so many bytes, in place of those that were given before."""
+        if len(self._bytes) < size:
+            self._bytes = torch.empty(size, dtype=torch.uint8)
+        return self._bytes[:size]
 
 
 class TensorData:
@@ -21,12 +36,12 @@ class TensorData:
         stored: Where the tensor lies in it.
 
     Attributes:
-        info: Its number format and shape.
+        shape: Its shape.
         dtype: Its dtype.
     """
 
     def __init__(self, file: ModelFile, stored: StoredTensor) -> None:
-        self.info: TensorInfo = stored.info
+        self.shape: tuple[int, ...] = stored.info.shape
         self.dtype: torch.dtype = TORCH_DTYPES[stored.info.dtype]
         self._file = file
         self._stored = stored
@@ -64,13 +79,12 @@ class TensorData:
         """
         values = torch.empty(self._stored.extent, dtype=torch.uint8)
         self._file.read(self._stored.start, values.numpy().data)
-        return values.view(self.dtype).as_strided(self.info.shape, self._stored.stride)
+        return values.view(self.dtype).as_strided(self.shape, self._stored.stride)
 
-    def pieces(self, size: int, buffer: Buffer) -> Iterator[tuple[int, Tensor]]:
+    def pieces(self, buffer: Buffer) -> Iterator[tuple[int, Tensor]]:
         """Read all numbers, some at a time.
 
         Args:
-            size: How many numbers at a time.
             buffer: Memory for them.
 
         Yields:
@@ -79,18 +93,31 @@ class TensorData:
         Raises:
             CheckpointError: The file cannot be read, has changed since it was opened, or is closed.
         """
-        for start in range(0, self.info.numel, size):
-            yield start, self.read(start, min(start + size, self.info.numel), buffer)
+        count = self._stored.info.numel
+        for start in range(0, count, _PIECE):
+            yield start, self.read(start, min(start + _PIECE, count), buffer)
 
 
-class Buffer:
-    """Memory that is used again: new memory from the system costs more time than reading into it."""
+class HeldData:
+    """A tensor in memory, with the methods of :class:`TensorData` that a merge needs.
 
-    def __init__(self) -> None:
-        self._bytes = torch.empty(0, dtype=torch.uint8)
+    Args:
+        tensor: The tensor, on the CPU.
 
-    def room(self, size: int) -> Tensor:
-        """Give so many bytes, in place of those that were given before."""
-        if len(self._bytes) < size:
-            self._bytes = torch.empty(size, dtype=torch.uint8)
-        return self._bytes[:size]
+    Attributes:
+        shape: Its shape.
+        dtype: Its dtype.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.shape: tuple[int, ...] = tuple(tensor.shape)
+        self.dtype: torch.dtype = tensor.dtype
+        self._numbers = tensor.reshape(-1)
+
+    def read(self, start: int, stop: int, buffer: Buffer) -> Tensor:  # noqa: ARG002
+        """Give some numbers as :meth:`TensorData.read` does."""
+        return self._numbers[start:stop]
+
+    def tensor(self) -> Tensor:
+        """Give the whole tensor."""
+        return self._numbers.view(self.shape)
