@@ -36,7 +36,7 @@ class StandaloneModel:
         checkpoint: The file that the tensors come from; None once a merge was kept.
         claim: Holds the model for one merge at a time.
         kept: The label of the merge that was kept in the model.
-        signature: Size and modification time of the file when it was read.
+        identity: The identity of the file when it was read.
         architecture: The architecture of the model.
         v_prediction: Whether it predicts v rather than the noise.
         zero_snr: Whether its noise schedule ends at a signal-to-noise ratio of zero.
@@ -54,7 +54,7 @@ class StandaloneModel:
         self.kept: str | None = None
         with Checkpoint(path) as file:
             shapes = {key: info.shape for key, info in file.tensors.items()}
-            self.signature = file.signature
+            self.identity = file.identity
             self.architecture = file.architecture
             self.v_prediction = _predicts_v(file)
             self.zero_snr = "ztsnr" in file.tensors
