@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from .errors import CheckpointError, HostError, MergeError, RecipeError, Stopped
-from .merge.files.checkpoint import SAFETENSORS, Checkpoint, is_there, read_signature
+from .merge.files.checkpoint import SAFETENSORS, Checkpoint, is_there
 from .merge.files.hashes import compute_sha256, legacy_hash, remembered_sha256
 from .merge.files.metadata import (
     LABEL_FIELD,
@@ -29,6 +29,7 @@ from .merge.files.metadata import (
     recipe_from_metadata,
     with_hashes,
 )
+from .merge.files.model_file import describe_change, read_signature
 from .merge.files.model_locator import AS_RECORDED, ModelLocator, expand_home, model_source
 from .merge.files.open_models import OpenModels
 from .merge.files.writer import SafetensorsWriter, check_target, resolve_target
@@ -342,7 +343,7 @@ def _refuse_models(target: Path, models: Mapping[Role, Checkpoint]) -> None:
 
 def _check_unchanged(models: Mapping[Role, Checkpoint]) -> None:
     for model in models.values():
-        if read_signature(model.path) != model.signature:
+        if describe_change(model.path, model.identity):
             raise CheckpointError(f"{model.path} changed while it was merged.")
 
 
@@ -353,7 +354,8 @@ class _Hashing:
         self._models = models
         self._controls = controls
         self._ended = threading.Event()
-        self._cached = {role: remembered_sha256(model.path) for role, model in models.items()} if hashed else {}
+        signed = [(role, model.path, model.signature) for role, model in models.items()] if hashed else []
+        self._cached = {role: remembered_sha256(path, signature) for role, path, signature in signed}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._pending: dict[Role, Future[str]] = {}
         self._legacy = {role: legacy_hash(model.path) for role, model in models.items()}

@@ -18,6 +18,7 @@ from elemental.architectures.keys import FIRST_CONV
 from elemental.errors import CheckpointError, MergeError, RecipeError
 from elemental.merge import execute as executor
 from elemental.merge.execute import Sink, execute, is_finite
+from elemental.merge.files.tensor_data import HeldData
 from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.formulas import half_precision
 from elemental.merge.plan import Role, TensorPlan
@@ -120,9 +121,9 @@ class Held:
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
 
-    def tensor(self, key: str) -> Tensor:
+    def data(self, key: str) -> HeldData:
         del key
-        return self._tensor
+        return HeldData(self._tensor)
 
 
 def computed(models: list[Tensor], mode: MergeMode, alpha: float, beta: float) -> Tensor:
@@ -198,8 +199,7 @@ def test_the_largest_of_fp16(values: list[float]) -> None:
 @pytest.mark.slow
 def test_pieces_join(tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = merge(tmp_path, [models["a"], models["b"]], spec=SPEC)
-    monkeypatch.setattr(executor, "_COPIED_PIECE", 37)
-    monkeypatch.setattr(executor, "_COMPUTED_PIECE", 41)
+    monkeypatch.setattr(executor, "_CPU_PIECE", 37)
     pieces = merge(tmp_path, [models["a"], models["b"]], spec=SPEC)
     assert all(torch.equal(whole[key], pieces[key]) for key in whole)
 

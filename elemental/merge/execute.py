@@ -17,6 +17,7 @@ from ..architectures.keys import FIRST_CONV
 from ..errors import MergeError, Stopped
 from ..recipe.modes import MergeMode
 from .files.dtypes import TORCH_DTYPES, round_to, working_dtype
+from .files.tensor_data import Buffer, HeldData, TensorData
 from .files.writer import SafetensorsWriter
 from .formulas.by_mode import FORMULAS
 from .formulas.half_precision import half_weight_sum
@@ -25,11 +26,10 @@ from .out_of_memory import is_out_of_memory
 from .plan import MergePlan, Role, TensorPlan
 from .progress import Controls
 
-_COPIED_PIECE = 1 << 20
-_COMPUTED_PIECE = 1 << 18
+_CPU_PIECE = 1 << 18
 _DEVICE_PIECE = 1 << 24
-"""Numbers processed at a time. On the CPU: many if they are only read and written, fewer if working copies have to stay
-in its caches. On other devices: enough to hide the cost of a call."""
+"""Numbers processed at a time. On the CPU: few enough to stay in its caches, where they are read into and computed. On
+other devices: enough to hide the cost of a call."""
 
 _MAX_THREADS = 3
 _THREAD_BYTES = 1 << 26
@@ -41,12 +41,8 @@ _POLL_SECONDS = 0.1
 class TensorReader(Protocol):
     """Reads the tensors of a model."""
 
-    def tensor(self, key: str) -> Tensor:
-        """Read a tensor: on the CPU, in its file's dtype, of the planned shape; it is not modified.
-
-        Raises:
-            CheckpointError: The tensor cannot be read.
-        """
+    def data(self, key: str) -> TensorData | HeldData:
+        """Give a tensor of the planned shape, to be read piece by piece."""
 
 
 class Sink(Protocol):
@@ -86,7 +82,7 @@ class Findings(NamedTuple):
 
 class _Piece(NamedTuple):
     plan: TensorPlan
-    inputs: tuple[Tensor, ...]
+    inputs: tuple[TensorData | HeldData, ...]
     start: int
     stop: int
 
@@ -187,7 +183,7 @@ class _Run:
         self._end_signal = threading.Lock()  # released when the run ends
         self._end_signal.acquire()
         self._active_threads = 0
-        self._buffers = threading.local()
+        self._memory = threading.local()
         self._unreported = 0
 
     def work(self) -> None:
@@ -247,34 +243,36 @@ class _Run:
             self._controls.advance(done)
 
     def _cut(self) -> Iterator[_Piece]:
+        size = _CPU_PIECE if self._device.type == "cpu" else _DEVICE_PIECE
         for plan in self._plan.tensors:
             inputs = self._read(plan)
-            size = self._piece_size(plan, inputs)
             for start in range(0, plan.info.numel, size):
                 yield _Piece(plan, inputs, start, min(start + size, plan.info.numel))
 
-    def _piece_size(self, plan: TensorPlan, inputs: tuple[Tensor, ...]) -> int:
-        if self._device.type != "cpu":
-            return _DEVICE_PIECE
-        return _COPIED_PIECE if len(inputs) == 1 or self._is_half_weight_sum(plan, inputs) else _COMPUTED_PIECE
-
-    def _read(self, plan: TensorPlan) -> tuple[Tensor, ...]:
-        tensors = [self._models[role].tensor(plan.name.key) for role in plan.inputs]
-        if plan.name.key == FIRST_CONV and len({tensor.shape[1] for tensor in tensors}) > 1:
-            tensors = _extend_channels(tensors)
-        if any(tensor.shape != plan.info.shape for tensor in tensors):
+    def _read(self, plan: TensorPlan) -> tuple[TensorData | HeldData, ...]:
+        inputs = [self._models[role].data(plan.name.key) for role in plan.inputs]
+        if plan.name.key == FIRST_CONV and len({data.shape[1] for data in inputs}) > 1:
+            inputs = [HeldData(tensor) for tensor in _extend_channels([data.tensor() for data in inputs])]
+        if any(data.shape != plan.info.shape for data in inputs):
             raise MergeError(f"{plan.name.key} does not have the shape that the merge was planned with.")
-        return tuple(tensor.reshape(-1) for tensor in tensors)
+        return tuple(inputs)
 
     def _finish(self, piece: _Piece) -> None:
         plan = piece.plan
-        inputs = [tensor[piece.start : piece.stop] for tensor in piece.inputs]
+        inputs = self._read_piece(piece)
         result = self._compute(plan, inputs)
         if plan.info.is_float and not is_finite(result):
             self._report_not_finite(plan, inputs, result.cpu())
         self._sink.write(plan, piece.start, result)
         with self._lock:
             self._unreported += result.numel() * result.element_size()
+
+    def _read_piece(self, piece: _Piece) -> list[Tensor]:
+        """Read the numbers of a piece into this thread's memory."""
+        if not hasattr(self._memory, "buffers"):
+            self._memory.buffers = [Buffer() for _ in Role]
+        buffers = zip(piece.inputs, self._memory.buffers, strict=False)
+        return [data.read(piece.start, piece.stop, buffer) for data, buffer in buffers]
 
     def _compute(self, plan: TensorPlan, inputs: Sequence[Tensor]) -> Tensor:
         saved = TORCH_DTYPES[plan.info.dtype]
@@ -291,9 +289,9 @@ class _Run:
         if self._device.type != "cpu":
             return [tensor.to(device=self._device, dtype=dtype, copy=True) for tensor in inputs]
         # The CPU reuses the same few buffers: new memory from the system costs more time than the sums.
-        if not hasattr(self._buffers, "rows"):
-            self._buffers.rows = torch.empty(3, _COMPUTED_PIECE, dtype=dtype)
-        rows = self._buffers.rows[: len(inputs), : len(inputs[0])]
+        if not hasattr(self._memory, "rows"):
+            self._memory.rows = torch.empty(3, _CPU_PIECE, dtype=dtype)
+        rows = self._memory.rows[: len(inputs), : len(inputs[0])]
         return [row.copy_(tensor) for row, tensor in zip(rows, inputs, strict=True)]
 
     def _is_half_weight_sum(self, plan: TensorPlan, inputs: Sequence[Tensor]) -> bool:

@@ -15,13 +15,14 @@ from ..recipe.recipe import MergeRecipe
 from .files.checkpoint import Checkpoint
 from .plan import MergePlan, Role, TensorPlan
 from .planner import Planner, Ratios
-from .tensor_views import count_numbers
+from .tensor_views import count_numbers, equals, first_numbers
 
 Models = Mapping[Role, Checkpoint]
 """The opened files of a recipe."""
 
 _SAMPLES = 16
 _SAMPLE_SIZE = 1 << 18  # numbers
+_WITNESSED = 1 << 14  # numbers of each part
 
 
 @dataclass
@@ -99,12 +100,37 @@ def identities(contents: LiveContents, tensors: TensorSet) -> dict[str, object]:
     """Identify what tensors hold, by key: identities are equal only if the numbers are."""
     by_key: dict[str, object] = {}
     for tensor in contents.planner.plan_some(contents.recipe, tensors).tensors:
-        paths = tuple(str(contents.models[role].path) for role in tensor.inputs)
-        if len(paths) == 1:
-            by_key[tensor.name.key] = (paths[0], tensor.info.dtype)
+        files = tuple(identity_of(contents.models[role]) for role in tensor.inputs)
+        if len(files) == 1:
+            by_key[tensor.name.key] = (files[0], tensor.info.dtype)
         else:
-            by_key[tensor.name.key] = (paths, tensor.info.dtype, contents.recipe.mode, tensor.alpha, tensor.beta)
+            by_key[tensor.name.key] = (files, tensor.info.dtype, contents.recipe.mode, tensor.alpha, tensor.beta)
     return by_key
+
+
+def identity_of(model: Checkpoint) -> object:
+    """Identify what a file holds: identities are equal only if it is the same file, unchanged."""
+    return str(model.path), model.identity
+
+
+class Witness:
+    """What some live tensors held, to see later whether they still do.
+
+    Args:
+        keys: The tensors.
+        live: All tensors of the live model.
+    """
+
+    def __init__(self, keys: Sequence[str], live: Mapping[str, Sequence[Tensor]]) -> None:
+        self._held = {key: [first_numbers(part, _WITNESSED) for part in live[key]] for key in keys}
+
+    def agrees(self, live: Mapping[str, Sequence[Tensor]]) -> bool:
+        """Tell whether the tensors hold the same numbers."""
+        return all(
+            len(live.get(key, ())) == len(held)
+            and all(equals(part, 0, numbers) for part, numbers in zip(live[key], held, strict=True))
+            for key, held in self._held.items()
+        )
 
 
 def choose_sample(plan: MergePlan) -> MergePlan:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,13 +17,16 @@ from ..recipe.recipe import MergeRecipe
 from .execute import execute
 from .files.checkpoint import Checkpoint
 from .files.open_models import OpenModels
+from .files.tensor_data import Buffer
 from .interrupts import uninterrupted
 from .live_contents import (
     LiveContents,
     Models,
+    Witness,
     choose_sample,
     fits,
     identities,
+    identity_of,
     present_tensors,
     unchanged,
     wrong_live_model,
@@ -78,16 +81,20 @@ class LiveMerge:
 
     It needs the memory of a few tensors: they are restored from the file that the model was loaded from. Only tensors
     that differ from this file (for example a VAE chosen separately), or all if there is no file, are copied before they
-    are written to.
+    are written to. The file may be renamed, deleted or replaced meanwhile; if another program writes to it, the model
+    cannot be restored.
 
     Args:
         live: The live model.
         models: Opens the models of recipes, and plans them.
-        original: The file that the live model was loaded from, if any.
+        original: The file that the live model was loaded from, if any; open until the end.
 
     Raises:
         HostError: On entering, another merge is using the model; on leaving, the model could not be restored.
     """
+
+    # so that a merge that is dropped unfinished, in a cycle of references, is taken out before its file is closed
+    _files_in_use: ClassVar[dict[int, Checkpoint | None]] = {}
 
     def __init__(self, live: LiveTensors, models: OpenModels, *, original: Checkpoint | None) -> None:
         self._live = live
@@ -98,10 +105,13 @@ class LiveMerge:
         self._touched: set[str] = set()
         self._unreported: set[str] = set()
         self._contents: LiveContents | None = None
+        self._witness: Witness | None = None
+        self._buffer = Buffer()
         self._kept = False
 
     def __enter__(self) -> LiveMerge:
         self._claim.__enter__()
+        self._files_in_use[id(self)] = self._original
         return self
 
     def __exit__(
@@ -110,6 +120,7 @@ class LiveMerge:
         try:
             self.give_back()
         finally:
+            self._files_in_use.pop(id(self), None)
             self._claim.__exit__(None, None, None)
 
     def give_back(self) -> None:
@@ -125,6 +136,22 @@ class LiveMerge:
     def given_back(self) -> bool:
         """Whether the model is restored, or its merge is to stay."""
         return self._kept or not (self._touched or self._unreported)
+
+    @property
+    def cannot_restore(self) -> bool:
+        """Whether tensors that were written to are lost, because another program has written to their file."""
+        from_file = any(self._saved[key] is None for key in self._touched)
+        return from_file and self._original is not None and self._original.has_changed()
+
+    def give_up(self) -> None:
+        """Leave the rest of the merge in the model, and have the host know that the model is not its checkpoint."""
+        self._kept = True
+        self._live.keep("the rest of a merge")
+
+    def holds(self, recipe: MergeRecipe) -> bool:
+        """Tell whether a recipe was merged completely, and nothing was written by this object since."""
+        contents = self._contents
+        return contents is not None and contents.recipe == recipe and contents.up_to_date == contents.present
 
     @property
     def models(self) -> Models:
@@ -162,6 +189,7 @@ class LiveMerge:
         contents.up_to_date &= ~tensors
         self._touched.update(keys)
         if keys:
+            self._witness = None
             self._run(planned, contents.models, live, _LiveSink(live), controls)
             self._report(keys)
         contents.recipe, contents.ratios, contents.up_to_date = recipe, ratios, contents.present
@@ -169,6 +197,9 @@ class LiveMerge:
 
     def is_intact(self) -> bool:
         """Tell whether the merge is still in the live model, by a sample of its tensors.
+
+        The sample is merged again. If another program has written to one of the files, it is compared with what it was
+        at the last call.
 
         Returns:
             False if they differ from the last recipe's results, no recipe was applied completely, or the host has
@@ -184,13 +215,19 @@ class LiveMerge:
             return False
         live = self._live.tensors()
         sample = choose_sample(contents.planner.plan_some(contents.recipe, contents.up_to_date))
-        sink = _ComparingSink(live)
-        if all(fits(tensor, live) for tensor in sample.tensors):
-            self._run(sample, contents.models, live, sink, None)
-            if not sink.differs:
-                return True
+        if all(fits(tensor, live) for tensor in sample.tensors) and self._is_in(sample, contents.models, live):
+            return True
         contents.up_to_date = 0  # the next recipe is written completely
         return False
+
+    def _is_in(self, sample: MergePlan, models: Models, live: Mapping[str, Sequence[Tensor]]) -> bool:
+        if self._witness is not None and any(model.has_changed() for model in models.values()):
+            return self._witness.agrees(live)
+        sink = _ComparingSink(live)
+        self._run(sample, models, live, sink, None)
+        if not sink.differs:
+            self._witness = Witness([tensor.name.key for tensor in sample.tensors], live)
+        return not sink.differs
 
     def keep(self, label: str) -> None:
         """Leave the merge in the model when the ``with`` block ends.
@@ -246,6 +283,9 @@ class LiveMerge:
 
     def _give_back(self) -> None:
         """Restore the model; after a failure try once more, as this is the last chance."""
+        if self.cannot_restore and not self._live.replaced():
+            self.give_up()
+            raise HostError(self._lost())
         interrupt: BaseException | None = None
         try:
             self._restore_unless_replaced()
@@ -257,13 +297,19 @@ class LiveMerge:
         try:
             self._restore_unless_replaced()
         except BaseException as exc:
-            self._kept = True
-            self._live.keep("the rest of a merge")  # so that the host knows that the model is not its checkpoint
+            self.give_up()
             if _LOAD_AGAIN in str(exc):
                 raise
             raise HostError(f"The live model could not be restored ({exc}).\n{_LOAD_AGAIN}") from exc
         if interrupt is not None:
             raise interrupt
+
+    def _lost(self) -> str:
+        path = self._original.path if self._original else None
+        return (
+            f"{path} has changed on disk since it was loaded, so the merge could not be taken out of the live model: "
+            "the checkpoint has to be loaded again."
+        )
 
     def _restore_unless_replaced(self) -> None:
         if self._live.replaced():
@@ -280,16 +326,21 @@ class LiveMerge:
             self._unreported.clear()
 
     def _restore(self, key: str, parts: Sequence[Tensor]) -> None:
-        saved = self._saved[key]
-        start = 0
-        for numbers in [self._read_original(key)] if saved is None else saved:
-            for part, at, piece in pieces_of(parts, start, numbers.reshape(-1)):
+        for start, numbers in self._original_numbers(key):
+            for part, at, piece in pieces_of(parts, start, numbers):
                 copy_piece(part, at, piece)
-            start += numbers.numel()
 
-    def _read_original(self, key: str) -> Tensor:
-        assert self._original is not None
-        return self._original.tensor(key).reshape(-1)
+    def _original_numbers(self, key: str) -> Iterator[tuple[int, Tensor]]:
+        """Give the numbers that a tensor had, in pieces: the index of the first number, and the numbers."""
+        saved = self._saved.get(key)
+        if saved is None:
+            assert self._original is not None
+            yield from self._original.data(key).pieces(self._buffer)
+            return
+        start = 0
+        for numbers in saved:
+            yield start, numbers.reshape(-1)
+            start += numbers.numel()
 
     def _contents_for(self, recipe: MergeRecipe, live: Mapping[str, Sequence[Tensor]]) -> LiveContents:
         """Give the contents for a recipe: the last ones if models, mode, VAE and number format are the same."""
@@ -327,7 +378,7 @@ class LiveMerge:
                 continue
             if self._original is not None and self._is_original(key, live[key]):
                 self._saved[key] = None
-                held[key] = (str(self._original.path), self._original.tensors[key].dtype)
+                held[key] = (identity_of(self._original), self._original.tensors[key].dtype)
             else:
                 self._saved[key] = tuple(part.to("cpu", copy=True) for part in live[key])
 
@@ -336,7 +387,11 @@ class LiveMerge:
         info = self._original.tensors.get(key)
         if info is None or info.numel != count_numbers(parts):
             return False
-        return all(equals(*piece) for piece in pieces_of(parts, 0, self._read_original(key)))
+        return all(
+            equals(*piece)
+            for start, numbers in self._original_numbers(key)
+            for piece in pieces_of(parts, start, numbers)
+        )
 
     def _run(
         self,

@@ -68,6 +68,11 @@ def equals(part: Tensor, start: int, values: Tensor) -> bool:
     return torch.equal(held, _bits(values.to(device=part.device, dtype=part.dtype)))
 
 
+def first_numbers(part: Tensor, count: int) -> Tensor:
+    """Copy up to so many of a part's first numbers to the CPU, 1-D."""
+    return part.flatten()[:count].to("cpu", copy=True)
+
+
 def _bits(values: Tensor) -> Tensor:
     """View numbers as integers: then NaN equals itself, and fp8 can be indexed."""
     return values.view(_INTEGERS[values.element_size()])

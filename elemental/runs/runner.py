@@ -310,6 +310,7 @@ class _CellMaker:
         self._end(cell, image)
 
     def _make_image(self, merge: LiveMerge, cell: Cell, watch: Stopwatch) -> Image.Image:
+        refuse_changed(self.record.models)
         controls = self._watcher.controls
         (generated,) = images_of_merge(self.host, cell.request, merge, cell.recipe, controls=controls, watch=watch)
         with watch("saving"):

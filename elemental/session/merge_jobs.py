@@ -100,12 +100,18 @@ def save(session: Session, form: MergeForm, name: str, *, overwrite: bool) -> Jo
         what = _describe_merge(session, form)
     target = safe_file_name(name, session.host.models_folder())
 
+    def refuse_changed(_plan: MergePlan) -> None:  # called when the files are open
+        if live_recipe is not None:
+            session.model.refuse_changed()
+
     def work(job: Job) -> None:
         if is_file(target) and not overwrite:
             raise MergeError(f"{target.name} exists; choose another name, or tick Overwrite.")
         job.show(text=f"saving {target.name} ...")
         controls = replace(session.controls(), should_stop=job.should_stop)  # the host is not needed for it
-        result = merge_to_file(recipe, target, locator=session.locator, overwrite=overwrite, controls=controls)
+        result = merge_to_file(
+            recipe, target, locator=session.locator, overwrite=overwrite, controls=controls, on_plan=refuse_changed
+        )
         session.host.refresh()
         text = _describe_saved(result, what)
         job.show(text=text)
@@ -123,9 +129,9 @@ def restore(session: Session) -> Job:
 
     def work(job: Job) -> None:
         with session.host_job(job, "restore", 0):
-            session.model.restore()
+            remark = session.model.restore()
         loaded = session.host.loaded()
-        job.show(text=f"Model {loaded.path.name} restored." if loaded else "No model is loaded.")
+        job.show(text=remark or (f"Model {loaded.path.name} restored." if loaded else "No model is loaded."))
 
     return session.board.start("Restore", work)
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ElementalError, HostError, MergeError, Stopped
+from ..errors import CheckpointError, ElementalError, HostError, MergeError, Stopped
 from ..hosts.base import NO_FIELDS, CheckpointRef, Host, LiveModel
-from ..merge.files.checkpoint import is_there, read_signature
+from ..merge.files.checkpoint import Checkpoint, is_there
 from ..merge.files.hashes import remembered_sha256
 from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe, recipe_as_json
+from ..merge.files.model_file import Identity, describe_change, read_identity
 from ..merge.files.model_locator import ModelLocator
 from ..merge.files.open_models import OpenModels
 from ..merge.plan import MergePlan
@@ -63,6 +64,7 @@ class _ActiveMerge:
 
     Attributes:
         live: The live model.
+        opened: Its checkpoint, model A.
         models: The open models of its recipes.
         merge: Makes the live model equal to a recipe.
         stack: Restores the live model when it is closed.
@@ -71,11 +73,33 @@ class _ActiveMerge:
     """
 
     live: LiveModel
+    opened: CheckpointRef
     models: OpenModels
     merge: LiveMerge
     stack: ExitStack
     recipe: MergeRecipe | None
     checkpoint_before: CheckpointRef | None
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What was in the live model, to be put back.
+
+    Attributes:
+        now: What was in it.
+        to_reload: The user's checkpoint, if that was not loaded again yet.
+        active: The merge, if there was one.
+        files: The identities of the files of the merge, or that of the checkpoint.
+    """
+
+    now: LiveNow
+    to_reload: CheckpointRef | None
+    active: _ActiveMerge | None
+    files: Mapping[Path, Identity]
+
+    def change(self) -> str | None:
+        """Say in words that one of the files is not what it was; None if all are."""
+        return _describe_any_change(self.files)
 
 
 class MergedModel:
@@ -128,12 +152,23 @@ class MergedModel:
             Stopped: The user stopped the merge.
         """
         with self._lock:
-            state, to_reload = self.live(), self._to_reload
+            before = self._remember()
             try:
                 self._merge(recipe, controls, on_plan)
             except BaseException as exc:
-                self._put_back_after(exc, state, to_reload)
+                self._put_back_after(exc, before)
                 raise
+
+    def refuse_changed(self) -> None:
+        """Refuse to repeat the merge in the model if the files of its models are not those that were merged.
+
+        Raises:
+            CheckpointError: One of them has changed, or is not there any more.
+        """
+        with self._lock:
+            change = _describe_any_change(_files_of(self._active))
+            if self.live().kind is LiveState.ACTIVE and change:
+                raise CheckpointError(f"{change} since it was merged; merge again.")
 
     def _merge(self, recipe: MergeRecipe, controls: Controls | None, on_plan: OnPlan | None = None) -> None:
         active = self._begin(recipe, on_plan)
@@ -153,10 +188,21 @@ class MergedModel:
         """The checkpoint that was loaded before the first merge."""
         return self._active.checkpoint_before if self._active is not None else self._to_reload or self._host.loaded()
 
-    def _put_back_after(self, error: BaseException, state: LiveNow, to_reload: CheckpointRef | None) -> None:
+    def _remember(self) -> _Before:
+        """Note what is in the model."""
+        now = self.live()
+        if now.kind is LiveState.ACTIVE:
+            return _Before(now, self._to_reload, self._active, _files_of(self._active))
+        files = {}
+        if now.kind is LiveState.FILE and now.checkpoint is not None:
+            with suppress(CheckpointError):
+                files = {now.checkpoint.path: read_identity(now.checkpoint.path)}
+        return _Before(now, self._to_reload, None, files)
+
+    def _put_back_after(self, error: BaseException, before: _Before) -> None:
         """Put the previous state back after an error; if that fails too, raise one error that says both."""
         try:
-            self._put_back(state, to_reload)
+            self._put_back(before)
         except ElementalError as exc:
             if not isinstance(error, ElementalError):
                 _log.warning("What was in the live model could not be put back: %s", exc)
@@ -164,25 +210,86 @@ class MergedModel:
             first = "Stopped." if isinstance(error, Stopped) else str(error)
             raise HostError(f"{first}\nWhat was in the live model could not be put back: {exc}") from error
 
-    def _put_back(self, state: LiveNow, to_reload: CheckpointRef | None) -> None:
-        """Put back what was in the model: a merge, or the user's checkpoint."""
+    def _put_back(self, before: _Before) -> None:
+        """Put back what was in the model: a merge, or the user's checkpoint.
+
+        Raises:
+            HostError: It could not be put back, or not as it was; the message says what is in the model.
+        """
+        active, recipe = self._active, before.now.recipe
+        if active is not None and active is before.active and recipe is not None and active.merge.holds(recipe):
+            return  # nothing was written
         self._end_merge()
-        if state.kind is LiveState.ACTIVE and state.recipe is not None:
+        if before.active is not None and recipe is not None:
+            self._put_merge_back(before, before.active, recipe)
+            return
+        checkpoint = before.now.checkpoint
+        if before.now.kind is LiveState.FILE and checkpoint is not None:
+            self._to_reload = before.to_reload or checkpoint
+            loaded_anew, change = self._load(checkpoint), before.change()
+            self._to_reload = before.to_reload
+            if loaded_anew and change:
+                raise HostError(f"{change}; it was loaded as it is now.")
+        self._to_reload = before.to_reload
+
+    def _put_merge_back(self, before: _Before, active: _ActiveMerge, recipe: MergeRecipe) -> None:
+        """Merge again, if the files are those that were merged before; otherwise load the user's checkpoint."""
+        change = before.change()
+        if change is None:
             try:
-                self._merge(state.recipe, None)
+                self._merge(recipe, None)
             except BaseException:
                 self._end_merge()
                 raise
-            return
-        if state.kind is LiveState.FILE and state.checkpoint is not None:
-            self._to_reload = to_reload or state.checkpoint
-            self._load(state.checkpoint)
-        self._to_reload = to_reload
+            if _files_of(self._active) == before.files:
+                return
+            self._end_merge()
+        self._to_reload = active.checkpoint_before or active.opened
+        try:
+            remark = self._load_users_checkpoint(active.opened)
+        except ElementalError as exc:
+            remark = f"{exc}\nNo model is loaded now."
+        change = change or before.change() or "A model has changed on disk"
+        raise HostError(f"{change} since it was merged, so the merge was not put back; merge again.\n{remark}".rstrip())
 
-    def _load(self, checkpoint: CheckpointRef) -> None:
+    def _load_users_checkpoint(self, model_a: CheckpointRef | None = None, *, force: bool = False) -> str:
+        """Load the checkpoint that was loaded before the merge; if that cannot be loaded, stay with model A.
+
+        Args:
+            model_a: Model A of the merge that was taken out.
+            force: Whether to ask the host for it even if it says that it is loaded.
+
+        Returns:
+            What the user did not expect, in words; empty if there is nothing.
+
+        Raises:
+            ElementalError: Neither can be loaded.
+        """
+        wanted = self._to_reload
+        if wanted is None:
+            return ""
+        try:
+            if force:
+                self._open(wanted.path)
+            self._load(wanted)
+        except ElementalError as exc:
+            if self._host.loaded() is None and model_a is not None and model_a.path != wanted.path:
+                self._load(model_a)
+            loaded = self._host.loaded()
+            if loaded is None:
+                raise
+            self._to_reload = None
+            return f"{exc}\nModel {loaded.path.name} stays loaded instead."
+        self._to_reload = None
+        return ""
+
+    def _load(self, checkpoint: CheckpointRef) -> bool:
+        """Load a checkpoint unless it is loaded, and tell whether it was not."""
         loaded = self._host.loaded()
-        if loaded is None or loaded.path != checkpoint.path:
-            self._open(checkpoint.path)
+        if loaded is not None and loaded.path == checkpoint.path:
+            return False
+        self._open(checkpoint.path)
+        return True
 
     def images(
         self, request: ImageRequest, *, fallback: ModelSource | None = None, controls: Controls | None = None
@@ -227,23 +334,33 @@ class MergedModel:
         sha256 = remembered_sha256(path) if is_there(path) else None
         return {**({"Model hash": sha256[:10]} if sha256 else {}), "Model": path.stem}
 
-    def restore(self) -> None:
+    def restore(self) -> str:
         """Take the merge out of the model, and load the checkpoint that was loaded before the first merge.
 
+        If that cannot be loaded any more, model A stays. If another program has written to A's file, it is loaded anew.
+
+        Returns:
+            What the user did not expect, in words; empty if there is nothing.
+
         Raises:
-            CheckpointError: That checkpoint cannot be read any more.
-            HostError: The host could not take the merge out, or cannot load that checkpoint.
+            CheckpointError: Another program has written to A's file, and no checkpoint can be loaded.
+            HostError: The host could not take the merge out, or cannot load a checkpoint.
         """
         with self._lock:
-            second_try, lost = self._active is None, self.live().kind is LiveState.LOST
+            active, lost = self._active, self.live().kind is LiveState.LOST
+            changed = active is not None and not lost and active.merge.cannot_restore
+            if active is not None and changed:
+                _refuse_unreadable(active)
             self._end_merge()
             if lost:
                 self._to_reload = None  # what was loaded over the merge is the user's choice
-            if self._to_reload is not None:
-                if second_try:  # the first try failed, so what the host has loaded may not be that checkpoint
-                    self._open(self._to_reload.path)
-                self._load(self._to_reload)
-                self._to_reload = None
+            # if an earlier try failed, what the host has loaded may not be that checkpoint
+            remark = self._load_users_checkpoint(active.opened if active else None, force=active is None)
+            loaded = self._host.loaded()
+            if active is not None and changed and loaded is not None and loaded.path == active.opened.path:
+                anew = f"{loaded.path} has changed on disk since it was loaded: it was loaded anew, as it is now."
+                return f"{remark}\n{anew}".strip()
+            return remark
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
@@ -254,14 +371,14 @@ class MergedModel:
             ElementalError: The merge could not be repeated, for one of the reasons in :meth:`merge`.
         """
         with self._lock:
-            state, to_reload = self.live(), self._to_reload
+            before = self._remember()
         try:
             with self._lock:
                 self._end_merge()
             yield
         finally:
             with self._lock:
-                self._put_back(state, to_reload)
+                self._put_back(before)
 
     def _begin(self, recipe: MergeRecipe, on_plan: OnPlan | None) -> _ActiveMerge:
         """Plan a merge, and open its model A; if model A is that of the active merge, continue with that one."""
@@ -279,7 +396,8 @@ class MergedModel:
             self._end_merge()
             live = self._open(path)
             merge = stack.enter_context(live_merge(live, models))
-            self._active = _ActiveMerge(live, models, merge, stack.pop_all(), None, checkpoint_before)
+            opened = CheckpointRef(path.stem, path)
+            self._active = _ActiveMerge(live, opened, models, merge, stack.pop_all(), None, checkpoint_before)
             self._to_reload = None
         return self._active
 
@@ -287,7 +405,7 @@ class MergedModel:
         """Tell whether a merge with this model A can be written over the active one."""
         loaded = self._host.loaded()
         is_same = loaded is not None and loaded.path == path and not active.live.replaced()
-        return is_same and not _any_changed(active.merge)
+        return is_same and _describe_any_change(_files_of(active)) is None
 
     def _open(self, path: Path) -> LiveModel:
         return self._host.open_model(CheckpointRef(path.stem, path))
@@ -299,6 +417,9 @@ class MergedModel:
             if active is None:
                 return
             self._to_reload = active.checkpoint_before
+            if active.merge.cannot_restore and not active.live.replaced():
+                active.merge.give_up()
+                self._to_reload = active.checkpoint_before or active.opened
             try:
                 with active.stack:
                     active.live.describe({}, NO_FIELDS)
@@ -321,6 +442,33 @@ class MergedModel:
                 self._to_reload = None
 
 
-def _any_changed(merge: LiveMerge) -> bool:
-    """Tell whether the file of a model has changed since it was opened."""
-    return any(read_signature(model.path) != model.signature for model in merge.models.values())
+def _files_of(active: _ActiveMerge | None) -> Mapping[Path, Identity]:
+    """Give the identities of the files that a merge was made of."""
+    models = active.merge.models.values() if active is not None else ()
+    return {model.path: model.identity for model in models}
+
+
+def _describe_any_change(files: Mapping[Path, Identity]) -> str | None:
+    """Say in words that one of some files is not what it was; None if all are."""
+    changes = (describe_change(path, identity) for path, identity in files.items())
+    return next((change for change in changes if change is not None), None)
+
+
+def _refuse_unreadable(active: _ActiveMerge) -> None:
+    """Refuse to end a merge that cannot be taken out, if no checkpoint can be loaded in its place.
+
+    Raises:
+        CheckpointError: Neither the checkpoint that was loaded before it, nor its model A can be read.
+    """
+    error: CheckpointError | None = None
+    for checkpoint in (active.checkpoint_before, active.opened):
+        try:
+            if checkpoint is not None:
+                Checkpoint(checkpoint.path).close()
+                return
+        except CheckpointError as exc:
+            error = exc
+    raise CheckpointError(
+        f"{active.opened.path} has changed on disk since it was loaded, and cannot be loaded anew: {error}\n"
+        "The merge stays in the live model; load another checkpoint."
+    ) from error

@@ -14,6 +14,7 @@ from ...architectures.blocks import SDXL
 from ...architectures.detection import input_channels
 from ...errors import HostError
 from ...merge.files.checkpoint import Checkpoint
+from ...merge.files.tensor_data import Buffer
 from ...merge.tensor_views import Parts, copy_piece, count_numbers, pieces_of
 from ..base import CheckpointRef, Claim
 from .key_map import Network
@@ -35,7 +36,7 @@ class StandaloneModel:
         checkpoint: The file that the tensors come from; None once a merge was kept.
         claim: Holds the model for one merge at a time.
         kept: The label of the merge that was kept in the model.
-        signature: Size and modification time of the file when it was read.
+        identity: The identity of the file when it was read.
         architecture: The architecture of the model.
         v_prediction: Whether it predicts v rather than the noise.
         zero_snr: Whether its noise schedule ends at a signal-to-noise ratio of zero.
@@ -53,7 +54,7 @@ class StandaloneModel:
         self.kept: str | None = None
         with Checkpoint(path) as file:
             shapes = {key: info.shape for key, info in file.tensors.items()}
-            self.signature = file.signature
+            self.identity = file.identity
             self.architecture = file.architecture
             self.v_prediction = _predicts_v(file)
             self.zero_snr = "ztsnr" in file.tensors
@@ -128,9 +129,11 @@ def _fill(tensors: Mapping[str, Parts], file: Checkpoint) -> None:
         CheckpointError: The file cannot be read.
         HostError: A tensor has another size than its place in the networks.
     """
+    buffer = Buffer()
     for key, parts in tensors.items():
         size, needed = file.tensors[key].numel, count_numbers(parts)
         if size != needed:
             raise HostError(f"{file.path}: {key} has {size} numbers; {needed} are needed.")
-        for part, start, piece in pieces_of(parts, 0, file.tensor(key).reshape(-1)):
-            copy_piece(part, start, piece)
+        for start, numbers in file.data(key).pieces(buffer):
+            for part, at, piece in pieces_of(parts, start, numbers):
+                copy_piece(part, at, piece)

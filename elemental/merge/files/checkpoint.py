@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from safetensors import SafetensorError, safe_open
+from typing import TYPE_CHECKING
 
 from ...architectures.blocks import Architecture
 from ...architectures.detection import detect_architecture
 from ...architectures.keys import VAE_PREFIX
 from ...errors import CheckpointError
+from .model_file import Identity, ModelFile, Signature, read_signature
 from .pickles import StoredTensor, read_pickled
-from .tensor_info import BITS, TensorInfo
+from .safetensors_header import read_safetensors_header
+from .tensor_info import TensorInfo
 
 if TYPE_CHECKING:
     import torch
+
+    from .tensor_data import TensorData
+
+__all__ = ["Checkpoint", "Signature", "VaeFile", "checkpoint_files", "is_there", "read_signature"]
 
 SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -29,13 +32,6 @@ SUFFIXES = SAFETENSORS + PICKLES
 def checkpoint_files(folder: Path) -> Iterator[Path]:
     """List the checkpoints below a folder at any depth, by the ends of their names, sorted by path."""
     return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
-class Signature(NamedTuple):
-    """Size in bytes and modification time in nanoseconds, to detect changes of a file."""
-
-    size: int
-    mtime: int
 
 
 class Checkpoint:
@@ -51,7 +47,6 @@ class Checkpoint:
         path: The file.
         tensors: Dtype and shape of each tensor, by key, in the order of the file.
         metadata: The text fields of a safetensors header; empty for pickled files.
-        signature: Size and modification time when it was opened.
 
     Raises:
         CheckpointError: The file is missing, unreadable or damaged, has another suffix, would run code, or holds a
@@ -61,20 +56,18 @@ class Checkpoint:
     path: Path
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
-    signature: Signature
-    _mapped: Any = None
-    _stored: Mapping[str, StoredTensor] | None = None
+    _stored: Mapping[str, StoredTensor]
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.signature = read_signature(self.path)
+        self._file = ModelFile(self.path)
         if self.path.suffix.lower() in SAFETENSORS:
-            self.tensors, self.metadata = _read_header(self.path)
+            self._stored, self.metadata = read_safetensors_header(self._file)
         elif self.path.suffix.lower() in PICKLES:
-            self._stored = read_pickled(self.path)
-            self.tensors, self.metadata = {key: stored.info for key, stored in self._stored.items()}, {}
+            self._stored, self.metadata = read_pickled(self._file), {}
         else:
             raise CheckpointError(f"{self.path} is not a checkpoint: names end in one of {', '.join(SUFFIXES)}.")
+        self.tensors = {key: stored.info for key, stored in self._stored.items()}
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -86,7 +79,24 @@ class Checkpoint:
 
     def close(self) -> None:
         """Close the file; tensors that were read before stay valid."""
-        self._mapped = None
+        self._file.close()
+
+    @property
+    def identity(self) -> Identity:
+        """What tells the file from others, as it was when it was opened."""
+        return self._file.identity
+
+    @property
+    def signature(self) -> Signature:
+        """The size and modification time of the file when it was opened."""
+        return self.identity.signature
+
+    def has_changed(self) -> bool:
+        """Tell whether another program has written to the file since it was opened.
+
+        A file that was renamed, deleted or replaced by another is still there to be read, as long as it is open.
+        """
+        return self._file.has_changed()
 
     @property
     def name(self) -> str:
@@ -104,50 +114,23 @@ class Checkpoint:
         return detect_architecture(shapes, name=str(self.path))
 
     def tensor(self, key: str) -> torch.Tensor:
-        """Read a tensor: on the CPU, in the file's dtype and shape; do not modify it.
-
-        It is a view of the memory-mapped file, or a copy if its start is not aligned.
+        """Read a tensor into memory of its own: on the CPU, in the file's dtype and shape.
 
         Raises:
             KeyError: The file has no such tensor.
-            CheckpointError: The file has changed since it was opened.
+            CheckpointError: The file cannot be read, has changed since it was opened, or is closed.
         """
-        # the reader of safetensors leaks some bytes for each tensor, which add up in hundreds of merges
-        if self._stored is None:
-            self._stored = self._locate_tensors()
-        return self._view(self._stored[key])
+        return self.data(key).tensor()
 
-    def _locate_tensors(self) -> dict[str, StoredTensor]:
-        """Locate the tensors of a safetensors file; its header was checked when it was opened."""
-        try:
-            with self.path.open("rb") as file:
-                size = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(size)) if size < self.signature.size else {}
-            header.pop("__metadata__", None)
-            starts = {key: 8 + size + entry["data_offsets"][0] for key, entry in header.items()}
-            infos = {key: TensorInfo(entry["dtype"], tuple(entry["shape"])) for key, entry in header.items()}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
-            raise CheckpointError(f"{self.path} changed since it was opened.") from exc
-        return {key: StoredTensor(info, info.strides, starts[key], info.nbytes) for key, info in infos.items()}
+    def data(self, key: str) -> TensorData:
+        """Give a tensor in the file, to be read piece by piece.
 
-    def _view(self, stored: StoredTensor) -> torch.Tensor:
-        """Give a tensor as a view of the mapped file."""
-        import torch
+        Raises:
+            KeyError: The file has no such tensor.
+        """
+        from .tensor_data import TensorData
 
-        from .dtypes import TORCH_DTYPES
-
-        if self._mapped is None:
-            if read_signature(self.path) != self.signature:
-                raise CheckpointError(f"{self.path} changed since it was opened.")
-            try:
-                self._mapped = torch.from_file(str(self.path), size=self.signature.size, dtype=torch.uint8)
-            except RuntimeError as exc:
-                raise CheckpointError(f"{self.path} changed since it was opened.") from exc
-        data: torch.Tensor = self._mapped[stored.start : stored.start + stored.extent]
-        dtype = TORCH_DTYPES[stored.info.dtype]
-        if stored.start % dtype.itemsize:
-            data = data.clone()  # torch cannot view unaligned numbers
-        return data.view(dtype).as_strided(stored.info.shape, stored.stride)
+        return TensorData(self._file, self._stored[key])
 
 
 def is_there(path: Path) -> bool:
@@ -162,21 +145,6 @@ def is_there(path: Path) -> bool:
         raise CheckpointError(f"Cannot open {path}: {exc.strerror or exc}.") from exc
 
 
-def read_signature(path: Path) -> Signature:
-    """Read a file's size and modification time.
-
-    Raises:
-        CheckpointError: The file does not exist, or cannot be read.
-    """
-    try:
-        stat = path.stat()
-    except (OSError, ValueError) as exc:  # a name with a null character is a ValueError
-        raise CheckpointError(f"Cannot open {path}: {getattr(exc, 'strerror', None) or exc}.") from exc
-    if not path.is_file():
-        raise CheckpointError(f"Cannot open {path}: it is not a file.")
-    return Signature(stat.st_size, stat.st_mtime_ns)
-
-
 class VaeFile(Checkpoint):
     """The VAE of a file, with the keys of a whole checkpoint.
 
@@ -188,17 +156,8 @@ class VaeFile(Checkpoint):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self._file_keys = _vae_keys(self.tensors, self.path)
-        self.tensors = {key: self.tensors[file_key] for key, file_key in self._file_keys.items()}
-
-    def tensor(self, key: str) -> torch.Tensor:
-        """Read a tensor by its key in a whole checkpoint, as :meth:`Checkpoint.tensor` does.
-
-        Raises:
-            KeyError: The file has no such tensor.
-            CheckpointError: The file has changed since it was opened.
-        """
-        return super().tensor(self._file_keys[key])
+        self._stored = {key: self._stored[file_key] for key, file_key in _vae_keys(self.tensors, self.path).items()}
+        self.tensors = {key: stored.info for key, stored in self._stored.items()}
 
 
 def _vae_keys(tensors: Mapping[str, TensorInfo], path: Path) -> dict[str, str]:
@@ -213,27 +172,3 @@ def _vae_keys(tensors: Mapping[str, TensorInfo], path: Path) -> dict[str, str]:
     if VAE_PREFIX + "decoder.conv_in.weight" not in unprefixed:
         raise CheckpointError(f"{path} has no VAE.")
     return unprefixed
-
-
-def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    try:
-        path.open("rb").close()  # safetensors reports a file without read permission as missing
-        # "numpy" needs no torch; no tensor is read here
-        with safe_open(path, framework="numpy") as file:
-            tensors = {}
-            for key in file.offset_keys() if hasattr(file, "offset_keys") else file.keys():
-                entry = file.get_slice(key)
-                tensors[key] = TensorInfo(entry.get_dtype(), tuple(entry.get_shape()))
-            metadata = dict(file.metadata() or {})
-    except OSError as exc:
-        raise CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.") from exc
-    except (SafetensorError, ValueError, OverflowError) as exc:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file: {exc}.") from exc
-    _check_formats(tensors, path)
-    return tensors, metadata
-
-
-def _check_formats(tensors: Mapping[str, TensorInfo], path: Path) -> None:
-    for key, info in tensors.items():
-        if info.dtype not in BITS:
-            raise CheckpointError(f"{path} holds {key} as {info.dtype}, which this program does not support.")

@@ -13,7 +13,7 @@ from pathlib import Path
 import platformdirs
 
 from ...errors import CheckpointError
-from .checkpoint import Signature, read_signature
+from .model_file import Signature, read_identity, read_signature
 
 CACHE_VARIABLE = "ELEMENTAL_CACHE"
 """Environment variable that sets another cache folder."""
@@ -26,12 +26,20 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("elemental", appauthor=False))
 
 
-def remembered_sha256(path: Path) -> str | None:
-    """Give a file's cached SHA-256 in lower-case hex; None if there is none or the file has changed."""
+def remembered_sha256(path: Path, signature: Signature | None = None) -> str | None:
+    """Give a file's cached SHA-256 in lower-case hex.
+
+    Args:
+        path: The file.
+        signature: What it was when it was read, if it may have changed since; by default what it is now.
+
+    Returns:
+        None if there is none, or only that of a file with another signature.
+    """
     try:
         entry = json.loads(_entry_path(path).read_text(encoding="utf-8"))
-        cached = Signature(entry["size"], entry["mtime"])
-        return str(entry["sha256"]) if cached == read_signature(path) and entry["path"] == _full_path(path) else None
+        cached, wanted = Signature(entry["size"], entry["mtime"]), signature or read_signature(path)
+        return str(entry["sha256"]) if cached == wanted and entry["path"] == _full_path(path) else None
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):
         return None  # not cached, or the entry is damaged
 
@@ -49,7 +57,7 @@ def compute_sha256(path: Path, *, check_stop: Callable[[], None] = lambda: None)
     Raises:
         CheckpointError: The file cannot be read, or changed while it was read.
     """
-    before = read_signature(path)
+    before = read_identity(path)
     digest = hashlib.sha256()
     try:
         with path.open("rb", buffering=0) as file:
@@ -60,9 +68,9 @@ def compute_sha256(path: Path, *, check_stop: Callable[[], None] = lambda: None)
                 check_stop()
     except OSError as exc:
         raise _unreadable(path, exc) from exc
-    if read_signature(path) != before:
+    if read_identity(path) != before:
         raise CheckpointError(f"{path} changed while it was read.")
-    _remember(path, before, digest.hexdigest())
+    _remember(path, before.signature, digest.hexdigest())
     return digest.hexdigest()
 
 

@@ -118,7 +118,8 @@ def recipe_as_json(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> st
         models: Its files.
     """
     facts = {
-        role: SourceFacts(remembered_sha256(model.path), model.signature.size, "", {}) for role, model in models.items()
+        role: SourceFacts(remembered_sha256(model.path, model.signature), model.signature.size, "", {})
+        for role, model in models.items()
     }
     return json.dumps(with_hashes(recipe, facts).to_dict())
 

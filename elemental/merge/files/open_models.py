@@ -1,4 +1,7 @@
-"""Open the models of recipes, each file once, and plan with them."""
+"""Open the models of recipes, each file once, and plan with them.
+
+A file that is open stays the one that is read, whatever happens at its path.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ from collections.abc import Hashable
 from contextlib import ExitStack
 from types import TracebackType
 
+from ...errors import CheckpointError
 from ...recipe.recipe import MergeRecipe, ModelSource
 from ..plan import Role
 from ..planner import Planner, planning_key
-from .checkpoint import Checkpoint, VaeFile, read_signature
+from .checkpoint import Checkpoint, VaeFile
 from .model_locator import AS_RECORDED, ModelLocator
 
 
@@ -52,12 +56,14 @@ class OpenModels:
         """
         key = source, role is Role.VAE
         file = self._open.get(key)
-        if file is None or read_signature(file.path) != file.signature:
+        if file is None:
             path = self._locator.locate(source)
             file = self._stack.enter_context(VaeFile(path) if role is Role.VAE else Checkpoint(path))
             if role is not Role.VAE:
                 _ = file.architecture  # an error about it names the file here, and only its role later
             self._open[key] = file
+        elif file.has_changed():
+            raise CheckpointError(f"{file.path} has changed on disk since it was opened: merge again.")
         return file
 
     def planner(self, recipe: MergeRecipe) -> Planner:

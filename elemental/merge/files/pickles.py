@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import mmap
 import re
 import struct
 import zipfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
 from ...errors import CheckpointError
+from .model_file import ModelFile
 from .pickle_opcodes import Call, Damaged, Forbidden, Name, Reference, read_pickle
 from .tensor_info import BITS, TensorInfo
 
@@ -57,7 +57,7 @@ class StoredTensor(NamedTuple):
     extent: int
 
 
-def read_pickled(path: Path) -> dict[str, StoredTensor]:
+def read_pickled(model: ModelFile) -> dict[str, StoredTensor]:
     """Locate the tensors of a ``.ckpt``, ``.pt``, ``.pth`` or ``.bin`` file, by key.
 
     If the file has a ``state_dict``, its tensors are used. Every tensor lies within the file.
@@ -66,13 +66,11 @@ def read_pickled(path: Path) -> dict[str, StoredTensor]:
         CheckpointError: The file cannot be read, is damaged, holds no tensors by name, holds one in a form or number
             format that is not known, or would import what no checkpoint needs.
     """
+    path, file = model.path, model.stream()
     try:
-        with path.open("rb") as file:
-            zipped = file.read(4) == _ZIP_START
-            content, storages = _read_zip(file) if zipped else _read_old(file)
+        zipped = file.read(4) == _ZIP_START
+        content, storages = _read_zip(file) if zipped else _read_old(file)
         return _place(_state_dict(content, path), storages, path)
-    except OSError as exc:
-        raise CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.") from exc
     except Forbidden as exc:
         raise CheckpointError(
             f"{path} was not loaded: its pickle wants to run code ({exc}).\n"
@@ -138,27 +136,32 @@ def _size_of(file: io.BufferedReader) -> int:
 def _read_old(file: io.BufferedReader) -> tuple[object, _Storages]:
     if not _size_of(file):
         raise Damaged("it is empty")
-    # a map gives no more than it has, whatever length a damaged index asks for
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
-        if read_pickle(stream) != _OLD_START:
-            raise Damaged("not one that torch wrote")
-        read_pickle(stream)  # the version of the format, of which there is one
-        system = read_pickle(stream)
-        if isinstance(system, dict) and system.get("little_endian") is False:
-            raise Damaged("its numbers are in an order of bytes (big endian) that is not read")
-        content, names = read_pickle(stream), read_pickle(stream)
-        pieces = {}
-        sizes = _number_sizes(content)
-        for name in names if isinstance(names, list) else ():
-            count = stream.read(8)
-            if not isinstance(name, str) or name not in sizes or len(count) < 8:
-                raise Damaged("its numbers are not where its index says")
-            piece = _Piece(stream.tell(), struct.unpack("<q", count)[0] * sizes[name])
-            if not piece.start <= piece.start + piece.size <= len(stream):
-                raise Damaged("it is cut off")
-            stream.seek(piece.start + piece.size)
-            pieces[name] = piece
-    return content, pieces
+    file.seek(0)
+    if read_pickle(file) != _OLD_START:
+        raise Damaged("not one that torch wrote")
+    read_pickle(file)  # the version of the format, of which there is one
+    system = read_pickle(file)
+    if isinstance(system, dict) and system.get("little_endian") is False:
+        raise Damaged("its numbers are in an order of bytes (big endian) that is not read")
+    content, names = read_pickle(file), read_pickle(file)
+    return content, _old_pieces(names, _number_sizes(content), file)
+
+
+def _old_pieces(names: object, sizes: Mapping[str, int], file: io.BufferedReader) -> dict[str, _Piece]:
+    """Find the storages behind an index; each begins with the count of its numbers."""
+    pieces = {}
+    start, end = file.tell(), _size_of(file)
+    for name in names if isinstance(names, list) else ():
+        file.seek(start)
+        count = file.read(8)
+        if not isinstance(name, str) or name not in sizes or len(count) < 8:
+            raise Damaged("its numbers are not where its index says")
+        piece = _Piece(start + 8, struct.unpack("<q", count)[0] * sizes[name])
+        start = piece.start + piece.size
+        if not piece.start <= start <= end:
+            raise Damaged("it is cut off")
+        pieces[name] = piece
+    return pieces
 
 
 def _number_sizes(content: object) -> dict[str, int]:
@@ -241,7 +244,8 @@ def _place_tensor(key: str, arguments: tuple[object, ...], storages: _Storages, 
     if info.numel > last + 1:
         raise CheckpointError(f"{path} holds {key} in a form without plain numbers (one for many).")
     # of a dimension that has no neighbours anything may be said
-    steps = tuple(step if info.numel and count > 1 else 1 for count, step in zip(shape, stride, strict=True))
+    strides = zip(shape, stride, info.strides, strict=True)
+    steps = tuple(step if info.numel and count > 1 else usual for count, step, usual in strides)
     return StoredTensor(info, steps, piece.start + offset[0] * size, (last + 1) * size)
 
 

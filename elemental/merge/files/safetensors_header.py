@@ -1,0 +1,118 @@
+"""Read the header of a safetensors file, and check that every tensor in it lies in the file.
+
+Source of the format and of the checks: github.com/huggingface/safetensors. Its own reader maps the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from ...errors import CheckpointError
+from .model_file import ModelFile
+from .pickles import StoredTensor
+from .tensor_info import BITS, TensorInfo
+
+_LARGEST_HEADER = 100_000_000
+_LARGEST = 2**63 - 1
+_MOST_DIMENSIONS = 64
+_METADATA = "__metadata__"
+
+
+def read_safetensors_header(file: ModelFile) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Read where the tensors of a safetensors file are, in the order of the file, and its text fields.
+
+    Raises:
+        CheckpointError: The file cannot be read, is damaged, or holds a tensor in a number format that is not
+            supported.
+    """
+    size = file.identity.size
+    if size < 8:
+        raise _damaged(file, "it is too short for a header")
+    length = int.from_bytes(file.read_bytes(0, 8), "little")
+    if length > min(_LARGEST_HEADER, size - 8):
+        raise _damaged(file, "its header is cut off" if length <= _LARGEST_HEADER else "its header is too large")
+    try:
+        header = _parse(file.read_bytes(8, length))
+        return _place(header, file, start=8 + length), _text_fields(header.get(_METADATA))
+    except (ValueError, RecursionError) as exc:
+        raise _damaged(file, str(exc)) from exc
+
+
+def _damaged(file: ModelFile, reason: str) -> CheckpointError:
+    return CheckpointError(f"{file.path} is damaged or not a safetensors file: {reason}.")
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    header = json.loads(
+        data.decode("utf-8"), object_pairs_hook=_unique, parse_int=_small, parse_float=_refuse, parse_constant=_refuse
+    )
+    if not isinstance(header, dict):
+        raise ValueError("its header is no list of tensors")
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("its header has a name twice")
+    return found
+
+
+def _small(text: str) -> int:
+    if len(text) > len(str(_LARGEST)):
+        raise ValueError("its header has a number that is too large")
+    return int(text)
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"its header has {text[:20]} in place of a whole number")
+
+
+def _text_fields(fields: object) -> dict[str, str]:
+    if not isinstance(fields, dict):
+        if fields is None:
+            return {}
+        raise ValueError("its text fields are none")
+    if not all(isinstance(value, str) for value in fields.values()):
+        raise ValueError("one of its text fields is no text")
+    return fields
+
+
+def _place(header: Mapping[str, Any], file: ModelFile, *, start: int) -> dict[str, StoredTensor]:
+    """Find the tensors in the file, which they must fill one after the other."""
+    entries = {key: _offsets(key, entry) for key, entry in header.items() if key != _METADATA}
+    placed: dict[str, StoredTensor] = {}
+    end = 0
+    for key, (first, last) in sorted(entries.items(), key=lambda item: item[1]):
+        info = _info(key, header[key], file)
+        if first != end or last - first != info.nbytes:
+            raise ValueError(f"{key} is not where its header says")
+        placed[key] = StoredTensor(info, info.strides, start + first, info.nbytes)
+        end = last
+    if start + end != file.identity.size:
+        raise ValueError("its numbers are cut off" if start + end > file.identity.size else "it is longer than it says")
+    return placed
+
+
+def _offsets(key: str, entry: object) -> tuple[int, int]:
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
+        raise ValueError(f"{key} has no place")
+    return offsets[0], offsets[1]
+
+
+def _info(key: str, entry: Mapping[str, Any], file: ModelFile) -> TensorInfo:
+    dtype, shape = entry.get("dtype"), entry.get("shape")
+    if not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS or not all(map(_is_count, shape)):
+        raise ValueError(f"{key} has no shape")
+    if not isinstance(dtype, str):
+        raise ValueError(f"{key} has no number format")
+    if dtype not in BITS:
+        raise CheckpointError(f"{file.path} holds {key} as {dtype[:40]}, which this program does not support.")
+    return TensorInfo(dtype, tuple(shape))
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _LARGEST
