@@ -198,10 +198,11 @@ def merge_to_file(
 
             hashed = with_hashes and not _made_without_hashes(recipe)
             with _Hashing(models, hashed=hashed, controls=controls) as hashing:
-                infos = {tensor.name.key: tensor.info for tensor in plan.tensors}
+                spelled = models[Role.A].file_keys  # a tensor that A lacks has its usual name
+                infos = {spelled.get(tensor.name.key, tensor.name.key): tensor.info for tensor in plan.tensors}
                 room = metadata_room(plan, hashing.expected())
                 with SafetensorsWriter(target, infos, room=room, overwrite=overwrite) as writer:
-                    findings = execute(plan, models, FileSink(writer), device=device, controls=controls)
+                    findings = execute(plan, models, FileSink(writer, spelled), device=device, controls=controls)
                     controls.stage("hashing")
                     facts = hashing.finish()
                     _check_unchanged(models)
