@@ -4,11 +4,12 @@ The same tensors are saved under several names. Whoever wrote them, and where th
 
 - SD 1.x without ``text_model.`` (NAI, transformers 5.6 and newer), SD 2.x in the layout of SDXL: modules/sd_models.py
   of github.com/AUTOMATIC1111/stable-diffusion-webui; SDXL without it: github.com/bghira/SimpleTuner/pull/2759.
-- ``text_encoders.`` and ``vae.``: Forge before February 2025, github.com/lllyasviel/stable-diffusion-webui-forge/pull/2636.
+- ``text_encoders.`` and ``vae.``: Forge before February 2025;
+  github.com/lllyasviel/stable-diffusion-webui-forge/pull/2636.
 - ``clip_l.``, ``clip_g.``, ``clip_h.``: comfy/supported_models.py of github.com/comfyanonymous/ComfyUI.
-- A U-Net with ``diffusion_model.``, ``net.``, ``unet.``, ``model.`` or nothing before it: comfy/model_detection.py there,
-  github.com/Comfy-Org/ComfyUI/issues/4424, and src/model.cpp of github.com/leejet/stable-diffusion.cpp, which also
-  has ``te.``, ``te1.`` and ``text_encoder.``.
+- A U-Net with ``diffusion_model.``, ``net.``, ``unet.``, ``model.`` or nothing before it: comfy/model_detection.py
+  there, github.com/Comfy-Org/ComfyUI/issues/4424, and src/model.cpp of github.com/leejet/stable-diffusion.cpp, which
+  also has ``te.`` and ``text_encoder.``.
 - ``_orig_mod.`` of torch.compile, ``module.`` of DataParallel, ``_fsdp_wrapped_module.`` and
   ``_checkpoint_wrapped_module.``: what torch puts between the names of wrapped modules.
 - ``state_dict.``, ``model.`` before whole checkpoints: trainers that save a module which holds the model.
@@ -74,12 +75,15 @@ def spell_checkpoint(keys: Sequence[str]) -> Spelling:
         keys: The keys of the file.
     """
     plain = _without_wrappers(keys)
+    usual = (UNET_PREFIX, *_USUAL)
+    if plain is None and all(key.startswith(usual) for key in keys):
+        return Spelling(dict(zip(keys, keys, strict=True)))
+    plain = plain or dict(zip(keys, keys, strict=True))
     root = _unet_root(plain.values())
     if root is None:
-        return Spelling({key: key for key in keys})
+        return Spelling(dict(zip(keys, keys, strict=True)))
     labelled = any(name.startswith(root + "label_emb.") for name in plain.values())
     find = _Table(root, plain.values(), labelled=labelled).find
-    usual = (UNET_PREFIX, *_USUAL)
     return _spell({key: None if key == name and key.startswith(usual) else find(name) for key, name in plain.items()})
 
 
@@ -89,21 +93,21 @@ def spell_vae(keys: Sequence[str]) -> Spelling:
     Args:
         keys: The keys of the file.
     """
-    plain = _without_wrappers(keys)
+    plain = _without_wrappers(keys) or dict(zip(keys, keys, strict=True))
     find = _vae_finder(plain.values(), alone=True)
     return _spell({key: find(name) for key, name in plain.items()})
 
 
-def _without_wrappers(keys: Sequence[str]) -> dict[str, str]:
-    """Give each key without the names of modules that only wrap others."""
+def _without_wrappers(keys: Sequence[str]) -> dict[str, str] | None:
+    """Give each key without the names of modules that only wrap others; None if there are no such names."""
     text = "\n".join(keys)
     if not any(wrapper in text for wrapper in _WRAPPERS):
-        return {key: key for key in keys}
+        return None
     return {key: _WRAPPER.sub("", key) for key in keys}
 
 
 def _unet_root(names: Iterable[str]) -> str | None:
-    """Find what stands before the U-Net's blocks; None if there is none, or one of several that would have to be chosen.
+    """Find what stands before the U-Net's blocks; None if there is no U-Net, or if there are several.
 
     A ControlNet has input blocks, too, but no output blocks.
     """
@@ -191,13 +195,17 @@ def _spell(names: Mapping[str, _Name | None]) -> Spelling:
     """Give each tensor its name, unless another tensor has it or gets it, too."""
     counts = Counter(name.key for name in names.values() if name is not None)
     file_keys: dict[str, str] = {}
+    told: set[tuple[str, str, int]] = set()
     renamings: dict[str, None] = {}
     for key, name in names.items():
         if name is None or name.key == key or name.key in names or counts[name.key] > 1:
             file_keys[key] = key
             continue
         file_keys[name.key] = key
-        renamings.update(dict.fromkeys(_words(key, name)))
+        kind = name.before, name.now, len(key) - len(name.key)
+        if kind not in told:
+            told.add(kind)
+            renamings.update(dict.fromkeys(_words(key, name)))
     return Spelling(file_keys, tuple(renamings))
 
 

@@ -117,9 +117,7 @@ def _as_text(start: bytes) -> str | None:
 
 def _describe_text(text: str) -> str:
     if _PAGE.match(text):
-        return (
-            "a web page, not the model: download the file itself from there; some sites ask for a login or a token first"
-        )
+        return "a web page, not the model: download the file itself from there; some sites ask for a login first"
     if text.lstrip().startswith(("{", "[")):
         return _describe_json(text)
     return f'a text ("{_shorten(text)}"), not the model: {_AGAIN}'

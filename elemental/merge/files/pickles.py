@@ -276,7 +276,7 @@ def _choose(found: Sequence[_Dictionary], path: Path) -> tuple[Mapping[str, Call
 
 
 def _are_alternatives(best: _Dictionary, other: _Dictionary) -> bool:
-    """Tell whether two dictionaries have the same names, and neither their places nor ``state_dict`` say which is meant."""
+    """Tell whether two dictionaries have the same names, and nothing says which of them is meant."""
     if other.within(best) or best.is_state_dict:
         return False
     one, two = (set(spell_checkpoint(list(dictionary.tensors)).file_keys) for dictionary in (best, other))
