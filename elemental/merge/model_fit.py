@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..architectures.blocks import Architecture
 from ..architectures.detection import detect_architecture
-from ..architectures.keys import FIRST_CONV, PREFIXES, VAE_PREFIX, Component, KeyName
+from ..architectures.keys import FIRST_CONV, PREFIXES, Component, KeyName, is_vae_key
 from ..errors import MergeError
 from ..recipe.recipe import MergeRecipe, SaveDtype, VaeChoice
 from ..recipe.spec_warnings import SpecWarning
@@ -78,8 +78,8 @@ def _added_vae(recipe: MergeRecipe, models: ModelInfos) -> Infos:
     source = VAE_ROLES.get(recipe.vae)
     if source is None:
         return {}
-    vae = {key: info for key, info in models[source].items() if key.startswith(VAE_PREFIX)}
-    keys_of_a = [key for key in models[Role.A] if key.startswith(VAE_PREFIX)]
+    vae = {key: info for key, info in models[source].items() if is_vae_key(key)}
+    keys_of_a = [key for key in models[Role.A] if is_vae_key(key)]
     missing = next((key for key in keys_of_a if key not in vae), None)
     if not vae or missing:
         lack = f"lacks {missing}" if missing and vae else "has no VAE"

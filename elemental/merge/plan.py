@@ -78,6 +78,7 @@ class MergePlan:
         tensors: One entry for each tensor of the result, in the order of A's file.
         warnings: What the user probably did not mean.
         left_out: For models B and C the keys that A does not have; the result does without them.
+        renamings: For each file in words how it spells its keys otherwise, and what of it is not read.
     """
 
     architecture: Architecture
@@ -85,6 +86,7 @@ class MergePlan:
     tensors: tuple[TensorPlan, ...]
     warnings: tuple[SpecWarning, ...] = ()
     left_out: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+    renamings: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def mode(self) -> MergeMode:

@@ -51,6 +51,7 @@ class Planner:
     Args:
         recipe: Any of these recipes.
         models: Number format and shape of each tensor, for every file of the recipes.
+        renamings: For each file in words how it spells its keys otherwise, for the plan.
 
     Attributes:
         architecture: The architecture of the models.
@@ -62,8 +63,11 @@ class Planner:
         MergeError: The models do not fit together, or one is scaled fp8.
     """
 
-    def __init__(self, recipe: MergeRecipe, models: ModelInfos) -> None:
+    def __init__(
+        self, recipe: MergeRecipe, models: ModelInfos, renamings: Mapping[Role, tuple[str, ...]] | None = None
+    ) -> None:
         self._recipe = recipe
+        self._renamings = renamings or {}
         self._models = models
         self._merged_roles = tuple(role for role in (Role.A, Role.B, Role.C) if role in models)
         refuse_scaled_fp8(models)
@@ -94,7 +98,7 @@ class Planner:
             *_warn_of_result(recipe, tensors),
             *warn_of_models(self.names, self._models),
         ]
-        return MergePlan(self.architecture, recipe, tensors, tuple(warnings), self._left_out)
+        return MergePlan(self.architecture, recipe, tensors, tuple(warnings), self._left_out, self._renamings)
 
     def plan_some(self, recipe: MergeRecipe, tensors: TensorSet) -> MergePlan:
         """Plan some tensors, without warnings.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from ...architectures.blocks import Architecture
 from ...architectures.detection import detect_architecture
-from ...architectures.keys import VAE_PREFIX
+from ...architectures.key_spelling import Spelling, spell_checkpoint, spell_vae
+from ...architectures.keys import VAE_PREFIX, is_vae_key
 from ...errors import CheckpointError
+from .first_bytes import Content, describe_folder, recognise, refuse_name
 from .model_file import Identity, ModelFile, Signature, read_signature
 from .pickles import StoredTensor, read_pickled
 from .safetensors_header import read_safetensors_header
@@ -41,33 +44,53 @@ class Checkpoint:
     code in a pickle is run.
 
     Args:
-        path: The file; it is read according to its suffix: .safetensors, .sft, .ckpt, .pt, .pth or .bin.
+        path: The file, called .safetensors, .sft, .ckpt, .pt, .pth or .bin; it is read by its content.
 
     Attributes:
         path: The file.
-        tensors: Dtype and shape of each tensor, by key, in the order of the file.
+        tensors: Dtype and shape of each tensor, in the order of the file; by key in this program's spelling, whatever
+            the file's (see :mod:`...architectures.key_spelling`).
+        file_keys: The key in the file for each of these keys.
+        renamings: In words, how the file spells its keys otherwise, and what of it is not read; empty for most files.
         metadata: The text fields of a safetensors header; empty for pickled files.
 
     Raises:
-        CheckpointError: The file is missing, unreadable or damaged, has another suffix, would run code, or holds a
-            tensor in a form or dtype that is not supported.
+        CheckpointError: The file is missing, unreadable, damaged or something else, has another suffix, would run
+            code, or holds a tensor in a form or dtype that is not supported.
     """
 
     path: Path
     tensors: Mapping[str, TensorInfo]
+    file_keys: Mapping[str, str]
+    renamings: tuple[str, ...]
     metadata: Mapping[str, str]
     _stored: Mapping[str, StoredTensor]
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        with suppress(OSError, ValueError):
+            if self.path.is_dir():
+                raise CheckpointError(describe_folder(self.path))
+        if self.path.suffix.lower() not in SUFFIXES:
+            raise refuse_name(self.path, read_signature(self.path).size, SUFFIXES)
         self._file = ModelFile(self.path)
-        if self.path.suffix.lower() in SAFETENSORS:
-            self._stored, self.metadata = read_safetensors_header(self._file)
-        elif self.path.suffix.lower() in PICKLES:
-            self._stored, self.metadata = read_pickled(self._file), {}
-        else:
-            raise CheckpointError(f"{self.path} is not a checkpoint: names end in one of {', '.join(SUFFIXES)}.")
+        in_file, left_out = self._read_index()
+        spelling = self._spell(in_file)
+        self.file_keys = spelling.file_keys
+        self._stored = {key: in_file[file_key] for key, file_key in self.file_keys.items()}
         self.tensors = {key: stored.info for key, stored in self._stored.items()}
+        self.renamings = (*spelling.renamings, *left_out)
+
+    def _read_index(self) -> tuple[Mapping[str, StoredTensor], tuple[str, ...]]:
+        """Find the tensors by their keys in the file; say what of it is not read."""
+        if recognise(self.path, self._file.identity.size) is Content.SAFETENSORS:
+            in_file, self.metadata = read_safetensors_header(self._file)
+            return in_file, ()
+        self.metadata = {}
+        return read_pickled(self._file)
+
+    def _spell(self, keys: Iterable[str]) -> Spelling:
+        return spell_checkpoint(list(keys))
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -114,7 +137,7 @@ class Checkpoint:
         return detect_architecture(shapes, name=str(self.path))
 
     def tensor(self, key: str) -> torch.Tensor:
-        """Read a tensor into memory of its own: on the CPU, in the file's dtype and shape.
+        """Read a tensor by its key in :attr:`tensors` into memory of its own: on the CPU, in the file's dtype and shape.
 
         Raises:
             KeyError: The file has no such tensor.
@@ -154,21 +177,12 @@ class VaeFile(Checkpoint):
         CheckpointError: The file cannot be read, or has no VAE in the original layout.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(path)
-        self._stored = {key: self._stored[file_key] for key, file_key in _vae_keys(self.tensors, self.path).items()}
-        self.tensors = {key: stored.info for key, stored in self._stored.items()}
-
-
-def _vae_keys(tensors: Mapping[str, TensorInfo], path: Path) -> dict[str, str]:
-    """Map the keys that VAE tensors have in a whole checkpoint to their keys in a file."""
-    prefixed = {key: key for key in tensors if key.startswith(VAE_PREFIX)}
-    if prefixed:
-        return prefixed
-    if any(key.startswith("decoder.up_blocks.") for key in tensors):
-        raise CheckpointError(f"{path} has a VAE in diffusers layout; use one in the original layout.")
-    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-    unprefixed = {VAE_PREFIX + key: key for key in tensors if key.startswith(parts)}
-    if VAE_PREFIX + "decoder.conv_in.weight" not in unprefixed:
-        raise CheckpointError(f"{path} has no VAE.")
-    return unprefixed
+    def _spell(self, keys: Iterable[str]) -> Spelling:
+        """Keep the VAE alone."""
+        spelling = spell_vae(list(keys))
+        vae = {key: file_key for key, file_key in spelling.file_keys.items() if is_vae_key(key)}
+        if not vae and any("decoder.up_blocks." in key for key in keys):
+            raise CheckpointError(f"{self.path} has a VAE in diffusers layout; use one in the original layout.")
+        if VAE_PREFIX + "decoder.conv_in.weight" not in vae:
+            raise CheckpointError(f"{self.path} has no VAE.")
+        return Spelling(vae, spelling.renamings)

@@ -75,6 +75,7 @@ class OpenModels:
         """
         models, key = self.open(recipe), planning_key(recipe)
         if key not in self._planners or self._planners[key][0] != models:
-            planner = Planner(recipe, {role: model.tensors for role, model in models.items()})
+            renamings = {role: model.renamings for role, model in models.items() if model.renamings}
+            planner = Planner(recipe, {role: model.tensors for role, model in models.items()}, renamings)
             self._planners[key] = models, planner
         return self._planners[key][1]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ...errors import CheckpointError
+from .first_bytes import explain_safetensors
 from .model_file import ModelFile
 from .pickles import StoredTensor
 from .tensor_info import BITS, TensorInfo
@@ -41,7 +42,7 @@ def read_safetensors_header(file: ModelFile) -> tuple[dict[str, StoredTensor], d
 
 
 def _damaged(file: ModelFile, reason: str) -> CheckpointError:
-    return CheckpointError(f"{file.path} is damaged or not a safetensors file: {reason}.")
+    return CheckpointError(explain_safetensors(file.path, file.identity.size, reason))
 
 
 def _parse(data: bytes) -> dict[str, Any]:
