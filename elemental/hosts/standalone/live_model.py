@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,14 +12,12 @@ from torch import Tensor
 from ...architectures.blocks import SDXL
 from ...architectures.detection import input_channels
 from ...errors import HostError
+from ...merge.files.beside import predicts_v, read_config
 from ...merge.files.checkpoint import Checkpoint
 from ...merge.tensor_views import Parts, copy_piece, count_numbers, pieces_of
 from ..base import CheckpointRef, Claim
 from .key_map import Network
 from .networks import Networks, allocate, build_networks, live_tensors
-
-_V_PREDICTION = re.compile(r"""parameterization:\s*["']?v\b""")
-"""How the configuration file of a model that predicts v says so."""
 
 
 class StandaloneModel:
@@ -94,18 +91,12 @@ def _predicts_v(file: Checkpoint) -> bool:
     """Tell whether a model predicts v: a marker in the file says so, or a configuration file beside it.
 
     Raises:
-        HostError: The configuration file cannot be read.
+        CheckpointError: The configuration file cannot be read.
     """
     if "v_pred" in file.tensors:
         return True
-    config = file.path.with_suffix(".yaml")
-    if not config.is_file():
-        return False
-    try:
-        text = config.read_text(encoding="utf-8", errors="replace")
-    except OSError as exc:
-        raise HostError(f"Cannot read {config}: {exc.strerror or exc}.") from exc
-    return _V_PREDICTION.search(text) is not None
+    config = read_config(file.path)
+    return config is not None and predicts_v(config)
 
 
 def _check_complete(networks: Networks, tensors: Mapping[str, Parts]) -> None:
