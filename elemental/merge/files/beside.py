@@ -89,12 +89,14 @@ class ConfigCopy:
         source: The file beside A; it need not exist.
         target: The file beside the result.
         data: What to write; None if A has no configuration, or the result has the same already.
+        present: What is beside the result already.
         warning: What is wrong with the file beside the result; empty if nothing is.
     """
 
     source: Path
     target: Path
     data: bytes | None
+    present: bytes | None = None
     warning: str = ""
 
     @property
@@ -112,24 +114,26 @@ class ConfigCopy:
             is_saved: Tells whether the model was saved, although an error followed.
 
         Raises:
-            MergeError: The file cannot be written.
+            CheckpointError: What is there cannot be read.
+            MergeError: The file cannot be written, or was changed by somebody else.
         """
         if self.data is None:
             yield
             return
-        before = self.target.read_bytes() if self.target.is_file() else None
+        if read_config(self.target) != self.present:
+            raise MergeError(f"{self.target} changed while the models were merged. Merge again.")
         try:
             _write(self.target, self.data)
             yield
         except BaseException:
             if not is_saved():
-                self._put_back(before)
+                self._put_back()
             raise
 
-    def _put_back(self, before: bytes | None) -> None:
+    def _put_back(self) -> None:
         with suppress(OSError, MergeError):
-            if before is not None:
-                _write(self.target, before)
+            if self.present is not None:
+                _write(self.target, self.present)
             elif self.target.read_bytes() == self.data:
                 self.target.unlink()
 
@@ -149,7 +153,7 @@ def plan_config(model: Path, target: Path, *, overwrite: bool) -> ConfigCopy:
     source, place = model.with_suffix(".yaml"), resolve_target(target.with_suffix(".yaml"))
     wanted, present = read_config(model), read_config(target)
     if present in (None, wanted):
-        return ConfigCopy(source, place, wanted if present is None else None)
+        return ConfigCopy(source, place, wanted if present is None else None, present)
     if not overwrite:
         differs = "A has none" if wanted is None else f"is not {source.name}"
         raise MergeError(
@@ -157,9 +161,13 @@ def plan_config(model: Path, target: Path, *, overwrite: bool) -> ConfigCopy:
             "Choose another name for the result, remove that file, or overwrite."
         )
     if wanted is not None:
-        return ConfigCopy(source, place, wanted)
+        return ConfigCopy(source, place, wanted, present)
     return ConfigCopy(
-        source, place, None, f"{place.name} stays beside the result: hosts draw by it, and A has none. Remove it?"
+        source,
+        place,
+        None,
+        present,
+        f"{place.name} stays beside the result: hosts draw by it, and A has none. Remove it?",
     )
 
 

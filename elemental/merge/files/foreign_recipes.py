@@ -24,6 +24,7 @@ from ...recipe.modes import MergeMode
 from ...recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
 from ...recipe.rules import RuleSet
 from ...recipe.spec_parser import parse_rules
+from .model_locator import UNKNOWN
 
 FOREIGN_FIELD = "sd_merge_recipe"
 """The header field of the recipe."""
@@ -89,8 +90,7 @@ class _Reading:
         described = self.models.get(sha256) if isinstance(sha256, str) else None
         title = described.get("name") if isinstance(described, dict) else None
         if not isinstance(sha256, str) or not sha256:
-            self.unread.append(f"which file model {role.upper()} was")
-            return ModelSource(f"unknown model {role.upper()}", size=0)
+            return ModelSource(f"{UNKNOWN}model {role.upper()}", size=0)
         return ModelSource(title if isinstance(title, str) and title else f"{sha256[:10]}", sha256.lower())
 
 

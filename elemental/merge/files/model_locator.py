@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,9 @@ from ...errors import CheckpointError
 from ...recipe.recipe import ModelSource
 from .checkpoint import checkpoint_files, is_there, read_signature
 from .hashes import Place, file_sha256, remembered_places
+
+UNKNOWN = "unknown: "
+"""How the path of a model begins that a recipe does not name; then come the words for it, such as "model B"."""
 
 
 def model_source(path: str | Path) -> ModelSource:
@@ -107,15 +110,22 @@ class ModelLocator:
         if self.beside is not None:
             yield self.beside / expand_home(source.path)
             yield self.beside / source.name
+        listed = self._listed()
+        yield from (path for path in listed if _is_named(path, source))
         if remembered or _is_identified(source):
             yield from (place.path for place in remembered_places() if _may_be(place, source))
+        yield from (path for path in listed if not _is_named(path, source))
+
+    def _listed(self) -> Sequence[Path]:
         if self.folder is None:
-            return
+            return ()
         if not self.folder.is_dir():
             raise CheckpointError(f"The models folder {self.folder} does not exist.")
-        yield from sorted(checkpoint_files(self.folder), key=lambda path: not _is_named(path, source))
+        return list(checkpoint_files(self.folder))
 
     def _not_found(self, path: Path, source: ModelSource) -> str:
+        if source.path.startswith(UNKNOWN):
+            return f"The recipe does not say which file {source.path.removeprefix(UNKNOWN)} was: name the models."
         places = [path] if _names_place(source) else [p.path for p in remembered_places() if _may_be(p, source)]
         where = next((place for place in places if is_there(place)), places[0] if places else path)
         state = "has changed since the recipe was made" if is_there(where) else "is not there any more"
