@@ -25,12 +25,12 @@ from .merge.files.metadata import (
     RECIPE_NAME,
     SourceFacts,
     any_recipe_from_json,
+    any_recipe_from_metadata,
     left_out_fields,
     make_metadata,
     metadata_room,
     name_recipe,
     recipe_as_json,
-    recipe_from_metadata,
     with_hashes,
 )
 from .merge.files.model_locator import AS_RECORDED, ModelLocator, expand_home, model_source
@@ -102,10 +102,12 @@ def read_any_recipe(path: str | Path) -> ReadRecipe:
         texts = read_texts(file)
         in_infotext = find_value(texts.get(INFOTEXT_FIELD, ""), RECIPE_NAME)
         # images that the WebUI saves have the recipe only in the infotext
-        return recipe_from_metadata({**({RECIPE_FIELD: in_infotext} if in_infotext else {}), **texts}, name=str(file))
+        return any_recipe_from_metadata(
+            {**({RECIPE_FIELD: in_infotext} if in_infotext else {}), **texts}, name=str(file)
+        )
     if file.suffix.lower() in SAFETENSORS:
         with Checkpoint(file) as checkpoint:
-            return recipe_from_metadata(checkpoint.metadata, name=str(file))
+            return any_recipe_from_metadata(checkpoint.metadata, name=str(file))
     try:
         return any_recipe_from_json(file.read_text(encoding="utf-8-sig"), name=str(file))
     except (OSError, UnicodeDecodeError) as exc:

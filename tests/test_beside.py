@@ -19,6 +19,7 @@ from elemental.errors import CheckpointError, MergeError, RecipeError
 from elemental.hosts.base import CheckpointRef
 from elemental.images.files import read_texts, write_png
 from elemental.images.image_request import ImageRequest
+from elemental.merge.files.beside import predicts_v
 from elemental.merge.files.hashes import cache_folder
 from elemental.merge.files.metadata import recipe_from_json
 from elemental.merge.files.writer import SafetensorsWriter
@@ -107,6 +108,22 @@ def test_what_no_host_reads_is_not_copied(here: Path, run: Run, suffix: str) -> 
     assert {path.name for path in here.iterdir()} == {
         "a.safetensors", "b.safetensors", "out.safetensors", f"a{suffix}"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "v"),
+    [
+        (V, True),
+        (V.decode().encode("utf-16"), True),
+        (b"model: {params: {parameterization: v}}", True),
+        (b"# parameterization: v\n", False),
+        (b'parameterization: "eps"', False),
+        (b"parameterization: velocity", False),
+        (b"", False),
+    ],
+)
+def test_a_configuration_says_whether_it_predicts_v(config: bytes, v: bool) -> None:
+    assert predicts_v(config) is v
 
 
 def test_a_name_with_dots_keeps_its_configuration(here: Path, run: Run) -> None:
@@ -262,7 +279,16 @@ def test_nothing_that_is_published_names_a_folder(here: Path, tmp_path: Path) ->
     field = read_texts(here / "image.png")["elemental_recipe"]
     assert "\n" not in field
     assert "\\n" not in field
-    assert recipe_from_json(field, name="x").rules == rules
+    shared = recipe_from_json(field, name="x")
+    assert shared.rules == rules
+    elemental.merge_to_file(recipe, "again.safetensors")  # now the hashes are known
+    (image,) = make_images(host, ImageRequest("x", width=64, height=64), recipe)
+    short = recipe_from_json(image.fields["elemental_recipe"], name="x").model_a.sha256
+    assert short == hashlib.sha256((here / "a.safetensors").read_bytes()).hexdigest()[:10]
+    (here / "a.safetensors").rename(here / "renamed.safetensors")
+    write_png(here / "hashed.png", image)
+    found = elemental.ModelLocator(here).locate(elemental.read_recipe("hashed.png").model_a)
+    assert found == here / "renamed.safetensors"
     assert "\\n" not in image.infotext
 
 
@@ -408,6 +434,16 @@ def test_recipes_of_other_programs_are_read(here: Path, run: Run, case: str) -> 
     assert unread in text
     assert run("merge", "a.safetensors", "b.safetensors", *options, "-o", "own.safetensors")[0] == 0
     assert (here / "read.safetensors").read_bytes() == (here / "own.safetensors").read_bytes()
+
+
+def test_a_foreign_recipe_can_be_a_json_file(here: Path) -> None:
+    fields = header(foreign(here / "f.safetensors", here, WEBUI))
+    wanted = elemental.read_recipe("f.safetensors")
+    for data in (fields, {"__metadata__": fields}):
+        (here / "f.json").write_text(json.dumps(data), encoding="utf-8")
+        assert elemental.read_recipe("f.json") == wanted
+    (here / "f.json").write_text(fields["sd_merge_recipe"], encoding="utf-8")
+    assert elemental.read_recipe("f.json").model_b.sha256 == wanted.model_b.sha256
 
 
 def test_three_models_of_another_program(here: Path, models: dict[str, Path]) -> None:

@@ -12,6 +12,7 @@ import torch
 from ...errors import HostError, Stopped
 from ...images.image_request import GeneratedImage, ImageRequest, with_known_sampler
 from ...images.infotext import format_infotext
+from ...merge.files.beside import read_config
 from ...merge.files.checkpoint import checkpoint_files, read_signature
 from ...merge.out_of_memory import is_out_of_memory
 from ..base import NO_FIELDS, CheckpointRef, StepProgress
@@ -107,8 +108,9 @@ class StandaloneHost:
             CheckpointError: The file cannot be read, or its architecture is unknown.
             HostError: It lacks a tensor that images need, memory runs out, or a merge is using the live model.
         """
-        live, file = self._live, (checkpoint.path, read_signature(checkpoint.path))
-        if live is not None and live.checkpoint is not None and (live.checkpoint.path, live.signature) == file:
+        live, path = self._live, checkpoint.path
+        wanted = path, read_signature(path), read_config(path)
+        if live is not None and live.checkpoint and (live.checkpoint.path, live.signature, live.config) == wanted:
             return live
         with nullcontext() if live is None else live.claim():
             self._live = live = None  # frees its memory: there may be room for one model only

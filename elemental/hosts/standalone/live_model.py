@@ -33,6 +33,7 @@ class StandaloneModel:
         claim: Holds the model for one merge at a time.
         kept: The label of the merge that was kept in the model.
         signature: Size and modification time of the file when it was read.
+        config: The configuration beside the file; None if there was none.
         architecture: The architecture of the model.
         v_prediction: Whether it predicts v rather than the noise.
         zero_snr: Whether its noise schedule ends at a signal-to-noise ratio of zero.
@@ -40,7 +41,7 @@ class StandaloneModel:
         networks: The networks of diffusers and transformers, on the device.
 
     Raises:
-        CheckpointError: The file cannot be read, or its architecture is unknown.
+        CheckpointError: The file or the configuration beside it cannot be read, or its architecture is unknown.
         HostError: It lacks a tensor that images need.
     """
 
@@ -52,7 +53,8 @@ class StandaloneModel:
             shapes = {key: info.shape for key, info in file.tensors.items()}
             self.signature = file.signature
             self.architecture = file.architecture
-            self.v_prediction = _predicts_v(file)
+            self.config = read_config(path)
+            self.v_prediction = "v_pred" in file.tensors or (self.config is not None and predicts_v(self.config))
             self.zero_snr = "ztsnr" in file.tensors
             self.channels = input_channels(shapes)
             self.networks = build_networks(shapes, self.architecture)
@@ -85,18 +87,6 @@ class StandaloneModel:
     def replaced(self) -> bool:
         """Tell that the tensors were never replaced: each checkpoint is loaded into new networks."""
         return False
-
-
-def _predicts_v(file: Checkpoint) -> bool:
-    """Tell whether a model predicts v: a marker in the file says so, or a configuration file beside it.
-
-    Raises:
-        CheckpointError: The configuration file cannot be read.
-    """
-    if "v_pred" in file.tensors:
-        return True
-    config = read_config(file.path)
-    return config is not None and predicts_v(config)
 
 
 def _check_complete(networks: Networks, tensors: Mapping[str, Parts]) -> None:

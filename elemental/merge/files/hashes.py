@@ -22,6 +22,9 @@ from .checkpoint import Signature, read_signature
 CACHE_VARIABLE = "ELEMENTAL_CACHE"
 """Environment variable that sets another cache folder."""
 
+SHORT = 10
+"""Digits of a SHA-256 that are enough to find a model, as the WebUI and model sites write it in texts of images."""
+
 _CHUNK = 8 << 20
 
 

@@ -21,7 +21,7 @@ from ...recipe.rules import format_rules
 from ..plan import MergePlan, Role
 from .checkpoint import Checkpoint
 from .foreign_recipes import FOREIGN_FIELD, MODELS_FIELD, ReadRecipe, is_foreign, read_foreign
-from .hashes import remember_place, remembered_sha256
+from .hashes import SHORT, remember_place, remembered_sha256
 from .kept_fields import keep_fields, merged_from
 
 RECIPE_FIELD = "elemental_recipe"
@@ -86,8 +86,8 @@ def metadata_room(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[st
     return make_metadata(plan, filled)
 
 
-def recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> ReadRecipe:
-    """Read the recipe of a merged file, of this program, the WebUI's merger or supermerger.
+def recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> MergeRecipe:
+    """Read the recipe of a file that this program made.
 
     Args:
         metadata: The header fields.
@@ -97,12 +97,24 @@ def recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> ReadRecip
         RecipeError: There is no recipe, or it cannot be read.
         SpecError: Its rules cannot be read, or set beta in a mode that has none.
     """
-    if RECIPE_FIELD in metadata:
-        return ReadRecipe(recipe_from_json(metadata[RECIPE_FIELD], name=name))
-    foreign = read_foreign(metadata, name=name)
-    if foreign is None:
+    if RECIPE_FIELD not in metadata:
         raise RecipeError(f"{name} has no recipe of this program, the WebUI's merger or supermerger.")
-    return foreign
+    return recipe_from_json(metadata[RECIPE_FIELD], name=name)
+
+
+def any_recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> ReadRecipe:
+    """Read the recipe of a merged file: of this program, or else of the WebUI's merger or of supermerger.
+
+    Args:
+        metadata: The header fields.
+        name: How errors call the file.
+
+    Raises:
+        RecipeError: There is no recipe, or it cannot be read.
+        SpecError: Its rules cannot be read, or set beta in a mode that has none.
+    """
+    foreign = None if RECIPE_FIELD in metadata else read_foreign(metadata, name=name)
+    return foreign or ReadRecipe(recipe_from_metadata(metadata, name=name))
 
 
 def recipe_from_json(text: str, *, name: str) -> MergeRecipe:
@@ -137,9 +149,9 @@ def any_recipe_from_json(text: str, *, name: str) -> ReadRecipe:
     if isinstance(data, dict):
         fields = data.get("__metadata__", data)
         if isinstance(fields, dict) and {RECIPE_FIELD, FOREIGN_FIELD} & fields.keys():
-            return recipe_from_metadata(fields, name=name)
+            return any_recipe_from_metadata(fields, name=name)
         if is_foreign(data):
-            return recipe_from_metadata({FOREIGN_FIELD: text, MODELS_FIELD: "{}"}, name=name)
+            return any_recipe_from_metadata({FOREIGN_FIELD: text, MODELS_FIELD: "{}"}, name=name)
     return ReadRecipe(recipe_from_json(text, name=name))
 
 
@@ -153,7 +165,7 @@ def _load_json(text: str, name: str) -> Any:
 def recipe_as_json(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> str:
     """Write a recipe for images: as short JSON for :func:`recipe_from_json`, which names its models without folders.
 
-    Their sizes and cached hashes are added, and this machine remembers where they are.
+    Their sizes and the first digits of cached hashes are added, and this machine remembers where they are.
 
     Args:
         recipe: The recipe.
@@ -168,12 +180,12 @@ def recipe_as_json(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> st
 
 
 def recipe_to_share(data: Mapping[str, Any]) -> str:
-    """Write the plain data of a recipe as short JSON in one line, whose models are named without folders."""
+    """Write the plain data of a recipe as short JSON in one line; its models have names, sizes and short hashes."""
     return json.dumps(without_folders(data), separators=(",", ":"), ensure_ascii=False)
 
 
 def without_folders(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the plain data of a recipe with the names of its models instead of their paths, rules in one line."""
+    """Give the plain data of a recipe with the names of its models instead of their paths, and rules in one line."""
     shared = {**data, "models": {role: _name_alone(source) for role, source in data["models"].items()}}
     if "rules" in data:
         shared["rules"] = data["rules"].replace("\n", ",")
@@ -181,7 +193,7 @@ def without_folders(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name_alone(source: Mapping[str, Any]) -> dict[str, Any]:
-    named = {**source, "path": ModelSource(source["path"]).name}
+    named = {**source, "path": ModelSource(source["path"]).name, "sha256": (source.get("sha256") or "")[:SHORT] or None}
     return {name: value for name, value in named.items() if value is not None}
 
 

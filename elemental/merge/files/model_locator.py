@@ -11,7 +11,7 @@ from pathlib import Path
 from ...errors import CheckpointError
 from ...recipe.recipe import ModelSource
 from .checkpoint import checkpoint_files, is_there, read_signature
-from .hashes import Place, file_sha256, remembered_places
+from .hashes import SHORT, Place, file_sha256, remembered_places
 
 UNKNOWN = "unknown: "
 """How the path of a model begins that a recipe does not name; then come the words for it, such as "model B"."""
@@ -163,7 +163,7 @@ def _is_named(path: Path, source: ModelSource) -> bool:
 def _may_be(place: Place, source: ModelSource) -> bool:
     """Tell whether a model was seen at a place, as far as is known."""
     if source.sha256 is not None and place.sha256 is not None:
-        return place.sha256 == source.sha256
+        return _is_hash(place.sha256, source.sha256)
     return _is_named(place.path, source) and source.size in (None, place.size)
 
 
@@ -173,4 +173,9 @@ def _is_recorded(path: Path, source: ModelSource) -> bool:
         return True
     if not is_there(path) or (source.size is not None and read_signature(path).size != source.size):
         return False
-    return source.sha256 is None or file_sha256(path) == source.sha256
+    return source.sha256 is None or _is_hash(file_sha256(path), source.sha256)
+
+
+def _is_hash(sha256: str, recorded: str) -> bool:
+    """Tell whether a recipe recorded a hash, or its first digits."""
+    return len(recorded) >= SHORT and sha256.startswith(recorded)
