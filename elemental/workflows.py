@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
 from .errors import CheckpointError, HostError, MergeError, RecipeError, Stopped
+from .merge.files.beside import plan_config, vae_remarks
 from .merge.files.checkpoint import SAFETENSORS, SUFFIXES, Checkpoint, is_there
-from .merge.files.hashes import compute_sha256, legacy_hash, remembered_sha256
+from .merge.files.foreign_recipes import ReadRecipe
+from .merge.files.hashes import compute_sha256, legacy_hash, remember_place, remembered_sha256
 from .merge.files.metadata import (
     LABEL_FIELD,
     RECIPE_FIELD,
     RECIPE_NAME,
     SourceFacts,
+    any_recipe_from_json,
+    any_recipe_from_metadata,
+    left_out_fields,
     make_metadata,
     metadata_room,
     name_recipe,
     recipe_as_json,
-    recipe_from_json,
-    recipe_from_metadata,
     with_hashes,
 )
 from .merge.files.model_file import describe_change, read_signature
@@ -36,7 +40,8 @@ from .merge.files.writer import SafetensorsWriter, check_target, resolve_target
 from .merge.plan import MergePlan, Role
 from .merge.progress import Controls, Stopwatch
 from .recipe.block_weights import BUILT_IN_PRESETS, Presets, read_presets
-from .recipe.recipe import MergeRecipe, ModelSource
+from .recipe.recipe import MergeRecipe, ModelSource, VaeChoice
+from .recipe.spec_warnings import SpecWarning
 from .recipe.text_files import read_text
 
 if TYPE_CHECKING:
@@ -56,21 +61,40 @@ class MergeResult:
         path: The file.
         plan: The plan of the merge.
         not_finite: Inputs that hold NaN or infinite numbers, by model and key; the result holds them too.
+        notes: What else was written beside the file, and what of A's header was left out, in lines.
+        beside: Warnings of files beside A or the result that decide how they draw; the plan has them, too.
     """
 
     path: Path
     plan: MergePlan
     not_finite: tuple[tuple[Role, str], ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def read_recipe(path: str | Path) -> MergeRecipe:
     """Read the recipe of a merged ``.safetensors`` file, of an image, or of a JSON file.
+
+    Merged files of the WebUI's own merger and of supermerger are read, too, as far as this program can express them;
+    what cannot be read is told in a warning of Python.
 
     Raises:
         CheckpointError: The file, if it is no ``.png``, cannot be read.
         ImageError: A ``.png`` is not there, or cannot be read as an image.
         RecipeError: It holds no recipe, or one that does not fit together or is of a later version.
         SpecError: The recipe's rules cannot be read, or set beta in a mode that has none.
+    """
+    found = read_any_recipe(path)
+    for remark in found.remarks:
+        warnings.warn(remark, stacklevel=2)
+    return found.recipe
+
+
+def read_any_recipe(path: str | Path) -> ReadRecipe:
+    """Read a recipe as :func:`read_recipe` does, with remarks on what could not be read.
+
+    Raises:
+        ElementalError: As there.
     """
     file = Path(path)
     if file.suffix.lower() == ".png":
@@ -80,14 +104,26 @@ def read_recipe(path: str | Path) -> MergeRecipe:
         texts = read_texts(file)
         in_infotext = find_value(texts.get(INFOTEXT_FIELD, ""), RECIPE_NAME)
         # images that the WebUI saves have the recipe only in the infotext
-        return recipe_from_metadata({**({RECIPE_FIELD: in_infotext} if in_infotext else {}), **texts}, name=str(file))
+        return any_recipe_from_metadata(
+            {**({RECIPE_FIELD: in_infotext} if in_infotext else {}), **texts}, name=str(file)
+        )
     if file.suffix.lower() in SUFFIXES:
         with Checkpoint(file) as checkpoint:
-            return recipe_from_metadata(checkpoint.metadata, name=str(file))
+            return any_recipe_from_metadata(checkpoint.metadata, name=str(file))
     try:
-        return recipe_from_json(read_text(file), name=str(file))
+        return any_recipe_from_json(read_text(file), name=str(file))
     except (OSError, UnicodeError) as exc:
         raise CheckpointError(f"Cannot read the recipe in {file}: {exc}.") from exc
+
+
+def name_where_found(recipe: MergeRecipe, locator: ModelLocator) -> MergeRecipe:
+    """Give a recipe, whose models may be named without folders, with the paths of those that are found."""
+    found: dict[str, Any] = {}
+    for role, source in recipe.sources.items():
+        with suppress(CheckpointError):
+            where = model_source(locator.locate(source))
+            found["vae_file" if role == Role.VAE.value else f"model_{role}"] = replace(source, path=where.path)
+    return replace(recipe, **found)
 
 
 def user_presets_path() -> Path:
@@ -160,14 +196,14 @@ def merge_to_file(
     """Merge checkpoints into a ``.safetensors`` file that contains its recipe.
 
     The output is written to a temporary file beside the target, and renamed when it is complete. If anything fails, an
-    existing file stays unchanged.
+    existing file stays unchanged. A ``.yaml`` beside model A, which says how it draws, is copied beside the output.
 
     Args:
         recipe: What to merge and how.
         output: The file to write, named .safetensors or .sft; a leading ``~/`` is the user's home folder.
         locator: Finds the models.
         device: Where to compute, as torch names it.
-        overwrite: Whether to replace an existing file.
+        overwrite: Whether to replace an existing file, and its ``.yaml``.
         with_hashes: Whether to write the models' SHA-256 into the file; those not cached are computed during the
             merge.
         controls: Progress and stop.
@@ -176,15 +212,16 @@ def merge_to_file(
     Raises:
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
         MergeError: The models do not fit together, or one is scaled fp8; the output is named otherwise, is one of the
-            models, exists already or cannot be written; a result is too large for its format; the device cannot be
-            used, or memory runs out.
+            models, exists already or cannot be written; another ``.yaml`` is beside it; a result is too large for its
+            format; the device cannot be used, or memory runs out.
         RecipeError: Block weights are for another architecture.
         Stopped: The caller asked for it, or the user pressed Ctrl-C when the file was already saved.
         KeyboardInterrupt: The user pressed Ctrl-C before that; what was there before stays.
         Exception: Whatever ``on_plan`` raises.
     """
     controls = controls or Controls()
-    target = resolve_target(expand_home(output))
+    named = expand_home(output)
+    target = resolve_target(named)
     if target.suffix.lower() not in SAFETENSORS:
         raise MergeError(f"{target}: the name of the result must end in .safetensors.")
     check_target(target, overwrite=overwrite)
@@ -194,6 +231,10 @@ def merge_to_file(
             models = open_models.open(recipe)
             _refuse_models(target, models)
             plan = open_models.planner(recipe).plan(recipe)
+            config = plan_config(models[Role.A].path, named, overwrite=overwrite)
+            beside = vae_remarks(models[Role.A].path, named, chosen=recipe.vae is VaeChoice.FILE)
+            beside += [config.warning] if config.warning else []
+            plan = replace(plan, warnings=(*plan.warnings, *map(SpecWarning, beside)))
             on_plan(plan)
 
             from .merge.execute import FileSink, execute
@@ -209,8 +250,12 @@ def merge_to_file(
                     facts = hashing.finish()
                     _check_unchanged(models)
                     controls.stage("flushing")
-                    writer.commit(make_metadata(plan, facts))
-        return MergeResult(target, plan, findings.not_finite)
+                    with config.placed(is_saved=lambda: writer is not None and writer.saved):
+                        writer.commit(make_metadata(plan, facts))
+                notes = (config.note, left_out_fields(models[Role.A].metadata))
+            for model in models.values():
+                remember_place(model.path)
+        return MergeResult(target, plan, findings.not_finite, tuple(filter(None, notes)), tuple(beside))
     except KeyboardInterrupt as exc:
         if writer is None or not writer.saved:
             raise

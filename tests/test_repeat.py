@@ -70,14 +70,14 @@ def test_moved_models_are_found_by_their_hash(tmp_path: Path, pair: tuple[Path, 
     with pytest.raises(CheckpointError, match="is not there any more") as caught:
         elemental.plan_merge(recipe)
     assert "Name the folder of your checkpoints" in str(caught.value)
-    again = elemental.merge_to_file(
-        recipe, tmp_path / "again.safetensors", locator=elemental.ModelLocator(tmp_path / "elsewhere")
-    ).path
-    assert again.read_bytes() == first.read_bytes()
     with pytest.raises(CheckpointError, match="No file in"):
         elemental.plan_merge(recipe, locator=elemental.ModelLocator(tmp_path / "models"))
     with pytest.raises(CheckpointError, match="does not exist"):
         elemental.plan_merge(recipe, locator=elemental.ModelLocator(tmp_path / "nowhere"))
+    again = elemental.merge_to_file(
+        recipe, tmp_path / "again.safetensors", locator=elemental.ModelLocator(tmp_path / "elsewhere")
+    ).path
+    assert again.read_bytes() == first.read_bytes()
 
 
 def test_a_model_where_nobody_may_look_is_told_of(

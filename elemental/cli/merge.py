@@ -103,14 +103,14 @@ def _print_result(result: MergeResult, seconds: float) -> None:
     for role, key in result.not_finite:
         print(f"warning: {key} holds NaN or infinite numbers in {role.name}, and so in the result.", file=sys.stderr)
     size = format_size(result.plan.nbytes)
-    print_lines([*summarise_plan(result.plan), f"{result.path}: {size} in {seconds:.1f} s"])
+    print_lines([*summarise_plan(result.plan), *result.notes, f"{result.path}: {size} in {seconds:.1f} s"])
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
     add_recipe_options(command)
     group = command.add_argument_group("result")
     group.add_argument("-o", "--output", metavar="OUT", help="the .safetensors file to write (required)")
-    group.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    group.add_argument("--overwrite", action="store_true", help="replace OUT, and its .yaml, if they exist")
     add_device_option(group)
     group.add_argument("--no-hash", action="store_true", help="do not write the models' SHA-256 into the file (faster)")
     group.add_argument("--print-change", action="store_true", help="list every tensor that a rule sets")

@@ -17,7 +17,7 @@ from ..recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop
 from ..recipe.rules import RuleSet
 from ..recipe.spec_parser import parse_rules
 from ..recipe.text_files import read_text
-from ..workflows import load_presets, read_recipe, user_presets_path
+from ..workflows import load_presets, read_any_recipe, user_presets_path
 from .command import UsageError, read_as
 
 MODELS_FOLDER_HELP = "the folder of your checkpoints, with its subfolders"
@@ -64,7 +64,7 @@ class RecipeOptions:
     @property
     def locator(self) -> ModelLocator:
         """Finds the models."""
-        return ModelLocator(self.models_folder)
+        return ModelLocator(self.models_folder, Path(self.recipe).parent if self.recipe else None)
 
 
 def add_recipe_options(
@@ -162,14 +162,15 @@ def _parts_of_file(options: RecipeOptions) -> tuple[dict[str, Any], list[str]]:
     """Read the recipe to start from, without what another mode cannot use, and remark on that."""
     if options.recipe is None:
         return {}, []
-    base = read_recipe(options.recipe)
+    found = read_any_recipe(options.recipe)
+    base, unread = found.recipe, list(found.remarks)
     parts = {name: getattr(base, name) for name in base.__dataclass_fields__}
     if options.mode is None:
-        return parts, []
+        return parts, unread
     kept = drop_unused(parts, options.mode)
     dropped = [words for name, words in _DROPPED.items() if kept[name] != parts[name]]
     dropped += ["beta of its rules"] * (kept["rules"] != parts["rules"])
-    return kept, [f"{options.mode.value} has no use for the recipe's {words}." for words in dropped]
+    return kept, unread + [f"{options.mode.value} has no use for the recipe's {words}." for words in dropped]
 
 
 def _parts_of_options(options: RecipeOptions) -> dict[str, Any]:

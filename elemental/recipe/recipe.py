@@ -45,7 +45,7 @@ class ModelSource:
 
     Attributes:
         path: The path when the recipe was made; ``~`` stands for the user's home folder.
-        sha256: The SHA-256 of the file in lower-case hex, if it was computed.
+        sha256: The SHA-256 of the file in lower-case hex, or at least its first 10 digits, if it was computed.
         size: The size of the file in bytes, if it was recorded.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from ..images.files import read_image, write_png
 from ..images.grid_drawing import GridCell, GridSheet, draw_grid
 from ..images.image_request import GeneratedImage, ImageRequest
 from ..images.infotext import format_infotext
-from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe
+from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe, recipe_to_share
 from ..recipe.block_weights import format_block_weights
 from ..recipe.recipe import MergeRecipe, VaeChoice
 from ..recipe.rules import format_ratio
@@ -56,7 +55,7 @@ def write_grid(
     request = setting.request
     model = {LABEL_FIELD: name_recipe(setting.recipe), **(pairs or {})}
     infotext = format_infotext(request, seed=request.seed, model=model)
-    texts = {RECIPE_FIELD: json.dumps(record.definition["recipe"]), **(fields or {})}
+    texts = {RECIPE_FIELD: recipe_to_share(record.definition["recipe"]), **(fields or {})}
     write_png(path, GeneratedImage(draw_grid(sheet), request.seed, infotext, texts), replace=True)
 
 

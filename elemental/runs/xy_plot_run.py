@@ -13,9 +13,12 @@ from ..images.files import read_texts, reading_untrusted
 from ..images.grid_drawing import GridCell, GridSheet
 from ..images.image_request import ImageRequest, request_from_dict, with_known_sampler
 from ..images.ranking import describe_share
+from ..merge.files.metadata import without_folders
+from ..recipe.recipe import ModelSource
 from .axes.base import Setting
 from .axes.context import AxisContext
-from .axes.values import AxisValues, axis_from_dict
+from .axes.fields import ModelAxis
+from .axes.values import AxisValues, axis_from_dict, find_axis
 from .cells import Cell, GridRanges, place_name
 from .estimate import MOST_CELLS, refuse_many
 from .grid_contents import describe_setting, grid_cell, write_grid
@@ -138,7 +141,7 @@ class PlotRun:
         first = place_name(ranges.columns[0], ranges.rows[0])
         setting = Setting(self.plot.base.recipe, request_from_dict(record.cells[first].request))
         pairs = {f"{axis.side.upper()} axis": axis.axis.name for axis in self.plot.axes}
-        fields = {PLOT_FIELD: json.dumps(record.definition)}
+        fields = {PLOT_FIELD: json.dumps(_definition_to_share(record.definition))}
         write_grid(path, self._sheet(ranges, record), record, setting, pairs=pairs, fields=fields)
 
     def _sheet(self, ranges: GridRanges, record: RunRecord) -> GridSheet:
@@ -177,3 +180,13 @@ def _varied(plot: XYPlot) -> set[str]:
     if any(axis.axis.pins_elements for axis in plot.axes):
         varied -= {"alpha", "rules"}  # every cell has those of the base; the pinned elements come after them
     return varied
+
+
+def _definition_to_share(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the definition of a plot with the names of its models instead of their paths."""
+    shared = {**definition, "recipe": without_folders(definition["recipe"])}
+    for side in [side for side in "xy" if side in shared]:
+        if isinstance(find_axis(shared[side]["type"]), ModelAxis):
+            groups = [[ModelSource(text).name for text in group] for group in shared[side]["groups"]]
+            shared[side] = {**shared[side], "groups": groups}
+    return shared

@@ -186,4 +186,4 @@ def _describe_saved(result: MergeResult, what: str) -> str:
     text = f"Saved {result.path.name} ({size}) in {folder}: {what}."
     if result.not_finite:
         text += f"\n{len(result.not_finite)} tensors of the models hold NaN or infinite numbers, so the file does too."
-    return text
+    return "\n".join([text, *result.notes, *result.beside])

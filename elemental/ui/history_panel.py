@@ -16,7 +16,7 @@ from ..recipe.recipe import MergeRecipe, recipe_from_dict
 from ..session.form import finder, form_from_dict, form_from_recipe
 from ..session.history import HistoryEntry
 from ..session.session import Session
-from ..workflows import read_recipe
+from ..workflows import name_where_found, read_any_recipe
 from .check_panel import CheckPanel
 from .gradio_compat import file_path, make, make_file, on
 from .merge_panel import MergePanel
@@ -89,11 +89,12 @@ class HistoryPanel:
         def load_recipe(find: Callable[[], Path]) -> Updates:
             try:
                 path = find()
-                recipe = read_recipe(path)
+                found = read_any_recipe(path)
+                recipe = name_where_found(found.recipe, session.locator)
                 form = form_from_recipe(recipe, session.checkpoints())
             except ElementalError as exc:
                 return {self.answer: draw_message("failed", str(exc))}
-            text = "\n".join([f"Loaded the recipe of {path.name}.", *_remarks(session, recipe)])
+            text = "\n".join([f"Loaded the recipe of {path.name}.", *found.remarks, *_remarks(session, recipe)])
             return {**merge.fill(form), self.answer: draw_message("done", text)}
 
         def load_file(file: Any) -> Updates:
@@ -171,6 +172,7 @@ def recipe_updates(session: Session, merge: MergePanel, text: str) -> Updates:
     from ..merge.files.metadata import recipe_from_json
 
     try:
-        return merge.fill(form_from_recipe(recipe_from_json(text, name="the image"), session.checkpoints()))
+        recipe = name_where_found(recipe_from_json(text, name="the image"), session.locator)
+        return merge.fill(form_from_recipe(recipe, session.checkpoints()))
     except ElementalError:
         return {}

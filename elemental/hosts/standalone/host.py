@@ -12,6 +12,7 @@ import torch
 from ...errors import HostError, Stopped
 from ...images.image_request import GeneratedImage, ImageRequest, with_known_sampler
 from ...images.infotext import format_infotext
+from ...merge.files.beside import read_config
 from ...merge.files.checkpoint import Checkpoint, checkpoint_files
 from ...merge.out_of_memory import is_out_of_memory
 from ..base import NO_FIELDS, CheckpointRef, StepProgress
@@ -107,11 +108,10 @@ class StandaloneHost:
             CheckpointError: The file cannot be read, or its architecture is unknown.
             HostError: It lacks a tensor that images need, memory runs out, or a merge is using the live model.
         """
-        with Checkpoint(checkpoint.path) as file:  # a damaged file is refused before the last model is dropped
-            identity = file.identity
-        live = self._live
-        loaded = None if live is None or live.checkpoint is None else (live.checkpoint.path, live.identity)
-        if live is not None and loaded == (checkpoint.path, identity):
+        live, path = self._live, checkpoint.path
+        with Checkpoint(path) as file:  # a damaged file is refused before the last model is dropped
+            wanted = path, file.identity, read_config(path)
+        if live is not None and live.checkpoint and (live.checkpoint.path, live.identity, live.config) == wanted:
             return live
         with nullcontext() if live is None else live.claim():
             self._live = live = None  # frees its memory: there may be room for one model only

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,16 +12,13 @@ from torch import Tensor
 from ...architectures.blocks import SDXL
 from ...architectures.detection import input_channels
 from ...errors import HostError
+from ...merge.files.beside import predicts_v, read_config
 from ...merge.files.checkpoint import Checkpoint
 from ...merge.files.tensor_data import Buffer
 from ...merge.tensor_views import Parts, copy_piece, count_numbers, pieces_of
-from ...recipe.text_files import read_text
 from ..base import CheckpointRef, Claim
 from .key_map import Network
 from .networks import Networks, allocate, build_networks, live_tensors
-
-_V_PREDICTION = re.compile(r"""parameterization:\s*["']?v\b""")
-"""How the configuration file of a model that predicts v says so."""
 
 
 class StandaloneModel:
@@ -38,6 +34,7 @@ class StandaloneModel:
         claim: Holds the model for one merge at a time.
         kept: The label of the merge that was kept in the model.
         identity: The identity of the file when it was read.
+        config: The configuration beside the file; None if there was none.
         architecture: The architecture of the model.
         v_prediction: Whether it predicts v rather than the noise.
         zero_snr: Whether its noise schedule ends at a signal-to-noise ratio of zero.
@@ -45,7 +42,7 @@ class StandaloneModel:
         networks: The networks of diffusers and transformers, on the device.
 
     Raises:
-        CheckpointError: The file cannot be read, or its architecture is unknown.
+        CheckpointError: The file or the configuration beside it cannot be read, or its architecture is unknown.
         HostError: It lacks a tensor that images need.
     """
 
@@ -57,7 +54,8 @@ class StandaloneModel:
             shapes = {key: info.shape for key, info in file.tensors.items()}
             self.identity = file.identity
             self.architecture = file.architecture
-            self.v_prediction = _predicts_v(file)
+            self.config = read_config(path)
+            self.v_prediction = "v_pred" in file.tensors or (self.config is not None and predicts_v(self.config))
             self.zero_snr = "ztsnr" in file.tensors
             self.channels = input_channels(shapes)
             self.networks = build_networks(shapes, self.architecture)
@@ -90,26 +88,6 @@ class StandaloneModel:
     def replaced(self) -> bool:
         """Tell that the tensors were never replaced: each checkpoint is loaded into new networks."""
         return False
-
-
-def _predicts_v(file: Checkpoint) -> bool:
-    """Tell whether a model predicts v: a marker in the file says so, or a configuration file beside it.
-
-    Raises:
-        HostError: The configuration file cannot be read.
-    """
-    if "v_pred" in file.tensors:
-        return True
-    config = file.path.with_suffix(".yaml")
-    if not config.is_file():
-        return False
-    try:
-        text = read_text(config)
-    except UnicodeError:
-        text = config.read_text(encoding="latin-1")  # what is looked for is ASCII
-    except OSError as exc:
-        raise HostError(f"Cannot read {config}: {exc.strerror or exc}.") from exc
-    return _V_PREDICTION.search(text) is not None
 
 
 def _check_complete(networks: Networks, tensors: Mapping[str, Parts]) -> None:

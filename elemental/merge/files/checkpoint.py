@@ -137,7 +137,10 @@ class Checkpoint:
         return detect_architecture(shapes, name=str(self.path))
 
     def tensor(self, key: str) -> torch.Tensor:
-        """Read a tensor by its key in :attr:`tensors` into memory of its own: on the CPU, in the file's dtype and shape.
+        """Read a tensor into memory of its own: on the CPU, in the file's dtype and shape.
+
+        Args:
+            key: Its key in :attr:`tensors`.
 
         Raises:
             KeyError: The file has no such tensor.

@@ -1,4 +1,7 @@
-"""SHA-256 of files, cached in the user's cache folder by path, size and modification time."""
+"""SHA-256 of files, cached in the user's cache folder by path, size and modification time; and where models are.
+
+Recipes in files and images only name their models. On the machine that made them, the cache tells where these are.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import platformdirs
 
@@ -18,11 +22,28 @@ from .model_file import Signature, read_identity, read_signature
 CACHE_VARIABLE = "ELEMENTAL_CACHE"
 """Environment variable that sets another cache folder."""
 
+SHORT = 10
+"""Digits of a SHA-256 that are enough to find a model, as the WebUI and model sites write it in texts of images."""
+
 _CHUNK = 8 << 20
 
 
+class Place(NamedTuple):
+    """Where a file was.
+
+    Attributes:
+        path: The file.
+        size: Its size in bytes when it was there.
+        sha256: Its SHA-256 in lower-case hex, if it was computed.
+    """
+
+    path: Path
+    size: int
+    sha256: str | None
+
+
 def cache_folder() -> Path:
-    """Give the folder of cached hashes; it may not exist yet."""
+    """Give the folder of cached hashes and places; it may not exist yet."""
     return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("elemental", appauthor=False))
 
 
@@ -99,6 +120,31 @@ def legacy_hash(path: Path) -> str:
         raise _unreadable(path, exc) from exc
 
 
+def remember_place(path: Path) -> None:
+    """Remember where a model is, for recipes that only name it."""
+    place = Path.cwd() / path
+    try:
+        size = read_signature(place).size
+    except CheckpointError:
+        return
+    entry = {"path": str(place), "size": size}
+    name = hashlib.sha256(str(place).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    target = cache_folder() / "places" / f"{name}.json"
+    if _read_entry(target) != entry:
+        _write_entry(target, entry)
+
+
+def remembered_places() -> Iterator[Place]:
+    """Give all places of models that are remembered; files may have changed since, or be gone."""
+    for kind in ("places", "hashes"):  # first the paths that users know, then those with links followed
+        entries: list[Path] = []
+        with suppress(OSError):
+            entries.extend(sorted((cache_folder() / kind).glob("*.json")))
+        for entry in map(_read_entry, entries):
+            with suppress(KeyError, TypeError, ValueError):
+                yield Place(Path(str(entry["path"])), int(entry["size"]), entry.get("sha256"))
+
+
 def _unreadable(path: Path, exc: OSError) -> CheckpointError:
     return CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.")
 
@@ -114,8 +160,20 @@ def _entry_path(path: Path) -> Path:
 
 def _remember(path: Path, signature: Signature, sha256: str) -> None:
     entry = {"path": _full_path(path), "size": signature.size, "mtime": signature.mtime, "sha256": sha256}
-    target = _entry_path(path)
-    # without the cache, the hash is computed again next time
+    _write_entry(_entry_path(path), entry)
+
+
+def _read_entry(path: Path) -> dict[str, Any]:
+    """Read an entry of the cache; an empty one if it is missing or damaged."""
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _write_entry(target: Path, entry: Mapping[str, Any]) -> None:
+    """Write an entry of the cache; without it, the hash is computed again next time."""
     with suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent)

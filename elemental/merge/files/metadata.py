@@ -8,7 +8,7 @@ the method, and ``sd_merge_models`` describes each source by its hash, the sourc
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -20,7 +20,9 @@ from ...recipe.recipe import MergeRecipe, ModelSource, SaveDtype, recipe_from_di
 from ...recipe.rules import format_rules
 from ..plan import MergePlan, Role
 from .checkpoint import Checkpoint
-from .hashes import remembered_sha256
+from .foreign_recipes import FOREIGN_FIELD, MODELS_FIELD, ReadRecipe, is_foreign, read_foreign
+from .hashes import SHORT, remember_place, remembered_sha256
+from .kept_fields import keep_fields, merged_from
 
 RECIPE_FIELD = "elemental_recipe"
 RECIPE_NAME = "Elemental recipe"
@@ -29,8 +31,7 @@ RECIPE_NAME = "Elemental recipe"
 LABEL_FIELD = "Elemental"
 """The name of the description of the merge in an infotext."""
 
-_MODELS_FIELD = "sd_merge_models"
-_WEBUI_FIELD = "sd_merge_recipe"
+_WRITTEN = frozenset({"format", RECIPE_FIELD, FOREIGN_FIELD, MODELS_FIELD})
 
 
 class SourceFacts(NamedTuple):
@@ -52,17 +53,28 @@ class SourceFacts(NamedTuple):
 def make_metadata(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[str, str]:
     """Make the header fields of a merged file; the same merge always gives the same fields.
 
+    They hold no folders, for the file may be published; but a recipe that was read from a file of version 0.1.0 stays
+    as it is, so that repeating it makes the same bytes.
+
     Args:
         plan: The merge.
         facts: Facts of each of its files, including a VAE file.
     """
-    recipe = with_hashes(plan.recipe, facts)
+    recipe = with_hashes(_typed_without_folders(plan.recipe), facts)
+    kept = keep_fields(facts[Role.A].metadata, written=_WRITTEN).fields
     return {
         "format": "pt",
         RECIPE_FIELD: json.dumps(recipe.to_dict()),
-        _WEBUI_FIELD: json.dumps(_webui_recipe(plan, facts)),
-        _MODELS_FIELD: json.dumps(_webui_models(recipe, facts)),
+        FOREIGN_FIELD: json.dumps(_webui_recipe(plan, facts)),
+        MODELS_FIELD: json.dumps(_webui_models(recipe, facts)),
+        **kept,
+        **merged_from(kept, _model_names(recipe)),
     }
+
+
+def left_out_fields(metadata: Mapping[str, str]) -> str:
+    """Say in one line which header fields of A a merge does not keep; empty if it keeps all."""
+    return keep_fields(metadata, written=_WRITTEN).left_out
 
 
 def metadata_room(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[str, str]:
@@ -75,7 +87,7 @@ def metadata_room(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[st
 
 
 def recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> MergeRecipe:
-    """Read the recipe of a merged file.
+    """Read the recipe of a file that this program made.
 
     Args:
         metadata: The header fields.
@@ -86,12 +98,27 @@ def recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> MergeReci
         SpecError: Its rules cannot be read, or set beta in a mode that has none.
     """
     if RECIPE_FIELD not in metadata:
-        raise RecipeError(f"{name} has no recipe of this program.")
+        raise RecipeError(f"{name} has no recipe of this program, the WebUI's merger or supermerger.")
     return recipe_from_json(metadata[RECIPE_FIELD], name=name)
 
 
+def any_recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> ReadRecipe:
+    """Read the recipe of a merged file: of this program, or else of the WebUI's merger or of supermerger.
+
+    Args:
+        metadata: The header fields.
+        name: How errors call the file.
+
+    Raises:
+        RecipeError: There is no recipe, or it cannot be read.
+        SpecError: Its rules cannot be read, or set beta in a mode that has none.
+    """
+    foreign = None if RECIPE_FIELD in metadata else read_foreign(metadata, name=name)
+    return foreign or ReadRecipe(recipe_from_metadata(metadata, name=name))
+
+
 def recipe_from_json(text: str, *, name: str) -> MergeRecipe:
-    """Read a recipe from JSON.
+    """Read a recipe of this program from JSON.
 
     Args:
         text: The JSON.
@@ -101,55 +128,116 @@ def recipe_from_json(text: str, *, name: str) -> MergeRecipe:
         RecipeError: The text is not a recipe.
         SpecError: Its rules cannot be read, or set beta in a mode that has none.
     """
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise RecipeError(f"The recipe in {name} is not JSON: {exc}.") from exc
+    data = _load_json(text, name)
     if not isinstance(data, dict):
         raise RecipeError(f"{name} has no recipe of this program.")
     return recipe_from_dict(data)
 
 
+def any_recipe_from_json(text: str, *, name: str) -> ReadRecipe:
+    """Read a recipe from JSON: one of this program, or the header fields or the recipe of another one.
+
+    Args:
+        text: The JSON.
+        name: How errors call the file.
+
+    Raises:
+        RecipeError: The text is not a recipe.
+        SpecError: Its rules cannot be read, or set beta in a mode that has none.
+    """
+    data = _load_json(text, name)
+    if isinstance(data, dict):
+        fields = data.get("__metadata__", data)
+        if isinstance(fields, dict) and {RECIPE_FIELD, FOREIGN_FIELD} & fields.keys():
+            return any_recipe_from_metadata(fields, name=name)
+        if is_foreign(data):
+            return any_recipe_from_metadata({FOREIGN_FIELD: text, MODELS_FIELD: "{}"}, name=name)
+    return ReadRecipe(recipe_from_json(text, name=name))
+
+
+def _load_json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise RecipeError(f"The recipe in {name} is not JSON: {exc}.") from exc
+
+
 def recipe_as_json(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> str:
-    """Write a recipe as JSON for :func:`recipe_from_json`, with the files' sizes and cached hashes.
+    """Write a recipe for images: as short JSON for :func:`recipe_from_json`, which names its models without folders.
+
+    Their sizes and the first digits of cached hashes are added, and this machine remembers where they are.
 
     Args:
         recipe: The recipe.
         models: Its files.
     """
+    for model in models.values():
+        remember_place(model.path)
     facts = {
         role: SourceFacts(remembered_sha256(model.path, model.signature), model.signature.size, "", {})
         for role, model in models.items()
     }
-    return json.dumps(with_hashes(recipe, facts).to_dict())
+    return recipe_to_share(with_hashes(recipe, facts).to_dict())
+
+
+def recipe_to_share(data: Mapping[str, Any]) -> str:
+    """Write the plain data of a recipe as short JSON in one line; its models have names, sizes and short hashes."""
+    return json.dumps(without_folders(data), separators=(",", ":"), ensure_ascii=False)
+
+
+def without_folders(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the plain data of a recipe with the names of its models instead of their paths, and rules in one line."""
+    shared = {**data, "models": {role: _name_alone(source) for role, source in data["models"].items()}}
+    if "rules" in data:
+        shared["rules"] = data["rules"].replace("\n", ",")
+    return shared
+
+
+def _name_alone(source: Mapping[str, Any]) -> dict[str, Any]:
+    named = {**source, "path": ModelSource(source["path"]).name, "sha256": (source.get("sha256") or "")[:SHORT] or None}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _typed_without_folders(recipe: MergeRecipe) -> MergeRecipe:
+    """Name the models without folders, but for those whose sizes stand in the recipe, which was read from a file."""
+
+    def named(source: ModelSource, _: Role) -> ModelSource:
+        return source if source.size is not None else replace(source, path=source.name)
+
+    return _with_sources(recipe, named)
 
 
 def name_recipe(recipe: MergeRecipe) -> str:
     """Describe a recipe in one line."""
-    models = [PurePath(source.name).stem for role, source in recipe.sources.items() if role != Role.VAE.value]
-    pieces = [f"{recipe.mode.value} of {', '.join(models)}", f"alpha {recipe.alpha:g}"]
+    pieces = [f"{recipe.mode.value} of {', '.join(_model_names(recipe))}", f"alpha {recipe.alpha:g}"]
     if recipe.beta is not None:
         pieces.append(f"beta {recipe.beta:g}")
     for name, weights in (("blocks", recipe.block_alpha), ("blocks beta", recipe.block_beta)):
         if weights is not None:
             pieces.append(f"{name} {format_block_weights(weights)}")
     if recipe.rules.rules:
-        pieces.append(f"rules {format_rules(recipe.rules)}")
+        pieces.append(f"rules {', '.join(map(str, recipe.rules.rules))}")
     return "; ".join(pieces)
+
+
+def _model_names(recipe: MergeRecipe) -> list[str]:
+    """Name models A, B and C."""
+    return [PurePath(source.name).stem for role, source in recipe.sources.items() if role != Role.VAE.value]
 
 
 def with_hashes(recipe: MergeRecipe, facts: Mapping[Role, SourceFacts]) -> MergeRecipe:
     """Add the files' hashes and sizes to a recipe."""
+    return _with_sources(recipe, lambda source, role: replace(source, sha256=facts[role].sha256, size=facts[role].size))
 
-    def identified(source: ModelSource, role: Role) -> ModelSource:
-        return replace(source, sha256=facts[role].sha256, size=facts[role].size)
 
+def _with_sources(recipe: MergeRecipe, change: Callable[[ModelSource, Role], ModelSource]) -> MergeRecipe:
+    """Change the entry of each model of a recipe."""
     return replace(
         recipe,
-        model_a=identified(recipe.model_a, Role.A),
-        model_b=identified(recipe.model_b, Role.B),
-        model_c=recipe.model_c and identified(recipe.model_c, Role.C),
-        vae_file=recipe.vae_file and identified(recipe.vae_file, Role.VAE),
+        model_a=change(recipe.model_a, Role.A),
+        model_b=change(recipe.model_b, Role.B),
+        model_c=recipe.model_c and change(recipe.model_c, Role.C),
+        vae_file=recipe.vae_file and change(recipe.vae_file, Role.VAE),
     )
 
 
@@ -187,9 +275,9 @@ def _webui_models(recipe: MergeRecipe, facts: Mapping[Role, SourceFacts]) -> dic
         models[fact.sha256] = {
             "name": source.name,
             "legacy_hash": fact.legacy_hash,
-            "sd_merge_recipe": _parsed(fact.metadata.get(_WEBUI_FIELD)) or None,
+            "sd_merge_recipe": _parsed(fact.metadata.get(FOREIGN_FIELD)) or None,
         }
-        models.update(_parsed(fact.metadata.get(_MODELS_FIELD)))
+        models.update(_parsed(fact.metadata.get(MODELS_FIELD)))
     return models
 
 

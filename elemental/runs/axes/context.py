@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 from ...architectures.blocks import Architecture
 from ...architectures.keys import KeyName, name_key
 from ...hosts.base import Host
-from ...merge.files.checkpoint import Checkpoint
-from ...merge.files.model_locator import AS_RECORDED, ModelLocator, model_source
+from ...merge.files.checkpoint import Checkpoint, is_there
+from ...merge.files.model_locator import AS_RECORDED, ModelLocator, expand_home, model_source
 from ...recipe.block_weights import Presets
 from ...recipe.recipe import MergeRecipe, ModelSource
 from ...workflows import load_presets
@@ -59,6 +60,19 @@ def make_axis_context(host: Host, recipe: MergeRecipe, *, locator: ModelLocator 
         names=names,
         presets=load_presets(),
         samplers=host.samplers(),
-        find_model=model_source,
+        find_model=functools.partial(_find_model, locator),
         draw_seed=lambda: random.randrange(_SEEDS),
     )
+
+
+def _find_model(locator: ModelLocator, text: str) -> ModelSource:
+    """Find a model by its path, or by its name alone, as grids have it.
+
+    Raises:
+        CheckpointError: Several files could be meant.
+    """
+    source = model_source(text)
+    if source.name != text or is_there(expand_home(source.path)):
+        return source
+    found = locator.find_named(text)
+    return source if found is None else model_source(found)
