@@ -17,7 +17,7 @@ from ...architectures.keys import FIRST_CONV
 from ...errors import RecipeError
 from ...recipe.block_weights import format_block_weights
 from ...recipe.recipe import MergeRecipe, ModelSource, SaveDtype, recipe_from_dict
-from ...recipe.rules import format_rules
+from ...recipe.rules import format_ratio, format_rules
 from ..plan import MergePlan, Role
 from .checkpoint import Checkpoint
 from .hashes import remembered_sha256
@@ -126,9 +126,9 @@ def recipe_as_json(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> st
 def name_recipe(recipe: MergeRecipe) -> str:
     """Describe a recipe in one line."""
     models = [PurePath(source.name).stem for role, source in recipe.sources.items() if role != Role.VAE.value]
-    pieces = [f"{recipe.mode.value} of {', '.join(models)}", f"alpha {recipe.alpha:g}"]
+    pieces = [f"{recipe.mode.value} of {', '.join(models)}", f"alpha {format_ratio(recipe.alpha)}"]
     if recipe.beta is not None:
-        pieces.append(f"beta {recipe.beta:g}")
+        pieces.append(f"beta {format_ratio(recipe.beta)}")
     for name, weights in (("blocks", recipe.block_alpha), ("blocks beta", recipe.block_beta)):
         if weights is not None:
             pieces.append(f"{name} {format_block_weights(weights)}")
