@@ -23,6 +23,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("EXCEPT", "EXCLUDE", "WITHOUT", "BUT", "NO", "!"), NOT),
     **dict.fromkeys(("EVERY", "EVERYTHING", "ANY", "*", "**"), ALL),
 }
+_ON_SDXL = {"IN00-IN11": "IN00-IN08", "OUT00-OUT11": "OUT00-OUT08", "IN00-OUT11": "IN00-OUT08"}
 _INVERTING = ("!", "~", "^", "-")
 _LIKE_A_PART = re.compile(r"[a-z0-9_]+[._][a-z0-9_.]*|(?:attn|ff|norm|proj|conv|op|emb|skip|bias|weight|to_)[a-z0-9]*")
 
@@ -35,7 +36,8 @@ def suggest_blocks(word: str) -> str:
         return "; for every block, write ALL, or nothing before the colon"
     if not meant:
         return f"; {also}" if also else ""
-    return f'; did you mean "{meant}"{_on_sdxl(meant)}?' + (f" Or, as {also}." if also else "")
+    latin = "" if latin_text(word) == word else " Some of its letters are not Latin ones."
+    return f'; did you mean "{meant}"{_on_sdxl(meant)}?{latin}' + (f" Or, as {also}." if also else "")
 
 
 def meant_blocks(word: str) -> str:
@@ -78,34 +80,45 @@ def _extended(block: str, key: str, layer: str, transformer: str | None, *, atte
     """Write one layer of a block, or one of its transformers, of which it has so many."""
     if layer != "1":
         return f":{UNET_PREFIX}{key}.{layer}." if transformer is None and layer in "02" else ""
-    if transformer is None:
-        return f"{block}:1.norm 1.proj_in 1.proj_out" if attention else ""
+    if transformer is None:  # all of the layer but its transformers
+        return f":{UNET_PREFIX}{key}.1.norm {UNET_PREFIX}{key}.1.proj_" if attention else ""
     return f"{block}:transformer_blocks.{transformer}." if int(transformer) < attention else ""
 
 
-def elements_of_key(word: str) -> str:
-    """Give a piece of a key as the left side of a rule, ``blocks:elements``; empty if it is no such piece."""
+def sides_of_key(word: str) -> list[str]:
+    """Give a piece of a key as the left side of a rule, ``blocks:elements``; none if it is no such piece.
+
+    The last of them selects what has this piece in its key in every checkpoint; one before it is shorter, but may
+    select more.
+    """
     key = word.removeprefix(UNET_PREFIX).removeprefix("diffusion_model.")
-    found = re.fullmatch(r"(input|output)_blocks\.([0-9]{1,2})(?:\.(.*))?|middle_block(?:\.(.*))?", key)
+    found = re.fullmatch(r"(?:(input|output)_blocks\.([0-9]{1,2})|middle_block)(?:\.(.*))?", key)
     if found:
         side = {"input": "IN", "output": "OUT"}.get(found[1])
         block = f"{side}{int(found[2]):02}" if side else "M00"
-        return f"{block}:{found[3] or found[4] or ''}" if block in LONGEST.blocks else ""
-    if key.startswith(("time_embed", "label_emb")):
-        return f"IN00:{key}"
+        whole = [f":{UNET_PREFIX}{key}"] if found[3] else []
+        return [f"{block}:{found[3] or ''}", *whole] if block in LONGEST.blocks else []
+    if key.startswith(("time_embed.", "label_emb.")) or key in ("time_embed", "label_emb"):
+        return [f"IN00:{key}"]
     if key.startswith("out."):
-        return f":{UNET_PREFIX}{key}"
-    return f":{word}" if word.startswith(FULL_KEY_PREFIXES) or _LIKE_A_PART.fullmatch(word) else ""
+        return [f":{UNET_PREFIX}{key}"]
+    is_piece = word.startswith(FULL_KEY_PREFIXES) or _LIKE_A_PART.fullmatch(word)
+    return [f":{word}"] if is_piece and not is_of_diffusers(word) else []
+
+
+def is_of_diffusers(word: str) -> bool:
+    """Tell whether a word is a name of diffusers' layout, which no checkpoint here has."""
+    return bool(re.search(r"(?:^|\.)(?:down_blocks|up_blocks|mid_block|resnets|attentions|time_embedding)\b", word))
 
 
 def looks_like_block(word: str) -> bool:
     """Tell whether a word was meant as a block, though it may be none."""
-    return bool(re.fullmatch(r"[!~^-]?[A-Z]{1,6}[0-9*?]*(?:-.*)?", word.upper())) and not elements_of_key(word)
+    return bool(re.fullmatch(r"[!~^-]?[A-Z]{1,6}[0-9*?]*(?:-.*)?", word.upper())) and not sides_of_key(word)
 
 
 def _on_sdxl(meant: str) -> str:
-    shorter = meant.replace("IN11", "IN08").replace("OUT11", "OUT08")
-    return "" if shorter == meant or "-" not in meant else f' (SDXL: "{shorter}")'
+    shorter = _ON_SDXL.get(meant)
+    return f' (SDXL: "{shorter}")' if shorter else ""
 
 
 def _name(word: str) -> str:

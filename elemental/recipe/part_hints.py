@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from ..architectures.keys import searched_name
 from ..architectures.tensor_sets import TensorSet, members
-from .block_hints import elements_of_key
+from .block_hints import is_of_diffusers, sides_of_key
 from .lookalikes import latin_text, plain_text
 from .rule_matching import RuleMatcher
+from .rule_hints import OF_DIFFUSERS
 from .rule_targets import ALL
 from .rules import BlockSelector, Rule, format_ratio
 from .spec_reader import Reader
@@ -33,6 +34,8 @@ def explain_absent_part(part: str, rule: Rule, matcher: RuleMatcher) -> str:
         return f'; did you mean "{latin}"? Some of its letters are not Latin ones.'
     if whole := _rule_for_piece_of_key(part, rule, matcher):
         return f'; an element\'s name begins after its block: "{whole}"'
+    if is_of_diffusers(part):
+        return OF_DIFFUSERS
     spellings = _other_case(part, tensors, matcher)
     if len(spellings) == 1:
         return f'; did you mean "{spellings[0]}"?'
@@ -45,12 +48,13 @@ def _rule_for_piece_of_key(part: str, rule: Rule, matcher: RuleMatcher) -> str:
     if len(rule.elements.parts) != 1 or rule.elements.inverted or "." not in part:
         return ""
     wanted = sum(1 << index for index, name in enumerate(matcher.names) if part in name.key)
-    left = elements_of_key(part)
-    ratios = [rule.alpha] if rule.beta is None else [rule.alpha, rule.beta]
-    whole = ":".join((left, *map(format_ratio, ratios)))
-    found = Reader().rule(whole) if wanted and left else None
-    in_blocks = rule.blocks in (BlockSelector(), found.blocks) if found else False
-    return whole if found and in_blocks and matcher.matching(found) == wanted else ""
+    ratios = [format_ratio(ratio) for ratio in (rule.alpha, rule.beta) if ratio is not None]
+    for left in sides_of_key(part) if wanted else ():
+        whole = ":".join((left, *ratios))
+        found = Reader().rule(whole)
+        if found is not None and rule.blocks in (BlockSelector(), found.blocks) and matcher.matching(found) == wanted:
+            return whole
+    return ""
 
 
 def _other_case(part: str, tensors: TensorSet, matcher: RuleMatcher) -> list[str]:

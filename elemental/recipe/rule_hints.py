@@ -6,10 +6,13 @@ import re
 from itertools import pairwise
 
 from ..architectures.blocks import normalise_block
-from .block_hints import elements_of_key, looks_like_block, meant_blocks, suggest_blocks
+from .block_hints import is_of_diffusers, looks_like_block, meant_blocks, sides_of_key, suggest_blocks
+from .rule_targets import ALL
 from .rules import NOT, format_ratio
 from .spec_reader import Reader, parse_ratio
 
+OF_DIFFUSERS = "; that is a name of diffusers' layout: elemental inspect CHECKPOINT --elements lists the names here"
+"""What is said of a name that only diffusers' layout has."""
 _TRANSFORMER_LAYER = re.compile(r"\.?(?:[0-9]\.)?transformer_blocks\.\*\.((?:attn[12]|ff)(?:\.[\w.]+)?)\.?")
 
 
@@ -36,11 +39,11 @@ def explain_block(word: str, rule: str) -> str:
         word: The word.
         rule: The rule or target that it stands in.
     """
-    if elements := _elements_on_block_side(word, rule):
-        return elements
-    if suggestion := suggest_blocks(word):
-        return _with_number(word, rule) or suggestion
-    return _with_number(word, rule)
+    if is_of_diffusers(word):
+        return OF_DIFFUSERS
+    if ":" not in rule and ";" in word:
+        return '; targets are separated by commas or line ends, not by ";"'
+    return _elements_on_block_side(word, rule) or _with_number(word, rule) or suggest_blocks(word)
 
 
 def explain_part(part: str) -> str:
@@ -48,13 +51,15 @@ def explain_part(part: str) -> str:
     if part[0] in "!-^~":
         rest = part.lstrip("!-^~")
         return f'; all elements but these are "{NOT} {rest}"' if rest else f"; all but some are {NOT} and their names"
+    if not part.strip("*%?."):
+        return f"; for every element, write {ALL}, or nothing between the colons"
     plain = part.strip("\"'`()[]{}<>")
     if plain and plain != part and _is_rule(f":{plain}:1"):
         return f'; write "{plain}"'
     if layer := _TRANSFORMER_LAYER.fullmatch(part):
         return f'; a part may stand anywhere in a name, so "{layer[1]}" is enough'
     if re.search(r"[*%?]", part):
-        pieces = [piece for piece in re.split(r"[*%?]+|\.\*", part) if piece.strip(".")]
+        pieces = [piece for piece in re.split(r"[*%?]+", part) if piece.strip(".")]
         enough = f', so "{pieces[0]}" is enough' if len(pieces) == 1 and _is_rule(f":{pieces[0]}:1") else ""
         return f'; a part may stand anywhere in a name{enough}, and "{re.findall("[*%?]", part)[0]}" is not needed'
     pieces = [piece for piece in re.split(r"[|+&/;\\]+", part) if piece]
@@ -65,6 +70,9 @@ def explain_part(part: str) -> str:
 
 def explain_ratio(text: str) -> str:
     """Say what was meant by a ratio that is no number, as the end of a sentence."""
+    plain = text.strip("\"'`()[]{}<>")
+    if plain != text and parse_ratio(plain) is not None:
+        return f"; write {plain}"
     if percent := re.fullmatch(r"([+-]?[0-9.]+)\s*%", text):
         number = parse_ratio(percent[1])
         return "" if number is None else f"; {text} is written {format_ratio(number / 100)}"
@@ -107,7 +115,7 @@ def _with_one_colon(rule: str) -> str:
         if _is_rule(whole) and not any(map(looks_like_block, words[count:])):
             return f'; a colon stands between blocks and elements: "{whole}"'
     if len(words) == 1 and not looks_like_block(left):
-        elements = elements_of_key(left) or f":{left}"
+        elements = (sides_of_key(left) or [f":{left}"])[-1]
         if _is_rule(f"{elements}:{right}"):
             return f'; for elements, write "{elements}:{right}"'
     meant = meant_blocks(left)
@@ -128,15 +136,20 @@ def _without_colons(rule: str) -> str:
 
 def _elements_on_block_side(word: str, rule: str) -> str:
     fields = [field.strip() for field in rule.split(":")]
-    elements = elements_of_key(word)
-    if not elements:
+    sides = sides_of_key(word)
+    if not sides:
         return ""
+    if ":" not in rule:
+        return f'; elements follow a colon, as in "OUT05:{word}", or ":{word}" for every block'
+    elements = sides[-1]
+    if elements.endswith(":"):
+        return f'; did you mean "{elements[:-1]}"?'
     if len(fields) > 2 and fields[1] and _is_rule(":".join((fields[1], fields[0], *fields[2:]))):
         return f'; blocks stand first: "{":".join((fields[1], fields[0], *fields[2:]))}"'
     whole = ":".join((elements, *fields[2:]))
     if fields[0] == word and not any(fields[1:2]):
         return f'; elements stand after the first colon: "{whole}"'
-    return f'; elements stand after the first colon, as in "{elements}"'
+    return "; elements stand after the first colon"
 
 
 def _with_number(word: str, rule: str) -> str:
