@@ -101,7 +101,10 @@ def add_ratio_options(group: argparse._ArgumentGroup) -> None:
         "--mode", choices=names, metavar="MODE", help="weight-sum (default), add-difference, triple-sum or sum-twice"
     )
     group.add_argument(
-        "--alpha", type=read_number, metavar="R", help="ratio where neither a rule nor a block weight applies (default: 0.5)"
+        "--alpha",
+        type=read_number,
+        metavar="R",
+        help="ratio where neither a rule nor a block weight applies (default: 0.5)",
     )
     group.add_argument("--beta", type=read_number, metavar="R", help="the second ratio, in triple-sum and sum-twice")
     weights = f'block weights (MBW): numbers or a preset; "{_NO_WEIGHTS}" ignores those of --recipe'

@@ -310,7 +310,8 @@ class _Run:
             beta = "" if plan.beta is None else f", beta {format_ratio(plan.beta)}"
             raise MergeError(
                 f"{plan.name.key}: the result is too large for {plan.info.dtype}, though the models' numbers are "
-                f"finite (alpha {format_ratio(plan.alpha)}{beta}).\nUse ratios closer to the range 0 to 1, or save as bf16 or fp32."
+                f"finite (alpha {format_ratio(plan.alpha)}{beta}).\n"
+                "Use ratios closer to the range 0 to 1, or save as bf16 or fp32."
             )
         with self._lock:
             by_role = zip(plan.inputs, finite, strict=True)

@@ -13,7 +13,20 @@ from .rules import NOT
 
 _SIDES = {
     "IN": ("IN", "INPUT", "INPUTS", "INP", "INN", "NI", "LN", "1N", "INPUT_BLOCK", "INPUT_BLOCKS"),
-    "OUT": ("OUT", "OUTPUT", "OUTPUTS", "OTU", "UOT", "OT", "UT", "OOUT", "OUTT", "0UT", "OUTPUT_BLOCK", "OUTPUT_BLOCKS"),
+    "OUT": (
+        "OUT",
+        "OUTPUT",
+        "OUTPUTS",
+        "OTU",
+        "UOT",
+        "OT",
+        "UT",
+        "OOUT",
+        "OUTT",
+        "0UT",
+        "OUTPUT_BLOCK",
+        "OUTPUT_BLOCKS",
+    ),
     "M": ("M", "MID", "MD", "MIDDLE", "MIDDLEBLOCK", "MIDDLE_BLOCK", "MID_BLOCK", "MIDBLOCK"),
 }
 _SIDE = {spelling: side for side, spellings in _SIDES.items() for spelling in spellings}

@@ -86,7 +86,7 @@ def parse_block_weights(text: str) -> BlockWeights:
     Raises:
         RecipeError: An entry is missing or not a finite number, or no architecture has that many blocks.
     """
-    plain = _without_brackets(plain_text(text))
+    plain = _without_brackets(re.sub(r"""(?<=[\])}"'`])\s*,\s*$""", "", plain_text(text)))
     if ";" in plain:
         raise RecipeError('Block weights are separated by commas or spaces, not by ";".')
     pieces = [_without_brackets(piece).split() for piece in plain.split(",")] if plain else []
@@ -122,13 +122,17 @@ def valid_counts() -> str:
 
 
 def _mostly_numbers(words: Sequence[str]) -> bool:
-    return len(words) > 2 and sum(parse_ratio(word.strip("\"'`")) is not None for word in words) * 2 > len(words)
+    numbers = [word for word in words if re.fullmatch(r"""["'`]?(?:[-+]?[\d.]+%?|[RUX])["'`]?""", word)]
+    return len(words) > 2 and len(numbers) * 2 > len(words)
 
 
 def _without_brackets(text: str) -> str:
     text = text.strip()
     while len(text) > 1 and text[-1] == _BRACKETS.get(text[0]):
-        text = text[1:-1].strip()
+        inside = text[1:-1].strip()
+        if text[0] == text[-1] and text[0] in inside:
+            break  # quotes around each number
+        text = inside
     return text
 
 

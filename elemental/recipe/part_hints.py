@@ -8,8 +8,8 @@ from ..architectures.keys import searched_name
 from ..architectures.tensor_sets import TensorSet, members
 from .block_hints import is_of_diffusers, sides_of_key
 from .lookalikes import latin_text, plain_text
-from .rule_matching import RuleMatcher
 from .rule_hints import OF_DIFFUSERS
+from .rule_matching import RuleMatcher
 from .rule_targets import ALL
 from .rules import BlockSelector, Rule, format_ratio
 from .spec_reader import Reader

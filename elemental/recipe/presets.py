@@ -1,4 +1,4 @@
-"""Presets of block weights: files of them, those that come with the program and the user's, and choosing one by name."""
+"""Presets of block weights: reads files of them, and chooses one by name."""
 
 from __future__ import annotations
 
@@ -155,10 +155,10 @@ def _key(name: str) -> str:
 
 
 def _parse_weights_or_line(text: str, presets: Presets) -> BlockWeights:
+    if re.match(r"[^-+.,\d\[({][^,]*[:\t=]", plain_text(text)):
+        return _read_line(plain_text(text))[1]
     if looks_like_weights(text):
         return parse_block_weights(text)
-    if re.search(r"[:\t=].*[0-9]", plain_text(text)):
-        return _read_line(text)[1]
     raise RecipeError(
         f'There is no block weight preset "{text}"{_suggest_preset(text, presets)}\n'
         f"Presets: {', '.join(presets)}. You can also enter numbers: {valid_counts()}."

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..architectures.blocks import BASE, SDXL, Architecture
+from ..architectures.tensor_sets import TensorSet
 from .block_hints import extended_name
 from .block_weights import BlockWeights, format_left_out
 from .part_hints import explain_absent_part
@@ -90,7 +91,10 @@ def _numbers(weights: BlockWeights | None) -> list[float | None]:
 
 def _why_no_match(rule: Rule, matcher: RuleMatcher, architecture: Architecture) -> str:
     """Say what in a rule has no match, as the end of a sentence."""
-    for word, suggestion in (*_absent_blocks(rule, matcher, architecture), *_absent_parts(rule, matcher, anywhere=True)):
+    for word, suggestion in (
+        *_absent_blocks(rule, matcher, architecture),
+        *_absent_parts(rule, matcher, anywhere=True),
+    ):
         return f': "{word}" is not in this {architecture.name} checkpoint{suggestion}'
     elsewhere = matcher.of_elements(rule.elements)
     if not elsewhere:

@@ -112,5 +112,7 @@ def check_from_dict(data: Mapping[str, Any]) -> ElementCheck:
         LookupError, TypeError, ValueError, AttributeError: An entry is missing, or of another kind.
     """
     base = Setting(recipe_from_dict(data["recipe"]), request_from_dict(data["request"]))
-    groups = tuple(tuple(target for text in group for target in parse_targets(text, recorded=True)) for group in data["elements"])
+    groups = tuple(
+        tuple(target for text in group for target in parse_targets(text, recorded=True)) for group in data["elements"]
+    )
     return ElementCheck(base, groups, float(data["ratio"]))

@@ -42,7 +42,9 @@ def _in_steps(text: str, first: Fraction, last: Fraction, step_text: str | None)
         raise RecipeError(f'"{text}" never reaches its end; the step is written {ends}({sign}{size}).')
     count = int((last - first) / step) + 1
     if step_text is None and first != last and count == 1:
-        raise RecipeError(f'"{text}" goes in steps of 1; write a step, as in {text}(+0.1), or how many, as in {text}[5].')
+        raise RecipeError(
+            f'"{text}" goes in steps of 1; write a step, as in {text}(+0.1), or how many, as in {text}[5].'
+        )
     _refuse_many(text, count)
     return [first + index * step for index in range(count)]
 
