@@ -259,7 +259,7 @@ def test_ranges_of_the_webui(axis: str, text: str, wanted: list[float]) -> None:
     assert [value.meaning for value in values.values] == wanted
     again = axis_from_dict("x", values.to_dict(), CONTEXT)
     assert again == values
-    assert [value.label for value in again.values][0] == f"{axis} {re.sub(r'[.]0$', '', str(wanted[0]))}"
+    assert again.values[0].label == f"{axis} {re.sub(r'[.]0$', '', str(wanted[0]))}"
 
 
 @pytest.mark.parametrize(

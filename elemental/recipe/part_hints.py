@@ -11,7 +11,7 @@ from .lookalikes import latin_text, plain_text
 from .rule_hints import OF_DIFFUSERS
 from .rule_matching import RuleMatcher
 from .rule_targets import ALL
-from .rules import BlockSelector, Rule, format_ratio
+from .rules import Rule, format_ratio
 from .spec_reader import Reader
 from .suggestions import near_names, suggest
 
@@ -52,7 +52,7 @@ def _rule_for_piece_of_key(part: str, rule: Rule, matcher: RuleMatcher) -> str:
     for left in sides_of_key(part) if wanted else ():
         whole = ":".join((left, *ratios))
         found = Reader().rule(whole)
-        if found is not None and rule.blocks in (BlockSelector(), found.blocks) and matcher.matching(found) == wanted:
+        if found is not None and matcher.matching(found) == wanted & matcher.of_blocks(rule.blocks):
             return whole
     return ""
 
