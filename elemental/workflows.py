@@ -39,7 +39,7 @@ from .merge.files.open_models import OpenModels
 from .merge.files.writer import SafetensorsWriter, check_target, resolve_target
 from .merge.plan import MergePlan, Role
 from .merge.progress import Controls, Stopwatch
-from .recipe.block_weights import BUILT_IN_PRESETS, Presets, read_presets
+from .recipe.presets import BUILT_IN_PRESETS, PresetTable, read_presets
 from .recipe.recipe import MergeRecipe, ModelSource, VaeChoice
 from .recipe.spec_warnings import SpecWarning
 from .recipe.text_files import read_text
@@ -132,11 +132,11 @@ def user_presets_path() -> Path:
     return Path(folder) / "presets.txt"
 
 
-def load_presets() -> Presets:
+def load_presets() -> PresetTable:
     """Read the built-in block weight presets and the user's, which replace built-in ones of the same name.
 
     Raises:
-        RecipeError: The user's file, or a line of it, cannot be read, or gives a name twice for one length.
+        RecipeError: The user's file cannot be read. A line that cannot be used is an error only for its name.
     """
     user_presets = user_presets_path()
     try:

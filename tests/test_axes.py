@@ -12,12 +12,12 @@ from elemental import ElementalError, MergeMode, MergeRecipe, ModelSource, parse
 from elemental.architectures.blocks import SD1
 from elemental.architectures.keys import name_key
 from elemental.demo.layout import SD1_LAYOUT, tensor_shapes
-from elemental.errors import ImageError, SpecError
+from elemental.errors import RecipeError, SpecError
 from elemental.images.image_request import ImageRequest
 from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.plan import Role
 from elemental.merge.planner import plan_tensors
-from elemental.recipe.block_weights import BUILT_IN_PRESETS, read_presets
+from elemental.recipe.presets import BUILT_IN_PRESETS, read_presets
 from elemental.runs.axes.base import Setting
 from elemental.runs.axes.catalogue import AXES
 from elemental.runs.axes.context import AxisContext
@@ -235,13 +235,14 @@ def test_all_stands_for_each_block_and_each_element() -> None:
         for target, name in zip(elements, names, strict=True):
             assert [found for found in CONTEXT.names if target.rule(0).matches(found)] == [name]
     each = parse_check(BASE, "ALL:attn2", 1, CONTEXT).targets
-    assert [str(target) for target in each][:2] == ["BASE:attn2", "IN00:attn2"]
+    assert [str(target) for target in each][:3] == ["IN01:attn2", "IN02:attn2", "IN04:attn2"]
+    assert len(each) == 16
 
 
 def test_checks_read_back_and_are_refused() -> None:
     check = parse_check(BASE, "OUT05:attn2, OUT05 | :ff", 0.5, CONTEXT)
     assert check_from_dict(check.to_dict()) == check
-    with pytest.raises(ImageError, match="no block or element"):
+    with pytest.raises(RecipeError, match="no block or element"):
         parse_check(BASE, "OUT05|", 1, CONTEXT)
     with pytest.raises(SpecError, match="line 1, column 8: unknown block"):
         parse_check(BASE, "OUT05, OUT13", 1, CONTEXT)

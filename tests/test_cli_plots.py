@@ -109,7 +109,7 @@ def test_stop_and_resume(
         (["plot", "--x", "1", "-o", "."], WRONG_USAGE, "--x-type and --x go together"),
         (["plot", "-o", "."], WRONG_USAGE, "a plot needs --x-type and --x"),
         (["plot", "--x-type", "alfa", "--x", "1", "-o", "."], WRONG_USAGE, "invalid choice"),
-        (["plot", "--x-type", "sampler", "--x", "Eular", "--dry-run"], FAILED, 'x axis, sampler, value "Eular"'),
+        (["plot", "--x-type", "sampler", "--x", "Eular", "--dry-run"], WRONG_USAGE, 'x axis, sampler, value "Eular"'),
         (["plot", "--x-type", "alpha", "--x", "1", "--sampler", "Eular", "--dry-run"], FAILED, 'no sampler "Eular"'),
         (["plot", "--x-type", "elemental", "--x", "OUT12::1", "--dry-run"], WRONG_USAGE, 'unknown block "OUT12"'),
         (["plot", "--sample", "6", "--dry-run"], WRONG_USAGE, "the samples of a plot are 1, 2"),

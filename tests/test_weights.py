@@ -6,14 +6,8 @@ import pytest
 
 from elemental.architectures.blocks import SD1, SDXL
 from elemental.errors import RecipeError
-from elemental.recipe.block_weights import (
-    BUILT_IN_PRESETS,
-    BlockWeights,
-    choose_block_weights,
-    format_block_weights,
-    parse_block_weights,
-    read_presets,
-)
+from elemental.recipe.block_weights import BlockWeights, format_block_weights, parse_block_weights
+from elemental.recipe.presets import BUILT_IN_PRESETS, choose_block_weights, read_presets
 
 
 @pytest.mark.parametrize(("count", "blocks"), [(26, 25), (25, 25), (20, 19), (19, 19)])
@@ -29,8 +23,10 @@ def test_weights_by_block() -> None:
     weights = BlockWeights(tuple(range(25)))
     by_block = weights.by_block(SD1, base=0.7)
     assert [by_block[block] for block in ("BASE", "IN00", "IN11", "M00", "OUT00", "OUT11")] == [0.7, 0, 11, 12, 13, 24]
-    with pytest.raises(RecipeError, match=r"SD 1\.x and SD 2\.x, but these checkpoints are SDXL"):
-        weights.by_block(SDXL, base=0.7)
+    on_sdxl = weights.by_block(SDXL, base=0.7)
+    assert [on_sdxl[block] for block in SDXL.blocks] == [0.7, *range(9), 12, *range(13, 22)]
+    with pytest.raises(RecipeError, match=r"for SDXL, but these checkpoints are SD 1\.x"):
+        BlockWeights((0.5,) * 19).by_block(SD1, base=0.7)
 
 
 BAD = ["", "1", "1," * 24, " ".join("1" * 27), "0.5,x" + ",1" * 24, "nan" + ",1" * 25, "1,,1" + ",1" * 23]
@@ -49,8 +45,10 @@ def test_presets_fit_the_architecture() -> None:
     assert choose_block_weights("ALL_B", presets, SD1) == BlockWeights((1.0,) * 25, 1.0)
     with pytest.raises(RecipeError, match='did you mean "GRAD_V"'):
         choose_block_weights("GRADV", presets, SD1)
-    with pytest.raises(RecipeError, match="no line for SDXL"):
-        choose_block_weights("WRAP08", presets, SDXL)
+    assert len(choose_block_weights("WRAP08", presets, SDXL).unet) == 25  # has no line of its own for SDXL
+    only_sdxl = {"MINE": (BlockWeights((0.5,) * 19),)}
+    with pytest.raises(RecipeError, match=r"no line for SD 1\.x"):
+        choose_block_weights("MINE", only_sdxl, SD1)
 
 
 def test_users_presets_replace_and_add(tmp_path: Path) -> None:
@@ -75,9 +73,11 @@ def test_weights_made_by_hand_are_finite() -> None:
 
 
 @pytest.mark.parametrize("line", ["no colon", "SHORT: 1,2,3", "BAD: " + "x," * 25, "TWICE: " + "1 " * 25])
-def test_a_bad_preset_line_is_named(tmp_path: Path, line: str) -> None:
+def test_a_bad_preset_line_is_an_error_for_its_name_alone(tmp_path: Path, line: str) -> None:
     own = tmp_path / "presets.txt"
-    twice = line if line.startswith("TWICE") else "# mine"
-    own.write_text(f"{twice}\n{line}\n")
+    twice = "TWICE: " + "0 " * 25 if line.startswith("TWICE") else "# mine"
+    own.write_text(f"{twice}\n{line}\nGOOD: {'0.5 ' * 25}\n")
+    presets = read_presets(own)
+    assert choose_block_weights("good", presets, SD1).unet == (0.5,) * 25
     with pytest.raises(RecipeError, match=r"presets\.txt, line 2: "):
-        read_presets(own)
+        choose_block_weights(line.partition(":")[0].split()[0], presets, SD1)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from .command import Command, Interrupts, UsageError, read_as
+from .command import Command, Interrupts, UsageError, read_as, read_number
 from .image_options import ImageOptions, add_image_options
-from .output import print_warnings
+from .output import print_lines, print_warnings
 from .recipe_options import SHORT_RECIPE_HELP, add_recipe_options, read_recipe_options
 from .run_options import (
     RunCommandOptions,
@@ -69,6 +69,8 @@ def _start(options: CheckOptions, interrupts: Interrupts) -> None:
     refuse_many(len(check.targets), None if options.run.yes else MOST_CELLS)
     estimate = estimate_check(check, locator=options.recipe.locator)
     print_warnings([*prepared.remarks, *estimate.warnings], strict=options.recipe.strict)
+    if check.remarks:
+        print_lines(check.remarks)
     folder = folder_of_check(options.run.output or Path(), prepared.recipe)
     start_new_run(prepared.host, CheckRun(check), folder, estimate=estimate, options=options, interrupts=interrupts)
 
@@ -90,7 +92,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         help="what to check (required): blocks or blocks:elements, separated by commas. ALL: one image per block; "
         "OUT05:ALL: one image per element of OUT05",
     )
-    group.add_argument("--ratio", type=float, metavar="R", help="the ratio for whatever is checked (required)")
+    group.add_argument("--ratio", type=read_number, metavar="R", help="the ratio for whatever is checked (required)")
     add_image_options(command, batch=False)
     add_run_options(command)
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
+
+from ..recipe.lookalikes import plain_text
+from ..recipe.rule_hints import explain_ratio
+from ..recipe.spec_reader import parse_ratio
 
 Options = TypeVar("Options")
 
@@ -63,6 +68,31 @@ def read_as(kind: type[Options], args: argparse.Namespace, **converted: Any) -> 
     parsed = vars(args)
     names = [field.name for field in fields(kind) if field.name in parsed]  # type: ignore[arg-type]
     return kind(**{name: parsed[name] for name in names} | converted)
+
+
+def read_number(text: str) -> float:
+    """Read a number of the command line, as the numbers of specs are read: Python's own 0_5 is 5.
+
+    Raises:
+        argparse.ArgumentTypeError: It is no finite number.
+    """
+    plain = plain_text(text).strip()
+    number = parse_ratio(plain)
+    if number is None or not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a number{explain_ratio(plain)}')
+    return number
+
+
+def read_integer(text: str) -> int:
+    """Read a whole number of the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    plain = plain_text(text).strip()
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", plain):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a whole number')
+    return int(plain)
 
 
 def join_negative_numbers(argv: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from .command import read_integer, read_number
 from .standalone_host import DEFAULT_DEVICE
 
 if TYPE_CHECKING:
@@ -69,14 +70,14 @@ def add_image_options(command: argparse.ArgumentParser, *, batch: bool = True) -
     group.add_argument("--prompt", metavar="TEXT", help="prompt")
     group.add_argument("--negative", metavar="TEXT", help="negative prompt")
     more = " of the first image; each further image adds 1" if batch else ""
-    group.add_argument("--seed", type=int, metavar="N", help=f"seed{more} (default: 0)")
-    group.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: 20)")
+    group.add_argument("--seed", type=read_integer, metavar="N", help=f"seed{more} (default: 0)")
+    group.add_argument("--steps", type=read_integer, metavar="N", help="sampling steps (default: 20)")
     group.add_argument("--sampler", metavar="NAME", help=_SAMPLERS)
-    group.add_argument("--cfg", type=float, metavar="X", help="CFG scale (default: 7)")
-    group.add_argument("--width", type=int, metavar="N", help="in pixels, a multiple of 8 (default: 512)")
-    group.add_argument("--height", type=int, metavar="N", help="in pixels, a multiple of 8 (default: 512)")
+    group.add_argument("--cfg", type=read_number, metavar="X", help="CFG scale (default: 7)")
+    group.add_argument("--width", type=read_integer, metavar="N", help="in pixels, a multiple of 8 (default: 512)")
+    group.add_argument("--height", type=read_integer, metavar="N", help="in pixels, a multiple of 8 (default: 512)")
     if batch:
-        group.add_argument("--batch", type=int, metavar="N", help="number of images (default: 1)")
+        group.add_argument("--batch", type=read_integer, metavar="N", help="number of images (default: 1)")
     add_device_option(group)
 
 

@@ -13,7 +13,7 @@ from ..recipe.modes import MergeMode
 from ..runs.axes.catalogue import AXES
 from .command import Command, Interrupts, UsageError, read_as
 from .image_options import ImageOptions, add_image_options
-from .output import print_warnings
+from .output import print_lines, print_warnings
 from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, read_recipe_options, read_text_file
 from .run_options import (
     Preparation,
@@ -99,6 +99,8 @@ def _start(options: PlotOptions, interrupts: Interrupts) -> None:
     run = _make_run(options, texts, stored, prepared)
     estimate = estimate_plot(run.plot, locator=options.recipe.locator)
     print_warnings([*prepared.remarks, *estimate.warnings], strict=options.recipe.strict)
+    if remarks := [remark for axis in run.plot.axes for remark in axis.remarks]:
+        print_lines(remarks)
     folder = options.run.output or Path()
     start_new_run(prepared.host, run, folder, estimate=estimate, options=options, interrupts=interrupts)
 

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..architectures.blocks import Architecture
+from ..errors import CheckpointError, RecipeError, SpecError
 from ..merge.files.checkpoint import Checkpoint
 from ..merge.files.model_locator import ModelLocator, model_source
-from ..recipe.block_weights import BUILT_IN_PRESETS, BlockWeights, choose_block_weights, read_presets
+from ..recipe.block_weights import BlockWeights
 from ..recipe.modes import MergeMode
+from ..recipe.presets import BUILT_IN_PRESETS, PresetTable, choose_block_weights, is_preset, mistakes_of, read_presets
 from ..recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop_unused
 from ..recipe.rules import RuleSet
 from ..recipe.spec_parser import parse_rules
 from ..recipe.text_files import read_text
 from ..workflows import load_presets, read_any_recipe, user_presets_path
-from .command import UsageError, read_as
+from .command import UsageError, read_as, read_number
 
 MODELS_FOLDER_HELP = "the folder of your checkpoints, with its subfolders"
 """What ``--models`` is, in every command."""
@@ -105,9 +107,12 @@ def add_ratio_options(group: argparse._ArgumentGroup) -> None:
         "--mode", choices=names, metavar="MODE", help="weight-sum (default), add-difference, triple-sum or sum-twice"
     )
     group.add_argument(
-        "--alpha", type=float, metavar="R", help="ratio where neither a rule nor a block weight applies (default: 0.5)"
+        "--alpha",
+        type=read_number,
+        metavar="R",
+        help="ratio where neither a rule nor a block weight applies (default: 0.5)",
     )
-    group.add_argument("--beta", type=float, metavar="R", help="the second ratio, in triple-sum and sum-twice")
+    group.add_argument("--beta", type=read_number, metavar="R", help="the second ratio, in triple-sum and sum-twice")
     weights = f'block weights (MBW): numbers or a preset; "{_NO_WEIGHTS}" drops those of --recipe'
     group.add_argument("--blocks", metavar="W", help=weights)
     group.add_argument("--blocks-beta", metavar="W", help="the same for beta")
@@ -155,7 +160,7 @@ def make_recipe(options: RecipeOptions) -> tuple[MergeRecipe, list[str]]:
     parts |= _parts_of_options(options)
     parts |= _block_weights(options, parts["model_a"])
     recipe = MergeRecipe(**parts)
-    return recipe, remarks + _unused_ratios(options, recipe)
+    return recipe, remarks + _unused_ratios(options, recipe) + _unread_presets(options)
 
 
 def _parts_of_file(options: RecipeOptions) -> tuple[dict[str, Any], list[str]]:
@@ -197,17 +202,34 @@ def _vae(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     choices = {choice.value: choice for choice in VaeChoice if choice is not VaeChoice.FILE}
-    if text in choices:
-        return {"vae": choices[text], "vae_file": None}
+    if text.lower() in choices:
+        return {"vae": choices[text.lower()], "vae_file": None}
     return {"vae": VaeChoice.FILE, "vae_file": model_source(text)}
 
 
 def _rules(options: RecipeOptions) -> RuleSet | None:
     if options.elemental is not None:
-        return parse_rules(options.elemental)
+        return _typed_rules(options.elemental)
     if options.elemental_file is None:
         return None
     return parse_rules(read_text_file(options.elemental_file, "spec"), name=options.elemental_file)
+
+
+def _typed_rules(text: str) -> RuleSet:
+    try:
+        return parse_rules(text)
+    except SpecError as exc:
+        if _is_file(text):
+            raise UsageError(f"{text} is a file: --elemental-file {text} reads the rules in it") from exc
+        raise
+
+
+def _is_file(text: str) -> bool:
+    """Tell whether an option was given the name of a text file instead of a text."""
+    try:
+        return Path(text).suffix.lower() in (".txt", ".csv", ".tsv") or Path(text).is_file()
+    except (OSError, ValueError):  # no system has files of such a name
+        return False
 
 
 def read_text_file(name: str, content: str) -> str:
@@ -235,9 +257,34 @@ def _block_weights(options: RecipeOptions, model_a: ModelSource) -> dict[str, Bl
         architecture = checkpoint.architecture
     presets = load_presets()
     return {
-        name: None if text == _NO_WEIGHTS else choose_block_weights(text, presets, architecture)
+        name: None if _is_none(text, presets) else _choose_weights(text, presets, architecture)
         for name, text in set_texts.items()
     }
+
+
+def _is_none(text: str, presets: PresetTable) -> bool:
+    return text == _NO_WEIGHTS or (text.strip().lower() == _NO_WEIGHTS and not is_preset(text, presets))
+
+
+def _choose_weights(text: str, presets: PresetTable, architecture: Architecture) -> BlockWeights:
+    try:
+        return choose_block_weights(text, presets, architecture)
+    except RecipeError as exc:
+        if _is_file(text):
+            own = model_source(user_presets_path()).path
+            raise UsageError(f"{text} is a file; lines NAME: numbers go into {own}, then --blocks NAME") from exc
+        raise
+
+
+def _unread_presets(options: RecipeOptions) -> list[str]:
+    """Remark on lines of the user's presets that cannot be read, where one of these may have been meant."""
+    texts = [text for text in (options.blocks, options.blocks_beta) if text is not None]
+    if not texts:
+        return []
+    presets = load_presets()
+    if not any(is_preset(text, presets) for text in texts):
+        return []
+    return [f"This preset is left out: {mistake}" for mistake in mistakes_of(presets).values()]
 
 
 def _unused_ratios(options: RecipeOptions, recipe: MergeRecipe) -> list[str]:

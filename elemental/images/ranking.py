@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
+from ..recipe.rules import format_ratio
 from .diff import Difference
 from .grid_drawing import FAINT, INK, PAPER
 from .text_drawing import fit_text
@@ -63,7 +64,7 @@ def format_csv(effects: Sequence[ElementEffect]) -> bytes:
         difference = effect.difference
         similarity = "" if difference.similarity is None else f"{difference.similarity:.5f}"
         numbers = (f"{difference.share:.3f}", f"{difference.mean:.3f}", difference.largest, similarity)
-        writer.writerow((rank, effect.elements, f"{effect.ratio:g}", *numbers, effect.image))
+        writer.writerow((rank, effect.elements, format_ratio(effect.ratio), *numbers, effect.image))
     return table.getvalue().encode("utf-8-sig")
 
 

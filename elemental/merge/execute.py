@@ -17,6 +17,7 @@ from torch import Tensor
 from ..architectures.keys import FIRST_CONV
 from ..errors import MergeError, Stopped
 from ..recipe.modes import MergeMode
+from ..recipe.rules import format_ratio
 from .files.dtypes import TORCH_DTYPES, round_to, working_dtype
 from .files.tensor_data import Buffer, HeldData, TensorData
 from .files.writer import SafetensorsWriter
@@ -312,10 +313,11 @@ class _Run:
         for is_finite_input in finite:
             overflowed &= is_finite_input
         if overflowed.any():
-            beta = "" if plan.beta is None else f", beta {plan.beta:g}"
+            beta = "" if plan.beta is None else f", beta {format_ratio(plan.beta)}"
             raise MergeError(
                 f"{plan.name.key}: the result is too large for {plan.info.dtype}, though the models' numbers are "
-                f"finite (alpha {plan.alpha:g}{beta}).\nUse ratios closer to the range 0 to 1, or save as bf16 or fp32."
+                f"finite (alpha {format_ratio(plan.alpha)}{beta}).\n"
+                "Use ratios closer to the range 0 to 1, or save as bf16 or fp32."
             )
         with self._lock:
             by_role = zip(plan.inputs, finite, strict=True)

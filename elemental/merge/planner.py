@@ -8,7 +8,7 @@ from ..architectures.keys import EMA_PREFIX, UNET_PREFIX, Component, KeyName, na
 from ..architectures.tensor_sets import TensorSet, members
 from ..recipe.recipe import MergeRecipe, VaeChoice
 from ..recipe.rule_matching import Decision, RuleMatcher, rule_by_tensor
-from ..recipe.spec_warnings import SpecWarning, warn_of_ratios, warn_of_rules
+from ..recipe.spec_warnings import SpecWarning, warn_of_ratios, warn_of_rules, warn_of_weights
 from .model_fit import (
     VAE_ROLES,
     ModelInfos,
@@ -94,6 +94,7 @@ class Planner:
         tensors = self._plan_set(recipe, decision, self.everything)
         warnings = [
             *warn_of_ratios(recipe),
+            *warn_of_weights(recipe, self.architecture),
             *warn_of_rules(recipe.rules, self._matcher, decision, architecture=self.architecture),
             *_warn_of_result(recipe, tensors),
             *warn_of_models(self.names, self._models),

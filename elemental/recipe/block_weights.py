@@ -1,24 +1,22 @@
-"""Block weights (MBW): one ratio for each block, given as numbers or as a preset."""
+"""Block weights (MBW): one ratio for each block, given as numbers or as the name of a preset."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..architectures.blocks import ARCHITECTURES, BASE, Architecture
+from ..architectures.blocks import ARCHITECTURES, BASE, LONGEST, SDXL, Architecture
 from ..errors import RecipeError
+from .lookalikes import plain_text
+from .rule_hints import explain_ratio
 from .rules import format_ratio
-from .spec_errors import suggest
-from .spec_parser import parse_ratio
-from .text_files import read_text
-
-BUILT_IN_PRESETS = Path(__file__).with_name("presets.txt")
-"""The presets that come with the program; the file names their sources."""
+from .spec_reader import parse_ratio
 
 _COUNTS = {len(a.unet_blocks): a for a in reversed(ARCHITECTURES)}
+_BRACKETS = {"[": "]", "(": ")", "{": "}", '"': '"', "'": "'", "`": "`"}
+_UNUSED_BY_SDXL = tuple(block for block in LONGEST.unet_blocks if block not in SDXL.unet_blocks)
 
 
 @dataclass(frozen=True)
@@ -45,35 +43,55 @@ class BlockWeights:
     def by_block(self, architecture: Architecture, *, base: float) -> dict[str, float]:
         """Give the ratio of each block, by name.
 
+        Weights for SD 1.x are used for SDXL as other tools do: those of blocks that SDXL does not have, IN09 to IN11
+        and OUT09 to OUT11, are left out. Source: github.com/hako-mikan/sd-webui-supermerger, issue 207.
+
         Args:
             architecture: The architecture of the models.
             base: The ratio of BASE if these weights have none.
 
         Raises:
-            RecipeError: The weights are for an architecture with another number of blocks.
+            RecipeError: The weights are for an architecture with fewer blocks.
         """
-        if len(self.unet) != len(architecture.unet_blocks):
+        if not self.fits(architecture):
             raise RecipeError(
                 f"The block weights are {len(self.unet)} numbers besides BASE, for {_architectures(len(self.unet))}, "
                 f"but these checkpoints are {architecture.name}, which has {len(architecture.unet_blocks)} blocks."
             )
-        unet = dict(zip(architecture.unet_blocks, self.unet, strict=True))
-        return {BASE: base if self.base is None else self.base, **unet}
+        names = architecture.unet_blocks if len(self.unet) == len(architecture.unet_blocks) else LONGEST.unet_blocks
+        by_name = dict(zip(names, self.unet, strict=True))
+        return {BASE: base if self.base is None else self.base, **{b: by_name[b] for b in architecture.unet_blocks}}
+
+    def fits(self, architecture: Architecture) -> bool:
+        """Tell whether these weights can be used for an architecture."""
+        return len(self.unet) in (len(architecture.unet_blocks), len(LONGEST.unet_blocks))
 
 
-Presets = Mapping[str, tuple[BlockWeights, ...]]
-"""Block weights by upper-case name; a name can have one set for each number of blocks."""
+def format_left_out(weights: BlockWeights, architecture: Architecture) -> str:
+    """Say which of some weights are left out on an architecture, as a sentence; empty if all are used."""
+    if len(weights.unet) <= len(architecture.unet_blocks):
+        return ""
+    given = len(weights.unet) + (weights.base is not None)
+    used = len(architecture.unet_blocks) + (weights.base is not None)
+    blocks = f"{_UNUSED_BY_SDXL[0]}-{_UNUSED_BY_SDXL[2]} and {_UNUSED_BY_SDXL[3]}-{_UNUSED_BY_SDXL[-1]}"
+    return f"{given} numbers are given, and {architecture.name} has {used}: those of {blocks} are left out."
 
 
 def parse_block_weights(text: str) -> BlockWeights:
     """Read block weights: 26 or 20 numbers, BASE first, or 25 or 19 without it.
 
-    Numbers are separated by commas or white space.
+    Numbers are separated by commas or white space. Brackets or quotes around them and a comma at the end, as other
+    tools print them, are passed over.
 
     Raises:
         RecipeError: An entry is missing or not a finite number, or no architecture has that many blocks.
     """
-    pieces = [piece.split() for piece in text.split(",")] if text.strip() else []
+    plain = _without_brackets(re.sub(r"""(?<=[\])}"'`])\s*,\s*$""", "", plain_text(text)))
+    if ";" in plain:
+        raise RecipeError('Block weights are separated by commas or spaces, not by ";".')
+    pieces = [_without_brackets(piece).split() for piece in plain.split(",")] if plain else []
+    if len(pieces) > 1 and not pieces[-1]:
+        pieces.pop()
     if not all(pieces):
         raise RecipeError("A block weight is missing: there is nothing between two commas.")
     ratios = [_ratio(number) for piece in pieces for number in piece]
@@ -90,78 +108,38 @@ def format_block_weights(weights: BlockWeights) -> str:
     return ",".join(map(format_ratio, (*base, *weights.unet)))
 
 
-def choose_block_weights(text: str, presets: Presets, architecture: Architecture) -> BlockWeights:
-    """Read block weights given as numbers or as the name of a preset; case is ignored.
-
-    Args:
-        text: The numbers or the name.
-        presets: The presets.
-        architecture: The architecture of the models; a preset must have a line for it.
-
-    Raises:
-        RecipeError: The text is neither, or the preset has no line for this architecture.
-    """
-    name = text.strip()
-    preset = presets.get(name.upper())
-    if preset is None and (re.match(r"[-+.\d,]", name) or not name):
-        return parse_block_weights(name)
-    if preset is None:
-        raise RecipeError(
-            f'There is no block weight preset "{name}"{suggest(name.upper(), presets)}\n'
-            f"Presets: {', '.join(presets)}. You can also enter numbers: {_valid_counts()}."
-        )
-    weights = next((w for w in preset if len(w.unet) == len(architecture.unet_blocks)), None)
-    if weights is None:
-        raise RecipeError(
-            f'The preset "{name}" has no line for {architecture.name}, '
-            f"which has {len(architecture.blocks)} numbers, or {len(architecture.unet_blocks)} without BASE."
-        )
-    return weights
+def looks_like_weights(text: str) -> bool:
+    """Tell whether a text was meant as numbers, not as a name, though some may be wrong."""
+    plain = _without_brackets(plain_text(text))
+    words = re.split(r"[\s,;]+", plain)
+    return not plain or bool(re.match(r"[-+.\d,]", plain)) or _mostly_numbers(words)
 
 
-def read_presets(*paths: Path) -> Presets:
-    """Read preset files with lines ``NAME: numbers``; a name in a later file replaces that of an earlier one.
-
-    Raises:
-        RecipeError: A file or a line cannot be read, or a file gives a name twice for one number of blocks; the message
-            names the line.
-    """
-    presets: dict[str, tuple[BlockWeights, ...]] = {}
-    for path in paths:
-        presets.update(_read_preset_file(path))
-    return presets
+def valid_counts() -> str:
+    """Say how many numbers there can be."""
+    counts = sorted(_COUNTS, reverse=True)
+    return ", ".join(f"{n + 1} for {_architectures(n)} (BASE first; {n} without BASE)" for n in counts)
 
 
-def _read_preset_file(path: Path) -> dict[str, tuple[BlockWeights, ...]]:
-    try:
-        lines = read_text(path).splitlines()
-    except (OSError, UnicodeError) as exc:
-        raise RecipeError(f"Cannot read the presets in {path}: {exc}.") from exc
-    presets: dict[str, tuple[BlockWeights, ...]] = {}
-    for number, line in enumerate(lines, 1):
-        entry = line.partition("#")[0].strip()
-        if entry:
-            try:
-                _add_preset(entry, presets)
-            except RecipeError as exc:
-                raise RecipeError(f"{path}, line {number}: {exc}") from exc
-    return presets
+def _mostly_numbers(words: Sequence[str]) -> bool:
+    numbers = [word for word in words if re.fullmatch(r"""["'`]?(?:[-+]?[\d.]+%?|[RUX])["'`]?""", word)]
+    return len(words) > 2 and len(numbers) * 2 > len(words)
 
 
-def _add_preset(entry: str, presets: dict[str, tuple[BlockWeights, ...]]) -> None:
-    name, colon, numbers = entry.partition(":")
-    if not colon:
-        raise RecipeError("A preset is written NAME: numbers.")
-    key, weights = name.strip().upper(), parse_block_weights(numbers)
-    if any(len(other.unet) == len(weights.unet) for other in presets.get(key, ())):
-        raise RecipeError(f"{key} is given twice for {_architectures(len(weights.unet))}.")
-    presets[key] = (*presets.get(key, ()), weights)
+def _without_brackets(text: str) -> str:
+    text = text.strip()
+    while len(text) > 1 and text[-1] == _BRACKETS.get(text[0]):
+        inside = text[1:-1].strip()
+        if text[0] == text[-1] and text[0] in inside:
+            break  # quotes around each number
+        text = inside
+    return text
 
 
 def _ratio(piece: str) -> float:
     ratio = parse_ratio(piece)
     if ratio is None or not math.isfinite(ratio):
-        raise RecipeError(f'The block weight "{piece}" is not a finite number.')
+        raise RecipeError(f'The block weight "{piece}" is not a finite number{explain_ratio(piece)}.')
     return ratio
 
 
@@ -170,10 +148,5 @@ def _architectures(blocks: int) -> str:
     return " and ".join(a.name for a in ARCHITECTURES if len(a.unet_blocks) == blocks)
 
 
-def _valid_counts() -> str:
-    counts = sorted(_COUNTS, reverse=True)
-    return ", ".join(f"{n + 1} for {_architectures(n)} (BASE first; {n} without BASE)" for n in counts)
-
-
 def _wrong_count(count: int) -> str:
-    return f"There are {count} block weights, but there must be {_valid_counts()}."
+    return f"There are {count} block weights, but there must be {valid_counts()}."

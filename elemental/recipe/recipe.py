@@ -12,8 +12,9 @@ from ..errors import RecipeError, SpecProblem
 from .block_weights import BlockWeights, format_block_weights, parse_block_weights
 from .modes import MergeMode
 from .rules import RuleSet, format_rules
-from .spec_errors import PlainProblem, spec_error, suggest
+from .spec_errors import PlainProblem, spec_error
 from .spec_parser import parse_rules
+from .suggestions import suggest
 
 VERSION = 1
 """The version of the dict that a recipe is written as."""
@@ -169,7 +170,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
             beta=None if "beta" not in data else float(data["beta"]),
             block_alpha=parse_block_weights(data["block_alpha"]) if "block_alpha" in data else None,
             block_beta=parse_block_weights(data["block_beta"]) if "block_beta" in data else None,
-            rules=parse_rules(data.get("rules", ""), name="rules of the recipe"),
+            rules=parse_rules(data.get("rules", ""), name="rules of the recipe", recorded=True),
             vae=VaeChoice(data.get("vae", "merged")),
             dtype=SaveDtype(data["dtype"]) if "dtype" in data else None,
         )

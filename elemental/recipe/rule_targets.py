@@ -38,7 +38,7 @@ class Target(NamedTuple):
 
 
 def expand_targets(targets: Sequence[Target], names: Sequence[KeyName], blocks: Sequence[str]) -> list[Target]:
-    """Replace ALL by the blocks and elements of a checkpoint.
+    """Replace ALL by the blocks and elements of a checkpoint; by blocks that have such elements, if some are named.
 
     Args:
         targets: The targets as written.
@@ -51,10 +51,37 @@ def expand_targets(targets: Sequence[Target], names: Sequence[KeyName], blocks: 
     for target in targets:
         singles = [target]
         if target.each_block:
-            singles = [target._replace(blocks=BlockSelector((block,)), each_block=False) for block in present_blocks]
+            chosen = _blocks_with(target.elements, names)
+            singles = [
+                target._replace(blocks=BlockSelector((block,)), each_block=False)
+                for block in present_blocks
+                if block in chosen
+            ]
         for single in singles:
             expanded += _each_element(single, names) if single.each_element else [single]
     return expanded
+
+
+def format_skipped(targets: Sequence[Target], names: Sequence[KeyName], blocks: Sequence[str]) -> str:
+    """Say which blocks :func:`expand_targets` leaves out, as a sentence; empty if none.
+
+    Args:
+        targets: The targets as written.
+        names: The tensors of the checkpoint.
+        blocks: The blocks of its architecture, in order.
+    """
+    sentences = []
+    for target in targets:
+        if target.each_block and target.elements.parts:
+            chosen = _blocks_with(target.elements, names)
+            skipped = [block for block in blocks if block not in chosen]
+            if skipped and chosen:
+                sentences.append(f'"{target}" leaves out blocks without such elements: {", ".join(skipped)}.')
+    return " ".join(dict.fromkeys(sentences))
+
+
+def _blocks_with(elements: ElementSelector, names: Sequence[KeyName]) -> set[str]:
+    return {name.block for name in names if elements.matches(name)}
 
 
 def _each_element(target: Target, names: Sequence[KeyName]) -> Iterator[Target]:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
-from ..architectures.blocks import ARCHITECTURES, RULE_NAMES, TEXT_ENCODER, VAE
+from ..architectures.blocks import ARCHITECTURES, TEXT_ENCODER, VAE
 from ..errors import Span, SpecError, SpecProblem
+from .rule_hints import explain_block, explain_colons, explain_part, explain_ratio
+from .rule_targets import ALL
+from .rules import NOT
 
 _FORM = "A rule is blocks:elements:ratio or blocks:elements:ratio:beta, as in OUT03 OUT04:attn2:0.5"
-_LOOKALIKES = {"\uff1a": ":", "\uff0c": ",", "\u3001": ",", "\uff0e": "."}
 _MOST_LISTED = 100  # the mistakes after these are counted only
 MOST_PROBLEMS = 1000
 """Reading stops after this many mistakes: the text was probably not meant as a spec."""
 _LINE_WINDOW = 100  # characters shown of a long line
+_LONGEST_EXPLAINED = 300  # characters of a rule; what is longer was not meant as one
 
 
 class Mistake(Enum):
     """The kinds of mistakes in a spec."""
 
     COLONS = auto()
+    COMMAS = auto()
     TARGET_COLONS = auto()
     BLOCK = auto()
+    PART = auto()
+    ALL_WITH_OTHERS = auto()
     BARE_DASH = auto()
     PART_IN_RANGE = auto()
     EMPTY_NOT = auto()
@@ -34,16 +38,27 @@ class Mistake(Enum):
 
 
 class Problem(NamedTuple):
-    """One mistake; its message is made when it is read, as a long text can have thousands of mistakes."""
+    """One mistake; its message is made when it is read, as a long text can have thousands of mistakes.
+
+    Attributes:
+        span: Its place.
+        mistake: Its kind.
+        piece: The text that is wrong.
+        rule: The rule or target that it is in.
+    """
 
     span: Span
     mistake: Mistake
     piece: str
+    rule: str = ""
 
     @property
     def message(self) -> str:
-        """What is wrong, with the nearest valid spelling."""
-        return _message(self.mistake, _shorten(self.piece)) + _lookalike(self.piece)
+        """What is wrong, with what was meant if that is certain."""
+        if max(len(self.piece), len(self.rule)) > _LONGEST_EXPLAINED:
+            return _message(self.mistake, _shorten(self.piece))
+        shown = self.piece if self.mistake is Mistake.COMMAS else _shorten(self.piece)
+        return _message(self.mistake, shown) + _explain(self.mistake, self.piece, self.rule)
 
     @property
     def allowed(self) -> str:
@@ -89,33 +104,15 @@ def plain_line_ends(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def suggest(word: str, names: Iterable[str]) -> str:
-    """Suggest the nearest name, as the end of a sentence; empty if none is near."""
-    nearest = difflib.get_close_matches(word, list(names), n=1, cutoff=0.65)
-    return f'; did you mean "{nearest[0]}"?' if nearest else ""
-
-
-def suggest_block(word: str, names: Iterable[str]) -> str:
-    """Suggest the nearest block, as the end of a sentence: of the same side the one with the nearest number."""
-    numbered = re.fullmatch(r"(IN|OUT|M)([0-9]{1,6})", word.upper())
-    if numbered is None:
-        return suggest(word.upper(), names)
-    side, number = numbered[1], int(numbered[2])
-    same_side = [name for name in names if re.fullmatch(rf"{side}[0-9]+", name)]
-    closest = min(same_side, key=lambda name: abs(int(name.removeprefix(side)) - number), default=None)
-    return f'; did you mean "{closest}"?' if closest else ""
-
-
 def _message(mistake: Mistake, piece: str) -> str:
-    if mistake is Mistake.COLONS:
-        return f"a rule has two or three colons{_colon_hint(piece)}"
-    if mistake is Mistake.TARGET_COLONS:
-        return "a target is blocks or blocks:elements, without a ratio"
-    if mistake is Mistake.BLOCK:
-        return f'unknown block "{piece}"{suggest_block(piece, RULE_NAMES)}'
-    if mistake is Mistake.PART_IN_RANGE:
-        return f'"{piece}" is not a range: {TEXT_ENCODER} and {VAE} cannot be in ranges'
     return {
+        Mistake.COLONS: "a rule has two or three colons",
+        Mistake.COMMAS: f'commas separate rules; several blocks or elements have spaces between: "{piece}"',
+        Mistake.TARGET_COLONS: "a target is blocks or blocks:elements, without a ratio",
+        Mistake.BLOCK: f'unknown block "{piece}"',
+        Mistake.PART: f'no element has "{piece}" in its name',
+        Mistake.ALL_WITH_OTHERS: f"{ALL} stands alone, without {NOT} or other names",
+        Mistake.PART_IN_RANGE: f'"{piece}" is not a range: {TEXT_ENCODER} and {VAE} cannot be in ranges',
         Mistake.BARE_DASH: "a range is written without spaces",
         Mistake.EMPTY_NOT: "NOT with nothing after it",
         Mistake.LATE_NOT: "NOT must come first; it inverts everything after it",
@@ -124,12 +121,25 @@ def _message(mistake: Mistake, piece: str) -> str:
     }[mistake]
 
 
-def _allowed(mistake: Mistake) -> str:
+def _explain(mistake: Mistake, piece: str, rule: str) -> str:
+    """Say what was meant, as the end of a message; empty if that is not certain."""
     if mistake is Mistake.COLONS:
+        return explain_colons(piece)
+    if mistake is Mistake.BLOCK:
+        return explain_block(piece, rule)
+    if mistake is Mistake.PART:
+        return explain_part(piece)
+    return explain_ratio(piece) if mistake is Mistake.RATIO else ""
+
+
+def _allowed(mistake: Mistake) -> str:
+    if mistake in (Mistake.COLONS, Mistake.COMMAS):
         return f"{_FORM}."
     if mistake is Mistake.BLOCK:
         return _allowed_blocks()
     return {
+        Mistake.PART: "A part is any piece of an element's name, such as attn2 or ff.net.",
+        Mistake.ALL_WITH_OTHERS: f"{ALL} is every block, or every element of the blocks before the colon.",
         Mistake.TARGET_COLONS: "Write OUT05:attn2 for some elements, OUT05 for a whole block, ALL for every block.",
         Mistake.BARE_DASH: "Write IN03-IN06.",
         Mistake.PART_IN_RANGE: "Write them next to the range, as in BASE-IN03 TE.",
@@ -138,19 +148,6 @@ def _allowed(mistake: Mistake) -> str:
         Mistake.RATIO: "A ratio is a decimal number such as 1, .5, 0.25, -0.3 or 1e-1.",
         Mistake.INFINITE: "A ratio is a finite number, usually from 0 to 1.",
     }[mistake]
-
-
-def _colon_hint(piece: str) -> str:
-    if re.fullmatch(r"\d+", piece):
-        return "; if this is a ratio, use a decimal point, as in 0.5"
-    if re.fullmatch(r"[^:]*:\s*[-+.\d]+", piece):
-        return "; a ratio for whole blocks is written with two colons, as in OUT05::1"
-    return ""
-
-
-def _lookalike(piece: str) -> str:
-    char = next((char for char in piece if char in _LOOKALIKES), None)
-    return f'; replace the full-width "{char}" by "{_LOOKALIKES[char]}"' if char else ""
 
 
 def _allowed_blocks() -> str:

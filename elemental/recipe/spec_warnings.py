@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ..architectures.blocks import BASE, Architecture
-from ..architectures.keys import searched_name
-from ..architectures.tensor_sets import TensorSet, members
-from .block_weights import BlockWeights
+from ..architectures.blocks import BASE, SDXL, Architecture
+from ..architectures.tensor_sets import TensorSet
+from .block_hints import extended_name
+from .block_weights import BlockWeights, format_left_out
+from .part_hints import explain_absent_part
 from .recipe import MergeRecipe
 from .rule_matching import Decision, RuleMatcher
-from .rules import Rule, RuleSet
-from .spec_errors import suggest, suggest_block
+from .rules import Rule, RuleSet, format_ratio
 
 USUAL = (-1.0, 2.0)
 """The range of the ratio sliders; ratios outside it are allowed, but usually mistakes."""
@@ -35,11 +35,18 @@ def warn_of_ratios(recipe: MergeRecipe) -> Iterator[SpecWarning]:
     }
     for name, ratios in by_name.items():
         for ratio in _outside_range(ratios):
-            yield SpecWarning(f"{name}: {ratio:g} is outside {USUAL[0]:g} to {USUAL[1]:g}.")
+            yield SpecWarning(f"{name}: {format_ratio(ratio)} is outside {USUAL[0]:g} to {USUAL[1]:g}.")
     for index, rule in enumerate(recipe.rules.rules):
         for ratio in _outside_range((rule.alpha, rule.beta)):
-            message = f"the ratio {ratio:g} is outside {USUAL[0]:g} to {USUAL[1]:g}"
+            message = f"the ratio {format_ratio(ratio)} is outside {USUAL[0]:g} to {USUAL[1]:g}"
             yield SpecWarning(_about(recipe.rules, index, message), index)
+
+
+def warn_of_weights(recipe: MergeRecipe, architecture: Architecture) -> Iterator[SpecWarning]:
+    """Warn of block weights for blocks that the architecture does not have."""
+    for name, weights in (("alpha", recipe.block_alpha), ("beta", recipe.block_beta)):
+        if weights is not None and (left_out := format_left_out(weights, architecture)):
+            yield SpecWarning(f"block weights of {name}: {left_out}")
 
 
 def warn_of_rules(
@@ -59,7 +66,7 @@ def warn_of_rules(
                 _about(rules, index, f"matches no tensor{_why_no_match(rule, matcher, architecture)}"), index
             )
             continue
-        for word, suggestion in (*_absent_blocks(rule, matcher), *_absent_parts(rule, matcher)):
+        for word, suggestion in (*_absent_blocks(rule, matcher, architecture), *_absent_parts(rule, matcher)):
             yield SpecWarning(_about(rules, index, f'"{word}" matches nothing here{suggestion}'), index)
         for word in rule.blocks.words:
             if matcher.with_block(word) and any(end not in architecture.blocks for end in _ends(word)):
@@ -84,7 +91,10 @@ def _numbers(weights: BlockWeights | None) -> list[float | None]:
 
 def _why_no_match(rule: Rule, matcher: RuleMatcher, architecture: Architecture) -> str:
     """Say what in a rule has no match, as the end of a sentence."""
-    for word, suggestion in (*_absent_blocks(rule, matcher), *_absent_parts(rule, matcher, anywhere=True)):
+    for word, suggestion in (
+        *_absent_blocks(rule, matcher, architecture),
+        *_absent_parts(rule, matcher, anywhere=True),
+    ):
         return f': "{word}" is not in this {architecture.name} checkpoint{suggestion}'
     elsewhere = matcher.of_elements(rule.elements)
     if not elsewhere:
@@ -93,29 +103,22 @@ def _why_no_match(rule: Rule, matcher: RuleMatcher, architecture: Architecture) 
     return f'; "{rule.elements}" is in {_list_some(blocks)}'
 
 
-def _absent_blocks(rule: Rule, matcher: RuleMatcher) -> Iterator[tuple[str, str]]:
-    """List the blocks that the checkpoint does not have, each with a suggestion."""
+def _absent_blocks(rule: Rule, matcher: RuleMatcher, architecture: Architecture) -> Iterator[tuple[str, str]]:
+    """List the blocks that the checkpoint does not have, each with those that it has."""
     for word in rule.blocks.words:
         if not matcher.with_block(word):
-            yield word, suggest_block(word, {name.block: None for name in matcher.names})
+            own = f"; {architecture.name} has {architecture.block_summary}" if word not in architecture.blocks else ""
+            extended = extended_name(word) if own and architecture is SDXL else ""
+            also = f', and supermerger\'s extended name "{word}" is "{extended}" here' if extended else ""
+            yield word, f"{own}{also}"
 
 
 def _absent_parts(rule: Rule, matcher: RuleMatcher, *, anywhere: bool = False) -> Iterator[tuple[str, str]]:
-    """List the parts without a match in the rule's blocks, or anywhere, each with a suggestion."""
+    """List the parts without a match in the rule's blocks, or anywhere, each with what was meant."""
     blocks = matcher.everything if anywhere else matcher.of_blocks(rule.blocks)
     for part in rule.elements.parts:
         if not matcher.with_part(part) & blocks:
-            yield part, suggest(part, _pieces_like(part, matcher.of_blocks(rule.blocks), matcher))
-
-
-def _pieces_like(part: str, tensors: TensorSet, matcher: RuleMatcher) -> list[str]:
-    """List the pieces of element names with as many dots as the part."""
-    size = part.count(".") + 1
-    pieces: dict[str, None] = {}
-    for element in {searched_name(part, matcher.names[index]): None for index in members(tensors)}:
-        words = element.split(".")
-        pieces.update((".".join(words[start : start + size]), None) for start in range(len(words) - size + 1))
-    return list(pieces)
+            yield part, explain_absent_part(part, rule, matcher)
 
 
 def _ends(word: str) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..errors import ImageError
+from ..errors import RecipeError
 from ..images.image_request import request_from_dict, with_known_sampler
 from ..recipe.recipe import recipe_from_dict
-from ..recipe.rule_targets import Target, expand_targets
+from ..recipe.rule_targets import Target, expand_targets, format_skipped
 from ..recipe.rules import RuleSet
 from ..recipe.spec_parser import parse_targets
 from .axes.base import Setting
@@ -28,11 +28,13 @@ class ElementCheck:
         base: The setting of the base image.
         groups: The targets of each grid; one group unless they were split by ``|``.
         ratio: The ratio of the target's elements in a probe.
+        remarks: What was left out when the targets were read.
     """
 
     base: Setting
     groups: tuple[tuple[Target, ...], ...]
     ratio: float
+    remarks: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -73,12 +75,14 @@ def parse_check(
 
     Raises:
         SpecError: A target cannot be read.
-        ImageError: A grid has no target.
+        RecipeError: A grid has no target.
         HostError: The sampler is not known.
     """
-    groups = tuple(_expand_groups([parse_targets(part) for part in split_groups(text)], context, watch_count))
+    written = [parse_targets(part) for part in split_groups(text)]
+    groups = tuple(_expand_groups(written, context, watch_count))
     base = replace(base, request=with_known_sampler(base.request, context.samplers))
-    return ElementCheck(base, groups, ratio)
+    skipped = (format_skipped(targets, context.names, context.architecture.blocks) for targets in written)
+    return ElementCheck(base, groups, ratio, tuple(filter(None, dict.fromkeys(skipped))))
 
 
 def _expand_groups(
@@ -92,8 +96,10 @@ def _expand_groups(
         for target in group:
             targets += expand_targets([target], context.names, context.architecture.blocks)
             watch_count(count + len(targets))
+        if not targets and group:
+            raise RecipeError(f'elements: no block has elements with "{group[0].elements}" in their names.')
         if not targets:
-            raise ImageError("elements: no block or element is named; write OUT05:attn2, OUT05, OUT05:ALL or ALL.")
+            raise RecipeError("elements: no block or element is named; write OUT05:attn2, OUT05, OUT05:ALL or ALL.")
         count += len(targets)
         yield tuple(targets)
 
@@ -106,5 +112,7 @@ def check_from_dict(data: Mapping[str, Any]) -> ElementCheck:
         LookupError, TypeError, ValueError, AttributeError: An entry is missing, or of another kind.
     """
     base = Setting(recipe_from_dict(data["recipe"]), request_from_dict(data["request"]))
-    groups = tuple(tuple(target for text in group for target in parse_targets(text)) for group in data["elements"])
+    groups = tuple(
+        tuple(target for text in group for target in parse_targets(text, recorded=True)) for group in data["elements"]
+    )
     return ElementCheck(base, groups, float(data["ratio"]))

@@ -14,6 +14,7 @@ from ..merge.files.open_models import OpenModels
 from ..merge.plan import NOTHING_CHANGES, MergePlan
 from ..merge.planner import planning_key
 from ..recipe.recipe import MergeRecipe
+from ..recipe.rules import format_ratio
 from .axes.values import AxisValues
 from .cells import Cell
 from .element_check import ElementCheck
@@ -91,7 +92,7 @@ def estimate_check(check: ElementCheck, *, locator: ModelLocator = AS_RECORDED) 
     base_effect = plans.effects[check.base.recipe]
     idle = [cell for cell in cells[1:] if plans.effects[cell.recipe] == base_effect]
     if len(idle) == len(check.targets):
-        reason = f"these elements have the ratio {check.ratio:g} without it, too, or are not there"
+        reason = f"these elements have the ratio {format_ratio(check.ratio)} without it, too, or are not there"
         raise RecipeError("\n".join([f"The element check would show no difference: {reason}.", *plans.remarks]))
     plans.warnings.extend(f"{check.describe(cell)}: it has this ratio without the element check, too." for cell in idle)
     return plans.estimate(cells)

@@ -99,7 +99,7 @@ def _request_line(request: ImageRequest) -> _Line:
         ("negative", request.negative and f"negative: {request.negative}"),
         ("sampler", request.sampler),
         ("steps", f"{request.steps} steps"),
-        ("cfg", f"CFG {request.cfg:g}"),
+        ("cfg", f"CFG {format_ratio(request.cfg)}"),
         ("seed", f"seed {request.seed}"),
         ("size", f"{request.width}x{request.height}"),
     ]

@@ -12,10 +12,12 @@ from ..errors import RecipeError
 from ..hosts.base import CheckpointRef
 from ..merge.files.model_locator import expand_home, model_source
 from ..recipe.block_weights import BlockWeights, format_block_weights, parse_block_weights
+from ..recipe.lookalikes import plain_text
 from ..recipe.modes import MergeMode
 from ..recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop_unused
 from ..recipe.rules import format_rules
 from ..recipe.spec_parser import parse_rules
+from ..recipe.spec_reader import parse_ratio
 
 FindModel = Callable[[str], ModelSource]
 
@@ -202,9 +204,12 @@ def _weights(name: str, text: str) -> BlockWeights | None:
 
 def _number(name: str, value: Any) -> float:
     try:
-        return float(value)
+        number = parse_ratio(plain_text(value).strip()) if isinstance(value, str) else float(value)
     except (TypeError, ValueError) as exc:
         raise RecipeError(f"{name} must be a number.") from exc
+    if number is None:
+        raise RecipeError(f"{name} must be a number.")
+    return number
 
 
 def shown_path(path: Path) -> str:

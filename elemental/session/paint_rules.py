@@ -15,7 +15,8 @@ from typing import Any
 from ..errors import ElementalError, RecipeError
 from ..recipe.rules import BlockSelector, ElementSelector, Rule
 from ..recipe.spec_errors import plain_line_ends
-from ..recipe.spec_parser import parse_ratio, parse_rules
+from ..recipe.spec_parser import parse_rules
+from ..recipe.spec_reader import parse_ratio
 
 _SHORTEST_RANGE = 3
 _BLANK_RATIO = 1.0

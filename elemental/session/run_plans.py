@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..images.image_request import ImageRequest
@@ -66,7 +67,8 @@ def plan_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageR
         axes["y"] = parse_axis("y", plot.y_type, plot.y, context, watch_count=_refuse_many)
     setting = Setting(recipe, replace(request, batch=1))
     xy_plot = make_plot(setting, axes["x"], axes.get("y"), context=context, most=MOST_CELLS)
-    return PlotRun(xy_plot, compare=plot.compare), estimate_plot(xy_plot, locator=session.locator)
+    remarks = [remark for axis in xy_plot.axes for remark in axis.remarks]
+    return PlotRun(xy_plot, compare=plot.compare), _with(remarks, estimate_plot(xy_plot, locator=session.locator))
 
 
 def plan_check(session: Session, form: MergeForm, check: CheckForm, request: ImageRequest) -> tuple[CheckRun, Estimate]:
@@ -79,13 +81,18 @@ def plan_check(session: Session, form: MergeForm, check: CheckForm, request: Ima
     context = make_axis_context(session.host, recipe, locator=session.locator)
     setting = Setting(recipe, replace(request, batch=1))
     element_check = parse_check(setting, check.elements, float(check.ratio), context, watch_count=_refuse_many)
-    return CheckRun(element_check), estimate_check(element_check, locator=session.locator)
+    return CheckRun(element_check), _with(element_check.remarks, estimate_check(element_check, locator=session.locator))
 
 
 def describe_estimate(estimate: Estimate) -> str:
     """Say how many images and merges a run makes, with its warnings."""
     counts = f"{count_images(estimate.cells)}, {estimate.merges:,} merge{'s' * (estimate.merges != 1)}."
     return "\n".join([counts, *estimate.warnings])
+
+
+def _with(remarks: Sequence[str], estimate: Estimate) -> Estimate:
+    """Show what was left out of a run's values beside the warnings."""
+    return replace(estimate, warnings=(*remarks, *estimate.warnings))
 
 
 def _refuse_many(count: int) -> None:

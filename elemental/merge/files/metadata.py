@@ -17,7 +17,7 @@ from ...architectures.keys import FIRST_CONV
 from ...errors import RecipeError
 from ...recipe.block_weights import format_block_weights
 from ...recipe.recipe import MergeRecipe, ModelSource, SaveDtype, recipe_from_dict
-from ...recipe.rules import format_rules
+from ...recipe.rules import format_ratio, format_rules
 from ..plan import MergePlan, Role
 from .checkpoint import Checkpoint
 from .foreign_recipes import FOREIGN_FIELD, MODELS_FIELD, ReadRecipe, is_foreign, read_foreign
@@ -209,9 +209,9 @@ def _typed_without_folders(recipe: MergeRecipe) -> MergeRecipe:
 
 def name_recipe(recipe: MergeRecipe) -> str:
     """Describe a recipe in one line."""
-    pieces = [f"{recipe.mode.value} of {', '.join(_model_names(recipe))}", f"alpha {recipe.alpha:g}"]
+    pieces = [f"{recipe.mode.value} of {', '.join(_model_names(recipe))}", f"alpha {format_ratio(recipe.alpha)}"]
     if recipe.beta is not None:
-        pieces.append(f"beta {recipe.beta:g}")
+        pieces.append(f"beta {format_ratio(recipe.beta)}")
     for name, weights in (("blocks", recipe.block_alpha), ("blocks beta", recipe.block_beta)):
         if weights is not None:
             pieces.append(f"{name} {format_block_weights(weights)}")

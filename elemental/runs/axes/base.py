@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ...errors import ElementalError
+from ...errors import ElementalError, HostError, ImageError, RecipeError
 from ...images.image_request import ImageRequest
 from ...recipe.recipe import MergeRecipe
 from ...recipe.rule_targets import Target
@@ -77,6 +77,14 @@ class Axis(ABC):
             ElementalError: The text is no value of this axis.
         """
 
+    def read_stored(self, text: str, context: AxisContext) -> list[AxisValue]:
+        """Read the text of a value from a record, as it was always meant; see :attr:`AxisValue.text`."""
+        return self.read(text, context)
+
+    def remark(self, text: str, context: AxisContext) -> str:  # noqa: ARG002
+        """Say what :meth:`read` leaves out of a value; empty if nothing."""
+        return ""
+
     @abstractmethod
     def apply(self, setting: Setting, meaning: Any) -> Setting:
         """Give a copy of a setting with a value in it.
@@ -94,9 +102,11 @@ def explain(error: ElementalError, *, side: str, axis: Axis, value: str) -> Elem
     """Put the axis and the value that an error is about before its text.
 
     Args:
-        error: The error; the result is of the same class.
+        error: The error. The result is of the same class, or a RecipeError if the image or the host refused the value:
+            a wrong value is wrong usage on every axis.
         side: "x" or "y".
         axis: The axis.
         value: The value, as it was written.
     """
-    return type(error)(f'{side} axis, {axis.name}, value "{value}": {error}')
+    kind = RecipeError if isinstance(error, (ImageError, HostError)) else type(error)
+    return kind(f'{side} axis, {axis.name}, value "{value}": {error}')

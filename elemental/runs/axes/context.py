@@ -12,7 +12,7 @@ from ...architectures.keys import KeyName, name_key
 from ...hosts.base import Host
 from ...merge.files.checkpoint import Checkpoint, is_there
 from ...merge.files.model_locator import AS_RECORDED, ModelLocator, expand_home, model_source
-from ...recipe.block_weights import Presets
+from ...recipe.presets import Presets
 from ...recipe.recipe import MergeRecipe, ModelSource
 from ...workflows import load_presets
 

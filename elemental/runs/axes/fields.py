@@ -9,16 +9,20 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from ...errors import ImageError, RecipeError
+from ...errors import RecipeError
 from ...images.image_request import choose_sampler
-from ...recipe.block_weights import choose_block_weights, format_block_weights
+from ...recipe.block_weights import format_block_weights
+from ...recipe.lookalikes import plain_text
 from ...recipe.modes import MergeMode
+from ...recipe.presets import choose_block_weights, is_preset
 from ...recipe.recipe import MergeRecipe
+from ...recipe.rule_hints import explain_ratio
 from ...recipe.rules import RuleSet, format_ratio
-from ...recipe.spec_errors import suggest
-from ...recipe.spec_parser import parse_ratio
+from ...recipe.spec_reader import parse_ratio
+from ...recipe.suggestions import suggest
 from .base import Axis, AxisValue, Setting
 from .context import AxisContext
+from .ranges import expand_range
 from .value_lists import split_at_lines, split_quoted, without_comments
 
 
@@ -44,35 +48,45 @@ class FieldAxis(Axis):
 class NumberAxis(FieldAxis):
     """A number."""
 
-    form = "numbers, separated by commas"
+    form = "numbers, separated by commas, or ranges such as 0-1(+0.25) or 0-1[5]"
+
+    def split(self, text: str) -> list[str]:
+        return super().split(plain_text(text))
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
-        number = _parse_finite(text)
-        return [AxisValue(format_ratio(number), f"{self.name} {format_ratio(number)}", number)]
+        numbers = map(_parse_finite, expand_range(text, whole=False) or [text])
+        return [AxisValue(format_ratio(number), f"{self.name} {format_ratio(number)}", number) for number in numbers]
 
 
 class IntegerAxis(FieldAxis):
     """A whole number."""
 
-    form = "numbers, separated by commas"
+    form = "numbers, separated by commas, or ranges such as 20-30(+5)"
 
-    def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
-        if not re.fullmatch(r"[+-]?\d{1,12}", text):
-            raise ImageError(f'"{text}" is no whole number.')
-        return [AxisValue(text, f"{self.name} {int(text)}", int(text))]
+    def split(self, text: str) -> list[str]:
+        return super().split(plain_text(text))
+
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:
+        return [self.read_one(number, context) for number in expand_range(text, whole=True) or [text]]
+
+    def read_one(self, text: str, context: AxisContext) -> AxisValue:  # noqa: ARG002
+        """Read one number."""
+        if not re.fullmatch(r"[+-]?[0-9]{1,12}", text):
+            raise RecipeError(f'"{text}" is no whole number{explain_ratio(text)}.')
+        return AxisValue(text, f"{self.name} {int(text)}", int(text))
 
 
 class SeedAxis(IntegerAxis):
     """The seed; -1 draws one, which the label and the text then name."""
 
-    form = "whole numbers, separated by commas; -1 picks a random seed"
+    form = "whole numbers, separated by commas, or ranges such as 1-4; -1 picks a random seed"
 
-    def read(self, text: str, context: AxisContext) -> list[AxisValue]:
-        (value,) = super().read(text, context)
+    def read_one(self, text: str, context: AxisContext) -> AxisValue:
+        value = super().read_one(text, context)
         if value.meaning != -1:
-            return [value]
+            return value
         drawn = context.draw_seed()
-        return [AxisValue(str(drawn), f"seed {drawn}", drawn)]
+        return AxisValue(str(drawn), f"seed {drawn}", drawn)
 
 
 class AlphaAxis(NumberAxis):
@@ -93,7 +107,7 @@ class AlphaBetaAxis(Axis):
     form = "pairs such as 0.5 0.2, separated by commas"
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
-        numbers = text.replace(":", " ").split()
+        numbers = plain_text(text).replace(":", " ").split()
         if len(numbers) != 2:
             raise RecipeError(f'"{text}" is no pair of alpha and beta, such as 0.5 0.2.')
         alpha, beta = map(_parse_finite, numbers)
@@ -117,7 +131,7 @@ class BlockWeightsAxis(FieldAxis):
         before_colon, colon, after_colon = text.partition(":")
         weights = choose_block_weights(after_colon if colon else text, context.presets, context.architecture)
         numbers = format_block_weights(weights)
-        if not colon and text.strip().upper() not in context.presets:
+        if not colon and not is_preset(text, context.presets):
             return [AxisValue(numbers, numbers, weights)]
         preset = before_colon.strip()
         return [AxisValue(f"{preset}:{numbers}" if preset else numbers, preset or numbers, weights)]
@@ -146,7 +160,7 @@ class ModeAxis(Axis):
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
         modes = {mode.value: mode for mode in MergeMode}
-        name = text.lower()
+        name = "-".join(text.lower().replace("_", " ").split())  # supermerger writes "Weight sum"
         if name not in modes:
             raise RecipeError(f'There is no mode "{text}"{suggest(name, modes) or "."} Known are {", ".join(modes)}.')
         return [AxisValue(name, name, modes[name])]
@@ -181,5 +195,5 @@ class SamplerAxis(FieldAxis):
 def _parse_finite(text: str) -> float:
     number = parse_ratio(text)
     if number is None or not math.isfinite(number):
-        raise RecipeError(f'"{text}" is no finite number.')
+        raise RecipeError(f'"{text}" is no finite number{explain_ratio(text)}.')
     return number

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ...errors import RecipeError
-from ...recipe.rule_targets import expand_targets
+from ...recipe.rule_targets import Target, expand_targets, format_skipped
 from ...recipe.rules import RuleSet
 from ...recipe.spec_parser import parse_rules, parse_targets
 from .base import Axis, AxisValue, Setting
@@ -44,7 +45,12 @@ class ElementalAxis(Axis):
         return ["", *specs] if starts_blank else specs
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
-        rules = parse_rules(text, name="value")
+        return self._value(parse_rules(text, name="value"))
+
+    def read_stored(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
+        return self._value(parse_rules(text, name="value", recorded=True))
+
+    def _value(self, rules: RuleSet) -> list[AxisValue]:
         label = ", ".join(map(str, rules.rules)) or ("the recipe's rules alone" if self.add else "no rules")
         return [AxisValue("\n".join(map(str, rules.rules)), label, rules.rules)]
 
@@ -77,9 +83,20 @@ class PinpointAxis(Axis):
         return split_at_commas(without_comments(text))
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:
-        targets = expand_targets(parse_targets(text, name="value"), context.names, context.architecture.blocks)
+        return self._values(parse_targets(text, name="value"), context)
+
+    def read_stored(self, text: str, context: AxisContext) -> list[AxisValue]:
+        return self._values(parse_targets(text, name="value", recorded=True), context)
+
+    def remark(self, text: str, context: AxisContext) -> str:
+        return format_skipped(parse_targets(text), context.names, context.architecture.blocks)
+
+    def _values(self, written: Sequence[Target], context: AxisContext) -> list[AxisValue]:
+        targets = expand_targets(written, context.names, context.architecture.blocks)
+        if not targets:
+            raise RecipeError(f'No block has elements with "{written[0].elements}" in their names.')
         if self.whole_blocks and any(target.elements.parts for target in targets):
-            raise RecipeError(f'"{text}" names elements; {self.name} takes whole blocks.')
+            raise RecipeError(f'"{written[0]}" names elements; {self.name} takes whole blocks.')
         return [AxisValue(str(target), str(target) or ":", target) for target in targets]
 
     def apply(self, setting: Setting, meaning: Any) -> Setting:

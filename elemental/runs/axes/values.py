@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from ...errors import ElementalError, ImageError
-from ...recipe.spec_errors import suggest
+from ...errors import ElementalError, RecipeError
+from ...recipe.suggestions import suggest
 from .base import Axis, AxisValue, explain
 from .catalogue import AXES
 from .context import AxisContext
@@ -22,11 +23,13 @@ class AxisValues:
         side: "x" or "y".
         axis: The axis.
         groups: The values of each grid; one group unless they were split by ``|``.
+        remarks: What was left out when they were read.
     """
 
     side: str
     axis: Axis
     groups: tuple[tuple[AxisValue, ...], ...]
+    remarks: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def values(self) -> tuple[AxisValue, ...]:
@@ -42,10 +45,10 @@ def find_axis(name: str) -> Axis:
     """Give the axis of a name.
 
     Raises:
-        ImageError: There is no such axis.
+        RecipeError: There is no such axis.
     """
     if name not in AXES:
-        raise ImageError(f'There is no axis "{name}"{suggest(name, AXES) or "."} There are {", ".join(AXES)}.')
+        raise RecipeError(f'There is no axis "{name}"{suggest(name, AXES) or "."} There are {", ".join(AXES)}.')
     return AXES[name]
 
 
@@ -70,10 +73,13 @@ def parse_axis(
         pieces = axis.split(part)
         if not pieces:
             where = "its values hold nothing" if "|" not in text else 'nothing stands beside a "|"'
-            raise ImageError(f"{side} axis, {name}: {where}; give {axis.form}.")
+            raise RecipeError(f"{side} axis, {name}: {where}; give {axis.form}.")
         groups.append(pieces)
     watch_count(sum(map(len, groups)))
-    return _read_groups(side, axis, groups, context, watch_count)
+    read = partial(axis.read, context=context)
+    values = _read_groups(side, axis, groups, read, watch_count)
+    remarks = dict.fromkeys(axis.remark(piece, context) for pieces in groups for piece in pieces)
+    return replace(values, remarks=tuple(filter(None, remarks)))
 
 
 def split_groups(text: str) -> list[str]:
@@ -88,14 +94,15 @@ def axis_from_dict(side: str, data: Mapping[str, Any], context: AxisContext) -> 
         ElementalError: A value, the recipe or the request cannot be read.
         LookupError, TypeError, ValueError, AttributeError: An entry is missing, or of another kind.
     """
-    return _read_groups(side, find_axis(str(data["type"])), data["groups"], context)
+    axis = find_axis(str(data["type"]))
+    return _read_groups(side, axis, data["groups"], partial(axis.read_stored, context=context))
 
 
 def _read_groups(
     side: str,
     axis: Axis,
     groups: Sequence[Sequence[str]],
-    context: AxisContext,
+    read: Callable[[str], list[AxisValue]],
     watch_count: Callable[[int], None] = lambda _: None,
 ) -> AxisValues:
     values_by_group: list[tuple[AxisValue, ...]] = []
@@ -103,7 +110,7 @@ def _read_groups(
         values: list[AxisValue] = []
         for piece in pieces:
             try:
-                values += axis.read(piece, context)
+                values += read(piece)
             except ElementalError as exc:
                 raise explain(exc, side=side, axis=axis, value=piece) from exc
             watch_count(sum(map(len, values_by_group)) + len(values))

@@ -1,0 +1,183 @@
+"""Presets of block weights: reads files of them, and chooses one by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ..architectures.blocks import Architecture
+from ..errors import RecipeError
+from .block_weights import BlockWeights, looks_like_weights, parse_block_weights, valid_counts
+from .lookalikes import plain_text
+from .suggestions import suggest
+
+BUILT_IN_PRESETS = Path(__file__).with_name("presets.txt")
+"""The presets that come with the program; the file names their sources."""
+
+Presets = Mapping[str, tuple[BlockWeights, ...]]
+"""Block weights by upper-case name; a name can have one set for each number of blocks."""
+
+
+class PresetTable(dict[str, tuple[BlockWeights, ...]]):
+    """The presets of some files.
+
+    Attributes:
+        mistakes: What is wrong with lines that cannot be used, by the upper-case name of their preset.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mistakes: dict[str, str] = {}
+
+
+def mistakes_of(presets: Presets) -> Mapping[str, str]:
+    """Give what is wrong with lines of the files that presets were read from, by the upper-case name."""
+    return presets.mistakes if isinstance(presets, PresetTable) else {}
+
+
+def choose_block_weights(text: str, presets: Presets, architecture: Architecture) -> BlockWeights:
+    """Read block weights given as numbers or as the name of a preset; case is ignored.
+
+    Args:
+        text: The numbers or the name, or a line of a preset file.
+        presets: The presets.
+        architecture: The architecture of the models. A preset that has no line for SDXL gives that of SD 1.x.
+
+    Raises:
+        RecipeError: The text is neither, its line in the file cannot be used, or the preset does not fit this
+            architecture.
+    """
+    name = text.strip()
+    key = _key(name)
+    if key in mistakes_of(presets):
+        raise RecipeError(mistakes_of(presets)[key])
+    preset = presets.get(key)
+    if preset is None:
+        return _parse_weights_or_line(name, presets)
+    depth = len(architecture.unet_blocks)
+    fitting = sorted((w for w in preset if w.fits(architecture)), key=lambda w: len(w.unet) != depth)
+    if not fitting:
+        raise RecipeError(
+            f'The preset "{name}" has no line for {architecture.name}, '
+            f"which has {len(architecture.blocks)} numbers, or {depth} without BASE."
+        )
+    return fitting[0]
+
+
+def is_preset(text: str, presets: Presets) -> bool:
+    """Tell whether a text is the name of a preset."""
+    return _key(text) in presets
+
+
+def read_presets(*paths: Path) -> PresetTable:
+    """Read preset files; a name in a later file replaces that of an earlier one.
+
+    A line is ``NAME: numbers``, or as in supermerger's file the name, a tab and the numbers. A line that cannot be
+    used is left out, and remembered as a mistake of its name.
+
+    Raises:
+        RecipeError: A file cannot be read.
+    """
+    presets = PresetTable()
+    for path in paths:
+        table = _read_preset_file(path)
+        for name in (*table, *table.mistakes):
+            presets.pop(name, None)
+            presets.mistakes.pop(name, None)
+        presets.update(table)
+        presets.mistakes.update(table.mistakes)
+    return presets
+
+
+def _read_preset_file(path: Path) -> PresetTable:
+    table = PresetTable()
+    lines: dict[tuple[str, int], int] = {}
+    for number, entry in _entries(path):
+        try:
+            name, weights = _read_line(entry)
+        except RecipeError as exc:
+            table.mistakes[_key(_name_of(entry))] = f"{path}, line {number}: {exc}"
+            continue
+        known = next((other for other in table.get(name, ()) if len(other.unet) == len(weights.unet)), None)
+        place = lines.setdefault((name, len(weights.unet)), number)
+        if known is None:
+            table[name] = (*table.get(name, ()), weights)
+        elif known != weights:
+            table.mistakes[name] = f"{path}, line {number}: {name} is given in line {place} with other numbers."
+    for name in table.mistakes:
+        table.pop(name, None)
+    return table
+
+
+def _entries(path: Path) -> Iterator[tuple[int, str]]:
+    """List the lines with something in them, with their numbers, but for the heading of supermerger's file."""
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise RecipeError(f"Cannot read the presets in {path}: {exc}") from exc
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    for number, line in enumerate(content.decode(encoding, "replace").splitlines(), 1):
+        entry = line.partition("#")[0].strip()
+        if entry and entry.split()[0].lower() != "preset_name":
+            yield number, entry
+
+
+def _read_line(entry: str) -> tuple[str, BlockWeights]:
+    mistake = RecipeError("A preset is written NAME: numbers.")
+    for separator in re.finditer(r"\s*(?:[:=\uff1a]|\t)\s*", entry):
+        name = _key(entry[: separator.start()])
+        try:
+            weights = parse_block_weights(entry[separator.end() :])
+        except RecipeError as exc:
+            mistake = exc if separator.start() == _end_of_name(entry) else mistake
+            continue
+        if "\ufffd" in name:
+            raise RecipeError("The name is not in UTF-8; save the file as UTF-8.")
+        if name:
+            return name, weights
+    raise mistake
+
+
+def _end_of_name(entry: str) -> int:
+    found = re.search(r"\s*(?:[:=\uff1a]|\t)", entry)
+    return found.start() if found else len(entry)
+
+
+def _name_of(entry: str) -> str:
+    """Give what stands before the numbers of a line that cannot be read."""
+    end = _end_of_name(entry)
+    return entry[:end] if end < len(entry) else entry.split()[0]
+
+
+def _key(name: str) -> str:
+    return " ".join(name.strip().strip("\"'").upper().split())
+
+
+def _parse_weights_or_line(text: str, presets: Presets) -> BlockWeights:
+    if re.match(r"[^-+.,\d\[({][^,]*[:\t=]", plain_text(text)):
+        return _read_line(plain_text(text))[1]
+    if looks_like_weights(text):
+        return parse_block_weights(text)
+    raise RecipeError(
+        f'There is no block weight preset "{text}"{_suggest_preset(text, presets)}\n'
+        f"Presets: {', '.join(presets)}. You can also enter numbers: {valid_counts()}."
+    )
+
+
+def _suggest_preset(text: str, presets: Presets) -> str:
+    """Suggest presets with the same numbers in their names, and reversed only if this is."""
+    plain = {_without_dashes(name): name for name in presets}
+    wanted = plain.get(_without_dashes(_key(text)))
+    if wanted is not None:
+        return f'; did you mean "{wanted}"?'
+    fitting = [name for name in presets if _is_reversed(name) == _is_reversed(_key(text))]
+    return suggest(_key(text), fitting)
+
+
+def _without_dashes(name: str) -> str:
+    return re.sub(r"[-_ ]", "", re.sub(r"(?<=[A-Z])X(?=[0-9])", "*", name))
+
+
+def _is_reversed(name: str) -> bool:
+    return name.startswith(("R_", "R-", "REV")) or "_REV" in name or "-REV" in name
