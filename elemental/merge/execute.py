@@ -24,6 +24,7 @@ from .interrupts import raise_error_of, uninterrupted
 from .out_of_memory import is_out_of_memory
 from .plan import MergePlan, Role, TensorPlan
 from .progress import Controls
+from .shape_fit import LATENT_CHANNELS, has_same_numbers
 
 _COPIED_PIECE = 1 << 20
 _COMPUTED_PIECE = 1 << 18
@@ -31,6 +32,7 @@ _DEVICE_PIECE = 1 << 24
 """Numbers processed at a time. On the CPU: many if they are only read and written, fewer if working copies have to stay
 in its caches. On other devices: enough to hide the cost of a call."""
 
+_OPERANDS = (Role.A, Role.B, Role.C)
 _MAX_THREADS = 3
 _THREAD_BYTES = 1 << 26
 """Larger results, in bytes, are computed by several threads: some read and write while others compute. Smaller ones are
@@ -262,7 +264,7 @@ class _Run:
         tensors = [self._models[role].tensor(plan.name.key) for role in plan.inputs]
         if plan.name.key == FIRST_CONV and len({tensor.shape[1] for tensor in tensors}) > 1:
             tensors = _extend_channels(tensors)
-        if any(tensor.shape != plan.info.shape for tensor in tensors):
+        if any(not has_same_numbers(tuple(tensor.shape), plan.info.shape) for tensor in tensors):
             raise MergeError(f"{plan.name.key} does not have the shape that the merge was planned with.")
         return tuple(tensor.reshape(-1) for tensor in tensors)
 
@@ -282,8 +284,11 @@ class _Run:
             return round_to(inputs[0], saved)
         if self._is_half_weight_sum(plan, inputs):
             return half_weight_sum(inputs[0].to(self._device), inputs[1].to(self._device), plan.alpha)
-        a, b, *rest = self._working_copies(inputs)
-        c = rest[0] if rest else a
+        copies = dict(zip(plan.inputs, self._working_copies(inputs), strict=True))
+        spare = copies[plan.inputs[0]]
+        if self._plan.mode.uses_c and len(inputs) < len(_OPERANDS):
+            spare = torch.zeros_like(spare)  # for a model that is no input, since its coefficient is 0
+        a, b, c = (copies.get(role, spare) for role in _OPERANDS)
         return round_to(FORMULAS[self._plan.mode](a, b, c, alpha=plan.alpha, beta=plan.beta or 0.0), saved)
 
     def _working_copies(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -325,15 +330,17 @@ def is_finite(values: Tensor) -> bool:
 
 
 def _extend_channels(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Extend first convolutions of 4 channels to the 9 of an inpainting model, with the channels of A.
+    """Extend first convolutions to the channels of A, with A's numbers.
 
-    In every mode, merging A with itself gives A, so that only the shared channels are merged. The result is float64,
-    which holds the numbers of every dtype exactly; the tensors are small.
+    In every mode, merging A with itself gives A, so that only the shared channels are merged: all where a model has as
+    many as A, else those of the image, which come first; what comes after them, such as a mask or a depth map, is not
+    the same in models of other widths. The result is float64, which holds the numbers of every dtype exactly; the
+    tensors are small.
     """
-    shared = min(tensor.shape[1] for tensor in tensors)
     extended = []
     for tensor in tensors:
         copy_of_a = tensors[0].to(torch.float64, copy=True)
+        shared = tensor.shape[1] if tensor.shape[1] == tensors[0].shape[1] else LATENT_CHANNELS
         copy_of_a[:, :shared] = tensor[:, :shared]
         extended.append(copy_of_a)
     return extended

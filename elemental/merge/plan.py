@@ -77,7 +77,9 @@ class MergePlan:
         recipe: The recipe that was planned.
         tensors: One entry for each tensor of the result, in the order of A's file.
         warnings: What the user probably did not mean.
-        left_out: For models B and C the keys that A does not have; the result does without them.
+        left_out: For models B and C the keys that A does not have, for A its EMA weights if the recipe drops them; the
+            result does without them.
+        is_model_a: Whether the result is model A as it is: the same tensors, numbers and number formats.
     """
 
     architecture: Architecture
@@ -85,6 +87,7 @@ class MergePlan:
     tensors: tuple[TensorPlan, ...]
     warnings: tuple[SpecWarning, ...] = ()
     left_out: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+    is_model_a: bool = False
 
     @property
     def mode(self) -> MergeMode:

@@ -18,7 +18,7 @@ from ..errors import ElementalError
 from ..hosts.base import CheckpointRef
 from ..merge.files.checkpoint import Signature, read_signature
 from ..merge.files.model_locator import expand_home
-from ..merge.files.open_models import OpenModels
+from ..merge.files.open_models import OpenModels, make_planner
 from ..merge.plan import NOTHING_CHANGES, MergePlan
 from ..merge.planner import Planner, planning_key
 from ..recipe.recipe import MergeRecipe
@@ -102,7 +102,7 @@ def _read_models(recipe: MergeRecipe) -> _Opened:
     paths = [expand_home(source.path) for source in recipe.sources.values()]
     signatures = {path: read_signature(path) for path in paths}
     with OpenModels() as open_models:
-        planner = Planner(recipe, {role: model.tensors for role, model in open_models.open(recipe).items()})
+        planner = make_planner(recipe, open_models.open(recipe))
     return _Opened(planner, find_groups(planner.names), signatures)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from contextlib import ExitStack
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from itertools import combinations
 from types import TracebackType
 
 from ...recipe.recipe import MergeRecipe, ModelSource
+from ..model_fit import FileFacts
 from ..plan import Role
 from ..planner import Planner, planning_key
 from .checkpoint import Checkpoint, VaeFile, read_signature
@@ -65,10 +67,29 @@ class OpenModels:
 
         Raises:
             CheckpointError: A model is missing, damaged, has changed, or cannot be merged.
-            MergeError: The models do not fit together, or one is scaled fp8.
+            MergeError: The models do not fit together, or one is quantised.
         """
         models, key = self.open(recipe), planning_key(recipe)
         if key not in self._planners or self._planners[key][0] != models:
-            planner = Planner(recipe, {role: model.tensors for role, model in models.items()})
-            self._planners[key] = models, planner
+            self._planners[key] = models, make_planner(recipe, models)
         return self._planners[key][1]
+
+
+def make_planner(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> Planner:
+    """Make the planner of a recipe from its open models.
+
+    Raises:
+        CheckpointError: A model is of an architecture that cannot be merged.
+        MergeError: The models do not fit together, or one is quantised.
+    """
+    headers = {role: model.metadata for role, model in models.items()}
+    facts = FileFacts(headers, tuple(_same_files(models)))
+    return Planner(recipe, {role: model.tensors for role, model in models.items()}, facts)
+
+
+def _same_files(models: Mapping[Role, Checkpoint]) -> Iterator[Role]:
+    """Find the models whose file is that of another one, through links or by another spelling of its path."""
+    for (_, one), (role, other) in combinations(models.items(), 2):
+        with suppress(OSError):  # a file that is gone is refused when it is read
+            if one.path.samefile(other.path):
+                yield role
