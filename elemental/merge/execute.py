@@ -332,16 +332,14 @@ def is_finite(values: Tensor) -> bool:
 def _extend_channels(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Extend first convolutions to the channels of A, with A's numbers.
 
-    In every mode, merging A with itself gives A, so that only the shared channels are merged: all where a model has as
-    many as A, else those of the image, which come first; what comes after them, such as a mask or a depth map, is not
-    the same in models of other widths. The result is float64, which holds the numbers of every dtype exactly; the
-    tensors are small.
+    In every mode, merging A with itself gives A, so that only the shared channels are merged: those of the image, which
+    come first. What comes after them, such as a mask or a depth map, differs in meaning between models of other widths.
+    The result is float64, which holds the numbers of every dtype exactly; the tensors are small.
     """
     extended = []
     for tensor in tensors:
         copy_of_a = tensors[0].to(torch.float64, copy=True)
-        shared = tensor.shape[1] if tensor.shape[1] == tensors[0].shape[1] else LATENT_CHANNELS
-        copy_of_a[:, :shared] = tensor[:, :shared]
+        copy_of_a[:, :LATENT_CHANNELS] = tensor[:, :LATENT_CHANNELS]
         extended.append(copy_of_a)
     return extended
 

@@ -119,12 +119,14 @@ def _added_vae(recipe: MergeRecipe, models: ModelInfos) -> Infos:
 
 def left_out_keys(models: ModelInfos, recipe: MergeRecipe, result: Infos) -> dict[Role, tuple[str, ...]]:
     """List the keys of B and of C that the result does not have; of A its EMA weights, if the recipe drops them."""
-    others = {role: infos for role, infos in models.items() if role in (Role.B, Role.C)}
-    left_out = {role: tuple(key for key in infos if key not in result) for role, infos in others.items()}
-    if not recipe.drop_ema:
-        return left_out
-    own = {role: tuple(key for key in keys if not key.startswith(EMA_PREFIX)) for role, keys in left_out.items()}
-    return {Role.A: tuple(key for key in models[Role.A] if key.startswith(EMA_PREFIX)), **own}
+    left_out: dict[Role, tuple[str, ...]] = {}
+    for role, infos in models.items():
+        keys = tuple(key for key in infos if key not in result)
+        if role in (Role.B, Role.C):
+            left_out[role] = tuple(key for key in keys if not (recipe.drop_ema and key.startswith(EMA_PREFIX)))
+        elif role is Role.A and recipe.drop_ema:
+            left_out[role] = keys
+    return left_out
 
 
 def warn_of_models(models: ModelInfos) -> Iterator[SpecWarning]:
@@ -136,7 +138,7 @@ def warn_of_models(models: ModelInfos) -> Iterator[SpecWarning]:
     for key, info in models[Role.A].items():
         if key.endswith("position_ids") and info.is_float:
             yield SpecWarning(
-                f"{key} of A is damaged: it holds floats ({info.dtype}), as some mergers leave it, and is copied as it is."
+                f"{key} of A holds floats ({info.dtype}), damage that some mergers leave; it is copied as it is."
             )
     for role, infos in models.items():
         if role in (Role.B, Role.C):
@@ -186,8 +188,8 @@ def warn_of_ema(tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
     kept = all(not one.changed and not other.changed for one, other in pairs)
     if not (alike or kept) or (not pairs and any(tensor.changed for tensor in unet)):
         yield SpecWarning(
-            f"The EMA weights of A ({len(ema):,} tensors, {EMA_PREFIX}*) are no average of the merged U-Net; leave them out "
-            'with --drop-ema, or "Leave out EMA weights" in the tab.'
+            f"The EMA weights of A ({EMA_PREFIX}*, {len(ema):,} tensors) are no average of the merged U-Net; "
+            '--drop-ema leaves them out ("Leave out EMA weights" in the tab).'
         )
 
 

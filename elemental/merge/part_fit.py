@@ -118,12 +118,13 @@ def why_unet_is_unfit(infos_a: Infos, infos: Infos, role: Role) -> str:
     depths = _depths(own), _depths(theirs)
     if depths[0] == depths[1] and alone <= _MOST_LAYERS and extra <= _MOST_LAYERS:
         return ""
-    shares = [
-        f"{sum(key not in other for key in keys):,} of {len(keys):,} U-Net tensors of {one} have no partner in {another}"
-        for keys, other, one, another in ((own, infos, "A", role.name), (theirs, infos_a, role.name, "A"))
-        if any(key not in other for key in keys)
-    ]
-    return "; ".join(shares) + _describe_depths(depths[0], depths[1], role)
+    shares = [_share(own, infos, "A", role.name), _share(theirs, infos_a, role.name, "A")]
+    return "; ".join(filter(None, shares)) + _describe_depths(*depths, role)
+
+
+def _share(keys: Sequence[str], others: Infos, one: str, other: str) -> str:
+    alone = sum(key not in others for key in keys)
+    return f"{alone:,} of {len(keys):,} U-Net tensors of {one} have no partner in {other}" if alone else ""
 
 
 def _by_part(keys: Iterable[str]) -> Mapping[str, Sequence[str]]:

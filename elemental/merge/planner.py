@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from ..architectures.keys import EMA_PREFIX, UNET_PREFIX, Component, KeyName, name_key
 from ..architectures.tensor_sets import TensorSet, members
+from ..errors import MergeError
 from ..recipe.recipe import MergeRecipe, VaeChoice
 from ..recipe.rule_matching import Decision, RuleMatcher, rule_by_tensor
 from ..recipe.spec_warnings import SpecWarning, warn_of_ratios, warn_of_rules
-from ..errors import MergeError
 from .model_fit import (
     VAE_ROLES,
     FileFacts,
@@ -109,7 +109,7 @@ class Planner:
             *warn_of_rules(recipe.rules, self._matcher, decision, architecture=self.architecture),
             *_warn_of_result(recipe, tensors, self._files),
             *warn_of_models(self._models),
-            *self._warn_of_fit(recipe, tensors),
+            *self._warn_of_fit(tensors),
             *warn_of_ema(tensors),
         ]
         is_model_a = NOTHING_CHANGES in warnings and self.infos == self._models[Role.A]
@@ -196,7 +196,7 @@ class Planner:
             if not recipe.force and _takes_unet(plans, role):
                 raise MergeError(
                     f"Models A and {role.name} do not fit together: {why}.\n"
-                    'To merge what has a partner all the same: --force, or "Merge although models do not fit" in the tab.'
+                    '--force merges what has a partner all the same ("Merge although models do not fit" in the tab).'
                 )
         if not self._misfits:
             return
@@ -239,7 +239,7 @@ class Planner:
             and not (partners.part == U_NET and role in self._unfit)
         ]
 
-    def _warn_of_fit(self, recipe: MergeRecipe, tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
+    def _warn_of_fit(self, tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
         for role, why in self._unfit.items():
             if _takes_unet(tensors, role):
                 yield SpecWarning(f"A and {role.name} do not fit together: {why}; the rest is merged.")
