@@ -17,6 +17,7 @@ from ..recipe.rules import format_ratio
 from .change_counts import Tally, count_changes
 from .files.tensor_info import TensorInfo
 from .plan import MergePlan, Role, TensorPlan
+from .quantised import find_quantised
 from .shape_fit import INPUT_KINDS, LATENT_CHANNELS
 
 _GLYPHS = "0123456789#"
@@ -140,6 +141,8 @@ def describe_checkpoint(
     yield "formats:  " + ", ".join(f"{dtype} {count}" for dtype, count in facts["dtypes"].items())
     yield "tensors:  " + ", ".join(f"{part} {count}" for part, count in facts["tensors"].items())
     yield f"blocks:   {architecture.block_summary}"
+    if (found := find_quantised(tensors)) is not None:
+        yield f"The numbers are {found.format} ({found.sign}), which cannot be merged."
 
 
 def checkpoint_as_dict(tensors: Mapping[str, TensorInfo], architecture: Architecture, *, size: int) -> dict[str, Any]:

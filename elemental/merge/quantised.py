@@ -158,7 +158,7 @@ def _name_format(infos: Infos, header: str) -> str:
     known = next((name for name, ends in _FORMATS if pieces.intersection(ends)), None)
     if known is not None:
         return known
-    weights = {info.dtype for key, info in infos.items() if key.startswith(_PARTS) and not key.endswith(_COUNTS)}
+    weights = {info.dtype for key, info in infos.items() if key.startswith(_PARTS) and key.endswith("weight")}
     if weights & {"I8", "U8"}:
         return "int8" if "I8" in weights else "packed 4-bit or 8-bit integers"
     if weights.intersection(_INTEGERS):

@@ -7,8 +7,10 @@ from contextlib import ExitStack, suppress
 from itertools import combinations
 from types import TracebackType
 
+from ...architectures.keys import FIRST_CONV
+from ...errors import CheckpointError
 from ...recipe.recipe import MergeRecipe, ModelSource
-from ..model_fit import FileFacts
+from ..model_fit import FileFacts, refuse_quantised
 from ..plan import Role
 from ..planner import Planner, planning_key
 from .checkpoint import Checkpoint, VaeFile, read_signature
@@ -51,6 +53,7 @@ class OpenModels:
 
         Raises:
             CheckpointError: The model is missing, damaged, has changed, or cannot be merged.
+            MergeError: It is quantised, its first layer too.
         """
         key = source, role is Role.VAE
         file = self._open.get(key)
@@ -58,7 +61,7 @@ class OpenModels:
             path = self._locator.locate(source)
             file = self._stack.enter_context(VaeFile(path) if role is Role.VAE else Checkpoint(path))
             if role is not Role.VAE:
-                _ = file.architecture  # an error about it names the file here, and only its role later
+                _check_architecture(file, role)  # an error about it names the file here, and only its role later
             self._open[key] = file
         return file
 
@@ -73,6 +76,15 @@ class OpenModels:
         if key not in self._planners or self._planners[key][0] != models:
             self._planners[key] = models, make_planner(recipe, models)
         return self._planners[key][1]
+
+
+def _check_architecture(file: Checkpoint, role: Role) -> None:
+    try:
+        _ = file.architecture
+    except CheckpointError:
+        if any(key.startswith(FIRST_CONV.removesuffix("weight")) for key in file.tensors):  # packed, maybe
+            refuse_quantised({role: file.tensors}, FileFacts({role: file.metadata}))
+        raise
 
 
 def make_planner(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> Planner:
