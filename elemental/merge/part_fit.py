@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..architectures.keys import UNET_PREFIX, VAE_PREFIX
+from ..architectures.keys import EMA_PREFIX, UNET_PREFIX, VAE_PREFIX
 from .plan import Infos, Role
 
 U_NET = "the U-Net"
@@ -28,12 +28,14 @@ _UNUSED = re.compile(
 )
 """Tensors that no image depends on, and that many files lack."""
 
+_BESIDE = ("depth_model.", "denoiser.", "control_model.")
+"""Prefixes of what a file can hold besides its model."""
+
 _TRANSFORMER = re.compile(r"(.+)\.transformer_blocks\.(\d+)\.")
 _MOST_LAYERS = 0.05
 """The share of the U-Net's layers that may lack a partner."""
 
-_FEW_LEFT_OUT = 3
-_SMALL_SHARE = 0.02
+_FEW = 3
 _NAMED = 2
 
 
@@ -62,21 +64,23 @@ class Partners(NamedTuple):
             names = f"of {self.role.name} has other names for its tensors than A's; none of it is merged."
             return f"{name[0].upper()}{name[1:]} {names}"
         one = len(self.alone) == 1
-        named = ": " + ", ".join(self.alone) if len(self.alone) <= _NAMED else ""
+        named = ": " + ", ".join(self.alone) if len(self.alone) <= _NAMED else "."
         return (
             f"{len(self.alone):,} of {len(self.own):,} tensors of {self.part} {'has' if one else 'have'} no partner in "
-            f"{self.role.spoken}; {'it stays' if one else 'they stay'} A's{named or '.'}"
+            f"{self.role.spoken}; {'it stays' if one else 'they stay'} A's{named}"
         )
 
     @property
     def left_out_text(self) -> str:
-        """What happens to the other model's tensors without a partner, in a sentence; empty if it is not worth one."""
+        """What happens to the other model's tensors without a partner, in a sentence; empty if there are none."""
         theirs = len(self.own) - len(self.alone) + len(self.left_out)
-        if len(self.left_out) < _FEW_LEFT_OUT and len(self.left_out) <= _SMALL_SHARE * theirs:
+        if not self.left_out or len(self.alone) == len(self.own):
             return ""
+        one = len(self.left_out) == 1
+        named = ": " + ", ".join(self.left_out) if len(self.left_out) <= _NAMED else "."
         return (
-            f"{len(self.left_out):,} of {theirs:,} tensors of {self.part} of {self.role.spoken} have no partner in A; "
-            "they are left out."
+            f"{len(self.left_out):,} of {theirs:,} tensors of {self.part} of {self.role.spoken} "
+            f"{'has' if one else 'have'} no partner in A; {'it is' if one else 'they are'} left out{named}"
         )
 
 
@@ -100,6 +104,51 @@ def compare_parts(infos_a: Infos, infos: Infos, role: Role) -> list[Partners]:
         for part, keys in own.items()
         if part in theirs
     ]
+
+
+def describe_no_floats(keys: Iterable[str], role: Role) -> Iterator[str]:
+    """Say which tensors of a model are no floats though weights are, part by part.
+
+    Args:
+        keys: The tensors.
+        role: The model.
+    """
+    parts: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        parts[part_name(key) or "other parts"].append(key)
+    for part, own in parts.items():
+        some = f"{own[0]} is" if len(own) == 1 else f"{len(own):,} tensors of {part}, such as {own[0]}, are"
+        yield f"{some} not of floats in {role.spoken}, and not merged."
+
+
+def part_name(key: str) -> str | None:
+    """Give the part that a key belongs to, as texts call it."""
+    return next((name for prefix, name in _PARTS.items() if key.startswith(prefix)), None)
+
+
+def warn_of_unknown_names(infos_a: Infos, infos: Infos, role: Role) -> str:
+    """Say that a part was probably not recognized, in a sentence; empty if all parts that one model has were.
+
+    Args:
+        infos_a: The tensors of model A.
+        infos: Those of the other model.
+        role: The other model.
+    """
+    parts = set(_by_part(infos_a)), set(_by_part(infos))
+    for lacking, unknown, owner in (
+        (parts[0] - parts[1], _unknown(infos), role.spoken),
+        (parts[1] - parts[0], _unknown(infos_a), "model A"),
+    ):
+        if lacking and len(unknown) >= _FEW:
+            some = f"{len(unknown):,} tensors have unknown names, such as {unknown[0]}"
+            return f"{' and '.join(sorted(lacking))} is missing in {owner}, of which {some}; they are not merged."
+    return ""
+
+
+def _unknown(infos: Infos) -> list[str]:
+    """List the tensors that belong to no known part and are no marks or noise schedules."""
+    known = (EMA_PREFIX, *_PARTS, *_BESIDE)
+    return [key for key in infos if "." in key and not key.startswith(known) and infos[key].numel > 1]
 
 
 def why_unet_is_unfit(infos_a: Infos, infos: Infos, role: Role) -> str:
@@ -130,7 +179,7 @@ def _share(keys: Sequence[str], others: Infos, one: str, other: str) -> str:
 def _by_part(keys: Iterable[str]) -> Mapping[str, Sequence[str]]:
     parts: dict[str, list[str]] = defaultdict(list)
     for key in keys:
-        part = next((name for prefix, name in _PARTS.items() if key.startswith(prefix)), None)
+        part = part_name(key)
         if part is not None and not _UNUSED.search(key):
             parts[part].append(key)
     return dict(parts)

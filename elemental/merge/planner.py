@@ -22,7 +22,7 @@ from .model_fit import (
     warn_of_ema,
     warn_of_models,
 )
-from .part_fit import U_NET, VAE, Partners, compare_parts, why_unet_is_unfit
+from .part_fit import U_NET, VAE, Partners, compare_parts, describe_no_floats, warn_of_unknown_names, why_unet_is_unfit
 from .plan import NOTHING_CHANGES, MergePlan, Role, TensorPlan
 from .shape_fit import Misfit, can_merge_shapes, describe_misfits, has_same_numbers
 
@@ -88,6 +88,18 @@ class Planner:
         self._misfits = self._find_misfits()
         self._unfit = self._find_unfit()
         self._partners = self._compare_parts()
+        self._no_floats = [
+            SpecWarning(text)
+            for role in self._merged_roles
+            for text in describe_no_floats(
+                (name.key for name, note in zip(self.names, self._notes, strict=True) if note == _no_float(role)), role
+            )
+        ]
+        self._unknown_names = {
+            role: text
+            for role in self._merged_roles[1:]
+            if (text := warn_of_unknown_names(models[Role.A], models[role], role))
+        }
         self._left_out = left_out_keys(models, recipe, self.infos)
 
     @property
@@ -250,11 +262,10 @@ class Planner:
             taken = any(partners.role in tensors[self._places[key]].inputs for key in partners.own)
             if taken and partners.left_out_text:
                 yield SpecWarning(partners.left_out_text)
-        for role in self._merged_roles:
-            keys = [name.key for name, note in zip(self.names, self._notes, strict=True) if note == _no_float(role)]
-            if keys:
-                some = f"{keys[0]} is" if len(keys) == 1 else f"{len(keys):,} tensors, such as {keys[0]}, are"
-                yield SpecWarning(f"{some} not of floats in {role.spoken}, and not merged.")
+        for role, text in self._unknown_names.items():
+            if any(role in tensor.inputs for tensor in tensors):
+                yield SpecWarning(text)
+        yield from self._no_floats
 
     def _why_not_merged(self, name: KeyName) -> str:
         if name.component is Component.VAE and self._recipe.vae is not VaeChoice.MERGED:
