@@ -175,7 +175,7 @@ def plan_merge(recipe: MergeRecipe, *, locator: ModelLocator = AS_RECORDED) -> M
 
     Raises:
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
-        MergeError: The models do not fit together, or the numbers of one are scaled fp8.
+        MergeError: The models do not fit together, or one is quantised.
         RecipeError: Block weights are for another architecture.
     """
     with OpenModels(locator) as open_models:
@@ -211,7 +211,7 @@ def merge_to_file(
 
     Raises:
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
-        MergeError: The models do not fit together, or one is scaled fp8; the output is named otherwise, is one of the
+        MergeError: The models do not fit together, or one is quantised; the output is named otherwise, is one of the
             models, exists already or cannot be written; another ``.yaml`` is beside it; a result is too large for its
             format; the device cannot be used, or memory runs out.
         RecipeError: Block weights are for another architecture.

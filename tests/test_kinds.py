@@ -112,12 +112,16 @@ def test_a_pruned_model_can_get_a_vae(tmp_path: Path) -> None:
 
 OF_TWO, OF_THREE = ([mode for mode in MergeMode if mode.uses_c is uses_c] for uses_c in (False, True))
 CHANNELS = [
-    *((mode, channels) for mode in OF_TWO for channels in ((9, 9), (8, 8), (9, 4))),
-    *((mode, channels) for mode in OF_THREE for channels in ((9, 9, 9), (9, 4, 9), (9, 9, 4), (9, 4, 4))),
+    *((mode, channels) for mode in OF_TWO for channels in ((9, 9), (8, 8), (9, 4), (8, 4), (5, 4), (9, 8), (9, 5))),
+    *(
+        (mode, channels)
+        for mode in OF_THREE
+        for channels in ((9, 9, 9), (9, 4, 9), (9, 9, 4), (9, 4, 4), (9, 8, 9), (8, 4, 4))
+    ),
 ]
 REFUSED = [
-    *((mode, channels) for mode in OF_TWO for channels in ((4, 9), (8, 9), (4, 8), (5, 4))),
-    *((mode, channels) for mode in OF_THREE for channels in ((4, 9, 4), (4, 4, 9), (4, 9, 9), (9, 8, 9))),
+    *((mode, channels) for mode in OF_TWO for channels in ((4, 9), (8, 9), (4, 8), (4, 5), (4, 6), (5, 3))),
+    *((mode, channels) for mode in OF_THREE for channels in ((4, 9, 4), (4, 4, 9), (4, 9, 9), (8, 8, 9))),
 ]
 
 
@@ -138,7 +142,10 @@ def test_models_with_channels_that_a_lacks(tmp_path: Path, mode: MergeMode, chan
     paths = save_all(tmp_path, states)
     with pytest.raises(MergeError, match=r"input_blocks\.0\.0\.weight is .* in the result") as caught:
         merge(paths, tmp_path / "out.safetensors", mode=mode)
-    assert ("must be model A" in str(caught.value)) is (9 in channels[1:] and channels[0] != 9)
+    known = {5: "A depth", 8: "An instruct-pix2pix", 9: "An inpainting"}
+    wider = [count for count in channels[1:] if count in known and count > channels[0]]
+    hints = [f"{known[count]} model ({count} channels) must be model A." for count in wider]
+    assert [line for line in str(caught.value).splitlines() if "must be" in line] == hints[:1]
     assert not (tmp_path / "out.safetensors").exists()
 
 

@@ -33,6 +33,7 @@ class MergeOptions:
         no_hash: Whether to leave the SHA-256 of the models out of the file.
         print_change: Whether to list each tensor that a rule sets.
         dry_run: Whether to print the plan and write nothing.
+        allow_unchanged: Whether to write a copy of model A if nothing would change.
     """
 
     recipe: RecipeOptions
@@ -42,25 +43,30 @@ class MergeOptions:
     no_hash: bool
     print_change: bool
     dry_run: bool
+    allow_unchanged: bool
 
 
 def run_merge(options: MergeOptions, interrupts: Interrupts) -> None:
     """Merge into a file and print what was done, or print the plan.
 
     Raises:
-        UsageError: There are too few models, or too many, or the file has no name.
+        UsageError: There are too few models, or too many, the file has no name, or it would be a copy of model A.
         ElementalError: The merge cannot be done, or ``--strict`` is there and warnings are, too.
     """
     if options.output is None and not options.dry_run:
         raise UsageError("the result needs a name: -o OUT.safetensors")
     recipe, remarks = make_recipe(options.recipe)
 
+    writes = options.output is not None and not options.dry_run
+
     def print_remarks(plan: MergePlan) -> None:
         print_plan_warnings(plan, remarks, strict=options.recipe.strict)
+        if plan.is_model_a and writes and not options.allow_unchanged:
+            raise UsageError("nothing would change: the result is model A; --allow-unchanged writes it all the same")
         if options.print_change:
             print_lines(describe_changes(plan))
 
-    if options.output is None or options.dry_run:
+    if options.output is None or not writes:
         _print_dry_run(recipe, options, print_remarks)
     else:
         _merge(recipe, options.output, options, interrupts, on_plan=print_remarks)
@@ -117,6 +123,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="show the plan, as elemental plan does, and write nothing"
     )
+    group.add_argument("--allow-unchanged", action="store_true", help="write OUT even if it is model A as it is")
 
 
 def _read(args: argparse.Namespace) -> MergeOptions:

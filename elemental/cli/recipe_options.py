@@ -46,6 +46,8 @@ class RecipeOptions:
         vae: "merged", "a", "b", or the path of a file.
         dtype: Number format of the result.
         recipe: A file with the recipe to start from.
+        force: Whether to merge U-Nets that do not fit together, as far as their names agree.
+        drop_ema: Whether to leave EMA weights out of the result.
         strict: Whether warnings are errors.
     """
 
@@ -61,6 +63,8 @@ class RecipeOptions:
     vae: str | None = None
     dtype: SaveDtype | None = None
     recipe: str | None = None
+    force: bool = False
+    drop_ema: bool = False
     strict: bool = False
 
     @property
@@ -96,6 +100,8 @@ def add_recipe_options(
         metavar="FILE",
         help="take models, ratios and rules from a merged file, an image or a JSON file; other options override them",
     )
+    group.add_argument("--force", action="store_true", help="merge even if the U-Nets have different layers")
+    group.add_argument("--drop-ema", action="store_true", help="leave A's EMA weights (model_ema.*) out of the result")
     add_models_folder_option(group, use="; searched by SHA-256 for models that are not where the recipe says")
     group.add_argument("--strict", action="store_true", help="treat warnings as errors")
 
@@ -186,6 +192,8 @@ def _parts_of_options(options: RecipeOptions) -> dict[str, Any]:
         "rules": _rules(options),
         "mode": options.mode,
         "dtype": options.dtype,
+        "force": options.force or None,
+        "drop_ema": options.drop_ema or None,
     }
     set_parts = {name: part for name, part in parts.items() if part is not None}
     return set_parts | _models(options.models) | _vae(options.vae)

@@ -27,12 +27,14 @@ from .interrupts import raise_error_of, uninterrupted
 from .out_of_memory import is_out_of_memory
 from .plan import MergePlan, Role, TensorPlan
 from .progress import Controls
+from .shape_fit import LATENT_CHANNELS, has_same_numbers
 
 _CPU_PIECE = 1 << 18
 _DEVICE_PIECE = 1 << 24
 """Numbers processed at a time. On the CPU: few enough to stay in its caches, where they are read into and computed. On
 other devices: enough to hide the cost of a call."""
 
+_OPERANDS = (Role.A, Role.B, Role.C)
 _MAX_THREADS = 3
 _THREAD_BYTES = 1 << 26
 """Larger results, in bytes, are computed by several threads: some read and write while others compute. Smaller ones are
@@ -262,7 +264,7 @@ class _Run:
         inputs = [self._models[role].data(plan.name.key) for role in plan.inputs]
         if plan.name.key == FIRST_CONV and len({data.shape[1] for data in inputs}) > 1:
             inputs = [HeldData(tensor) for tensor in _extend_channels([data.tensor() for data in inputs])]
-        if any(data.shape != plan.info.shape for data in inputs):
+        if any(not has_same_numbers(data.shape, plan.info.shape) for data in inputs):
             raise MergeError(f"{plan.name.key} does not have the shape that the merge was planned with.")
         return tuple(inputs)
 
@@ -289,8 +291,11 @@ class _Run:
             return round_to(inputs[0], saved)
         if self._is_half_weight_sum(plan, inputs):
             return half_weight_sum(inputs[0].to(self._device), inputs[1].to(self._device), plan.alpha)
-        a, b, *rest = self._working_copies(inputs)
-        c = rest[0] if rest else a
+        copies = dict(zip(plan.inputs, self._working_copies(inputs), strict=True))
+        spare = copies[plan.inputs[0]]
+        if self._plan.mode.uses_c and len(inputs) < len(_OPERANDS):
+            spare = torch.zeros_like(spare)  # for a model that is no input, since its coefficient is 0
+        a, b, c = (copies.get(role, spare) for role in _OPERANDS)
         return round_to(FORMULAS[self._plan.mode](a, b, c, alpha=plan.alpha, beta=plan.beta or 0.0), saved)
 
     def _working_copies(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -333,16 +338,16 @@ def is_finite(values: Tensor) -> bool:
 
 
 def _extend_channels(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Extend first convolutions of 4 channels to the 9 of an inpainting model, with the channels of A.
+    """Extend first convolutions to the channels of A, with A's numbers.
 
-    In every mode, merging A with itself gives A, so that only the shared channels are merged. The result is float64,
-    which holds the numbers of every dtype exactly; the tensors are small.
+    In every mode, merging A with itself gives A, so that only the shared channels are merged: those of the image, which
+    come first. What comes after them, such as a mask or a depth map, differs in meaning between models of other widths.
+    The result is float64, which holds the numbers of every dtype exactly; the tensors are small.
     """
-    shared = min(tensor.shape[1] for tensor in tensors)
     extended = []
     for tensor in tensors:
         copy_of_a = tensors[0].to(torch.float64, copy=True)
-        copy_of_a[:, :shared] = tensor[:, :shared]
+        copy_of_a[:, :LATENT_CHANNELS] = tensor[:, :LATENT_CHANNELS]
         extended.append(copy_of_a)
     return extended
 

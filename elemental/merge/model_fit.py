@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..architectures.blocks import Architecture
-from ..architectures.detection import detect_architecture
-from ..architectures.keys import FIRST_CONV, PREFIXES, Component, KeyName, is_vae_key
+from ..architectures.detection import detect_architecture, input_channels
+from ..architectures.keys import EMA_PREFIX, FIRST_CONV, UNET_PREFIX, is_vae_key
 from ..errors import MergeError
 from ..recipe.recipe import MergeRecipe, SaveDtype, VaeChoice
 from ..recipe.spec_warnings import SpecWarning
 from .files.tensor_info import TensorInfo
-from .plan import Infos, Role
+from .plan import Infos, Role, TensorPlan
+from .quantised import find_quantised
+from .shape_fit import LATENT_CHANNELS, input_kind
 
 ModelInfos = Mapping[Role, Infos]
 """Number format and shape of each tensor, for every file of a recipe."""
@@ -21,24 +24,46 @@ VAE_ROLES = {VaeChoice.A: Role.A, VaeChoice.B: Role.B, VaeChoice.FILE: Role.VAE}
 
 _SAVED_AS = {SaveDtype.FP16: "F16", SaveDtype.BF16: "BF16", SaveDtype.FP32: "F32"}
 
-_SHOWN_SHAPES = 3
-_INPAINTING_CHANNELS = 9
+# Tensors that tell how a model was trained. Sources: comfy/supported_models.py of github.com/comfyanonymous/ComfyUI
+# (SDXL.model_type), modules/sd_models.py of github.com/AUTOMATIC1111/stable-diffusion-webui
+_EDM = "EDM v-prediction"
+_PLAYGROUND = "EDM with latents of another mean, as Playground v2.5"
+_MARKERS = {
+    "v_pred": "v-prediction",
+    "ztsnr": "zero-terminal-SNR",
+    "edm_vpred.sigma_max": _EDM,
+    "edm_vpred.sigma_min": _EDM,
+    "edm_mean": _PLAYGROUND,
+    "edm_std": _PLAYGROUND,
+}
 
-# Empty tensors that tell how a model was trained; source: comfy/supported_models.py, github.com/comfyanonymous/ComfyUI
-_MARKERS = {"v_pred": "v-prediction", "ztsnr": "zero-terminal-SNR"}
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What is known of the files of a recipe besides their tensors.
+
+    Attributes:
+        headers: The text fields in their headers.
+        same: The models that are one and the same file, whatever their paths.
+        renamings: For each file in words how it spells its keys otherwise, and what of it is not read.
+    """
+
+    headers: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
+    same: Sequence[Role] = ()
+    renamings: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
 
 
-def refuse_scaled_fp8(models: ModelInfos) -> None:
-    """Refuse fp8 files whose numbers are weights only when multiplied by a scale stored beside them.
+def refuse_quantised(models: ModelInfos, files: FileFacts) -> None:
+    """Refuse files whose numbers are weights only together with factors that are stored beside them.
 
     Raises:
         MergeError: A model is such a file.
     """
     for role, infos in models.items():
-        key = next((key for key in infos if key == "scaled_fp8" or key.endswith(".scale_weight")), None)
-        if key is not None:
-            scaled = f"The numbers of {role.spoken} are scaled fp8 ({key}), which cannot be merged"
-            raise MergeError(f"{scaled}; use its fp16 file.")
+        found = find_quantised(infos, files.headers.get(role))
+        if found is not None:
+            numbers = f"The numbers of {role.spoken} are {found.format} ({found.sign})"
+            raise MergeError(f"{numbers}, which cannot be merged as they are; use its fp16 or bf16 file.")
 
 
 def common_architecture(models: ModelInfos) -> Architecture:
@@ -62,16 +87,23 @@ def common_architecture(models: ModelInfos) -> Architecture:
 def result_infos(recipe: MergeRecipe, models: ModelInfos) -> dict[str, TensorInfo]:
     """Give the keys of the result, with number formats and shapes.
 
-    They are A's. If A has no VAE and the recipe takes one from another file, that VAE is added.
+    They are A's, without EMA weights if the recipe drops them. If A has no VAE and the recipe takes one from another
+    file, that VAE is added.
 
     Raises:
         MergeError: The file that the VAE is to be taken from does not have a whole one.
     """
     infos = {**models[Role.A], **_added_vae(recipe, models)}
+    if recipe.drop_ema:
+        infos = {key: info for key, info in infos.items() if not key.startswith(EMA_PREFIX)}
     if recipe.dtype is None:
         return infos
     saved = _SAVED_AS[recipe.dtype]
-    return {key: info._replace(dtype=saved) if info.is_float else info for key, info in infos.items()}
+    return {key: info._replace(dtype=saved) if _is_converted(key, info) else info for key, info in infos.items()}
+
+
+def _is_converted(key: str, info: TensorInfo) -> bool:
+    return info.is_float and not key.endswith("position_ids")  # an index, even where it is damaged
 
 
 def _added_vae(recipe: MergeRecipe, models: ModelInfos) -> Infos:
@@ -87,70 +119,86 @@ def _added_vae(recipe: MergeRecipe, models: ModelInfos) -> Infos:
     return {} if keys_of_a else vae
 
 
-def check_shapes(infos: Infos, inputs: Iterable[tuple[str, tuple[Role, ...]]], models: ModelInfos) -> None:
-    """Make sure that every input has the shape of its result.
+def left_out_keys(models: ModelInfos, recipe: MergeRecipe, result: Infos) -> dict[Role, tuple[str, ...]]:
+    """List the keys of B and of C that the result does not have; of A its EMA weights, if the recipe drops them."""
+    left_out: dict[Role, tuple[str, ...]] = {}
+    for role, infos in models.items():
+        keys = tuple(key for key in infos if key not in result)
+        if role in (Role.B, Role.C):
+            left_out[role] = tuple(key for key in keys if not (recipe.drop_ema and key.startswith(EMA_PREFIX)))
+        elif role is Role.A and recipe.drop_ema:
+            left_out[role] = keys
+    return left_out
+
+
+def warn_of_models(models: ModelInfos) -> Iterator[SpecWarning]:
+    """Warn of models trained in different ways, or for different inputs, and of damage in A that is copied.
 
     Args:
-        infos: The tensors of the result.
-        inputs: For each key the models that it may be computed from.
-        models: The files.
-
-    Raises:
-        MergeError: A shape differs, other than that of an inpainting model's first convolution.
-    """
-    unlike = [
-        f"{key} is {list(infos[key].shape)} in the result, {list(shape)} in {role.spoken}"
-        for key, roles in inputs
-        for role in roles
-        if not _can_merge_shapes(key, infos[key].shape, shape := models[role][key].shape)
-    ]
-    if not unlike:
-        return
-    channels = [infos[FIRST_CONV].shape[1] for role, infos in models.items() if role is not Role.VAE]
-    swapped = _INPAINTING_CHANNELS in channels[1:] and channels[0] != _INPAINTING_CHANNELS
-    swap = "\nAn inpainting model (9 channels) must be model A." if swapped else ""
-    more = f"\n... and {len(unlike) - _SHOWN_SHAPES} more" if len(unlike) > _SHOWN_SHAPES else ""
-    raise MergeError("The models' shapes differ:\n" + "\n".join(unlike[:_SHOWN_SHAPES]) + more + swap)
-
-
-def _can_merge_shapes(key: str, result: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    if key == FIRST_CONV and (result[1], shape[1]) == (_INPAINTING_CHANNELS, 4):
-        return result[0] == shape[0] and result[2:] == shape[2:]
-    return result == shape
-
-
-def left_out_keys(models: ModelInfos, result: Infos) -> dict[Role, tuple[str, ...]]:
-    """List the keys of B and of C that the result does not have."""
-    others = {role: infos for role, infos in models.items() if role in (Role.B, Role.C)}
-    return {role: tuple(key for key in infos if key not in result) for role, infos in others.items()}
-
-
-def warn_of_models(names: Sequence[KeyName], models: ModelInfos) -> Iterator[SpecWarning]:
-    """Warn of models trained in different ways, and of parts that are not merged because their keys differ from A's.
-
-    Args:
-        names: The tensors of the result.
         models: The files.
     """
+    for key, info in models[Role.A].items():
+        if key.endswith("position_ids") and info.is_float:
+            yield SpecWarning(
+                f"{key} of A holds floats ({info.dtype}), damage that some mergers leave; it is copied as it is."
+            )
     for role, infos in models.items():
         if role in (Role.B, Role.C):
             yield from _warn_of_training(role, infos, models[Role.A])
-            yield from _warn_of_unmerged_parts(role, infos, names, models[Role.A])
+            yield from _warn_of_inputs(role, infos, models[Role.A])
 
 
 def _warn_of_training(role: Role, infos: Infos, infos_a: Infos) -> Iterator[SpecWarning]:
-    for marker, meaning in _MARKERS.items():
-        if (marker in infos_a) != (marker in infos):
+    told: set[str] = set()
+    unknown = {key: "" for key in (*infos_a, *infos) if "." not in key and _is_marker(key, infos_a, infos)}
+    for marker, meaning in {**unknown, **_MARKERS}.items():
+        if (marker in infos_a) != (marker in infos) and (not meaning or meaning not in told):
+            told.add(meaning)
             marked, other = (Role.A, role) if marker in infos_a else (role, Role.A)
-            yield SpecWarning(f'{marked.name} is marked as {meaning} ("{marker}") and {other.name} is not.')
+            known = f'marked as {meaning} ("{marker}")' if meaning else f'marked with "{marker}"'
+            yield SpecWarning(f"{marked.name} is {known} and {other.name} is not.")
 
 
-def _warn_of_unmerged_parts(
-    role: Role, infos: Infos, names: Sequence[KeyName], infos_a: Infos
-) -> Iterator[SpecWarning]:
-    for component in (Component.TEXT_ENCODER, Component.VAE):
-        keys = [name.key for name in names if name.component is component and name.key in infos_a]
-        has_component = any(key.startswith(PREFIXES[component]) for key in infos)
-        if keys and has_component and not any(key in infos for key in keys):
-            part = f"The {component.value} of {role.name}"
-            yield SpecWarning(f"{part} has other names for its tensors than A's; none of it is merged.")
+def _is_marker(key: str, *models: Infos) -> bool:
+    """Tell whether a key names an empty tensor, which can only be a mark."""
+    return any(key in infos and infos[key].numel == 0 for infos in models)
+
+
+def _warn_of_inputs(role: Role, infos: Infos, infos_a: Infos) -> Iterator[SpecWarning]:
+    own, theirs = (input_channels({FIRST_CONV: each[FIRST_CONV].shape}) for each in (infos_a, infos))
+    if own > theirs > LATENT_CHANNELS:
+        yield SpecWarning(
+            f"A is {input_kind(own)} and {role.name} is {input_kind(theirs)}: of the first convolution only the "
+            f"{LATENT_CHANNELS} channels of the image are merged."
+        )
+
+
+def warn_of_ema(tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
+    """Warn of EMA weights in the result that are no average of its U-Net.
+
+    Two sets of EMA weights that are merged exactly like the U-Nets are the average of the merged one.
+
+    Args:
+        tensors: The plan of all tensors.
+    """
+    ema = {tensor.name.key: tensor for tensor in tensors if _is_ema_weight(tensor.name.key)}
+    if not ema:
+        return
+    unet = [tensor for tensor in tensors if tensor.name.key.startswith(UNET_PREFIX)]
+    pairs = [(tensor, ema[key]) for tensor in unet if (key := _ema_key(tensor.name.key)) in ema]
+    alike = all((one.inputs, one.alpha, one.beta) == (other.inputs, other.alpha, other.beta) for one, other in pairs)
+    kept = all(not one.changed and not other.changed for one, other in pairs)
+    if not (alike or kept) or (not pairs and any(tensor.changed for tensor in unet)):
+        yield SpecWarning(
+            f"The EMA weights of A ({EMA_PREFIX}*, {len(ema):,} tensors) are no average of the merged U-Net; "
+            '--drop-ema leaves them out ("Leave out EMA weights" in the tab).'
+        )
+
+
+def _is_ema_weight(key: str) -> bool:
+    return key.startswith(EMA_PREFIX) and key not in (f"{EMA_PREFIX}decay", f"{EMA_PREFIX}num_updates")
+
+
+def _ema_key(key: str) -> str:
+    """Give the key of a U-Net tensor's average: LitEma of latent-diffusion leaves out the dots."""
+    return EMA_PREFIX + key.removeprefix("model.").replace(".", "")

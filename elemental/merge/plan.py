@@ -77,8 +77,10 @@ class MergePlan:
         recipe: The recipe that was planned.
         tensors: One entry for each tensor of the result, in the order of A's file.
         warnings: What the user probably did not mean.
-        left_out: For models B and C the keys that A does not have; the result does without them.
+        left_out: For models B and C the keys that A does not have, for A its EMA weights if the recipe drops them; the
+            result does without them.
         renamings: For each file in words how it spells its keys otherwise, and what of it is not read.
+        is_model_a: Whether the result is model A as it is: the same tensors, numbers and number formats.
     """
 
     architecture: Architecture
@@ -87,6 +89,7 @@ class MergePlan:
     warnings: tuple[SpecWarning, ...] = ()
     left_out: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
     renamings: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+    is_model_a: bool = False
 
     @property
     def mode(self) -> MergeMode:

@@ -16,7 +16,9 @@ from ..recipe.block_weights import BlockWeights, format_block_weights
 from ..recipe.rules import format_ratio
 from .change_counts import Tally, count_changes
 from .files.tensor_info import TensorInfo
-from .plan import MergePlan, TensorPlan
+from .plan import MergePlan, Role, TensorPlan
+from .quantised import find_quantised
+from .shape_fit import INPUT_KINDS, LATENT_CHANNELS
 
 _GLYPHS = "0123456789#"
 _MIXED, _BELOW, _ABOVE, _KEPT, _ABSENT = "~", "-", "+", "=", " "
@@ -72,7 +74,8 @@ def summarise_plan(plan: MergePlan) -> Iterator[str]:
         yield f"{_tensors(count)}: {note}."
     for role, keys in plan.left_out.items():
         if keys:
-            yield f"{_tensors(len(keys))}: only in {role.name}, left out, such as {keys[0]}."
+            where = "EMA weights of A" if role is Role.A else f"only in {role.name}"
+            yield f"{_tensors(len(keys))}: {where}, left out, such as {keys[0]}."
     yield from describe_names(plan)
 
 
@@ -139,12 +142,15 @@ def describe_checkpoint(
     """
     facts = checkpoint_as_dict(tensors, architecture, size=size)
     channels = facts["input_channels"]
-    kind = {4: "", 9: " inpainting"}.get(channels, f" with {channels} input channels")
+    usual = INPUT_KINDS.get(channels)
+    kind = "" if channels == LATENT_CHANNELS else f" {usual}" if usual else f" with {channels} input channels"
     yield f"{name}: {architecture.name}{kind}"
     yield f"size:     {format_size(size)}, {len(tensors)} tensors, {facts['parameters'] / 1e6:,.1f} million parameters"
     yield "formats:  " + ", ".join(f"{dtype} {count}" for dtype, count in facts["dtypes"].items())
     yield "tensors:  " + ", ".join(f"{part} {count}" for part, count in facts["tensors"].items())
     yield f"blocks:   {architecture.block_summary}"
+    if (found := find_quantised(tensors)) is not None:
+        yield f"The numbers are {found.format} ({found.sign}), which cannot be merged."
 
 
 def checkpoint_as_dict(tensors: Mapping[str, TensorInfo], architecture: Architecture, *, size: int) -> dict[str, Any]:

@@ -3,55 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ..architectures.keys import EMA_PREFIX, UNET_PREFIX, Component, KeyName, name_key
 from ..architectures.tensor_sets import TensorSet, members
+from ..errors import MergeError
 from ..recipe.recipe import MergeRecipe, VaeChoice
 from ..recipe.rule_matching import Decision, RuleMatcher, rule_by_tensor
 from ..recipe.spec_warnings import SpecWarning, warn_of_ratios, warn_of_rules, warn_of_weights
 from .model_fit import (
     VAE_ROLES,
+    FileFacts,
     ModelInfos,
-    check_shapes,
     common_architecture,
     left_out_keys,
-    refuse_scaled_fp8,
+    refuse_quantised,
     result_infos,
+    warn_of_ema,
     warn_of_models,
 )
+from .part_fit import U_NET, VAE, Partners, compare_parts, describe_no_floats, warn_of_unknown_names, why_unet_is_unfit
 from .plan import NOTHING_CHANGES, MergePlan, Role, TensorPlan
+from .shape_fit import Misfit, can_merge_shapes, describe_misfits, has_same_numbers
+
+_NO_FACTS = FileFacts()
 
 Ratios = tuple[float, "float | None"]
 """Alpha, and beta in modes that have it."""
 
 
-def plan_tensors(recipe: MergeRecipe, models: ModelInfos) -> MergePlan:
+def plan_tensors(recipe: MergeRecipe, models: ModelInfos, files: FileFacts = _NO_FACTS) -> MergePlan:
     """Plan one recipe; nothing is read or computed.
 
     Args:
         recipe: What to merge and how.
         models: Number format and shape of each tensor, for every file of the recipe; paths do not matter.
+        files: What else is known of these files.
 
     Raises:
         CheckpointError: A model is of an architecture that cannot be merged.
-        MergeError: The models do not fit together, or one is scaled fp8.
+        MergeError: The models do not fit together, or one is quantised.
         RecipeError: Block weights are for another architecture.
     """
-    return Planner(recipe, models).plan(recipe)
+    return Planner(recipe, models, files).plan(recipe)
 
 
 def planning_key(recipe: MergeRecipe) -> Hashable:
     """Give a key that is equal for two recipes only if one :class:`Planner` can plan both."""
-    return recipe.mode, recipe.vae, recipe.dtype, tuple(recipe.sources.items())
+    return recipe.mode, recipe.vae, recipe.dtype, recipe.force, recipe.drop_ema, tuple(recipe.sources.items())
 
 
 class Planner:
     """Plans recipes that differ in ratios and rules alone: of the same models, mode, VAE and number format.
 
+    Models need not fit together where a recipe takes nothing from them.
+
     Args:
         recipe: Any of these recipes.
         models: Number format and shape of each tensor, for every file of the recipes.
-        renamings: For each file in words how it spells its keys otherwise, for the plan.
+        files: What else is known of these files.
 
     Attributes:
         architecture: The architecture of the models.
@@ -60,24 +70,37 @@ class Planner:
 
     Raises:
         CheckpointError: A model is of an architecture that cannot be merged.
-        MergeError: The models do not fit together, or one is scaled fp8.
+        MergeError: The models are of different architectures, one is quantised, or one lacks the VAE to take from it.
     """
 
-    def __init__(
-        self, recipe: MergeRecipe, models: ModelInfos, renamings: Mapping[Role, tuple[str, ...]] | None = None
-    ) -> None:
+    def __init__(self, recipe: MergeRecipe, models: ModelInfos, files: FileFacts = _NO_FACTS) -> None:
         self._recipe = recipe
-        self._renamings = renamings or {}
+        self._files = files
         self._models = models
         self._merged_roles = tuple(role for role in (Role.A, Role.B, Role.C) if role in models)
-        refuse_scaled_fp8(models)
+        refuse_quantised(models, files)
         self.architecture = common_architecture(models)
         self.infos = result_infos(recipe, models)
         self.names = [name_key(key, self.architecture) for key in self.infos]
+        self._places = {name.key: index for index, name in enumerate(self.names)}
         self._matcher = RuleMatcher(self.names)
         self._notes = [self._why_not_merged(name) for name in self.names]
-        check_shapes(self.infos, self._possible_inputs(), models)
-        self._left_out = left_out_keys(models, self.infos)
+        self._misfits = self._find_misfits()
+        self._unfit = self._find_unfit()
+        self._partners = self._compare_parts()
+        self._no_floats = [
+            SpecWarning(text)
+            for role in self._merged_roles
+            for text in describe_no_floats(
+                (name.key for name, note in zip(self.names, self._notes, strict=True) if note == _no_float(role)), role
+            )
+        ]
+        self._unknown_names = {
+            role: text
+            for role in self._merged_roles[1:]
+            if (text := warn_of_unknown_names(models[Role.A], models[role], role))
+        }
+        self._left_out = left_out_keys(models, recipe, self.infos)
 
     @property
     def everything(self) -> TensorSet:
@@ -88,6 +111,7 @@ class Planner:
         """Plan all tensors, and warn of what was probably not meant.
 
         Raises:
+            MergeError: The models do not fit together.
             RecipeError: Block weights are for another architecture.
         """
         decision = self._matcher.decide(recipe.rules.rules)
@@ -96,15 +120,21 @@ class Planner:
             *warn_of_ratios(recipe),
             *warn_of_weights(recipe, self.architecture),
             *warn_of_rules(recipe.rules, self._matcher, decision, architecture=self.architecture),
-            *_warn_of_result(recipe, tensors),
-            *warn_of_models(self.names, self._models),
+            *_warn_of_result(recipe, tensors, self._files),
+            *warn_of_models(self._models),
+            *self._warn_of_fit(tensors),
+            *warn_of_ema(tensors),
         ]
-        return MergePlan(self.architecture, recipe, tensors, tuple(warnings), self._left_out, self._renamings)
+        is_model_a = NOTHING_CHANGES in warnings and self.infos == self._models[Role.A]
+        return MergePlan(
+            self.architecture, recipe, tensors, tuple(warnings), self._left_out, self._files.renamings, is_model_a
+        )
 
     def plan_some(self, recipe: MergeRecipe, tensors: TensorSet) -> MergePlan:
         """Plan some tensors, without warnings.
 
         Raises:
+            MergeError: The models do not fit together.
             RecipeError: Block weights are for another architecture.
         """
         decision = self._matcher.decide(recipe.rules.rules)
@@ -157,7 +187,7 @@ class Planner:
         alpha_rules = rule_by_tensor(decision.alpha, tensors)
         beta_rules = rule_by_tensor(decision.beta, tensors)
         rules = recipe.rules.rules
-        whole_roles: dict[Ratios, Role | None] = {}
+        uses: dict[Ratios, _Use] = {}
         plans = []
         for index in range(len(self.names)) if tensors == self.everything else members(tensors):
             name, note = self.names[index], self._notes[index]
@@ -165,19 +195,80 @@ class Planner:
             base_alpha, base_beta = base_alphas[name.block], base_betas[name.block]
             alpha = base_alpha if alpha_rule is None else rules[alpha_rule].alpha
             beta = base_beta if beta_rule is None else rules[beta_rule].beta
-            if (alpha, beta) not in whole_roles:
-                whole_roles[alpha, beta] = self._whole_role(alpha, beta or 0.0)
-            inputs = self._unmerged_input(name) if note else self._inputs(name, whole_roles[alpha, beta])
+            if (alpha, beta) not in uses:
+                uses[alpha, beta] = self._use(alpha, beta)
+            inputs = self._unmerged_input(name) if note else self._inputs(index, uses[alpha, beta])
             info = self.infos[name.key]
             plans.append(
                 TensorPlan(name, info, alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta, inputs, note)
             )
+        self._refuse_what_does_not_fit(recipe, plans)
         return tuple(plans)
 
-    def _possible_inputs(self) -> Iterator[tuple[str, tuple[Role, ...]]]:
-        """Give for each key the models that its tensor may be computed from, whatever the ratios."""
-        for name, note in zip(self.names, self._notes, strict=True):
-            yield name.key, self._unmerged_input(name) if note else self._merged_roles
+    def _refuse_what_does_not_fit(self, recipe: MergeRecipe, plans: Sequence[TensorPlan]) -> None:
+        """Refuse a merge that takes something from a model that does not fit there."""
+        for role, why in self._unfit.items():
+            if not recipe.force and _takes_unet(plans, role):
+                raise MergeError(
+                    f"Models A and {role.name} do not fit together: {why}.\n"
+                    '--force merges what has a partner all the same ("Merge although models do not fit" in the tab).'
+                )
+        if not self._misfits:
+            return
+        wrong = [
+            misfit
+            for plan in plans
+            for misfit in self._misfits.get(self._places[plan.name.key], ())
+            if misfit.role in plan.inputs
+        ]
+        if wrong:
+            zero = "0:0" if recipe.mode.uses_beta else "0"
+            raise MergeError(describe_misfits(wrong, vae_taken_from=VAE_ROLES.get(recipe.vae), zero=zero))
+
+    def _find_misfits(self) -> dict[int, list[Misfit]]:
+        """Find the tensors that a model has in another shape, whether or not a recipe takes something from them."""
+        misfits: dict[int, list[Misfit]] = {}
+        for index, (name, note) in enumerate(zip(self.names, self._notes, strict=True)):
+            result = self.infos[name.key].shape
+            for role in self._unmerged_input(name) if note else self._merged_roles:
+                shape = self._models[role][name.key].shape
+                if not can_merge_shapes(name.key, result, shape):
+                    misfits.setdefault(index, []).append(Misfit(name, result, role, shape))
+        return misfits
+
+    def _find_unfit(self) -> dict[Role, str]:
+        """Find the models whose U-Net does not belong to A's, and say why."""
+        infos_a = self._models[Role.A]
+        whys = {role: why_unet_is_unfit(infos_a, self._models[role], role) for role in self._merged_roles[1:]}
+        return {role: why for role, why in whys.items() if why}
+
+    def _compare_parts(self) -> list[Partners]:
+        """Find the parts of which something has no partner, other than those that the recipe takes whole."""
+        infos_a = self._models[Role.A]
+        return [
+            partners
+            for role in self._merged_roles[1:]
+            for partners in compare_parts(infos_a, self._models[role], role)
+            if (partners.alone or partners.left_out)
+            and not (partners.part == VAE and self._recipe.vae is not VaeChoice.MERGED)
+            and not (partners.part == U_NET and role in self._unfit)
+        ]
+
+    def _warn_of_fit(self, tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
+        for role, why in self._unfit.items():
+            if _takes_unet(tensors, role):
+                yield SpecWarning(f"A and {role.name} do not fit together: {why}; the rest is merged.")
+        for partners in self._partners:
+            ratios = {(tensors[self._places[key]].alpha, tensors[self._places[key]].beta) for key in partners.alone}
+            if any(partners.role in self._use(*pair).roles for pair in ratios):
+                yield SpecWarning(partners.alone_text)
+            taken = any(partners.role in tensors[self._places[key]].inputs for key in partners.own)
+            if taken and partners.left_out_text:
+                yield SpecWarning(partners.left_out_text)
+        for role, text in self._unknown_names.items():
+            if any(role in tensor.inputs for tensor in tensors):
+                yield SpecWarning(text)
+        yield from self._no_floats
 
     def _why_not_merged(self, name: KeyName) -> str:
         if name.component is Component.VAE and self._recipe.vae is not VaeChoice.MERGED:
@@ -190,34 +281,54 @@ class Planner:
             if name.key not in self._models[role]:
                 return f"not in {role.name}, kept from A"
             if not self._models[role][name.key].is_float:
-                return f"not a float tensor in {role.name}, kept from A"
+                return _no_float(role)
         return ""
 
     def _unmerged_input(self, name: KeyName) -> tuple[Role, ...]:
         """Give the model that a tensor is copied from if it is not merged."""
         return (VAE_ROLES.get(self._recipe.vae, Role.A) if name.component is Component.VAE else Role.A,)
 
-    def _whole_role(self, alpha: float, beta: float) -> Role | None:
-        """Give the model whose numbers the formula leaves as they are with these ratios, if there is one."""
-        coefficients = zip((Role.A, Role.B, Role.C), self._recipe.mode.coefficients(alpha, beta), strict=True)
+    def _use(self, alpha: float, beta: float | None) -> _Use:
+        """Tell what the formula needs with these ratios."""
+        coefficients = zip((Role.A, Role.B, Role.C), self._recipe.mode.coefficients(alpha, beta or 0.0), strict=True)
         used = {role: coefficient for role, coefficient in coefficients if coefficient}
-        return next(iter(used)) if list(used.values()) == [1.0] else None
+        return _Use(tuple(used), next(iter(used)) if list(used.values()) == [1.0] else None)
 
-    def _inputs(self, name: KeyName, whole_role: Role | None) -> tuple[Role, ...]:
-        if whole_role is Role.A:
-            return (whole_role,)
-        models = self._models
-        # a first convolution of 4 channels cannot replace an inpainting model's, which has 9
-        if whole_role is not None and models[whole_role][name.key].shape == models[Role.A][name.key].shape:
-            return (whole_role,)
+    def _inputs(self, index: int, use: _Use) -> tuple[Role, ...]:
+        if use.whole is Role.A:
+            return (use.whole,)
+        if index in self._misfits:  # what the formula does not need can have any shape
+            return use.roles if self._fits(index, use.roles) else self._merged_roles
+        key = self.names[index].key
+        # a first convolution of fewer channels cannot replace A's
+        if use.whole and has_same_numbers(self._models[use.whole][key].shape, self._models[Role.A][key].shape):
+            return (use.whole,)
         return self._merged_roles
 
+    def _fits(self, index: int, roles: Sequence[Role]) -> bool:
+        return not any(misfit.role in roles for misfit in self._misfits[index])
 
-def _warn_of_result(recipe: MergeRecipe, tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
+
+class _Use(NamedTuple):
+    """The models that a formula needs with certain ratios, and the one whose numbers it leaves as they are, if any."""
+
+    roles: tuple[Role, ...]
+    whole: Role | None
+
+
+def _no_float(role: Role) -> str:
+    return f"not a float tensor in {role.name}, kept from A"
+
+
+def _takes_unet(tensors: Sequence[TensorPlan], role: Role) -> bool:
+    return any(role in tensor.inputs for tensor in tensors if tensor.name.component is Component.UNET)
+
+
+def _warn_of_result(recipe: MergeRecipe, tensors: Sequence[TensorPlan], files: FileFacts) -> Iterator[SpecWarning]:
     if not any(tensor.changed for tensor in tensors):
         yield NOTHING_CHANGES
     paths = [source.path for source in recipe.sources.values()]
-    if len(set(paths)) < len(paths):
+    if len(set(paths)) < len(paths) or files.same:
         yield SpecWarning("The same file is given for two of the models.")
     if recipe.vae is not VaeChoice.MERGED:
         yield from _warn_of_vae_rules(recipe, tensors)

@@ -19,7 +19,10 @@ from .suggestions import suggest
 VERSION = 1
 """The version of the dict that a recipe is written as."""
 
-_FIELDS = ("version", "mode", "alpha", "beta", "block_alpha", "block_beta", "rules", "vae", "dtype", "models")
+_FIELDS = (
+    "version", "mode", "alpha", "beta", "block_alpha", "block_beta", "rules", "vae", "dtype", "models", "force",
+    "drop_ema",
+)  # fmt: skip
 _ROLES = ("a", "b", "c", "vae")
 
 
@@ -77,6 +80,8 @@ class MergeRecipe:
         vae: The source of the VAE; ``FILE`` requires ``vae_file``.
         vae_file: The file of the VAE.
         dtype: The dtype of the result's float tensors; None for A's.
+        force: Whether to merge U-Nets that do not fit together, as far as their names agree.
+        drop_ema: Whether the result does without A's EMA weights.
 
     Raises:
         RecipeError: A model or ratio is missing, not allowed in this mode, or not finite.
@@ -95,6 +100,8 @@ class MergeRecipe:
     vae: VaeChoice = VaeChoice.MERGED
     vae_file: ModelSource | None = None
     dtype: SaveDtype | None = None
+    force: bool = False
+    drop_ema: bool = False
 
     def __post_init__(self) -> None:
         _check_models(self)
@@ -125,6 +132,8 @@ class MergeRecipe:
             "rules": format_rules(self.rules) or None,
             "vae": None if self.vae is VaeChoice.MERGED else self.vae.value,
             "dtype": self.dtype and self.dtype.value,
+            "force": self.force or None,
+            "drop_ema": self.drop_ema or None,
         }
         return {
             "version": VERSION,
@@ -173,11 +182,20 @@ def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
             rules=parse_rules(data.get("rules", ""), name="rules of the recipe", recorded=True),
             vae=VaeChoice(data.get("vae", "merged")),
             dtype=SaveDtype(data["dtype"]) if "dtype" in data else None,
+            force=_flag(data, "force"),
+            drop_ema=_flag(data, "drop_ema"),
         )
     except KeyError as exc:
         raise RecipeError(f'The recipe lacks the entry "{exc.args[0]}".') from exc
     except (TypeError, ValueError, AttributeError, OverflowError) as exc:
         raise RecipeError(f"The recipe cannot be read: {exc}.") from exc
+
+
+def _flag(data: Mapping[str, Any], name: str) -> bool:
+    value = data.get(name, False)
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is true or false")
+    return value
 
 
 def _refuse_unknown(data: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:

@@ -43,6 +43,8 @@ class MergeForm:
         spec: The elemental rules.
         vae: Where the VAE comes from: "merged", "a" or "b".
         dtype: The number format of a saved file, or :data:`KEEP`.
+        force: Whether to merge U-Nets that do not fit together.
+        drop_ema: Whether to leave out A's EMA weights.
     """
 
     model_a: str = ""
@@ -56,6 +58,8 @@ class MergeForm:
     spec: str = ""
     vae: str = VaeChoice.MERGED.value
     dtype: str = KEEP
+    force: bool = False
+    drop_ema: bool = False
 
     @property
     def merge_mode(self) -> MergeMode:
@@ -103,6 +107,8 @@ class MergeForm:
             "rules": rules,
             "vae": VaeChoice(self.vae) if self.vae in _VAES else VaeChoice.MERGED,
             "dtype": self.save_dtype,
+            "force": bool(self.force),
+            "drop_ema": bool(self.drop_ema),
         }
         kept = drop_unused(parts, mode)
         kept["rules"] = rules  # what is typed is not dropped silently: the recipe refuses a beta that it has no use for
@@ -157,6 +163,8 @@ def form_from_recipe(recipe: MergeRecipe, checkpoints: Sequence[CheckpointRef]) 
         spec=format_rules(recipe.rules),
         vae=recipe.vae.value,
         dtype=recipe.dtype.value if recipe.dtype else KEEP,
+        force=recipe.force,
+        drop_ema=recipe.drop_ema,
     )
 
 

@@ -25,6 +25,7 @@ from .results_panel import Results, Updates
 _SPEC_HINT = "OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5\nIN00-IN05:ff:0.2"
 _VAE_LABELS = {VaeChoice.MERGED.value: "merged", VaeChoice.A.value: "A", VaeChoice.B.value: "B"}
 """The choices of the VAE, by what the form, the history and recipes call them."""
+_CHECKBOXES = {"force": "Merge although models do not fit", "drop_ema": "Leave out EMA weights"}
 
 _TOOLS = """
 <div class="elemental-tools">
@@ -92,6 +93,11 @@ class MergePanel:
                     elem_id=f"elemental_{name}", scale=4, min_width=160,
                     visible=visible.get(name, True),
                 )  # fmt: skip
+        with make("Row"):
+            for name, label in _CHECKBOXES.items():
+                self.fields[name] = make(
+                    "Checkbox", label=label, value=bool(getattr(form, name)), elem_id=f"elemental_{name}"
+                )
         self.formula = make("HTML", value=_draw_formula(form.merge_mode), elem_id="elemental_formula")
         blocks = " ".join(("BASE", *block_names(0)))
         with make("Accordion", label="Block weights (MBW)", open=False, elem_id="elemental_mbw"):

@@ -5,12 +5,15 @@ A file that is open stays the one that is read, whatever happens at its path.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from contextlib import ExitStack
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from itertools import combinations
 from types import TracebackType
 
+from ...architectures.keys import FIRST_CONV
 from ...errors import CheckpointError
 from ...recipe.recipe import MergeRecipe, ModelSource
+from ..model_fit import FileFacts, refuse_quantised
 from ..plan import Role
 from ..planner import Planner, planning_key
 from .checkpoint import Checkpoint, VaeFile
@@ -53,6 +56,7 @@ class OpenModels:
 
         Raises:
             CheckpointError: The model is missing, damaged, has changed, or cannot be merged.
+            MergeError: It is quantised, its first layer too.
         """
         key = source, role is Role.VAE
         file = self._open.get(key)
@@ -60,7 +64,7 @@ class OpenModels:
             path = self._locator.locate(source)
             file = self._stack.enter_context(VaeFile(path) if role is Role.VAE else Checkpoint(path))
             if role is not Role.VAE:
-                _ = file.architecture  # an error about it names the file here, and only its role later
+                _check_architecture(file, role)  # an error about it names the file here, and only its role later
             self._open[key] = file
         elif file.has_changed():
             raise CheckpointError(f"{file.path} has changed on disk since it was opened: merge again.")
@@ -71,11 +75,39 @@ class OpenModels:
 
         Raises:
             CheckpointError: A model is missing, damaged, has changed, or cannot be merged.
-            MergeError: The models do not fit together, or one is scaled fp8.
+            MergeError: The models do not fit together, or one is quantised.
         """
         models, key = self.open(recipe), planning_key(recipe)
         if key not in self._planners or self._planners[key][0] != models:
-            renamings = {role: model.renamings for role, model in models.items() if model.renamings}
-            planner = Planner(recipe, {role: model.tensors for role, model in models.items()}, renamings)
-            self._planners[key] = models, planner
+            self._planners[key] = models, make_planner(recipe, models)
         return self._planners[key][1]
+
+
+def _check_architecture(file: Checkpoint, role: Role) -> None:
+    try:
+        _ = file.architecture
+    except CheckpointError:
+        if any(key.startswith(FIRST_CONV.removesuffix("weight")) for key in file.tensors):  # packed, maybe
+            refuse_quantised({role: file.tensors}, FileFacts({role: file.metadata}))
+        raise
+
+
+def make_planner(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> Planner:
+    """Make the planner of a recipe from its open models.
+
+    Raises:
+        CheckpointError: A model is of an architecture that cannot be merged.
+        MergeError: The models do not fit together, or one is quantised.
+    """
+    headers = {role: model.metadata for role, model in models.items()}
+    renamings = {role: model.renamings for role, model in models.items() if model.renamings}
+    facts = FileFacts(headers, tuple(_same_files(models)), renamings)
+    return Planner(recipe, {role: model.tensors for role, model in models.items()}, facts)
+
+
+def _same_files(models: Mapping[Role, Checkpoint]) -> Iterator[Role]:
+    """Find the models whose file is that of another one, through links or by another spelling of its path."""
+    for (_, one), (role, other) in combinations(models.items(), 2):
+        with suppress(OSError):  # a file that is gone is refused when it is read
+            if one.path.samefile(other.path):
+                yield role

@@ -1,0 +1,316 @@
+"""Models that do not fit together: other layers, parts without partners, markers, EMA weights, one file given twice."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from elemental import read_recipe
+from elemental.cli.main import DONE, FAILED, WRONG_USAGE, main
+
+from .conftest import save
+from .merging import EMA, State, assert_merged, ema_of, only, same_bits, save_all, some_elements, u_net, whole
+
+UNET = "model.diffusion_model."
+Capture = pytest.CaptureFixture[str]
+
+
+def without(state: State, pattern: str) -> State:
+    return {key: tensor for key, tensor in state.items() if not re.search(pattern, key)}
+
+
+def deeper(state: State) -> State:
+    """Give each transformer another block."""
+    more = {re.sub(r"transformer_blocks\.0\.", "transformer_blocks.10.", key): t for key, t in state.items()}
+    return {**more, **state}
+
+
+UNFIT: dict[str, tuple[str, Callable[[State], State], str]] = {
+    "Segmind Vega": (
+        "sdxl",
+        lambda state: without(state, r"transformer_blocks\.[2-9]\.|middle_block\.[12]\."),
+        "input_blocks.7.1 has 10 transformer blocks in A, 2 in B",
+    ),
+    "Koala": (
+        "sdxl",
+        lambda state: without(state, r"(input_blocks\.[258]|output_blocks\.[147])\.|transformer_blocks\.[6-9]\."),
+        "U-Net tensors of A have no partner in B",
+    ),
+    "no attention in the middle": ("sd1", lambda state: without(state, r"middle_block\.1\."), "middle_block.1 has 1"),
+    "more transformers": ("sdxl", deeper, "U-Net tensors of B have no partner in A"),
+    "one transformer more": (
+        "sd2",
+        lambda state: {**state, UNET + "input_blocks.1.1.transformer_blocks.1.norm1.weight": torch.zeros(8).half()},
+        "1 of 687 U-Net tensors of B have no partner in A (input_blocks.1.1 has 1 transformer blocks in A, 2 in B)",
+    ),
+    "a tenth of the layers under other names": (
+        "sd1",
+        lambda state: {key.replace("norm2", "norm_2").replace("norm3", "norm_3"): t for key, t in state.items()},
+        "64 of 686 U-Net tensors of A have no partner in B",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def unfit(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[str, str]]:
+    """Give a whole model and one that does not fit it."""
+
+    def make(kind: str) -> tuple[str, str]:
+        layout, change, _ = UNFIT[kind]
+        parts = ("model.", "cond_stage_model.", "conditioner.")
+        states = [only(whole(1, layout=layout), *parts), change(only(whole(2, layout=layout), *parts))]
+        states[1] = {key: tensor.clone() for key, tensor in states[1].items()}
+        a, b = save_all(tmp_path_factory.mktemp("unfit"), states)
+        return str(a), str(b)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_other_layers_are_refused_with_their_share(
+    tmp_path: Path, kind: str, unfit: Callable[[str], tuple[str, str]], capsys: Capture
+) -> None:
+    a, b = unfit(kind)
+    out = str(tmp_path / "out.safetensors")
+    assert main(["merge", a, b, "-o", out]) == FAILED
+    error = capsys.readouterr().err
+    assert "Models A and B do not fit together" in error
+    assert UNFIT[kind][2] in error
+    assert "--force merges what has a partner" in error
+    assert main(["merge", b, a, "-o", out]) == FAILED
+    assert not Path(out).exists()
+
+
+def test_what_is_taken_from_elsewhere_needs_no_fitting_unet(
+    unfit: Callable[[str], tuple[str, str]], capsys: Capture
+) -> None:
+    a, b = unfit("Segmind Vega")
+    assert main(["plan", a, b, "--alpha", "0", "--elemental", "TE::0.5"]) == DONE
+    assert capsys.readouterr().err == ""
+    assert main(["plan", a, b, "--alpha", "0", "--elemental", "IN02:0.emb:0.5"]) == FAILED
+
+
+def test_force_merges_what_has_a_partner_and_is_in_the_recipe(
+    tmp_path: Path, unfit: Callable[[str], tuple[str, str]], capsys: Capture
+) -> None:
+    a, b = unfit("no attention in the middle")
+    out, again = tmp_path / "out.safetensors", tmp_path / "again.safetensors"
+    assert main(["merge", a, b, "-o", str(out), "--force", "--alpha", "0.3"]) == DONE
+    assert "A and B do not fit together: 22 of 686 U-Net" in capsys.readouterr().err
+    assert_merged(load_file(out), [load_file(a), load_file(b)])
+    assert read_recipe(out).force
+    assert main(["merge", "--recipe", str(out), "-o", str(again)]) == DONE
+    assert again.read_bytes() == out.read_bytes()
+
+
+XL_L, XL_G = "conditioner.embedders.0.", "conditioner.embedders.1."
+SHARES: dict[str, tuple[str, Callable[[State], State], str]] = {
+    "CLIP-G under other names": (
+        "sdxl",
+        lambda state: {key.replace("transformer.resblocks", "encoder.layers"): t for key, t in state.items()},
+        r"384 of 388 tensors of CLIP-G have no partner in model B; they stay A's\.",
+    ),
+    "half of CLIP-L": (
+        "sdxl",
+        lambda state: without(state, r"embedders\.0\..*layers\.([6-9]|1[01])\."),
+        r"96 of 196 tensors of CLIP-L have no partner in model B; they stay A's\.",
+    ),
+    "all of CLIP-L under other names": (
+        "sdxl",
+        lambda state: {key.replace("text_model.", "") if XL_L in key else key: t for key, t in state.items()},
+        r"The text encoder CLIP-L of B has other names for its tensors than A's; none of it is merged\.",
+    ),
+    "the last layer, which conversions of SD 2.x lack": (
+        "sd2",
+        lambda state: without(state, r"resblocks\.23\."),
+        r"12 of 292 tensors of the text encoder have no partner in model B; they stay A's\.",
+    ),
+    "one bias": (
+        "sd1",
+        lambda state: without(state, r"output_blocks\.11\.0\.in_layers\.2\.bias"),
+        rf"1 of 686 tensors of the U-Net has no partner in model B; it stays A's: {re.escape(UNET)}output_blocks\.11",
+    ),
+    "the attention of a VAE under other names": (
+        "sd1",
+        lambda state: {key.replace("mid.attn_1.q.", "mid.attn_1.to_q."): t for key, t in state.items()},
+        r"4 of 248 tensors of the VAE have no partner in model B; they stay A's\.",
+    ),
+    "integers": (
+        "sd1",
+        lambda state: {key: t.long() if key.endswith("proj_out.bias") else t for key, t in state.items()},
+        r"16 tensors of the U-Net, such as .*\.proj_out\.bias, are not of floats in model B, and not merged\.",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SHARES)
+def test_parts_without_partners_are_told_of_by_share(tmp_path: Path, kind: str, capsys: Capture) -> None:
+    layout, change, words = SHARES[kind]
+    changed = {key: tensor.clone() for key, tensor in change(whole(2, layout=layout)).items()}
+    a, b = map(str, save_all(tmp_path, [whole(1, layout=layout), changed]))
+    assert main(["plan", a, b, "--alpha", "0.3"]) == DONE
+    assert re.search(words, capsys.readouterr().err)
+    assert main(["plan", a, b, "--alpha", "0", "--elemental", "OUT03:0.in_layers:0.5"]) == DONE
+    assert "partner" not in capsys.readouterr().err
+
+
+def test_what_a_lacks_is_told_of_by_share_too(tmp_path: Path, capsys: Capture) -> None:
+    own, theirs = whole(1, layout="sdxl"), whole(2, layout="sdxl")
+    lacking = without(own, r"embedders\.0\..*layers\.11\.")
+    a, b = map(str, save_all(tmp_path, [lacking, theirs]))
+    assert main(["plan", a, b]) == DONE
+    assert "16 of 196 tensors of CLIP-L of model B have no partner in A; they are left out." in capsys.readouterr().err
+    pruned = only(theirs, "model.")
+    assert main(["plan", a, str(save(tmp_path / "pruned.safetensors", pruned))]) == DONE
+    assert capsys.readouterr().err == ""
+
+
+def test_tensors_that_no_image_depends_on_are_not_worth_a_warning(tmp_path: Path, capsys: Capture) -> None:
+    changed = without(whole(2, layout="sd2"), r"logit_scale|text_projection")
+    a, b = map(str, save_all(tmp_path, [whole(1, layout="sd2"), changed]))
+    assert main(["plan", a, b]) == main(["plan", b, a]) == DONE
+    assert capsys.readouterr().err == ""
+
+
+MARKED = {
+    "v-prediction": ["v_pred"],
+    "zero-terminal-SNR": ["ztsnr"],
+    "EDM v-prediction": ["edm_vpred.sigma_max", "edm_vpred.sigma_min"],
+    "EDM with latents of another mean": ["edm_mean", "edm_std"],
+    "flow_matching": ["flow_matching"],
+}
+
+
+@pytest.mark.parametrize("meaning", MARKED)
+@pytest.mark.parametrize("owner", ["A", "B", "C"])
+def test_each_marker_that_hosts_know_is_compared(tmp_path: Path, meaning: str, owner: str, capsys: Capture) -> None:
+    states = [some_elements(u_net(seed)) for seed in (1, 2, 3)]
+    states["ABC".index(owner)] |= {name: torch.zeros(0) for name in MARKED[meaning]}
+    paths = map(str, save_all(tmp_path, states))
+    assert main(["plan", *paths, "--mode", "add-difference"]) == DONE
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "marked" in line]
+    assert len(warnings) == (2 if owner == "A" else 1)
+    assert all(line.startswith(f"warning: {owner} is marked") and meaning in line for line in warnings)
+
+
+def test_ema_weights_that_the_merge_leaves_stale(tmp_path: Path, capsys: Capture) -> None:
+    states: list[State] = [{**u_net(1), **ema_of(u_net(1), 3)}, u_net(2)]
+    a, b = map(str, save_all(tmp_path, states))
+    out = str(tmp_path / "out.safetensors")
+    assert main(["merge", a, b, "-o", out, "--alpha", "0.3"]) == DONE
+    assert "EMA weights of A (model_ema.*, 686 tensors) are no average" in capsys.readouterr().err
+    assert main(["merge", a, b, "-o", out, "--alpha", "0.3", "--drop-ema", "--overwrite"]) == DONE
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "688 tensors: EMA weights of A, left out" in captured.out
+    result = load_file(out)
+    assert not only(result, EMA)
+    assert_merged(result, [u_net(1), states[1]])
+    assert read_recipe(out).drop_ema
+
+
+@pytest.mark.parametrize(
+    ("options", "is_stale"),
+    [
+        (["--alpha", "0.3"], False),  # averages of both models: merged alike
+        (["--alpha", "0"], False),
+        (["--blocks", "GRAD_V"], True),
+        (["--alpha", "0.3", "--elemental", "BASE::0"], True),
+        (["--alpha", "0", "--elemental", "OUT05:attn2:1"], True),
+        (["--alpha", "0", "--elemental", ":model_ema:0.5"], True),
+        (["--alpha", "0.3", "--elemental", "TE::0"], False),
+    ],
+)
+def test_ema_weights_of_both(tmp_path: Path, options: Sequence[str], is_stale: bool, capsys: Capture) -> None:
+    states = [{**u_net(seed), **ema_of(u_net(seed), seed)} for seed in (1, 2)]
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b, *options]) == DONE
+    assert ("no average" in capsys.readouterr().err) is is_stale
+
+
+def links(a: Path) -> dict[str, str]:
+    """Give other paths of a file."""
+    folder = a.parent / "folder"
+    folder.mkdir()
+    (folder / "inner").symlink_to(a.parent, target_is_directory=True)
+    (folder / "soft.safetensors").symlink_to(a)
+    os.link(a, folder / "hard.safetensors")
+    return {
+        "a symbolic link": str(folder / "soft.safetensors"),
+        "a hard link": str(folder / "hard.safetensors"),
+        "a linked folder": str(folder / "inner" / a.name),
+        "dots": str(folder / ".." / a.name),
+        "the same path": str(a),
+    }
+
+
+@pytest.mark.parametrize("kind", ["a symbolic link", "a hard link", "a linked folder", "dots", "the same path"])
+def test_one_file_given_twice(tmp_path: Path, kind: str, capsys: Capture) -> None:
+    a, b = save_all(tmp_path, [some_elements(u_net(seed)) for seed in (1, 2)])
+    other = links(a)[kind]
+    twice = "The same file is given for two of the models."
+    assert main(["plan", str(a), other]) == DONE
+    assert twice in capsys.readouterr().err
+    assert main(["plan", str(a), str(b), other, "--mode", "add-difference"]) == DONE
+    assert twice in capsys.readouterr().err
+    assert main(["plan", str(a), str(b)]) == DONE
+    assert twice not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--alpha", "0"],
+        ["--alpha", "0", "--elemental", "OUT05:atn2:0.5"],
+        ["--blocks", ",".join(["0"] * 26)],
+        ["--elemental", "::0"],
+        ["--alpha", "0", "--elemental", "TE:position_ids:1"],
+        ["--mode", "add-difference", "--alpha", "0"],
+        ["--alpha", "0", "--dtype", "fp16"],
+    ],
+)
+def test_a_merge_that_changes_nothing_is_refused(
+    tmp_path: Path, models: dict[str, Path], options: Sequence[str], capsys: Capture
+) -> None:
+    paths = [str(models[name]) for name in ("abc" if "--mode" in options else "ab")]
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(SystemExit) as caught:
+        main(["merge", *paths, *options, "-o", str(out)])
+    assert caught.value.code == WRONG_USAGE
+    error = capsys.readouterr().err
+    assert "nothing would change" in error
+    assert "--allow-unchanged" in error
+    assert not out.exists()
+    assert main(["merge", *paths, *options, "-o", str(out), "--allow-unchanged"]) == DONE
+    assert all(same_bits(tensor, load_file(models["a"])[key]) for key, tensor in load_file(out).items())
+
+
+@pytest.mark.parametrize("options", [["--dtype", "bf16"], ["--drop-ema"], ["--dry-run"]])
+def test_what_still_changes_the_file_is_written(tmp_path: Path, options: Sequence[str]) -> None:
+    states = [{**some_elements(u_net(1)), **ema_of(some_elements(u_net(1)), 3)}, some_elements(u_net(2))]
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["merge", a, b, "--alpha", "0", *options, "-o", str(tmp_path / "out.safetensors")]) == DONE
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("options", [[], ["--dtype", "bf16"], ["--dtype", "fp32"]])
+def test_damaged_position_ids_are_copied_and_told_of(
+    tmp_path: Path, dtype: torch.dtype, options: Sequence[str], capsys: Capture
+) -> None:
+    key = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+    damaged = torch.arange(77).reshape(1, 77).to(dtype) - 0.5
+    states = [{**some_elements(whole(1)), key: damaged}, {**some_elements(whole(2)), key: damaged * 2}]
+    a, b = map(str, save_all(tmp_path, states))
+    out = str(tmp_path / "out.safetensors")
+    assert main(["merge", a, b, "-o", out, *options]) == DONE
+    assert f"{key} of A holds floats" in capsys.readouterr().err
+    assert same_bits(load_file(out)[key], damaged)
+    whole_a = str(save(tmp_path / "whole.safetensors", some_elements(whole(1))))
+    assert main(["plan", whole_a, b]) == DONE
+    assert "holds floats" not in capsys.readouterr().err
