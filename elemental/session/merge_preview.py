@@ -58,10 +58,14 @@ class Previewer:
 
     Args:
         checkpoints: Lists the host's checkpoints.
+        folder: Gives the host's folder of models.
     """
 
-    def __init__(self, checkpoints: Callable[[], Sequence[CheckpointRef]]) -> None:
+    def __init__(
+        self, checkpoints: Callable[[], Sequence[CheckpointRef]], folder: Callable[[], Path | None] = lambda: None
+    ) -> None:
         self._checkpoints = checkpoints
+        self._folder = folder
         self._opened: OrderedDict[object, _Opened] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -69,7 +73,7 @@ class Previewer:
         """Tell what a form would do."""
         stamps = _draw_stamps(form)
         try:
-            recipe = form.recipe(finder(self._checkpoints()))
+            recipe = form.recipe(finder(self._checkpoints(), self._folder()))
             opened = self._open(recipe)
             plan = opened.planner.plan(recipe)
         except ElementalError as exc:

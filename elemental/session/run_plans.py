@@ -13,7 +13,7 @@ from ..runs.element_check_run import CheckRun
 from ..runs.estimate import MOST_CELLS, Estimate, estimate_check, estimate_plot, refuse_many
 from ..runs.xy_plot_run import PlotRun, make_plot
 from ..workflows import identify_models
-from .form import MergeForm, finder
+from .form import MergeForm
 from .job_texts import count_images
 from .session import Session
 
@@ -59,7 +59,7 @@ def plan_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageR
     recipe = identify_models(session.recipe(form), locator=session.locator)
     context = replace(
         make_axis_context(session.host, recipe, locator=session.locator),
-        find_model=finder(session.checkpoints()),
+        find_model=session.find_model,
     )
     axes: dict[str, AxisValues] = {"x": parse_axis("x", plot.x_type, plot.x, context, watch_count=_refuse_many)}
     if plot.y_type:

@@ -118,7 +118,8 @@ def _wire_page(panels: _Panels, bridges: dict[str, Any]) -> None:
 
 
 def _bridge(kind: str, name: str) -> Any:
-    return make(kind, value="", elem_id=f"elemental_{name}", label=name)
+    label = {} if kind == "Button" else {"label": name}
+    return make(kind, value="", elem_id=f"elemental_{name}", **label)
 
 
 def asset_folder() -> Path:

@@ -5,6 +5,7 @@ A request of the WebUI, called ``p`` in its source, is an object of its class ``
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,7 +14,7 @@ from typing import Any
 
 from modules import processing, scripts, sd_models, sd_schedulers, shared, txt2img
 
-from ...errors import HostError, Stopped
+from ...errors import HostError, ImageError, Stopped
 from ...images.image_request import GeneratedImage, ImageRequest, with_known_sampler
 from .checkpoints import is_file_of, override_checkpoint, ref_of, secure_settings, selected_checkpoint
 from .errors import as_host_errors
@@ -24,6 +25,22 @@ LABEL = "Elemental"
 
 AUTOMATIC = "Automatic"
 """The WebUI's name for the default schedule of a sampler."""
+
+_WHOLE = {
+    "width": "Width",
+    "height": "Height",
+    "steps": "Sampling steps",
+    "n_iter": "Batch count",
+    "batch_size": "Batch size",
+}
+_REAL = {"cfg_scale": "CFG Scale"}
+_HIRES_WHOLE = {
+    "hr_second_pass_steps": "Hires steps",
+    "hr_resize_x": "Resize width to",
+    "hr_resize_y": "Resize height to",
+}
+_HIRES_REAL = {"hr_scale": "Upscale by", "denoising_strength": "Denoising strength"}
+"""The numbers of a request, by their names in the txt2img tab."""
 
 _MARK = "elemental"
 NO_MODEL = (None, "", "None", "none", "Use same checkpoint")
@@ -95,6 +112,7 @@ def parse_request(values: Sequence[Any]) -> ImageRequest:
         HostError: The WebUI cannot read its own tab.
     """
     with as_host_errors(), closing(make_request(values)) as p:
+        _refuse_odd_numbers(p)
         batch = p.n_iter * p.batch_size
         schedule = "" if p.scheduler in (None, "", AUTOMATIC) else f" {p.scheduler}"
         return ImageRequest(
@@ -108,6 +126,24 @@ def parse_request(values: Sequence[Any]) -> ImageRequest:
             height=int(p.height),
             batch=int(batch),
         )
+
+
+def _refuse_odd_numbers(p: Any) -> None:
+    """Refuse blank fields, and numbers that are no numbers, before anything computes with them.
+
+    Raises:
+        ImageError: A number is blank, not finite, or not whole where it must be.
+    """
+    for names, whole in ((_WHOLE, True), (_REAL, False), *(((_HIRES_WHOLE, True), (_HIRES_REAL, False)) if p.enable_hr else ())):
+        for attribute, label in names.items():
+            value = getattr(p, attribute, 0)
+            if not _is_number(value) or (whole and value != int(value)):
+                shown = "blank" if value in (None, "") else value
+                raise ImageError(f"{label} in the txt2img tab is {shown}; enter a {'whole ' * whole}number.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _parse_seed(value: Any, batch: int) -> int:
