@@ -50,7 +50,7 @@ class StepProgress:
 
 
 class HostSettings(Protocol):
-    """What the host's own page says of an image besides the request: a value that no later change of the page reaches."""
+    """What the host's own page says of an image besides the request: a value that later changes do not reach."""
 
     @property
     def notes(self) -> Sequence[str]:

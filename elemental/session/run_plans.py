@@ -50,6 +50,13 @@ class CheckForm:
     ratio: float = 1.0
 
 
+def batch_notes(request: ImageRequest) -> tuple[str, ...]:
+    """Say that a batch is not made in plots and checks, if the request is for one."""
+    if request.batch == 1:
+        return ()
+    return (f"One image a cell is made, with the first seed: the batch of {request.batch:,} images is not used here.",)
+
+
 def plan_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageRequest) -> tuple[PlotRun, Estimate]:
     """Plan an XY plot; nothing is merged, and no image is made.
 
@@ -66,7 +73,8 @@ def plan_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageR
         axes["y"] = parse_axis("y", plot.y_type, plot.y, context, watch_count=_refuse_many)
     setting = Setting(recipe, replace(request, batch=1))
     xy_plot = make_plot(setting, axes["x"], axes.get("y"), context=context, most=MOST_CELLS)
-    return PlotRun(xy_plot, compare=plot.compare), estimate_plot(xy_plot, locator=session.locator)
+    estimate = _noted(estimate_plot(xy_plot, locator=session.locator), request)
+    return PlotRun(xy_plot, compare=plot.compare), estimate
 
 
 def plan_check(session: Session, form: MergeForm, check: CheckForm, request: ImageRequest) -> tuple[CheckRun, Estimate]:
@@ -79,7 +87,11 @@ def plan_check(session: Session, form: MergeForm, check: CheckForm, request: Ima
     context = make_axis_context(session.host, recipe, locator=session.locator)
     setting = Setting(recipe, replace(request, batch=1))
     element_check = parse_check(setting, check.elements, float(check.ratio), context, watch_count=_refuse_many)
-    return CheckRun(element_check), estimate_check(element_check, locator=session.locator)
+    return CheckRun(element_check), _noted(estimate_check(element_check, locator=session.locator), request)
+
+
+def _noted(estimate: Estimate, request: ImageRequest) -> Estimate:
+    return replace(estimate, warnings=(*batch_notes(request), *estimate.warnings))
 
 
 def describe_estimate(estimate: Estimate) -> str:

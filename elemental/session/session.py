@@ -36,6 +36,7 @@ class Session:
         form: The last form that was previewed; a page that is loaded again starts with it.
         live_form: The form of the merge in the live model.
         panels: The last values of the other panels, by field name.
+        told: Records of runs of version 0.1.0 whose user was told that they lack the host's settings.
     """
 
     host: Host
@@ -46,6 +47,7 @@ class Session:
     form: MergeForm
     live_form: MergeForm = field(default_factory=MergeForm)
     panels: dict[str, Any] = field(default_factory=dict)
+    told: set[Path] = field(default_factory=set)
 
     def recipe(self, form: MergeForm) -> MergeRecipe:
         """Make the recipe of a form.
@@ -157,7 +159,7 @@ def first_form(host: Host) -> MergeForm:
     checkpoints = host.checkpoints()
     titles = [checkpoint.title for checkpoint in checkpoints]
     titles_by_path = {checkpoint.path: checkpoint.title for checkpoint in checkpoints}
-    chosen = [titles_by_path[ref.path] for ref in (host.loaded(), host.selected()) if ref and ref.path in titles_by_path]
-    model_a = next(iter([*chosen, *titles]), "")
+    chosen = [titles_by_path.get(ref.path, "") for ref in (host.loaded(), host.selected()) if ref is not None]
+    model_a = next(filter(None, [*chosen, *titles]), "")
     model_b = next(title for title in titles if title != model_a) if len(titles) == 2 else ""
     return MergeForm(model_a=model_a, model_b=model_b)

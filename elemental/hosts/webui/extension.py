@@ -71,6 +71,8 @@ def register(make_tab: MakeTab, make_error_page: MakeErrorPage) -> None:
 class Txt2imgForm:
     """The txt2img tab as the form of the image."""
 
+    own = False
+
     def __init__(self) -> None:
         self._button: Any = None
 

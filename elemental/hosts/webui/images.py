@@ -26,21 +26,22 @@ LABEL = "Elemental"
 AUTOMATIC = "Automatic"
 """The WebUI's name for the default schedule of a sampler."""
 
-_WHOLE = {
-    "width": "Width",
-    "height": "Height",
-    "steps": "Sampling steps",
-    "n_iter": "Batch count",
-    "batch_size": "Batch size",
+_NUMBERS = {
+    "width": ("Width", int),
+    "height": ("Height", int),
+    "steps": ("Sampling steps", int),
+    "n_iter": ("Batch count", int),
+    "batch_size": ("Batch size", int),
+    "cfg_scale": ("CFG Scale", float),
 }
-_REAL = {"cfg_scale": "CFG Scale"}
-_HIRES_WHOLE = {
-    "hr_second_pass_steps": "Hires steps",
-    "hr_resize_x": "Resize width to",
-    "hr_resize_y": "Resize height to",
+_HIRES_NUMBERS = {
+    "hr_scale": ("Upscale by", float),
+    "hr_second_pass_steps": ("Hires steps", int),
+    "hr_resize_x": ("Resize width to", int),
+    "hr_resize_y": ("Resize height to", int),
+    "denoising_strength": ("Denoising strength", float),
 }
-_HIRES_REAL = {"hr_scale": "Upscale by", "denoising_strength": "Denoising strength"}
-"""The numbers of a request, by their names in the txt2img tab."""
+"""The numbers of a request: the label in the txt2img tab, and the kind of number."""
 
 _MARK = "elemental"
 NO_MODEL = (None, "", "None", "none", "Use same checkpoint")
@@ -134,12 +135,13 @@ def _refuse_odd_numbers(p: Any) -> None:
     Raises:
         ImageError: A number is blank, not finite, or not whole where it must be.
     """
-    for names, whole in ((_WHOLE, True), (_REAL, False), *(((_HIRES_WHOLE, True), (_HIRES_REAL, False)) if p.enable_hr else ())):
-        for attribute, label in names.items():
-            value = getattr(p, attribute, 0)
-            if not _is_number(value) or (whole and value != int(value)):
-                shown = "blank" if value in (None, "") else value
-                raise ImageError(f"{label} in the txt2img tab is {shown}; enter a {'whole ' * whole}number.")
+    numbers = {**_NUMBERS, **_HIRES_NUMBERS} if p.enable_hr else _NUMBERS
+    for attribute, (label, kind) in numbers.items():
+        value = getattr(p, attribute, 0)
+        if not _is_number(value) or (kind is int and value != int(value)):
+            shown = "blank" if value in (None, "") else value
+            wanted = "whole number" if kind is int else "number"
+            raise ImageError(f"{label} in the txt2img tab is {shown}; enter a {wanted}.")
 
 
 def _is_number(value: Any) -> bool:

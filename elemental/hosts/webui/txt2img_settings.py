@@ -43,8 +43,9 @@ def name_inputs(components: Sequence[Any]) -> list[TabInput]:
     inputs = []
     for component in components:
         script = str(getattr(component, "custom_script_source", None) or "")
-        label = str(getattr(component, "label", None) or getattr(component, "elem_id", None) or type(component).__name__)
-        own = str(getattr(component, "elem_id", None) or label)
+        elem_id = getattr(component, "elem_id", None)
+        label = str(getattr(component, "label", None) or elem_id or type(component).__name__)
+        own = str(elem_id or label)
         name = f"{script}/{own}" if script else own
         seen[name] = seen.get(name, 0) + 1
         inputs.append(TabInput(name if seen[name] == 1 else f"{name}#{seen[name]}", script, label, component))
@@ -184,10 +185,10 @@ def _describe_gone(recorded: Mapping[str, Any], inputs: Sequence[TabInput]) -> I
     for name in gone:
         if "/" not in name:
             yield f'the field "{name}" of the txt2img tab is gone.'
-    for name, kept in recorded.items():
-        if name in now and isinstance(kept, dict) and "choice" in kept:
-            if kept["choice"] not in _choices(now[name].component):
-                yield f'"{kept["choice"]}" is gone from the list "{now[name].label}" of the txt2img tab.'
+    chosen = {name: kept["choice"] for name, kept in recorded.items() if isinstance(kept, dict) and "choice" in kept}
+    for name, choice in chosen.items():
+        if name in now and choice not in _choices(now[name].component):
+            yield f'"{choice}" is gone from the list "{now[name].label}" of the txt2img tab.'
 
 
 def _describe_new(recorded: Mapping[str, Any], inputs: Sequence[TabInput], values: Sequence[Any]) -> Iterator[str]:
@@ -203,9 +204,7 @@ def _styles(names: Any) -> dict[str, list[str]]:
     """Give the texts of styles, which can be edited, by their names."""
     known = getattr(getattr(shared, "prompt_styles", None), "styles", {})
     chosen = names if isinstance(names, (list, tuple)) else []
-    return {
-        name: [known[name].prompt or "", known[name].negative_prompt or ""] for name in chosen if name in known
-    }
+    return {name: [known[name].prompt or "", known[name].negative_prompt or ""] for name in chosen if name in known}
 
 
 def _options() -> dict[str, Any]:
