@@ -24,7 +24,7 @@ from elemental.session import plot_and_check_jobs as run_jobs
 from elemental.session.form import MergeForm
 from elemental.session.jobs import Job, JobState, JobView
 from elemental.session.run_plans import CheckForm, PlotForm, describe_estimate, plan_plot
-from elemental.session.session import Session, session_of
+from elemental.session.session import Session, first_form, session_of
 
 from .fake_host import FakeHost
 from .plotting import load
@@ -346,3 +346,24 @@ def test_odd_numbers_are_named(start: StartUI, changes: dict[str, Any], message:
         with pytest.raises(ImageError, match=message):
             rig.form.read(tab(**changes))
         rig.form.read(tab(scale=None))  # not used without hires fix
+
+
+def test_restore_when_the_model_before_is_gone(start: StartUI) -> None:
+    with start() as rig:
+        session = session_of(rig.host)
+        rig.open("c")
+        ended(merge_jobs.merge(session, FORM, None, print_change=False))
+        rig.paths["c"].unlink()
+        for _ in range(2):
+            assert "Model a.safetensors restored." in ended(merge_jobs.restore(session)).text
+            assert rig.host.loaded().path == rig.paths["a"]
+        ended(merge_jobs.generate(session, FORM, rig.form.read(tab()).request))
+
+
+def test_the_selected_model_is_model_a_before_it_is_loaded(start: StartUI) -> None:
+    with start() as rig:
+        data = rig.webui.sd_models.model_data
+        data.sd_model, data.loaded_sd_models = None, []
+        rig.webui.opts.data["sd_model_checkpoint"] = "b.safetensors"
+        assert (rig.host.loaded(), rig.host.selected().path) == (None, rig.paths["b"])
+        assert first_form(rig.host).model_a == "b.safetensors"

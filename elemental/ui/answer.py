@@ -51,7 +51,8 @@ class Answer:
             form: What the merge panel says now; None if it is not known.
             fields: The same for the answer's own panel.
         """
-        known, now = _About(*about), _About(_stamp(form), _stamp(fields))
+        known = _About(*about) if isinstance(about, (tuple, list)) and len(about) == 2 else _About()
+        now = _About(_stamp(form), _stamp(fields))
         is_old = any(was and stands and was != stands for was, stands in zip(known, now, strict=True))
         return self.give("") if is_old else {}
 
