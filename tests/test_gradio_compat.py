@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import threading
+import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,6 +19,7 @@ from elemental import HostError
 pytest.importorskip("gradio")
 
 from elemental.ui import gradio_compat as compat
+from elemental.ui.request_guard import PageGuard
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +90,7 @@ def server(status: int) -> Iterator[str]:
 
 
 def serve(page: Page) -> Any:
-    return compat.serve(page, host="127.0.0.1", port=None, files=[], wait=False)  # type: ignore[arg-type]
+    return compat.serve(page, host="127.0.0.1", port=None, files=[], wait=False)
 
 
 @pytest.mark.parametrize("kind", [OldPage, OpenPage])
@@ -118,7 +120,7 @@ def test_a_server_that_does_not_answer_is_stopped() -> None:
 
 def test_a_real_page_has_its_guard_and_loses_it_only_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(compat.webbrowser, "open", opened.append)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
     with compat.blocks("x") as page:
         compat.make("HTML", value="x")
     _, url = compat.serve(page, host="127.0.0.1", port=None, files=[], in_browser=True, wait=False)
@@ -132,7 +134,7 @@ def test_a_real_page_has_its_guard_and_loses_it_only_with_the_server(monkeypatch
     async def unguarded(self: Any, scope: Any, receive: Any, send: Any) -> None:
         await self._app(scope, receive, send)
 
-    monkeypatch.setattr(compat.PageGuard, "__call__", unguarded)
+    monkeypatch.setattr(PageGuard, "__call__", unguarded)
     with pytest.raises(HostError, match="The page was stopped"):
         compat.serve(page, host="127.0.0.1", port=None, files=[], in_browser=True, wait=False)
     assert len(opened) == 1
@@ -158,7 +160,7 @@ def neither(max_size: int | None = None) -> None:
 
 @pytest.mark.parametrize("queue", [both, older, newer, neither])
 def test_workers_are_named_as_the_version_names_them(queue: Callable[..., None]) -> None:
-    compat._set_workers(SimpleNamespace(queue=queue))  # type: ignore[arg-type]
+    compat._set_workers(SimpleNamespace(queue=queue))
 
 
 class Wrapped:

@@ -97,7 +97,7 @@ def test_register_itself_hooks_nothing_there(models: dict[str, Path], monkeypatc
 
     extension.register(lambda *_: pytest.fail("the tab was built"), lambda reason: reason)
     assert set(webui.callbacks) == {"ui_tabs"}
-    assert not isinstance(webui.opts.data_labels["sd_model_checkpoint"].onchange, extension.WebUIHost)
+    assert type(webui.opts.data_labels["sd_model_checkpoint"].onchange).__name__ == "function"
     (((text, title, name),),) = webui.fire("ui_tabs")
     assert ("Forge" in text, title, name) == (True, "Elemental", "elemental")
 
