@@ -295,6 +295,7 @@ def test_a_pasted_infotext_gives_its_recipe_once(rig: Rig, merged_model: MergedM
         rig.webui.fire("infotext_pasted", "", params)
         assert rig.host.take_pasted() is None
     rig.webui.fire("infotext_pasted", image.infotext, {"Elemental recipe": recipe})
+    assert rig.host.pasted_recipes() == rig.host.take_pasted
     assert recipe_from_json(rig.host.take_pasted(), name="x").rules == rig.recipe("BASE:mlp:1").rules
     assert rig.host.take_pasted() is None
 

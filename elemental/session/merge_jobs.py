@@ -15,7 +15,7 @@ from ..merge.plan import NOTHING_CHANGES, MergePlan
 from ..merge.plan_summary import describe_changes, format_size
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..workflows import MergeResult, merge_to_file
-from .form import MergeForm, is_file, safe_file_name, shown_path
+from .form import KEEP, MergeForm, is_file, safe_file_name, shown_path
 from .job_texts import count_images, format_duration
 from .jobs import Job
 from .merged_model import LiveState
@@ -49,7 +49,7 @@ def merge(
     def work(job: Job) -> None:
         with session.host_job(job, "merge", request.batch if request else 0, settings):
             text = _merge(session, job, recipe, print_change=print_change)
-            text += f" {_NOTHING_CHANGED}" if session.previewer.changes_nothing(form) else ""
+            text += f" {_NOTHING_CHANGED}" if session.previewer.changes_nothing(replace(form, dtype=KEEP)) else ""
             session.live_form = form
             try:
                 text += f" {_make_images(session, job, request)}" if request is not None else ""
