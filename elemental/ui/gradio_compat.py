@@ -144,17 +144,20 @@ def on(
         options["trigger_mode"] = "always_last"
     readers = [getattr(field, "elemental_reader", None) for field in inputs]
     listen(
-        None if handler is None else _explained(handler, readers),
+        None if handler is None else _explained(handler, readers, outputs),
         **_known_arguments(event, options, parameters, _EVENT_MAY_LACK),
     )
 
 
-def _explained(handler: Callable[..., Any], readers: Sequence[Reader | None]) -> Callable[..., Any]:
+def _explained(
+    handler: Callable[..., Any], readers: Sequence[Reader | None], outputs: Sequence[Component]
+) -> Callable[..., Any]:
     """Show what went wrong in a handler on the page; gradio would say no more than that something did.
 
     Args:
         handler: Gets what the readers make of the values of its inputs.
         readers: One for each, or None for those of which nothing is known.
+        outputs: Which components its result changes; the first is no State, which an empty change would replace.
     """
     quiet = {"print_exception": False} if "print_exception" in _parameters(gr.Error.__init__) else {}
 
@@ -162,7 +165,10 @@ def _explained(handler: Callable[..., Any], readers: Sequence[Reader | None]) ->
     def handle(*values: Any) -> Any:
         try:
             read = [value if reader is None else reader(value) for value, reader in zip(values, readers, strict=False)]
-            return handler(*read, *values[len(read) :])
+            result = handler(*read, *values[len(read) :])
+            # gradio takes an empty dict for one value
+            is_empty = isinstance(result, dict) and not result
+            return {outputs[0]: gr.update()} if is_empty and outputs else result
         except ElementalError as exc:
             raise gr.Error(str(exc), **quiet) from None
         except Exception as exc:
