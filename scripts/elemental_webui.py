@@ -16,13 +16,23 @@ def make_error_page(reason: str) -> Any:
     return page
 
 
-try:
-    # The WebUI finds scripts by searching this module for their classes.
-    from elemental.hosts.webui.extension import ElementalScript, register  # noqa: F401
-    from elemental.ui.tab import make_tab
+def show_reason(reason: str) -> None:
+    """Show a page with the reason in place of the tab."""
+    script_callbacks.on_ui_tabs(lambda: [(make_error_page(reason), "Elemental", "elemental")])
 
-    register(make_tab, make_error_page)
+
+try:
+    from elemental.hosts.webui.requirements import why_unsupported
+
+    unsupported = why_unsupported()
+    if unsupported is None:
+        # The WebUI finds scripts by searching this module for their classes: elsewhere there must be none.
+        from elemental.hosts.webui.extension import ElementalScript, register  # noqa: F401
+        from elemental.ui.tab import make_tab
+
+        register(make_tab, make_error_page)
+    else:
+        show_reason(unsupported)
 except Exception as exc:
-    _REASON = f"{type(exc).__name__}: {exc}"
-    script_callbacks.on_ui_tabs(lambda: [(make_error_page(_REASON), "Elemental", "elemental")])
+    show_reason(f"{type(exc).__name__}: {exc}")
     raise

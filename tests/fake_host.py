@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from elemental.errors import HostError, Stopped
-from elemental.hosts.base import NO_FIELDS, CheckpointRef, Claim, StepProgress
+from elemental.hosts.base import NO_FIELDS, CheckpointRef, Claim, HostSettings, StepProgress, refuse_settings
 from elemental.images.image_request import GeneratedImage, ImageRequest
 from elemental.images.infotext import format_infotext
 
@@ -124,8 +125,19 @@ class FakeHost:
         """Note what is to be called."""
         self.load_calls.append(call)
 
+    def selected(self) -> CheckpointRef | None:
+        """Give the checkpoint that is loaded."""
+        return self.loaded()
+
+    def pasted_recipes(self) -> None:
+        """There is no place to paste an infotext."""
+
+    def read_settings(self, data: Mapping[str, Any]) -> NoReturn:
+        """Refuse the settings of another host."""
+        refuse_settings(data)
+
     @contextmanager
-    def job(self, name: str, images: int) -> Iterator[None]:  # noqa: ARG002
+    def job(self, name: str, images: int, settings: HostSettings | None = None) -> Iterator[None]:  # noqa: ARG002
         """Note the name."""
         self.jobs.append(name)
         self.stopped = False

@@ -97,9 +97,7 @@ class Scene:
         self.session = Session(self.host, MergedModel(self.host), JobBoard(), *parts)
         self.model = self.session.model
         a, b, c, vae = (model_source(self.path(role)) for role in ROLES)
-        self.recipe = MergeRecipe(
-            a, b, c, mode=MergeMode.ADD_DIFFERENCE, alpha=0.5, vae=VaeChoice.FILE, vae_file=vae
-        )
+        self.recipe = MergeRecipe(a, b, c, mode=MergeMode.ADD_DIFFERENCE, alpha=0.5, vae=VaeChoice.FILE, vae_file=vae)
 
     def path(self, role: str) -> Path:
         return self.folder / f"{role}.safetensors"

@@ -198,3 +198,57 @@ def test_a_sample_says_what_the_merge_panel_has_to_say_for_it() -> None:
     assert "&quot;elemental&quot;" in shown
     assert "Set in the Merge panel: --alpha 0<" in shown
     assert "Set in" not in explain_sample(Sample(1, "Plain", "About.", options="--compare"))
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "OUTSIDE/secret.safetensors",
+        "OUTSIDE/none.safetensors",
+        "/etc/passwd",
+        "/etc/none",
+        "FOLDER/../out/secret.safetensors",
+        "../out/secret.safetensors",
+        "secret.safetensors",
+        "FOLDER",
+        "~/secret.safetensors",
+        "a",
+        "FOLDER/x\0.safetensors",
+    ],
+)
+def test_a_path_that_the_host_does_not_list_tells_nothing(tmp_path: Path, typed: str) -> None:
+    """The answer is the same whether or not there is such a file."""
+    folder, outside = tmp_path / "models", tmp_path / "out"
+    for path in (folder / "a.safetensors", outside / "secret.safetensors"):
+        path.parent.mkdir()
+        path.write_bytes(b"x")
+    typed = typed.replace("OUTSIDE", str(outside)).replace("FOLDER", str(folder))
+    find = finder([CheckpointRef("a.safetensors", folder / "a.safetensors")], folder)
+    with pytest.raises(RecipeError) as caught:
+        find(typed)
+    assert str(caught.value) == f'No model named "{typed}". Refresh the list or choose one.'
+
+
+def test_listed_models_and_those_of_the_folder_are_found(tmp_path: Path) -> None:
+    folder, listed = tmp_path / "models", tmp_path / "elsewhere.safetensors"
+    (folder / "sub").mkdir(parents=True)
+    for path in (listed, folder / "sub" / "new.safetensors"):
+        path.write_bytes(b"x")
+    find = finder([CheckpointRef("else", listed)], folder)
+    for typed in ("else", " else ", str(listed), str(folder / "sub" / "new.safetensors")):
+        assert find(typed).path
+    with pytest.raises(RecipeError):
+        finder([CheckpointRef("else", listed)])(str(folder / "sub" / "new.safetensors"))
+
+
+def test_a_ratio_that_is_blank_is_no_ratio(refs: list[CheckpointRef]) -> None:
+    pytest.importorskip("gradio")
+    from elemental.ui.merge_panel import parse_form
+
+    values = list({**MergeForm("a.safetensors", "b.safetensors").to_dict(), "alpha": None, "beta": None}.values())
+    with pytest.raises(RecipeError, match="alpha must be a number"):
+        parse_form(values).recipe(finder(refs))
+    plain = replace(parse_form(values), alpha=0.5)  # the mode has no beta
+    assert plain.recipe(finder(refs)).beta is None
+    with pytest.raises(RecipeError, match="beta must be a number"):
+        replace(plain, mode="sum-twice", model_c="c.safetensors").recipe(finder(refs))

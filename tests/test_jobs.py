@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
 import pytest
 
 from elemental import HostError, MergeError, Stopped
-from elemental.session.history import History, HistoryEntry
+from elemental.session.history import MOST, History, HistoryEntry
 from elemental.session.jobs import Job, JobBoard, JobState
 
 
@@ -97,6 +98,59 @@ def test_history_survives_damaged_lines_and_two_writers(tmp_path: Path) -> None:
     assert first.find(newest.number) == newest
     assert newest.form["spec"] == "OUT03::1\nIN00::0.5"
     assert first.find(1) is None
+
+
+def test_the_history_is_trimmed_to_what_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    history = History(path)
+    history.add(entry("first"))
+    line = path.read_bytes()
+    path.write_bytes(line * 3000)  # version 0.1.0 kept them all
+    assert len(history.entries()) == MOST
+    for name in ("one", "two"):
+        history.add(entry(name))
+    assert [read.name for read in history.entries()[:3]] == ["two", "one", "first"]
+    assert len(path.read_bytes().splitlines()) == len(history.entries()) == MOST
+    assert [kept.name for kept in tmp_path.iterdir()] == ["history.jsonl"]
+
+
+def test_a_short_history_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    history = History(path)
+    for name in ("one", "two"):
+        history.add(entry(name))
+    before = path.stat().st_ino
+    path.write_bytes(path.read_bytes() + b"damaged\n")
+    history.add(entry("three"))
+    assert path.stat().st_ino == before
+    assert path.read_bytes().count(b"\n") == 4
+
+
+def test_a_history_of_large_entries_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    history = History(path)
+    for number in range(6):
+        history.add(HistoryEntry("merge", str(number), "x" * 2_000_000, {}, {}))
+    assert path.stat().st_size < 8_100_000
+    assert [read.name for read in history.entries()] == ["5", "4", "3"]
+
+
+def test_writers_that_trim_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_bytes((json.dumps({"x": 1}) + "\n").encode() * MOST)
+
+    def write(name: str) -> None:
+        history = History(path)  # as other processes have them
+        for number in range(20):
+            history.add(entry(f"{name}{number}"))
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = {f"{name}{number}" for name in "abcd" for number in range(20)}
+    assert {read.name for read in History(path).entries()} == expected
 
 
 def test_a_history_that_cannot_be_written_raises_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from elemental import ImageError
+from elemental.hosts.base import CheckpointRef
 from elemental.images.image_request import GeneratedImage, ImageRequest
 from elemental.session import merge_jobs
 from elemental.session import plot_and_check_jobs as run_jobs
@@ -18,7 +19,7 @@ from elemental.session.form import MergeForm
 from elemental.session.job_texts import count_images, format_duration
 from elemental.session.jobs import Job, JobState, JobView
 from elemental.session.run_plans import CheckForm, PlotForm, describe_estimate, plan_plot
-from elemental.session.session import Session, session_of
+from elemental.session.session import Session, first_form, session_of
 
 from .fake_host import FakeHost
 from .plotting import load
@@ -54,6 +55,26 @@ def test_merge_generate_restore(session: Session) -> None:
     plain = ended(merge_jobs.generate(session, FORM, replace(REQUEST, batch=2)))
     assert re.match(r"2 images in .*\. Model: a\.safetensors\.$", plain.text)
     assert [entry.kind for entry in session.history.entries()] == ["generate"] * 3
+
+
+def test_a_merge_that_changes_nothing_says_so(session: Session) -> None:
+    said = "Nothing has changed: with this form the merge is model A."
+    for form in (replace(FORM, spec="", alpha=0), replace(FORM, spec="", blocks=",".join(["0"] * 26))):
+        assert ended(merge_jobs.merge(session, form, None, print_change=False)).text.endswith(said)
+        assert said in ended(merge_jobs.merge(session, form, REQUEST, print_change=False)).text
+    assert said not in ended(merge_jobs.merge(session, FORM, None, print_change=False)).text
+    session.previewer.look(replace(FORM, spec="", alpha=0))  # of another page
+    assert said not in ended(merge_jobs.merge(session, FORM, None, print_change=False)).text
+
+
+def test_model_a_is_chosen_whatever_the_number_of_models(models: Mapping[str, Path], tmp_path: Path) -> None:
+    host = FakeHost(load, output=tmp_path, models=models["a"].parent)
+    assert len(host.checkpoints()) == 3
+    assert first_form(host) == MergeForm("a.safetensors")
+    host.open_model(CheckpointRef("b", models["b"]))
+    assert first_form(host) == MergeForm("b.safetensors")
+    host.checkpoints = list  # type: ignore[method-assign]
+    assert first_form(host) == MergeForm()
 
 
 def test_images_of_model_a_if_nothing_is_loaded(session: Session) -> None:

@@ -440,6 +440,68 @@ def test_what_is_wrong_is_said_and_the_next_run_works(tab: Page, site: Site) -> 
     tab.job("restore")
 
 
+def test_an_error_is_gone_when_its_cause_is(tab: Page) -> None:
+    def said(words: str) -> bool:
+        return words in tab.text("notice") if words else not tab.text("notice").strip()
+
+    def says(words: str) -> None:
+        tab.wait(lambda: said(words), f"{words!r} in the notice")
+
+    for wrong, words in (("OUT12::1", "unknown block"), ("OUT03::1:1", "has no beta")):
+        tab.write("spec", wrong)
+        tab.report(words)
+        tab.press("run_merge")
+        says(words)
+        tab.write("spec", "OUT03::1")
+        tab.report("1 rule sets")
+        says("")
+    for field, right in (("width", "64"), ("seed", "3"), ("steps", "2"), ("cfg", "4")):
+        tab.write(field, "")
+        tab.press("run_images")
+        says("blank; enter a")
+        tab.write(field, right)
+        says("")
+
+
+def test_an_estimate_is_gone_when_its_fields_change(tab: Page) -> None:
+    def shows(place: str, words: str) -> bool:
+        return words in tab.text(place) if words else tab.text(place).strip() == ""
+
+    def estimate(name: str, words: str) -> None:
+        tab.press(f"estimate_{name}")
+        tab.wait(lambda: shows(f"{name}_answer", words), "the estimate")
+        tab.page.wait_for_timeout(300)
+        assert shows(f"{name}_answer", words)
+
+    tab.panel("XY plot")
+    tab.choose("x_type", "alpha")
+    tab.write("x_values", "0, 1, x")
+    estimate("plot", "x")
+    tab.write("x_values", "0, 1")
+    tab.wait(lambda: shows("plot_answer", ""), "the error to go away")
+    estimate("plot", "2 images")
+    tab.choose("y_type", "seed")
+    tab.wait(lambda: shows("plot_answer", ""), "the estimate to go away")
+    tab.write("y_values", "1, 2")
+    estimate("plot", "4 images")
+    tab.panel("Merge")
+    tab.write("spec", "OUT03::1")
+    tab.report("1 rule sets")
+    tab.panel("XY plot")
+    tab.wait(lambda: shows("plot_answer", ""), "the estimate of another form to go away")
+    tab.panel("Element check")
+    tab.write("elements", "OUT09, OUT08")
+    estimate("check", "3 images")
+    tab.write("elements", "OUT09")
+    tab.wait(lambda: shows("check_answer", ""), "the estimate to go away")
+    tab.panel("XY plot")
+    tab.page.locator("#elemental_plot_sample input").first.click()
+    tab.page.locator("ul.options li:visible, ul[role=listbox] li:visible").first.click()
+    tab.wait(lambda: not shows("plot_answer", ""), "what the sample shows")
+    tab.page.wait_for_timeout(500)
+    assert not shows("plot_answer", "")
+
+
 def test_two_browsers_see_one_job(tab: Page, site: Site, chromium: Any, tmp_path: Path) -> None:
     context = chromium.new_context()
     other = Page(context.new_page(), tmp_path)

@@ -19,7 +19,7 @@ from elemental.merge.files.metadata import recipe_from_json
 from elemental.session.merged_model import LiveState, MergedModel
 
 from .webui_standin_fixtures import REQUEST, Rig, mark, webui_rig  # noqa: F401
-from .webui_standin_parts import DEFAULTS, SCRIPTS
+from .webui_standin_parts import tab_values
 
 ROOT = Path(__file__).parent.parent
 
@@ -165,9 +165,9 @@ def test_a_choice_during_a_job_waits_until_its_end(rig: Rig, opened: str, chosen
             threads[0].join(0.2)  # it waits for the queue by now, if it has to
 
     rig.webui.on_step = on_step
-    rig.host.txt2img_values = [*DEFAULTS[:3], 2, *DEFAULTS[4:], *SCRIPTS]  # in two rounds, before each of which
+    rig.tab = tab_values(count=2)  # in two rounds, before each of which
     two = replace(REQUEST, batch=2)  # the host goes by its settings
-    with rig.host.job("plot", 4):
+    with rig.job("plot", 4):
         rig.open(opened)
         first, second = rig.images(two), rig.images(two)
         assert first == second
@@ -271,7 +271,7 @@ def test_the_generate_buttons_inputs_are_found(rig: Rig) -> None:
     fields = {number: SimpleNamespace(elem_id=f"field {number}") for number in range(5)}
     blocks = SimpleNamespace(parent=None, blocks=fields, dependencies=[])
     button = SimpleNamespace(elem_id="txt2img_generate", _id=9, parent=SimpleNamespace(parent=blocks))
-    form = rig.hooks.Txt2imgForm(rig.host)
+    form = rig.hooks.Txt2imgForm()
     assert list(form.components) == []
     for component in (fields[1], button, SimpleNamespace(elem_id="img2img_generate", _id=10, parent=None)):
         form.on_component(component, elem_id="whatever")
@@ -295,6 +295,7 @@ def test_a_pasted_infotext_gives_its_recipe_once(rig: Rig, merged_model: MergedM
         rig.webui.fire("infotext_pasted", "", params)
         assert rig.host.take_pasted() is None
     rig.webui.fire("infotext_pasted", image.infotext, {"Elemental recipe": recipe})
+    assert rig.host.pasted_recipes() == rig.host.take_pasted
     assert recipe_from_json(rig.host.take_pasted(), name="x").rules == rig.recipe("BASE:mlp:1").rules
     assert rig.host.take_pasted() is None
 

@@ -26,42 +26,30 @@ from elemental.runs.xy_plot_run import PlotRun, make_plot
 from elemental.workflows import images_of_merge
 
 from .webui_standin_fixtures import REQUEST, Rig, mark, webui_rig  # noqa: F401
-from .webui_standin_parts import DEFAULTS, SCRIPTS
+from .webui_standin_parts import tab_values as values
 
 pytestmark = pytest.mark.slow
 
 
-def values(**changes: Any) -> list[Any]:
-    """Give the values of the txt2img tab."""
-    names = ["prompt", "negative", "styles", "count", "size", "cfg", "height", "width", "hires", "second", "overrides"]
-    names += ["script", "steps", "sampler", "scheduler", "seed", "refiner"]
-    return list({**dict(zip(names, [*DEFAULTS, *SCRIPTS], strict=True)), **changes}.values())
-
-
-def form_of(rig: Rig) -> Any:
-    return rig.hooks.Txt2imgForm(rig.host)
-
-
 def test_the_tab_is_read_as_a_request(rig: Rig) -> None:
-    tab_values = values(prompt="a cat", negative="a dog", seed=7.0, width=72, cfg=3.5, count=2, size=2)
-    request = form_of(rig).read(tab_values)
-    assert request == replace(REQUEST, negative="a dog", width=72, cfg=3.5, batch=4)
-    assert rig.host.txt2img_values == tuple(tab_values)
-    assert form_of(rig).read(values(sampler="DPM++ 2M", scheduler="Karras")).sampler == "DPM++ 2M Karras"
+    tab = values(prompt="a cat", negative="a dog", seed=7.0, width=72, cfg=3.5, count=2, size=2)
+    order = rig.form.read(tab)
+    assert order.request == replace(REQUEST, negative="a dog", width=72, cfg=3.5, batch=4)
+    assert order.settings.values == tuple(tab)
+    assert rig.form.read(values(sampler="DPM++ 2M", scheduler="Karras")).request.sampler == "DPM++ 2M Karras"
     for seed in (-1, "", None):
-        seeds = {form_of(rig).read(values(seed=seed)).seed for _ in range(4)}
+        seeds = {rig.form.read(values(seed=seed)).request.seed for _ in range(4)}
         assert len(seeds) == 4
         assert all(0 <= drawn < 2**32 for drawn in seeds)
 
 
 def test_a_tab_that_cannot_be_read(rig: Rig) -> None:
     with pytest.raises(HostError, match="txt2img tab were not found"):
-        form_of(rig).read([])
+        rig.form.read([])
     with pytest.raises(HostError, match="AssertionError: the tab has other fields"):
-        form_of(rig).read(values()[:-1])
+        rig.form.read(values()[:-1])
     with pytest.raises(ImageError, match="width is 100"):
-        form_of(rig).read(values(width=100))
-    assert rig.host.txt2img_values is None
+        rig.form.read(values(width=100))
 
 
 def test_images_are_those_of_the_txt2img_tab(rig: Rig) -> None:
@@ -70,7 +58,7 @@ def test_images_are_those_of_the_txt2img_tab(rig: Rig) -> None:
     four = replace(REQUEST, batch=4)
     together = rig.host.make_images(four, model={})
     assert [image.seed for image in together] == [7, 8, 9, 10]
-    rig.host.txt2img_values = values(count=2, size=2, prompt="another", seed=99)
+    rig.tab = values(count=2, size=2, prompt="another", seed=99)
     seen: list[tuple[int, int]] = []
     rig.webui.scripts.scripts_txt2img.scripts.append(
         SimpleNamespace(process=lambda p: seen.append((p.n_iter, p.batch_size)))
@@ -78,7 +66,7 @@ def test_images_are_those_of_the_txt2img_tab(rig: Rig) -> None:
     assert rig.images(four) == [mark(image) for image in together]
     assert rig.images(REQUEST) == [user_image]
     assert seen == [(2, 2), (1, 1)]
-    (karras,) = rig.host.make_images(replace(REQUEST, sampler="dpm++ 2m karras"), model={})
+    (karras,) = rig.make(replace(REQUEST, sampler="dpm++ 2m karras"))
     assert "Sampler: DPM++ 2M, Schedule type: Karras, " in karras.infotext
     with pytest.raises(HostError, match='no sampler "Eular"'):
         rig.images(replace(REQUEST, sampler="Eular"))
@@ -116,7 +104,7 @@ def test_the_live_model_stays_if_the_settings_name_another(rig: Rig) -> None:
 
 
 def test_settings_that_were_never_saved_are_not_left_overridden(rig: Rig) -> None:
-    rig.host.txt2img_values = values(overrides=["clip_skip: 2"])
+    rig.tab = values(overrides=["clip_skip: 2"])
     rig.webui.opts.data.pop("sd_model_checkpoint")
     rig.images()
     assert rig.webui.opts.data.get("clip_skip") is None
@@ -133,7 +121,7 @@ def test_settings_that_were_never_saved_are_not_left_overridden(rig: Rig) -> Non
     ],
 )
 def test_requests_that_would_replace_the_model_are_refused(rig: Rig, changes: dict[str, Any], message: str) -> None:
-    rig.host.txt2img_values = values(**changes)
+    rig.tab = values(**changes)
     with pytest.raises(HostError, match=message):
         rig.images()
 
@@ -141,9 +129,9 @@ def test_requests_that_would_replace_the_model_are_refused(rig: Rig, changes: di
 def test_the_same_checkpoint_in_those_fields_is_accepted(rig: Rig) -> None:
     (plain,) = rig.images()
     for changes in ({"refiner": "a"}, {"hires": True, "second": "a"}, {"second": "b"}, {"refiner": "None"}):
-        rig.host.txt2img_values = values(**changes)
+        rig.tab = values(**changes)
         assert rig.images() == [plain]
-    rig.host.txt2img_values = values(overrides=["sd_model_checkpoint: a"])
+    rig.tab = values(overrides=["sd_model_checkpoint: a"])
     assert rig.images() == [plain]
 
 
@@ -153,7 +141,7 @@ def test_scripts_run_and_images_that_they_add_are_left_out(rig: Rig, monkeypatch
     assert rig.images() == [plain]
     rig.webui.extra_images = 0
     runner = rig.webui.scripts.scripts_txt2img
-    rig.host.txt2img_values = values(script=1)
+    rig.tab = values(script=1)
     runner.chosen = rig.webui.process_images
     assert rig.images() == [plain]
 
@@ -164,7 +152,7 @@ def test_scripts_run_and_images_that_they_add_are_left_out(rig: Rig, monkeypatch
     runner.chosen = two
     with pytest.raises(HostError, match="made 2 images, where 1 were asked for; choose no script"):
         rig.images()
-    rig.host.txt2img_values = values()
+    rig.tab = values()
     none = SimpleNamespace(images=[], index_of_first_image=0)
     monkeypatch.setattr(sys.modules["modules"].processing, "process_images", lambda _: none)
     with pytest.raises(HostError, match="made 0 images, where 1 were asked for"):
@@ -236,7 +224,7 @@ def test_buttons(rig: Rig) -> None:
 
 
 def test_buttons_between_the_rounds_of_a_batch(rig: Rig) -> None:
-    rig.host.txt2img_values = values(count=2)
+    rig.tab = values(count=2)
     two = replace(REQUEST, batch=2)
     press(rig, "skipped", 1)  # the WebUI forgets it before the second round
     with pytest.raises(HostError, match="skipped"):

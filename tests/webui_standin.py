@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from .webui_standin_models import LORA, build_model, digest, hijack, set_lora, undo_hijack
 from .webui_standin_parts import (
     DEFAULTS,
+    FIELDS,
     SCRIPTS,
     CheckpointInfo,
     Options,
@@ -33,6 +34,7 @@ from .webui_standin_parts import (
     Script,
     State,
     Txt2Img,
+    tab_component,
 )
 
 VAE = "first_stage_model."
@@ -61,6 +63,7 @@ class StandIn:
         self.callbacks: dict[str, list[Callable[..., Any]]] = {}
         self.scripts: Any = SimpleNamespace(Script=Script, AlwaysVisible=object(), scripts_txt2img=Runner([]))
         self.cmd_opts = SimpleNamespace(ckpt_dir=None)
+        self.styles: dict[str, Any] = {}
         self.devices: Any = SimpleNamespace(
             fp8=False,
             torch_gc=lambda: None,
@@ -90,6 +93,7 @@ class StandIn:
         shared = SimpleNamespace(
             opts=self.opts, state=self.state, cmd_opts=self.cmd_opts, total_tqdm=total, sd_model=None
         )
+        shared.prompt_styles = SimpleNamespace(styles=self.styles)
         samplers = SimpleNamespace(visible_sampler_names=lambda: ["Euler a", "DPM++ 2M"])
         labels = ("Automatic", "Karras", "SGM Uniform")
         parts = {
@@ -117,6 +121,14 @@ class StandIn:
         root = ModuleType("modules")
         root.__dict__.update(parts)
         return {"modules": root, **{f"modules.{name}": part for name, part in parts.items()}}
+
+    def make_page(self) -> None:
+        """Make the txt2img tab, and tell extensions of its Generate button."""
+        runner = self.scripts.scripts_txt2img
+        fields = [SimpleNamespace(elem_id="task"), *map(tab_component, FIELDS), *runner.inputs]
+        click = {"targets": [(-1, "click")], "js": "submit", "inputs": list(range(len(fields)))}
+        page = SimpleNamespace(parent=None, blocks=dict(enumerate(fields)), dependencies=[click])
+        self.fire("after_component", SimpleNamespace(elem_id="txt2img_generate", _id=-1, parent=page))
 
     def fire(self, event: str, *args: Any) -> list[Any]:
         """Call what is registered for an event."""
@@ -234,7 +246,8 @@ class StandIn:
 
     def create_processing(self, _task: str, _request: Any, *values: Any) -> Processing:
         """Make a request of the txt2img tab's values."""
-        names = "prompt negative_prompt styles n_iter batch_size cfg_scale height width enable_hr hr_checkpoint_name"
+        names = "prompt negative_prompt styles n_iter batch_size cfg_scale height width enable_hr hr_scale"
+        names += " hr_checkpoint_name"
         count = len(DEFAULTS)
         assert len(values) == count + len(SCRIPTS), "the tab has other fields"
         p = Txt2Img(**dict(zip(names.split(), values, strict=False)))
@@ -245,7 +258,7 @@ class StandIn:
     def generate(self, prompt: str = "a cat", **fields: Any) -> Any:
         """Make an image as the user's own Generate and the API do, which take the lock."""
         p = Txt2Img(prompt=prompt)
-        p.scripts, p.script_args = self.scripts.scripts_txt2img, [*SCRIPTS[:4], 7, None]
+        p.scripts, p.script_args = self.scripts.scripts_txt2img, [*SCRIPTS[:4], 7, *SCRIPTS[5:]]
         p.__dict__.update(fields)
         with self.lock:
             self.state.begin("user")
@@ -303,10 +316,24 @@ class StandIn:
             if self.state.interrupted or self.state.skipped:
                 break
         drawn = digest(self.model, "model.", VAE, "alphas") + str(p.cached_c[1]) + f"{p.steps} {p.sampler_name} {step}"
+        drawn += self._seen_in_images(p)
         for seed in seeds:
             noise = np.random.default_rng(list(hashlib.sha256(f"{drawn} {seed} {p.scheduler}".encode()).digest()))
             pixels = noise.integers(0, 256, (p.height, p.width, 3), dtype=np.uint8)
             yield Image.fromarray(pixels)
+
+    def _seen_in_images(self, p: Any) -> str:
+        """Give what images show of hires fix, styles, scripts and settings; nothing if all is as at first."""
+        glow, _, grain = p.script_args[-3:]
+        title = p.scripts.titles[p.script_args[0] - 1] if p.script_args[0] else ""
+        shown = {
+            "hires": p.hr_scale if p.enable_hr and p.hr_scale != 1 else None,
+            "styles": [(self.styles[name].prompt, self.styles[name].negative_prompt) for name in p.styles],
+            "glow": glow,
+            "grain": grain and title and (title, grain),
+            "clip skip": self.opts.data.get("clip_skip"),
+        }
+        return "".join(f" {name} {value}" for name, value in shown.items() if value)
 
     def _infotext(self, p: Any, seed: int) -> str:
         named = {"Model hash": p.sd_model_hash, "Model": p.sd_model_name, **p.extra_generation_params}
@@ -321,3 +348,25 @@ class StandIn:
 def _quoted(value: Any) -> str:
     text = str(value)
     return json.dumps(text) if any(mark in text for mark in ",:\n") else text
+
+
+class ForgeStandIn(StandIn):
+    """A stand-in for Forge, as far as it differs in what made 0.1.0 hang: it reacts to a setting within the request.
+
+    Its lock blocks, as the real one does.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.lock = threading.Lock()  # type: ignore[assignment]
+        for label in self.opts.data_labels.values():
+            label.onchange = lambda: None
+        self.sd_models.forge_model_reload = self.reload
+
+    def process_images(self, p: Any) -> Any:
+        """Make the images of a request, with its settings set as a user would set them."""
+        p.scripts.each("before_process", p)
+        for key, value in p.override_settings.items():
+            self.opts.choose(key, value)
+        self.reload()
+        return self._make(p)

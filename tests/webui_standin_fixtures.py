@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +39,22 @@ class Rig:
         webui: The stand-in.
         host: The port.
         hooks: The module that the WebUI calls.
+        form: The txt2img tab as the form of the image.
         paths: The checkpoints.
+        tab: What the txt2img tab says, as :func:`tab_values` gives it; None for the host's defaults.
     """
 
     webui: StandIn
     host: Any
     hooks: Any
+    form: Any
     paths: Mapping[str, Path]
+    tab: Sequence[Any] | None = None
+
+    def job(self, name: str, images: int) -> Any:
+        """Begin a job with what the txt2img tab says."""
+        settings = None if self.tab is None else self.form.read(self.tab).settings
+        return self.host.job(name, images, settings)
 
     def ref(self, name: str) -> CheckpointRef:
         return CheckpointRef(name, self.paths[name])
@@ -59,7 +68,12 @@ class Rig:
         )
 
     def images(self, request: ImageRequest = REQUEST) -> list[str]:
-        return [mark(image) for image in self.host.make_images(request, model={})]
+        return [mark(image) for image in self.make(request)]
+
+    def make(self, request: ImageRequest = REQUEST, model: Mapping[str, str] | None = None) -> Any:
+        """Make images with what the txt2img tab says."""
+        with self.job("images", request.batch):
+            return self.host.make_images(request, model=model or {})
 
 
 def _stub_gradio() -> Any:
@@ -77,34 +91,58 @@ def webui_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Mapping[s
 
 
 class make_rig:  # noqa: N801 - a context manager
-    """Put the stand-in's modules in place, and import the port on them."""
+    """Put the stand-in's modules in place, and import the port on them; a second time in a folder, it is a restart.
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, models: Mapping[str, Path]) -> None:
+    Args:
+        folder: Holds the folder of checkpoints.
+        monkeypatch: Puts the modules in place.
+        models: The checkpoints, which are copied.
+        prepare: Called with the stand-in before the port is imported.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        models: Mapping[str, Path],
+        prepare: Callable[[StandIn], None] = lambda _: None,
+    ) -> None:
         self._patch = monkeypatch
+        self._prepare = prepare
         self._folder = folder / "models"
         self._models = models
 
     def __enter__(self) -> Rig:
-        self._folder.mkdir()
+        self._folder.mkdir(exist_ok=True)
         paths = {}
         for name, path in self._models.items():
             paths[name] = self._folder / path.name
-            shutil.copy(path, paths[name])
+            if not paths[name].exists():
+                shutil.copy(path, paths[name])
         webui = StandIn(self._folder)
-        for name, module in webui.modules().items():
-            self._patch.setitem(sys.modules, name, module)
-        self._patch.setitem(sys.modules, "gradio", _stub_gradio())
-        _forget_port()
+        self._prepare(webui)
+        put_modules(webui, self._patch)
         hooks = importlib.import_module("elemental.hosts.webui.extension")
-        hooks.register(lambda _host, _form: "the tab", str)
+        forms: list[Any] = []
+        hooks.register(lambda _host, form: forms.append(form), str)
+        webui.fire("ui_tabs")
+        webui.make_page()
         webui.scripts.scripts_txt2img.scripts = [hooks.ElementalScript()]
         webui.reload()
-        self.rig = Rig(webui, hooks.webui_host(), hooks, paths)
+        self.rig = Rig(webui, hooks.webui_host(), hooks, forms[0], paths)
         return self.rig
 
     def __exit__(self, *_: object) -> None:
         _forget_port()
         assert self.rig.webui.lock.owner is None, "the queue lock was not released"
+
+
+def put_modules(webui: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the modules of a stand-in in place; the port is imported anew after it."""
+    for name, module in webui.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "gradio", _stub_gradio())
+    _forget_port()
 
 
 def _forget_port() -> None:

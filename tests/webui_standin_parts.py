@@ -11,10 +11,44 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-DEFAULTS = ["", "", [], 1, 1, 4.0, 64, 64, False, "Use same checkpoint", []]
-"""What the fields of the txt2img tab say, without the task and without the scripts'."""
-SCRIPTS = [0, 2, "Euler a", "Automatic", -1, None]
-"""Which script is chosen; steps, sampler, schedule, seed, refiner."""
+FIELDS: dict[str, Any] = {
+    "prompt": "", "negative": "", "styles": [], "count": 1, "size": 1, "cfg": 4.0, "height": 64, "width": 64,
+    "hires": False, "scale": 1.0, "second": "Use same checkpoint", "overrides": [],
+}  # fmt: skip
+"""The fields of the txt2img tab and what they say at first, without the task and without the scripts'."""
+SCRIPT_FIELDS: dict[str, tuple[str, Any]] = {
+    "script": ("", 0),
+    "steps": ("sampler.py", 2),
+    "sampler": ("sampler.py", "Euler a"),
+    "scheduler": ("sampler.py", "Automatic"),
+    "seed": ("seed.py", -1),
+    "refiner": ("refiner.py", None),
+    "glow": ("glow.py", 0.0),
+    "unit": ("control.py", None),
+    "grain": ("grain.py", 0.0),
+}
+"""The arguments of scripts: which script is chosen, then the file of each script and what its field says at first.
+
+glow.py and control.py, which takes an image, run with every image; grain.py is in the list of scripts.
+"""
+DEFAULTS = list(FIELDS.values())
+SCRIPTS = [value for _, value in SCRIPT_FIELDS.values()]
+
+
+def tab_values(**changes: Any) -> list[Any]:
+    """Give what the Generate button gets of the txt2img tab, without the task."""
+    return list({**dict(zip([*FIELDS, *SCRIPT_FIELDS], [*DEFAULTS, *SCRIPTS], strict=True)), **changes}.values())
+
+
+def tab_component(name: str) -> Any:
+    """Make a field of the txt2img tab."""
+    script, value = SCRIPT_FIELDS.get(name, ("", FIELDS.get(name)))
+    made = SimpleNamespace(elem_id=f"txt2img_{name}", label=name, value=value)
+    if script:
+        made.custom_script_source = script
+    if name == "script":
+        made.type, made.choices, made.value = "index", ["None", "Grain"], "None"
+    return made
 
 
 class QueueLock:
@@ -41,7 +75,8 @@ class Options:
     def __init__(self) -> None:
         keys = ("sd_model_checkpoint", "sd_vae", "fp8_storage", "cache_fp16_weight", "clip_skip")
         self.data: dict[str, Any] = {"sd_vae": "None"}
-        self.data_labels = {key: SimpleNamespace(onchange=None) for key in keys}
+        self.data_labels = {key: SimpleNamespace(onchange=None, label=key, infotext=None, default=None) for key in keys}
+        self.data_labels["clip_skip"].infotext = "Clip skip"
         self.sd_checkpoints_limit, self.sd_checkpoint_cache = 1, 0
         self.outdir_samples, self.outdir_txt2img_samples = "", "outputs/txt2img-images"
         self.outdir_grids, self.outdir_txt2img_grids = "", "outputs/txt2img-grids"
@@ -106,7 +141,13 @@ class Runner:
     def __init__(self, scripts: Sequence[Any]) -> None:
         self.scripts = scripts
         self.chosen: Callable[[Any], Any] | None = None
-        self.inputs = [SimpleNamespace(value="None"), *(SimpleNamespace(value=value) for value in SCRIPTS[1:])]
+        self.inputs = [tab_component(name) for name in SCRIPT_FIELDS]
+        last = len(SCRIPT_FIELDS)
+        self.selectable_scripts = [SimpleNamespace(filename="grain.py", args_from=last - 1, args_to=last)]
+
+    @property
+    def titles(self) -> list[str]:
+        return list(self.inputs[0].choices[1:])
 
     def each(self, method: str, p: Any, **more: Any) -> None:
         for script in self.scripts:
@@ -127,7 +168,8 @@ class Processing:
         self.prompt = self.negative_prompt = ""
         self.n_iter = self.batch_size = 1
         self.cfg_scale, self.width, self.height = 4.0, 64, 64
-        self.enable_hr, self.hr_checkpoint_name = False, None
+        self.styles: list[str] = []
+        self.enable_hr, self.hr_scale, self.hr_checkpoint_name = False, 1.0, None
         self.override_settings: dict[str, Any] = {}
         self.extra_generation_params: dict[str, Any] = {}
         self.comments: list[str] = []
@@ -144,7 +186,7 @@ class Processing:
     @script_args.setter
     def script_args(self, args: Sequence[Any]) -> None:
         self._args = args
-        _, self.steps, self.sampler_name, self.scheduler, self.seed, self.refiner_checkpoint = args
+        _, self.steps, self.sampler_name, self.scheduler, self.seed, self.refiner_checkpoint, *_ = args
 
     def comment(self, text: str) -> None:
         self.comments.append(text)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ..errors import HostError
 from ..images.image_request import GeneratedImage, ImageRequest
@@ -47,6 +47,21 @@ class StepProgress:
     step: int = 0
     steps: int = 0
     image: Image.Image | None = None
+
+
+class HostSettings(Protocol):
+    """What the host's own page says of an image besides the request: a value that later changes do not reach."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What to tell the user about them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain data that :meth:`Host.read_settings` reads back.
+
+        Raises:
+            HostError: Something in them cannot be kept.
+        """
 
 
 class LiveModel(Protocol):
@@ -118,15 +133,32 @@ class Host(Protocol):
         it, or if a merge could not be taken out completely.
         """
 
+    def selected(self) -> CheckpointRef | None:
+        """Give the checkpoint that the user has chosen on the host's own page, even if it is not loaded yet."""
+
     def before_loading(self, call: Callable[[], None]) -> None:
         """Register a function to call each time before the user loads a checkpoint by the host's own means."""
 
-    def job(self, name: str, images: int) -> AbstractContextManager[None]:
+    def pasted_recipes(self) -> Callable[[], str | None] | None:
+        """Give what takes the recipe, as JSON, of an infotext that was pasted, once; None if there is no such place."""
+
+    def read_settings(self, data: Mapping[str, Any]) -> HostSettings:
+        """Read the settings of a run from its record.
+
+        Args:
+            data: What :meth:`HostSettings.to_dict` gave, maybe long ago.
+
+        Raises:
+            HostError: They are another host's, or the host has not all of what they name any more.
+        """
+
+    def job(self, name: str, images: int, settings: HostSettings | None = None) -> AbstractContextManager[None]:
         """Hold the host for a job, after waiting for the jobs before it; a job may not start another one.
 
         Args:
             name: The name that the host shows.
             images: How many images it makes.
+            settings: What its images are made with besides their requests; None for the host's defaults.
         """
 
     def open_model(self, checkpoint: CheckpointRef) -> LiveModel:
@@ -175,6 +207,31 @@ class Host(Protocol):
 
     def output_folder(self) -> Path:
         """Give the folder for images."""
+
+
+def refuse_settings(_data: Mapping[str, Any]) -> NoReturn:
+    """Refuse the settings of a run, for hosts whose pages have none.
+
+    Raises:
+        HostError: Always.
+    """
+    raise HostError(
+        "This run was begun in a WebUI, with everything that its txt2img tab said; other images would not match. "
+        "Resume it there."
+    )
+
+
+@dataclass(frozen=True)
+class ImageOrder:
+    """Images as a page asks for them.
+
+    Attributes:
+        request: The images.
+        settings: What else the host's own page says of them; None for a host that has no such page.
+    """
+
+    request: ImageRequest
+    settings: HostSettings | None = None
 
 
 class Claim:

@@ -17,7 +17,7 @@ from .xy_plot_run import PlotRun
 
 
 def open_run(host: Host, record: RunRecord, *, locator: ModelLocator = AS_RECORDED) -> Run:
-    """Read the plot or element check that a run makes.
+    """Read the plot or element check that a run makes, and make sure that the host can make the rest of its images.
 
     Args:
         host: The host that will make its images.
@@ -26,7 +26,10 @@ def open_run(host: Host, record: RunRecord, *, locator: ModelLocator = AS_RECORD
 
     Raises:
         ElementalError: It cannot be read.
+        HostError: The run was begun with settings that the host has no more, or in another kind of host.
     """
+    if record.settings is not None:
+        host.read_settings(record.settings)
     with reading_untrusted(str(record.files.record), "Start a new run."):
         run = _read_run(host, record, locator)
         missing = [cell.name for cells in run.rounds() for cell in cells if cell.name not in record.cells]

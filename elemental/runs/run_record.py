@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -112,6 +112,19 @@ class SessionRecord:
         return {**self.as_read, **figures}
 
 
+@dataclass(frozen=True)
+class PageRecord:
+    """What the record keeps of the page that a run was begun on.
+
+    Attributes:
+        settings: What the host's own page said of the images besides their requests, as plain data.
+        notes: What the user was told about the run.
+    """
+
+    settings: Mapping[str, Any] | None = None
+    notes: Sequence[str] = ()
+
+
 @dataclass
 class RunRecord:
     """The record of a run.
@@ -123,6 +136,9 @@ class RunRecord:
         options: What the caller needs to go on with the run, as plain data.
         models: What each model file looked like when the run began, by its path.
         cells: The cells by name.
+        settings: What the host's own page said of the images besides their requests, as plain data of
+            :meth:`~..hosts.base.HostSettings.to_dict`; None if it has none, and in records of version 0.1.0.
+        notes: What the user was told about the run: what is made otherwise than the page said.
         sessions: The sessions in which images were made.
         as_read: The record as it was in the file, with whatever else it holds.
     """
@@ -133,6 +149,8 @@ class RunRecord:
     options: Mapping[str, Any]
     models: Mapping[str, Signature]
     cells: Mapping[str, CellRecord]
+    settings: Mapping[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
     sessions: list[SessionRecord] = field(default_factory=list)
     as_read: Mapping[str, Any] = field(default_factory=dict, repr=False)
     _written: float = field(default=0.0, init=False, repr=False, compare=False)
@@ -148,9 +166,17 @@ class RunRecord:
             "models": {path: list(signature) for path, signature in self.models.items()},
             "cells": {name: cell.to_dict() for name, cell in self.cells.items()},
         }
+        if self.settings is not None:
+            data["settings"] = self.settings
+        if self.notes:
+            data["notes"] = self.notes
         if self.sessions:
             data["sessions"] = [session.to_dict() for session in self.sessions]
         return data
+
+    def note(self, notes: Iterable[str]) -> None:
+        """Add notes, each once."""
+        self.notes += [note for note in dict.fromkeys(notes) if note not in self.notes]
 
     def count(self, state: CellState) -> int:
         """Count the cells in a state."""
@@ -206,6 +232,8 @@ def _parse_record(files: RunFiles, data: object) -> RunRecord:
         options=_expect(entries["options"], dict),
         models={path: _parse_signature(signature) for path, signature in _expect(entries["models"], dict).items()},
         cells={_check_name(name): _parse_cell(cell) for name, cell in _expect(entries["cells"], dict).items()},
+        settings=None if entries.get("settings") is None else _expect(entries["settings"], dict),
+        notes=[_expect(note, str) for note in _expect(entries.get("notes", []), list)],
         sessions=[_parse_session(session) for session in _expect(entries.get("sessions", []), list)],
         as_read=entries,
     )

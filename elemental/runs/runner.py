@@ -24,7 +24,7 @@ from ..workflows import images_of_merge, live_merge
 from .cells import Cell, order_cells
 from .estimate import Estimate, refuse_changed
 from .run_files import RunFiles, new_run
-from .run_record import CellRecord, CellState, RunRecord, SessionRecord
+from .run_record import CellRecord, CellState, PageRecord, RunRecord, SessionRecord
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -129,6 +129,7 @@ def start_run(
     watcher: RunWatcher | None = None,
     locator: ModelLocator = AS_RECORDED,
     options: Mapping[str, Any] | None = None,
+    page: PageRecord | None = None,
 ) -> RunResult:
     """Make the images of a run, and the grids.
 
@@ -143,6 +144,7 @@ def start_run(
         watcher: Follows the run.
         locator: Finds the models.
         options: What the caller needs to go on with the run, as plain data.
+        page: What the record keeps of the page that the run is begun on; None for the command line.
 
     Raises:
         CheckpointError: A model has changed since the estimate.
@@ -157,7 +159,9 @@ def start_run(
         for cell in cells_of_round
     }
     with new_run(folder) as files:
-        record = RunRecord(files, run.kind, run.to_dict(), dict(options or {}), estimate.models, cells)
+        page = page or PageRecord()
+        record = RunRecord(files, run.kind, run.to_dict(), dict(options or {}), estimate.models, cells, page.settings)
+        record.note(page.notes)
         record.write()
     return continue_run(host, run, record, watcher=watcher, locator=locator, planning=estimate.seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -101,7 +102,7 @@ class MergeForm:
             **models,
             "mode": mode,
             "alpha": _number("alpha", self.alpha),
-            "beta": _number("beta", self.beta),
+            "beta": _number("beta", self.beta) if mode.uses_beta else MergeForm.beta,
             "block_alpha": _weights("block weights", self.blocks),
             "block_beta": _weights("block weights of beta", self.blocks_beta),
             "rules": rules,
@@ -174,17 +175,36 @@ def title_of(source: ModelSource, checkpoints: Sequence[CheckpointRef]) -> str:
     return next((listed.title for listed in checkpoints if listed.path == path), source.path)
 
 
-def finder(checkpoints: Sequence[CheckpointRef]) -> FindModel:
-    """Give what finds a model by its title in the host's list or by its path, or raises a RecipeError."""
+def finder(checkpoints: Sequence[CheckpointRef], folder: Path | None = None) -> FindModel:
+    """Give what finds a model by its title in the host's list, or by its path; any other raises a RecipeError.
+
+    Nothing else of the disk is looked at, and the error is the same whether or not there is such a file: who uses the
+    tab over a network learns nothing of the machine that it runs on.
+
+    Args:
+        checkpoints: The host's list.
+        folder: The host's folder of models, of which a path may name a file that is not listed yet.
+    """
     by_title = {listed.title: listed.path for listed in checkpoints}
+    listed_paths = {_by_name(listed.path) for listed in checkpoints}
 
     def find(title: str) -> ModelSource:
-        path = by_title.get(title.strip()) or expand_home(title.strip())
-        if not is_file(path):
-            raise RecipeError(f'No model named "{title.strip()}". Refresh the list or choose one.')
-        return model_source(path.resolve() if not path.is_absolute() else path)
+        title = title.strip()
+        path = by_title.get(title) or _by_name(expand_home(title))
+        if not (path in listed_paths or title in by_title or _is_below(path, folder)) or not is_file(path):
+            raise RecipeError(f'No model named "{title}". Refresh the list or choose one.')
+        return model_source(path)
 
     return find
+
+
+def _by_name(path: Path) -> Path:
+    """Make a path absolute without looking at the disk."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def _is_below(path: Path, folder: Path | None) -> bool:
+    return folder is not None and path.is_relative_to(_by_name(folder))
 
 
 def block_names(count: int) -> tuple[str, ...]:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from ..errors import ImageError
+from ..images.files import write_whole
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _log = logging.getLogger(__name__)
 
-_MOST = 500
-_LARGEST = 8_000_000  # bytes read from the end
+MOST = 500
+"""Entries that are kept and shown."""
+_LARGEST = 8_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class HistoryEntry:
 
 
 class History:
-    """The history in a file, to which several programs may add.
+    """The history in a file, to which several programs may add; the latest entries are kept.
 
     Args:
         path: The file; created with the first entry.
@@ -57,27 +68,67 @@ class History:
         try:
             with self._lock:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("ab") as file:
+                with _open_alone(self._path) as file:
                     file.write(line.encode())
-        except OSError as exc:
+                    file.flush()
+                    if fcntl is not None:
+                        self._trim()
+                if fcntl is None:  # an open file cannot be replaced there
+                    self._trim()
+        except (OSError, ImageError) as exc:
             _log.warning("The history cannot be written to %s: %s", self._path, exc)
 
+    def _trim(self) -> None:
+        """Leave nothing in the file but what is kept; it is replaced as a whole."""
+        data = self._path.read_bytes()
+        kept = b"".join(line + b"\n" for line in _latest(data))
+        if len(kept) < len(data):
+            write_whole(self._path, kept, replace=True)
+
     def entries(self) -> list[HistoryEntry]:
-        """Give the latest entries, newest first: at most 500, from the last 8 MB; unreadable lines are left out."""
+        """Give the entries, newest first; unreadable lines are left out."""
         try:
             with self._path.open("rb") as file:
-                file.seek(max(0, self._path.stat().st_size - _LARGEST))
-                lines = file.read().splitlines()
+                file.seek(max(0, self._path.stat().st_size - _LARGEST - 1))
+                lines = _latest(file.read())
         except FileNotFoundError:
             return []
         except OSError as exc:
             _log.warning("The history cannot be read from %s: %s", self._path, exc)
             return []
-        return [entry for line in reversed(lines[-_MOST:]) if (entry := _parse(line)) is not None]
+        return [entry for line in reversed(lines) if (entry := _parse(line)) is not None]
 
     def find(self, number: int) -> HistoryEntry | None:
-        """Give the entry with a number; None if it is not among the latest."""
+        """Give the entry with a number; None if it is not kept any more."""
         return next((entry for entry in self.entries() if entry.number == number), None)
+
+
+def _latest(data: bytes) -> list[bytes]:
+    """Give the last lines of a file: at most 500, and 8 MB."""
+    if len(data) > _LARGEST:
+        data = data[-_LARGEST - 1 :].partition(b"\n")[2]  # the first line may not be whole
+    return data.splitlines()[-MOST:]
+
+
+@contextmanager
+def _open_alone(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to append to, while no other process of this program does; another may replace it before."""
+    while True:
+        with path.open("ab") as file:
+            if fcntl is not None:
+                with suppress(OSError):  # some file systems have no locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                if not _is_at(file, path):
+                    continue
+            yield file
+            return
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _parse(line: bytes) -> HistoryEntry | None:

@@ -8,20 +8,30 @@ from html import escape
 from pathlib import Path
 
 from ..errors import ElementalError, ImageError, MergeError
+from ..hosts.base import HostSettings
 from ..images.files import free_names, write_png
 from ..images.image_request import GeneratedImage, ImageRequest
-from ..merge.plan import MergePlan
+from ..merge.plan import NOTHING_CHANGES, MergePlan
 from ..merge.plan_summary import describe_changes, format_size
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..workflows import MergeResult, merge_to_file
-from .form import MergeForm, finder, is_file, safe_file_name, shown_path
+from .form import KEEP, MergeForm, is_file, safe_file_name, shown_path
 from .job_texts import count_images, format_duration
 from .jobs import Job
 from .merged_model import LiveState
 from .session import Session
 
+_NOTHING_CHANGED = "Nothing has changed: with this form the merge is model A."
 
-def merge(session: Session, form: MergeForm, request: ImageRequest | None, *, print_change: bool) -> Job:
+
+def merge(
+    session: Session,
+    form: MergeForm,
+    request: ImageRequest | None,
+    *,
+    print_change: bool,
+    settings: HostSettings | None = None,
+) -> Job:
     """Merge into the live model, and make images of the merge if a request is given.
 
     Args:
@@ -29,6 +39,7 @@ def merge(session: Session, form: MergeForm, request: ImageRequest | None, *, pr
         form: The merge.
         request: The images; None for none.
         print_change: Whether to list every changed tensor on the console and on the page.
+        settings: What else the host's own page says of the images.
 
     Raises:
         ElementalError: The form is not a valid recipe, or a job is running.
@@ -36,8 +47,9 @@ def merge(session: Session, form: MergeForm, request: ImageRequest | None, *, pr
     recipe = session.recipe(form)
 
     def work(job: Job) -> None:
-        with session.host_job(job, "merge", request.batch if request else 0):
+        with session.host_job(job, "merge", request.batch if request else 0, settings):
             text = _merge(session, job, recipe, print_change=print_change)
+            text += f" {_NOTHING_CHANGED}" if session.previewer.changes_nothing(replace(form, dtype=KEEP)) else ""
             session.live_form = form
             try:
                 text += f" {_make_images(session, job, request)}" if request is not None else ""
@@ -50,23 +62,24 @@ def merge(session: Session, form: MergeForm, request: ImageRequest | None, *, pr
     return session.board.start("Merge and generate" if request else "Merge", work)
 
 
-def generate(session: Session, form: MergeForm, request: ImageRequest) -> Job:
+def generate(session: Session, form: MergeForm, request: ImageRequest, settings: HostSettings | None = None) -> Job:
     """Make images of what is in the live model, or of model A if no model is loaded.
 
     Args:
         session: The session of the page.
         form: Names model A; if the form has changed since the merge, the result says so.
         request: The images.
+        settings: What else the host's own page says of the images.
 
     Raises:
         ElementalError: A job is running, or model A does not exist.
     """
     title = form.model_a.strip()
     needs_model = session.model.live().kind is LiveState.NOTHING
-    model_a = finder(session.checkpoints())(title) if title and needs_model else None
+    model_a = session.find_model(title) if title and needs_model else None
 
     def work(job: Job) -> None:
-        with session.host_job(job, "generate", request.batch):
+        with session.host_job(job, "generate", request.batch, settings):
             text = _make_images(session, job, request, fallback=model_a)
         live = session.model.live()
         if live.recipe is None:
@@ -184,6 +197,8 @@ def _describe_merge(session: Session, form: MergeForm) -> str:
 def _describe_saved(result: MergeResult, what: str) -> str:
     size, folder = format_size(result.path.stat().st_size), shown_path(result.path.parent)
     text = f"Saved {result.path.name} ({size}) in {folder}: {what}."
+    if NOTHING_CHANGES in result.plan.warnings:
+        text += "\nIts tensors are those of model A: this merge changes nothing."
     if result.not_finite:
         text += f"\n{len(result.not_finite)} tensors of the models hold NaN or infinite numbers, so the file does too."
     return "\n".join([text, *result.notes, *result.beside])

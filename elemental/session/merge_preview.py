@@ -59,23 +59,35 @@ class Previewer:
 
     Args:
         checkpoints: Lists the host's checkpoints.
+        folder: Gives the host's folder of models.
     """
 
-    def __init__(self, checkpoints: Callable[[], Sequence[CheckpointRef]]) -> None:
+    def __init__(
+        self, checkpoints: Callable[[], Sequence[CheckpointRef]], folder: Callable[[], Path | None] = lambda: None
+    ) -> None:
         self._checkpoints = checkpoints
+        self._folder = folder
         self._opened: OrderedDict[object, _Opened] = OrderedDict()
         self._lock = threading.Lock()
+        self._last: tuple[MergeForm, MergePlan] | None = None
 
     def look(self, form: MergeForm) -> Preview:
         """Tell what a form would do."""
         stamps = _draw_stamps(form)
         try:
-            recipe = form.recipe(finder(self._checkpoints()))
+            recipe = form.recipe(finder(self._checkpoints(), self._folder()))
             opened = self._open(recipe)
             plan = opened.planner.plan(recipe)
         except ElementalError as exc:
             return Preview(_draw_error(str(exc), stamps), None)
+        self._last = form, plan
         return Preview(_draw_report(plan, stamps), draw_map(plan, opened.groups), plan.architecture, plan)
+
+    def changes_nothing(self, form: MergeForm) -> bool:
+        """Tell whether a form that can be planned gives model A; the plan of the last form is kept."""
+        last = self._last
+        plan = last[1] if last is not None and last[0] == form else self.look(form).plan
+        return plan is not None and NOTHING_CHANGES in plan.warnings
 
     def _open(self, recipe: MergeRecipe) -> _Opened:
         key = planning_key(recipe)

@@ -4,53 +4,78 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ElementalError, ImageError, Stopped
+from ..errors import ElementalError, HostError, ImageError, Stopped
+from ..hosts.base import HostSettings
 from ..images.image_request import ImageRequest
 from ..runs.element_check_run import folder_of_check
 from ..runs.estimate import Estimate
 from ..runs.resume import open_run
 from ..runs.run_files import RunFiles, latest_run
-from ..runs.run_record import CellState, RunRecord, read_record
+from ..runs.run_record import CellState, PageRecord, RunRecord, read_record
 from ..runs.runner import Run, RunResult, RunWatcher, continue_run, start_run
 from ..runs.xy_plot_run import PlotRun
 from .form import MergeForm
 from .jobs import Job, JobState
-from .run_plans import CheckForm, PlotForm, plan_check, plan_plot
+from .run_plans import CheckForm, PlotForm, batch_notes, plan_check, plan_plot
 from .run_view import RunView
 from .session import Session
 
 _MOST_LISTED = 50
 _PLOT, _CHECK = "XY plot", "Element check"
 """Names of jobs."""
+_PRESENT_SETTINGS = (
+    "Begun by version 0.1.0, which recorded no settings of the txt2img tab: images that were missing are made with "
+    "those of the resume."
+)
 
 
-def run_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageRequest) -> Job:
+def run_plot(
+    session: Session, form: MergeForm, plot: PlotForm, request: ImageRequest, settings: HostSettings | None = None
+) -> Job:
     """Start an XY plot in a new folder.
 
+    Args:
+        session: The session of the page.
+        form: The merge that the axes change.
+        plot: The axes.
+        request: The image that they change.
+        settings: What else the host's own page says of the images.
+
     Raises:
-        ElementalError: The plot is not valid, or a job is running.
+        ElementalError: The plot is not valid, its settings cannot be kept in its record, or a job is running.
     """
     run, estimate = plan_plot(session, form, plot, request)
     folder = _new_folder(session.host.output_folder() / "plots")
     extra = {"x_type": plot.x_type, "x": plot.x, "y_type": plot.y_type, "y": plot.y, "compare": plot.compare}
-    return _start(session, _PLOT, run, estimate, folder, form=form, extra=extra)
+    begun = _Begun(run, estimate, folder, settings, batch_notes(request))
+    return _start(session, _PLOT, begun, form=form, extra=extra)
 
 
-def run_check(session: Session, form: MergeForm, check: CheckForm, request: ImageRequest) -> Job:
+def run_check(
+    session: Session, form: MergeForm, check: CheckForm, request: ImageRequest, settings: HostSettings | None = None
+) -> Job:
     """Start an element check in the folder of its two models.
 
+    Args:
+        session: The session of the page.
+        form: The merge that the elements are put over.
+        check: The elements.
+        request: The image.
+        settings: What else the host's own page says of the images.
+
     Raises:
-        ElementalError: The check is not valid, or a job is running.
+        ElementalError: The check is not valid, its settings cannot be kept in its record, or a job is running.
     """
     run, estimate = plan_check(session, form, check, request)
     folder = folder_of_check(session.host.output_folder() / "checks", run.check.base.recipe)
     extra = {"elements": check.elements, "ratio": check.ratio}
-    return _start(session, _CHECK, run, estimate, folder, form=form, extra=extra)
+    begun = _Begun(run, estimate, folder, settings, batch_notes(request))
+    return _start(session, _CHECK, begun, form=form, extra=extra)
 
 
 def unfinished_runs(session: Session) -> list[tuple[str, str]]:
@@ -72,24 +97,63 @@ def unfinished_runs(session: Session) -> list[tuple[str, str]]:
     return runs
 
 
-def resume(session: Session, choice: str) -> Job:
-    """Continue a run.
+def resume(session: Session, choice: str, present: Callable[[], HostSettings | None] = lambda: None) -> Job:
+    """Continue a run with the settings that it was begun with, whatever the host's own page says by now.
 
     Args:
         session: The session of the page.
         choice: The text of :func:`unfinished_runs`, whose number of images may be outdated; empty for the latest run.
+        present: Gives what the host's own page says now, for a run that has no settings in its record.
 
     Raises:
         ElementalError: The run cannot be continued, or a job is running.
     """
     record = _read_run(_find_unfinished(session, choice))
+    settings = _settings_of(session, record, present)
     locator = session.locator
     run = open_run(session.host, record, locator=locator)
 
     def go_on(watcher: RunWatcher) -> RunResult:
         return continue_run(session.host, run, record, watcher=watcher, locator=locator)
 
-    return _follow(session, _PLOT if run.kind == PlotRun.kind else _CHECK, run, go_on, lambda _: None)
+    name = _PLOT if run.kind == PlotRun.kind else _CHECK
+    return _follow(session, name, run, go_on, lambda _: None, settings=settings, notes=record.notes)
+
+
+def _settings_of(
+    session: Session, record: RunRecord, present: Callable[[], HostSettings | None]
+) -> HostSettings | None:
+    """Give the settings to go on with; what is to be said about them is noted in the record.
+
+    Raises:
+        HostError: The host cannot go on with those of the record; or it has none, and nobody has been told yet that
+            the rest would be made with what the page says now.
+    """
+    if record.settings is not None:
+        settings: HostSettings | None = session.host.read_settings(record.settings)
+    else:
+        settings = present()
+        if settings is not None:
+            _refuse_once(session, record)
+            record.settings = settings.to_dict()
+            record.note([_PRESENT_SETTINGS])
+    record.note(() if settings is None else settings.notes)
+    return settings
+
+
+def _refuse_once(session: Session, record: RunRecord) -> None:
+    """Refuse to mix two kinds of images the first time that somebody asks for it.
+
+    Raises:
+        HostError: It is the first time.
+    """
+    if record.files.record not in session.told:
+        session.told.add(record.files.record)
+        raise HostError(
+            "Version 0.1.0 began this run, and did not record what the txt2img tab said: Hires. fix, styles, scripts, "
+            "override settings. Set the tab up as it was, and press Resume again: the missing images are made with "
+            "what it says then."
+        )
 
 
 def _find_unfinished(session: Session, choice: str) -> Path:
@@ -104,25 +168,45 @@ def _find_unfinished(session: Session, choice: str) -> Path:
     return Path(path)
 
 
-def _start(
-    session: Session,
-    name: str,
-    run: Run,
-    estimate: Estimate,
-    folder: Path,
-    *,
-    form: MergeForm,
-    extra: Mapping[str, Any],
-) -> Job:
+@dataclass(frozen=True)
+class _Begun:
+    """A run that is to begin.
+
+    Attributes:
+        run: The run.
+        estimate: Its estimate.
+        folder: Where its files go.
+        settings: What the host's own page says of the images.
+        notes: What the user is told about it.
+    """
+
+    run: Run
+    estimate: Estimate
+    folder: Path
+    settings: HostSettings | None
+    notes: Sequence[str]
+
+
+def _start(session: Session, name: str, begun: _Begun, *, form: MergeForm, extra: Mapping[str, Any]) -> Job:
+    settings = None if begun.settings is None else begun.settings.to_dict()
+
     def begin(watcher: RunWatcher) -> RunResult:
-        return start_run(session.host, run, folder, estimate=estimate, watcher=watcher, locator=session.locator)
+        return start_run(
+            session.host,
+            begun.run,
+            begun.folder,
+            estimate=begun.estimate,
+            watcher=watcher,
+            locator=session.locator,
+            page=PageRecord(settings, begun.notes),
+        )
 
     recipe = session.recipe(form)
 
     def remember(text: str) -> None:
-        session.remember(run.kind, recipe, text, form, extra)
+        session.remember(begun.run.kind, recipe, text, form, extra)
 
-    return _follow(session, name, run, begin, remember)
+    return _follow(session, name, begun.run, begin, remember, settings=begun.settings, notes=begun.notes)
 
 
 def _follow(
@@ -131,6 +215,9 @@ def _follow(
     run: Run,
     make: Callable[[RunWatcher], RunResult],
     remember: Callable[[str], None],
+    *,
+    settings: HostSettings | None,
+    notes: Sequence[str],
 ) -> Job:
     """Make a run as a job.
 
@@ -140,14 +227,16 @@ def _follow(
         run: The run.
         make: Makes its images.
         remember: Adds the text of the result to the history.
+        settings: What the host's own page said of the images.
+        notes: What the user is told about the run.
     """
 
     def work(job: Job) -> None:
-        view = RunView(job, run)
+        view = RunView(job, run, notes)
         view.show_planning()
         result: RunResult | None = None
         try:
-            with session.host_job(job, name, view.count), session.model.suspended():
+            with session.host_job(job, name, view.count, settings), session.model.suspended():
                 result = make(_watch(session, view))
                 view.show_result(result)
                 remember(job.view.text)

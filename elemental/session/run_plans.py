@@ -14,7 +14,7 @@ from ..runs.element_check_run import CheckRun
 from ..runs.estimate import MOST_CELLS, Estimate, estimate_check, estimate_plot, refuse_many
 from ..runs.xy_plot_run import PlotRun, make_plot
 from ..workflows import identify_models
-from .form import MergeForm, finder
+from .form import MergeForm
 from .job_texts import count_images
 from .session import Session
 
@@ -51,6 +51,13 @@ class CheckForm:
     ratio: float = 1.0
 
 
+def batch_notes(request: ImageRequest) -> tuple[str, ...]:
+    """Say that a batch is not made in plots and checks, if the request is for one."""
+    if request.batch == 1:
+        return ()
+    return (f"One image a cell is made, with the first seed: the batch of {request.batch:,} images is not used here.",)
+
+
 def plan_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageRequest) -> tuple[PlotRun, Estimate]:
     """Plan an XY plot; nothing is merged, and no image is made.
 
@@ -60,14 +67,14 @@ def plan_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageR
     recipe = identify_models(session.recipe(form), locator=session.locator)
     context = replace(
         make_axis_context(session.host, recipe, locator=session.locator),
-        find_model=finder(session.checkpoints()),
+        find_model=session.find_model,
     )
     axes: dict[str, AxisValues] = {"x": parse_axis("x", plot.x_type, plot.x, context, watch_count=_refuse_many)}
     if plot.y_type:
         axes["y"] = parse_axis("y", plot.y_type, plot.y, context, watch_count=_refuse_many)
     setting = Setting(recipe, replace(request, batch=1))
     xy_plot = make_plot(setting, axes["x"], axes.get("y"), context=context, most=MOST_CELLS)
-    remarks = [remark for axis in xy_plot.axes for remark in axis.remarks]
+    remarks = [*batch_notes(request), *(remark for axis in xy_plot.axes for remark in axis.remarks)]
     return PlotRun(xy_plot, compare=plot.compare), _with(remarks, estimate_plot(xy_plot, locator=session.locator))
 
 
@@ -81,7 +88,8 @@ def plan_check(session: Session, form: MergeForm, check: CheckForm, request: Ima
     context = make_axis_context(session.host, recipe, locator=session.locator)
     setting = Setting(recipe, replace(request, batch=1))
     element_check = parse_check(setting, check.elements, float(check.ratio), context, watch_count=_refuse_many)
-    return CheckRun(element_check), _with(element_check.remarks, estimate_check(element_check, locator=session.locator))
+    remarks = [*batch_notes(request), *element_check.remarks]
+    return CheckRun(element_check), _with(remarks, estimate_check(element_check, locator=session.locator))
 
 
 def describe_estimate(estimate: Estimate) -> str:

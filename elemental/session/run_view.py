@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -30,13 +31,15 @@ class RunView:
     Args:
         job: The job.
         run: The run.
+        notes: What the user is told about it from its beginning to its end.
 
     Attributes:
         count: How many images the run has.
     """
 
-    def __init__(self, job: Job, run: Run) -> None:
+    def __init__(self, job: Job, run: Run, notes: Sequence[str] = ()) -> None:
         self._job = job
+        self._notes = notes
         self._run = run
         self._record: RunRecord | None = None
         self._made: set[str] = set()
@@ -47,7 +50,10 @@ class RunView:
 
     def show_planning(self) -> None:
         """Show that the run is being planned; the images of a plot will have the columns of its grid."""
-        self._job.show(text="planning ...", columns=self._columns)
+        self._show("planning ...", columns=self._columns)
+
+    def _show(self, text: str, **parts: object) -> None:
+        self._job.show(text="\n".join([text, *self._notes]), **parts)
 
     def show_begin(self, record: RunRecord) -> None:
         """Show the images that were made before, as a resumed run has them."""
@@ -65,7 +71,7 @@ class RunView:
             f"{progress.done} of {progress.total} images, {progress.seconds_each:.1f} s each, "
             f"{minutes}:{seconds:02} left"
         )
-        self._job.show(text=text, done=progress.done / max(1, progress.total))
+        self._show(text, done=progress.done / max(1, progress.total))
 
     def _show_images(self) -> None:
         """Show the images row by row, in the order of the grid."""
@@ -83,8 +89,8 @@ class RunView:
         lines += [f"{name} failed: {error}" for name, error in result.failed.items()]
         if result.waiting:
             lines.append(f"Stopped; {count_images(result.waiting)} left to make. Resume continues.")
-        self._job.show(
-            text="\n".join(lines),
+        self._show(
+            "\n".join(lines),
             products=tuple(path for path in result.products if path.suffix == ".png"),
             table=draw_effects(self._run, self._record) if isinstance(self._run, CheckRun) else "",
         )

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ElementalError, Stopped
-from ..hosts.base import CheckpointRef, Host
+from ..hosts.base import CheckpointRef, Host, HostSettings
 from ..merge.files.metadata import name_recipe
 from ..merge.files.model_locator import ModelLocator
 from ..merge.progress import Controls
 from ..recipe.recipe import MergeRecipe
 from ..workflows import identify_models, user_presets_path
-from .form import MergeForm, finder
+from .form import FindModel, MergeForm, finder
 from .history import History, HistoryEntry
 from .jobs import Job, JobBoard
 from .merge_preview import Previewer
@@ -36,6 +36,7 @@ class Session:
         form: The last form that was previewed; a page that is loaded again starts with it.
         live_form: The form of the merge in the live model.
         panels: The last values of the other panels, by field name.
+        told: Records of runs of version 0.1.0 whose user was told that they lack the host's settings.
     """
 
     host: Host
@@ -46,6 +47,7 @@ class Session:
     form: MergeForm
     live_form: MergeForm = field(default_factory=MergeForm)
     panels: dict[str, Any] = field(default_factory=dict)
+    told: set[Path] = field(default_factory=set)
 
     def recipe(self, form: MergeForm) -> MergeRecipe:
         """Make the recipe of a form.
@@ -53,7 +55,12 @@ class Session:
         Raises:
             ElementalError: The form is not complete, or does not fit together.
         """
-        return form.recipe(finder(self.checkpoints()))
+        return form.recipe(self.find_model)
+
+    @property
+    def find_model(self) -> FindModel:
+        """Finds a model by its title in the host's list, or by its path in the list or in the host's folder."""
+        return finder(self.checkpoints(), self.host.models_folder())
 
     @property
     def locator(self) -> ModelLocator:
@@ -82,13 +89,19 @@ class Session:
         self.history.add(HistoryEntry(kind, name_recipe(recipe), result, fields, recipe.to_dict()))
 
     @contextmanager
-    def host_job(self, job: Job, name: str, images: int) -> Iterator[None]:
+    def host_job(self, job: Job, name: str, images: int, settings: HostSettings | None = None) -> Iterator[None]:
         """Hold the host for a job, after waiting for the jobs before it.
+
+        Args:
+            job: The job.
+            name: Its name.
+            images: How many images it makes.
+            settings: What they are made with besides their requests, as the page said when the job was asked for.
 
         Raises:
             Stopped: The user stopped the job while it waited.
         """
-        with self.host.job(f"elemental {name}", images):
+        with self.host.job(f"elemental {name}", images, settings):
             if job.should_stop():
                 raise Stopped
             yield
@@ -134,15 +147,19 @@ def session_of(host: Host) -> Session:
 @functools.cache
 def _session_of(host: Host) -> Session:
     history = History(user_presets_path().with_name("history.jsonl"))
-    return Session(host, MergedModel(host), JobBoard(), history, Previewer(host.checkpoints), _first_form(host))
+    previewer = Previewer(host.checkpoints, host.models_folder)
+    return Session(host, MergedModel(host), JobBoard(), history, previewer, first_form(host))
 
 
-def _first_form(host: Host) -> MergeForm:
-    """Choose the loaded model as A; if the host has exactly two models, choose both."""
-    checkpoints, loaded = host.checkpoints(), host.loaded()
+def first_form(host: Host) -> MergeForm:
+    """Choose model A: the loaded one, or the one that the host is about to load, or the first of its list.
+
+    If the host has exactly two models, both are chosen.
+    """
+    checkpoints = host.checkpoints()
     titles = [checkpoint.title for checkpoint in checkpoints]
-    model_a = next((checkpoint.title for checkpoint in checkpoints if loaded and checkpoint.path == loaded.path), "")
-    if len(titles) != 2:
-        return MergeForm(model_a=model_a)
-    model_a = model_a or titles[0]
-    return MergeForm(model_a=model_a, model_b=next(title for title in titles if title != model_a))
+    titles_by_path = {checkpoint.path: checkpoint.title for checkpoint in checkpoints}
+    chosen = [titles_by_path.get(ref.path, "") for ref in (host.loaded(), host.selected()) if ref is not None]
+    model_a = next(filter(None, [*chosen, *titles]), "")
+    model_b = next(title for title in titles if title != model_a) if len(titles) == 2 else ""
+    return MergeForm(model_a=model_a, model_b=model_b)

@@ -10,15 +10,16 @@ from typing import Any
 from ..errors import ImageError
 from ..runs.sample_file import Sample
 from ..session import plot_and_check_jobs as run_actions
-from ..session.form import FIELDS
+from ..session.form import FIELDS, MergeForm
 from ..session.run_plans import CheckForm, describe_estimate, plan_check
 from ..session.session import Session
+from .answer import Answer, Updates
 from .gradio_compat import make, on, update
 from .image_form import ImageForm
 from .merge_panel import parse_form
-from .plot_panel import answer, explain_sample
+from .plot_panel import draw_answer, explain_sample
 from .request_guard import file_below
-from .results_panel import Results, Updates
+from .results_panel import Results
 
 _HINT = """
 <p class="elemental-hint">One image without, and one with each of these elements at the ratio, on top of the
@@ -53,7 +54,7 @@ class CheckPanel:
         with make("Row"):
             self.run = make("Button", value="Run check", variant="primary", elem_id="elemental_run_check")
             self.estimate = make("Button", value="Estimate", elem_id="elemental_estimate_check")
-        self.answer = make("HTML", value="", elem_id="elemental_check_answer")
+        self.answer = Answer("elemental_check_answer")
 
     def wire(self, results: Results, form_components: Sequence[Any], gif: Any) -> None:
         """Make the panel work.
@@ -68,28 +69,39 @@ class CheckPanel:
 
         def read(values: Sequence[Any]) -> tuple[Any, ...]:
             session.panels.update(elements=values[0], ratio=values[1])
-            form, request = parse_form(values[2 : 2 + len(FIELDS)]), self._images.read(values[2 + len(FIELDS) :])
+            order = self._images.read(values[2 + len(FIELDS) :])
             if values[1] is None:
-                raise ImageError("Give the ratio of the elements.")
-            return session, form, CheckForm(values[0] or "", float(values[1])), request
+                raise ImageError("Ratio is blank; enter a number.")
+            return session, form_of(values), _parse_check(values), order.request, order.settings
+
+        def form_of(values: Sequence[Any]) -> MergeForm:
+            return parse_form(values[2 : 2 + len(FIELDS)])
 
         def run(*values: Any) -> Updates:
-            return results.start(lambda: run_actions.run_check(*read(values)))
+            return results.start(lambda: run_actions.run_check(*read(values)), form_of(values))
 
-        def estimate(*values: Any) -> str:
-            return answer(lambda: describe_estimate(plan_check(*read(values))[1]))
+        def estimate(*values: Any) -> Updates:
+            html = draw_answer(lambda: describe_estimate(plan_check(*read(values)[:4])[1]))
+            return self.answer.give(html, form=form_of(values), fields=_parse_check(values))
 
-        on(self.run, "click", run, inputs, results.outputs)
-        on(self.estimate, "click", estimate, inputs, [self.answer])
-        on(self.sample, "change", self._load_sample, [self.sample], [self.elements, self.ratio, self.answer])
+        def renew(*values: Any) -> Updates:
+            return self.answer.renew(values[-1], fields=_parse_check(values))
+
+        fields = [self.elements, self.ratio]
+        on(self.run, "click", run, inputs, results.start_outputs)
+        on(self.estimate, "click", estimate, inputs, self.answer.outputs)
+        on(self.sample, "change", self._load_sample, [self.sample], [*fields, *self.answer.outputs])
+        for field in fields:
+            on(field, "change", renew, [*fields, self.answer.about], self.answer.outputs)
         on(gif, "change", self._show_gif, [gif], [results.gif])
 
     def _load_sample(self, title: str | None) -> Updates:
         sample = self._samples.get(title or "")
         if sample is None:
             return {}
-        fields = self.fill({"elements": sample.elements, "ratio": float(sample.ratio)})
-        return {**fields, self.answer: update(value=explain_sample(sample))}
+        check = CheckForm(sample.elements or "", float(sample.ratio))
+        filled = self.fill({"elements": check.elements, "ratio": check.ratio})
+        return {**filled, **self.answer.give(explain_sample(sample), fields=check)}
 
     def fill(self, data: dict[str, Any]) -> Updates:
         """Fill those fields that there is something for."""
@@ -110,3 +122,8 @@ class CheckPanel:
         return (
             f'<figure><img src="data:image/gif;base64,{code}" alt="{words}"><figcaption>{words}</figcaption></figure>'
         )
+
+
+def _parse_check(values: Sequence[Any]) -> CheckForm:
+    """Read the panel's fields; a ratio that is blank is refused before this."""
+    return CheckForm(values[0] or "", float(values[1] or 0))

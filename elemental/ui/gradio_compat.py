@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import http.client
 import inspect
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+import webbrowser
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 from starlette.middleware import Middleware
 
-from ..errors import ElementalError
+from ..errors import ElementalError, HostError
 from .event_values import Reader, reader_of
 from .request_guard import PageGuard, file_below
 
@@ -25,25 +28,42 @@ Component = Any
 
 _JS_NAMES = ("js", "_js")
 _WORKERS = 16
+
+_ALWAYS_TAKEN = frozenset({"elem_id", "elem_classes"})
+"""Up to gradio 4 some classes take these without naming them."""
+
+MAY_LACK: Mapping[str, frozenset[str]] = {
+    "HTML": frozenset({"apply_default_css", "padding"}),
+    "Gallery": frozenset({"interactive"}),
+}
+"""Arguments of components that a version of gradio need not know. Any other that it does not know is an error: a
+control that lacks one, or a misspelt one, would not do what it is there for."""
+
+_EVENT_MAY_LACK = frozenset({"trigger_mode", "api_visibility"})
+_LAUNCH_MAY_LACK = frozenset({"show_api", "footer_links", "run_history", "ssr_mode"})
+"""The same for events, and for serving: none of these keeps anybody out."""
+
+_STRANGER = "stranger.invalid"
+"""No machine has this name, so the guard refuses whoever asks for it."""
+
 _MAJOR = int(gr.__version__.partition(".")[0])
 
 
 def make(kind: str, **arguments: Any) -> Component:
-    """Make a component, without the arguments that this version of gradio does not know.
+    """Make a component, without the arguments of :data:`MAY_LACK` that this version of gradio does not know.
 
     Args:
         kind: The name of its class.
         **arguments: Of the newest version.
+
+    Raises:
+        TypeError: This version of gradio does not know another one of them.
     """
     cls = getattr(gr, kind)
-    parameters = _parameters(cls.__init__)
     if kind == "HTML":  # the newest would restyle what stands in it
         arguments = {"apply_default_css": False, "padding": False, **arguments}
-    # up to 4 some classes take these two without naming them
-    kept = {
-        name: value for name, value in arguments.items() if name in parameters or name in ("elem_id", "elem_classes")
-    }
-    made = cls(**kept)
+    known = _parameters(cls.__init__) | _ALWAYS_TAKEN
+    made = cls(**_known_arguments(kind, arguments, known, MAY_LACK.get(kind, frozenset())))
     made.do_not_save_to_config = True  # the WebUI would keep what the fields say at first for ever
     made.elemental_reader = reader_of(kind, arguments)
     return made
@@ -90,7 +110,7 @@ def on(
     js: str | None = None,
     latest: bool = False,
 ) -> None:
-    """Wire an event, if the component has it.
+    """Wire an event.
 
     None goes through gradio's queue: up to gradio 3 a page that is left while an event of the queue is under way keeps
     the server from ever being closed.
@@ -103,10 +123,12 @@ def on(
         outputs: Which components its result changes.
         js: JavaScript that is run before it.
         latest: Whether the last of several events counts, where gradio can tell (from 4 on).
+
+    Raises:
+        AttributeError: The component has no such event.
+        TypeError: This version of gradio does not know how the event is to be wired.
     """
-    listen = getattr(component, event, None)
-    if listen is None:
-        return
+    listen = getattr(component, event)
     parameters = _parameters(listen)
     options: dict[str, Any] = {
         "inputs": list(inputs),
@@ -117,22 +139,25 @@ def on(
         "api_visibility": "private",
     }
     if js is not None:
-        options[next(name for name in _JS_NAMES if name in parameters)] = js
+        options[next((name for name in _JS_NAMES if name in parameters), _JS_NAMES[0])] = js
     if latest:
         options["trigger_mode"] = "always_last"
     readers = [getattr(field, "elemental_reader", None) for field in inputs]
     listen(
-        None if handler is None else _explained(handler, readers),
-        **{name: value for name, value in options.items() if name in parameters},
+        None if handler is None else _explained(handler, readers, outputs),
+        **_known_arguments(event, options, parameters, _EVENT_MAY_LACK),
     )
 
 
-def _explained(handler: Callable[..., Any], readers: Sequence[Reader | None]) -> Callable[..., Any]:
+def _explained(
+    handler: Callable[..., Any], readers: Sequence[Reader | None], outputs: Sequence[Component]
+) -> Callable[..., Any]:
     """Show what went wrong in a handler on the page; gradio would say no more than that something did.
 
     Args:
         handler: Gets what the readers make of the values of its inputs.
         readers: One for each, or None for those of which nothing is known.
+        outputs: Which components its result changes; the first is no State, which an empty change would replace.
     """
     quiet = {"print_exception": False} if "print_exception" in _parameters(gr.Error.__init__) else {}
 
@@ -140,7 +165,10 @@ def _explained(handler: Callable[..., Any], readers: Sequence[Reader | None]) ->
     def handle(*values: Any) -> Any:
         try:
             read = [value if reader is None else reader(value) for value, reader in zip(values, readers, strict=False)]
-            return handler(*read, *values[len(read) :])
+            result = handler(*read, *values[len(read) :])
+            # gradio takes an empty dict for one value
+            is_empty = isinstance(result, dict) and not result
+            return {outputs[0]: gr.update()} if is_empty and outputs else result
         except ElementalError as exc:
             raise gr.Error(str(exc), **quiet) from None
         except Exception as exc:
@@ -158,7 +186,7 @@ def update(**changes: Any) -> Any:
 def serve(
     page: gr.Blocks, *, host: str, port: int | None, files: Sequence[Path], in_browser: bool = False, wait: bool = True
 ) -> tuple[Any, str]:
-    """Serve the standalone page, to browsers of this machine only.
+    """Serve the standalone page, to browsers of this machine only; without its guard in place, it is not served.
 
     Args:
         page: Built already.
@@ -173,17 +201,16 @@ def serve(
 
     Raises:
         OSError: The port is taken, or none is free.
+        HostError: This version of gradio cannot have the guard, or does not use it.
     """
-    queue = _parameters(page.queue)
-    workers = {name: _WORKERS for name in ("concurrency_count", "default_concurrency_limit") if name in queue}
-    page.queue(**workers)
+    _set_workers(page)
     guard = Middleware(PageGuard, images=tuple(files), cache=cache_folder())
     options = {
         "server_name": host,
         "server_port": port,
         "allowed_paths": [str(folder) for folder in files],
-        "inbrowser": in_browser,
-        "prevent_thread_lock": not wait,
+        "inbrowser": False,  # only when the guard is known to be there
+        "prevent_thread_lock": True,
         "share": False,
         "show_api": False,
         "footer_links": [],
@@ -192,9 +219,53 @@ def serve(
         "ssr_mode": False,
         "app_kwargs": {"middleware": [guard]},
     }
-    parameters = _parameters(page.launch)
-    app, url, _ = page.launch(**{name: value for name, value in options.items() if name in parameters})
+    try:
+        known = _known_arguments("launch", options, _parameters(page.launch), _LAUNCH_MAY_LACK)
+    except TypeError as exc:
+        raise HostError(f"The page is not served, since it would not be safe: {exc}. {_OTHER_GRADIO}") from exc
+    app, url, _ = page.launch(**known)
+    _stop_without_guard(page, str(url))
+    if in_browser:
+        webbrowser.open(str(url))
+    if wait:
+        page.block_thread()
     return app, str(url)
+
+
+_OTHER_GRADIO = "Install a version of gradio that is supported: 3.41.2, or 4 to 6."
+
+
+def _set_workers(page: gr.Blocks) -> None:
+    """Let several events of the queue be handled at a time; 4.40 knows the older name, but raises at it."""
+    known = _parameters(page.queue)
+    name = next((name for name in ("default_concurrency_limit", "concurrency_count") if name in known), None)
+    page.queue(**({name: _WORKERS} if name is not None else {}))
+
+
+def _stop_without_guard(page: gr.Blocks, url: str) -> None:
+    """Ask the server what the guard refuses, and stop it if it answers.
+
+    Raises:
+        HostError: It was stopped.
+    """
+    try:
+        refused = _status(url, _STRANGER) == PageGuard.REFUSED and _status(url) != PageGuard.REFUSED
+    except (OSError, http.client.HTTPException):
+        refused = False
+    if not refused:
+        page.close()
+        raise HostError(f"The page was stopped: it would have answered other sites, too. {_OTHER_GRADIO}")
+
+
+def _status(url: str, name: str | None = None) -> int:
+    """Ask the server for its page under a name, its own by default, and give the status of the answer."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+    try:
+        connection.request("GET", "/", headers={} if name is None else {"Host": name})
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def blocks(title: str) -> gr.Blocks:
@@ -203,4 +274,27 @@ def blocks(title: str) -> gr.Blocks:
 
 
 def _parameters(function: Callable[..., Any]) -> set[str]:
+    """Give the names of a function's parameters; Forge wraps events, once or more, in what names none."""
+    while hasattr(function, "replaced_event"):
+        function = function.replaced_event
     return set(inspect.signature(function).parameters)
+
+
+def _known_arguments(
+    what: str, arguments: Mapping[str, Any], known: Collection[str], may_lack: Collection[str]
+) -> dict[str, Any]:
+    """Leave out the arguments that this version of gradio does not know and need not.
+
+    Args:
+        what: What they are for, for the error.
+        arguments: The arguments.
+        known: The names that it knows.
+        may_lack: The names that it need not know.
+
+    Raises:
+        TypeError: It does not know another one.
+    """
+    unknown = [name for name in arguments if name not in known and name not in may_lack]
+    if unknown:
+        raise TypeError(f"gradio {gr.__version__} has no {', '.join(unknown)} for {what}")
+    return {name: value for name, value in arguments.items() if name in known}

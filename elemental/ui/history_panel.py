@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,18 @@ from typing import Any
 from ..errors import ElementalError, RecipeError
 from ..merge.files.checkpoint import SAFETENSORS
 from ..merge.files.model_locator import expand_home
-from ..recipe.recipe import MergeRecipe, recipe_from_dict
-from ..session.form import finder, form_from_dict, form_from_recipe
+from ..recipe.recipe import MergeRecipe, ModelSource, recipe_from_dict
+from ..session.form import form_from_dict, form_from_recipe, is_file
 from ..session.history import HistoryEntry
 from ..session.session import Session
 from ..workflows import name_where_found, read_any_recipe
+from .answer import Updates
 from .check_panel import CheckPanel
 from .gradio_compat import file_path, make, make_file, on
 from .merge_panel import MergePanel
 from .plot_panel import PlotPanel
-from .results_panel import Updates, draw_message
+from .results_panel import draw_message
 
-_SHOWN = 200
 _CUT = 300
 _LARGEST_JSON = 4_000_000
 
@@ -102,7 +103,7 @@ class HistoryPanel:
 
         def load_of_a(title: str | None) -> Updates:
             """Read the header where the file lies; uploading it would copy gigabytes."""
-            return load_recipe(lambda: _with_header(expand_home(finder(session.checkpoints())(title or "").path)))
+            return load_recipe(lambda: _with_header(expand_home(session.find_model(title or "").path)))
 
         on(choice, "change", load, [choice], outputs)
         on(self.file, "change", load_file, [self.file], [self.answer, *merge.form_components, merge.preset])
@@ -117,7 +118,7 @@ class HistoryPanel:
 
     def draw(self) -> str:
         """Draw the entries as a table with a button in each row."""
-        rows = "".join(map(_draw_entry, self._session.history.entries()[:_SHOWN]))
+        rows = "".join(map(_draw_entry, self._session.history.entries()))
         if not rows:
             return (
                 '<p class="elemental-hint">Nothing yet. Merges, plots, checks and saved files will be listed here.</p>'
@@ -151,16 +152,23 @@ def _draw_entry(entry: HistoryEntry) -> str:
 
 def _remarks(session: Session, recipe: MergeRecipe) -> list[str]:
     """Say which models of a recipe are not what they were when it was made."""
-    remarks = []
-    for role, source in recipe.sources.items():
-        try:
-            path = session.locator.locate(source)
-        except ElementalError as exc:
-            remarks.append(f"Model {role.upper()}: {exc}")
-            continue
-        if path != expand_home(source.path):
-            remarks.append(f"Model {role.upper()} is now at {path}; choose it.")
-    return remarks
+    remarks = (_remark(session, source) for source in recipe.sources.values())
+    return [f"Model {role.upper()}{remark}" for role, remark in zip(recipe.sources, remarks, strict=True) if remark]
+
+
+def _remark(session: Session, source: ModelSource) -> str:
+    """Say what is to be said of a model; a path that the host does not list is not looked at, as in the form."""
+    try:
+        listed = expand_home(session.find_model(source.path).path)
+    except ElementalError:
+        listed = session.host.models_folder() / source.name
+    try:
+        path = session.locator.locate(replace(source, path=str(listed)))
+    except ElementalError as exc:
+        return f": {exc}"
+    if not is_file(path):
+        return f': no model named "{source.name}" is in the list; choose one.'
+    return "" if path == expand_home(source.path) else f" is now at {path}; choose it."
 
 
 def _cut(text: str) -> str:

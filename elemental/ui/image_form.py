@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..errors import ImageError
-from ..hosts.base import Host
+from ..hosts.base import Host, ImageOrder
 from ..images.image_request import ImageRequest, choose_sampler, with_known_sampler
 
 _SEEDS = 2**32 - 1000
@@ -16,6 +16,9 @@ _WHOLE_NUMBERS = {"steps": "Steps", "width": "Width", "height": "Height", "seed"
 
 class ImageForm(Protocol):
     """The part of the tab that says what image is wanted; each host has its own."""
+
+    own: bool
+    """Whether its components are those of the tab, and not of another page of the host."""
 
     @property
     def components(self) -> Sequence[Any]:
@@ -28,7 +31,7 @@ class ImageForm(Protocol):
             make: Makes a component, as :func:`~.compat.make` does.
         """
 
-    def read(self, values: Sequence[Any]) -> ImageRequest:
+    def read(self, values: Sequence[Any]) -> ImageOrder:
         """Read what is asked for.
 
         Args:
@@ -46,6 +49,8 @@ class StandaloneImageForm:
         host: What makes the images.
         start: What the fields say at first.
     """
+
+    own = True
 
     def __init__(self, host: Host, start: ImageRequest) -> None:
         self._host = host
@@ -86,7 +91,7 @@ class StandaloneImageForm:
                     scale=2 if name == "seed" else 1,
                 )  # fmt: skip
 
-    def read(self, values: Sequence[Any]) -> ImageRequest:
+    def read(self, values: Sequence[Any]) -> ImageOrder:
         """Read what is asked for.
 
         Raises:
@@ -101,10 +106,11 @@ class StandaloneImageForm:
             numbers["seed"] = random.randrange(_SEEDS)
         try:
             cfg = float(fields["cfg"])
-        except (TypeError, ValueError) as exc:
-            raise ImageError("The CFG scale must be a number.") from exc
+        except (TypeError, ValueError, OverflowError) as exc:
+            raise ImageError(f"CFG {_shown(fields['cfg'])}; enter a number.") from exc
         sampler = choose_sampler(fields["sampler"] or "", self._host.samplers())
-        return ImageRequest(fields["prompt"] or "", fields["negative"] or "", sampler=sampler, cfg=cfg, **numbers)
+        prompt, negative = (fields[name] or "" for name in ("prompt", "negative"))
+        return ImageOrder(ImageRequest(prompt, negative, sampler=sampler, cfg=cfg, **numbers))
 
 
 def _whole(label: str, value: Any) -> int:
@@ -113,5 +119,9 @@ def _whole(label: str, value: Any) -> int:
         if number != float(value):
             raise ValueError(value)
     except (TypeError, ValueError, OverflowError) as exc:
-        raise ImageError(f"{label} must be a whole number.") from exc
+        raise ImageError(f"{label} {_shown(value)}; enter a whole number.") from exc
     return number
+
+
+def _shown(value: Any) -> str:
+    return "is blank" if value in (None, "") else f"is {value}"

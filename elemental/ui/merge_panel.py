@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
 from ..errors import ElementalError
-from ..images.image_request import ImageRequest
 from ..recipe.block_weights import format_block_weights
 from ..recipe.modes import MergeMode
 from ..recipe.recipe import SaveDtype, VaeChoice
 from ..session import merge_jobs as actions
 from ..session.form import FIELDS, KEEP, MergeForm, block_names, form_from_dict, shown_path
+from ..session.jobs import Job
 from ..session.merge_preview import stamp_of
 from ..session.paint_rules import paint, read_stroke
 from ..session.session import Session
 from ..workflows import load_presets
+from .answer import Answer, Updates
 from .gradio_compat import make, on, update
 from .image_form import ImageForm
-from .results_panel import Results, Updates
+from .results_panel import Results
 
 _SPEC_HINT = "OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5\nIN00-IN05:ff:0.2"
 _VAE_LABELS = {VaeChoice.MERGED.value: "merged", VaeChoice.A.value: "A", VaeChoice.B.value: "B"}
@@ -149,43 +151,54 @@ class MergePanel:
                 self.overwrite = make("Checkbox", label="Overwrite", value=False, elem_id="elemental_overwrite")
                 self.save = make("Button", value="Save", elem_id="elemental_run_save")
 
-    def wire(self, results: Results, sync: Any) -> None:
+    def wire(self, results: Results, sync: Any, answers: Sequence[Answer]) -> None:
         """Make the panel work.
 
         Args:
             results: Where jobs are shown.
             sync: A hidden button that asks for another look at the form.
+            answers: Answers of other panels that depend on the form.
         """
-        self._wire_preview(sync)
+        self._wire_preview(sync, [results.notice, *answers])
         self._wire_fields()
         session, count = self._session, len(FIELDS)
         form_inputs = [*self.form_components, *self._images.components]
 
-        def read_image(values: Sequence[Any]) -> ImageRequest:
-            return self._images.read(values[count:])
-
         def merge(print_change: bool, *values: Any) -> Updates:
-            return results.start(
-                lambda: actions.merge(session, parse_form(values[:count]), None, print_change=print_change)
-            )
+            form = parse_form(values[:count])
+            return results.start(lambda: actions.merge(session, form, None, print_change=print_change), form)
 
         def both(print_change: bool, *values: Any) -> Updates:
-            return results.start(
-                lambda: actions.merge(
-                    session, parse_form(values[:count]), read_image(values), print_change=print_change
-                )
-            )
+            form = parse_form(values[:count])
+
+            def begin() -> Job:
+                order = self._images.read(values[count:])
+                return actions.merge(session, form, order.request, print_change=print_change, settings=order.settings)
+
+            return results.start(begin, form)
 
         def generate(*values: Any) -> Updates:
-            return results.start(lambda: actions.generate(session, parse_form(values[:count]), read_image(values)))
+            form = parse_form(values[:count])
+
+            def begin() -> Job:
+                order = self._images.read(values[count:])
+                return actions.generate(session, form, order.request, order.settings)
+
+            return results.start(begin, form)
 
         def save(name: str, overwrite: bool, *values: Any) -> Updates:
-            return results.start(lambda: actions.save(session, parse_form(values), name, overwrite=bool(overwrite)))
+            form = parse_form(values)
+            return results.start(lambda: actions.save(session, form, name, overwrite=bool(overwrite)), form)
 
-        on(self.merge, "click", merge, [self.print_change, *form_inputs], results.outputs)
-        on(self.both, "click", both, [self.print_change, *form_inputs], results.outputs)
-        on(self.generate, "click", generate, form_inputs, results.outputs)
-        on(self.save, "click", save, [self.name, self.overwrite, *self.form_components], results.outputs)
+        outputs = results.start_outputs
+        on(self.merge, "click", merge, [self.print_change, *form_inputs], outputs)
+        on(self.both, "click", both, [self.print_change, *form_inputs], outputs)
+        on(self.generate, "click", generate, form_inputs, outputs)
+        on(self.save, "click", save, [self.name, self.overwrite, *self.form_components], outputs)
+        if self._images.own:
+            # a size or a number that was refused; those of a host's own page are left alone
+            for field in self._images.components:
+                on(field, "change", lambda: results.notice.give(""), [], results.notice.outputs)
 
     def wire_painting(self, chosen: Any, painted: Any) -> None:
         """Answer which rules chosen cells of the map are.
@@ -203,25 +216,28 @@ class MergePanel:
 
         on(chosen, "change", answer, [chosen, self.fields["spec"]], [painted])
 
-    def _wire_preview(self, sync: Any) -> None:
-        session = self._session
-        outputs = [self.report, self.table]
+    def _wire_preview(self, sync: Any, answers: Sequence[Answer]) -> None:
+        session, count = self._session, len(FIELDS)
+        inputs = [*self.form_components, *(answer.about for answer in answers)]
+        outputs = [self.report, self.table, *(part for answer in answers for part in answer.outputs)]
 
         def look(*values: Any) -> Updates:
-            form = parse_form(values)
+            form = parse_form(values[:count])
             _ = form.merge_mode  # every page that is opened begins with the form: one that none can show is no form
             session.form = form
             preview = session.previewer.look(form)
             updates: Updates = {self.report: preview.report}
+            for answer, about in zip(answers, values[count:], strict=True):
+                updates |= answer.renew(about, form=form)
             if preview.table is not None:
                 updates[self.table] = preview.table
             return updates
 
         for name in FIELDS:
-            on(self.fields[name], "change", look, self.form_components, outputs, latest=True)
+            on(self.fields[name], "change", look, inputs, outputs, latest=True)
         for name in ("alpha", "beta"):  # up to gradio 3 changes are dropped while one is looked at
-            on(self.fields[name], "release", look, self.form_components, outputs, latest=True)
-        on(sync, "click", look, self.form_components, outputs, latest=True)
+            on(self.fields[name], "release", look, inputs, outputs, latest=True)
+        on(sync, "click", look, inputs, outputs, latest=True)
 
     def _wire_fields(self) -> None:
         session, fields = self._session, self.fields
@@ -274,10 +290,11 @@ class MergePanel:
 
 
 def parse_form(values: Sequence[Any]) -> MergeForm:
-    """Read the form from its components' values, in the order of its fields."""
+    """Read the form from its components' values, in the order of its fields; a ratio that is blank stays blank."""
     data = dict(zip(FIELDS, values, strict=True))
     stored = {label: value for value, label in _VAE_LABELS.items()}
-    return form_from_dict({**data, "vae": stored.get(data["vae"])})
+    form = form_from_dict({**data, "vae": stored.get(data["vae"])})
+    return replace(form, **{name: data[name] for name in ("alpha", "beta") if data[name] is None})
 
 
 def _vae_label(vae: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -10,13 +10,14 @@ from ..errors import ElementalError
 from ..runs.axes.catalogue import AXES
 from ..runs.sample_file import Sample
 from ..session import plot_and_check_jobs as run_actions
-from ..session.form import FIELDS
+from ..session.form import FIELDS, MergeForm
 from ..session.run_plans import PlotForm, describe_estimate, plan_plot
 from ..session.session import Session
+from .answer import Answer, Updates
 from .gradio_compat import make, on, update
 from .image_form import ImageForm
 from .merge_panel import parse_form
-from .results_panel import Results, Updates
+from .results_panel import Results
 
 _NONE = "none"
 _HINT = """
@@ -61,7 +62,7 @@ class PlotPanel:
         with make("Row"):
             self.run = make("Button", value="Run plot", variant="primary", elem_id="elemental_run_plot")
             self.estimate = make("Button", value="Estimate", elem_id="elemental_estimate_plot")
-        self.answer = make("HTML", value="", elem_id="elemental_plot_answer")
+        self.answer = Answer("elemental_plot_answer")
         with make("Row"):
             self.unfinished = make(
                 "Dropdown", label="Unfinished runs (plots and checks)", choices=[], value=None,
@@ -82,22 +83,36 @@ class PlotPanel:
         def read(values: Sequence[Any]) -> tuple[Any, ...]:
             plot, rest = dict(zip(names, values[: len(names)], strict=True)), values[len(names) :]
             session.panels.update(plot)
-            form, request = parse_form(rest[: len(FIELDS)]), self._images.read(rest[len(FIELDS) :])
-            return session, form, parse_plot(plot), request
+            order = self._images.read(rest[len(FIELDS) :])
+            return session, form_of(values), parse_plot(plot), order.request, order.settings
+
+        def form_of(values: Sequence[Any]) -> MergeForm:
+            return parse_form(values[len(names) : len(names) + len(FIELDS)])
+
+        def plot_of(values: Sequence[Any]) -> PlotForm:
+            return parse_plot(dict(zip(names, values, strict=False)))
 
         def run(*values: Any) -> Updates:
-            return results.start(lambda: run_actions.run_plot(*read(values)))
+            return results.start(lambda: run_actions.run_plot(*read(values)), form_of(values))
 
-        def estimate(*values: Any) -> str:
-            return answer(lambda: describe_estimate(plan_plot(*read(values))[1]))
+        def estimate(*values: Any) -> Updates:
+            html = draw_answer(lambda: describe_estimate(plan_plot(*read(values)[:4])[1]))
+            return self.answer.give(html, form=form_of(values), fields=plot_of(values))
 
-        def resume(choice: str | None) -> Updates:
-            return results.start(lambda: run_actions.resume(session, choice or ""))
+        def renew(*values: Any) -> Updates:
+            return self.answer.renew(values[-1], fields=plot_of(values))
 
-        on(self.run, "click", run, inputs, results.outputs)
-        on(self.estimate, "click", estimate, inputs, [self.answer])
-        on(self.resume, "click", resume, [self.unfinished], results.outputs)
-        on(self.sample, "change", self._load_sample, [self.sample], [*self.fields.values(), self.answer])
+        def resume(choice: str | None, *values: Any) -> Updates:
+            return results.start(
+                lambda: run_actions.resume(session, choice or "", lambda: self._images.read(values).settings)
+            )
+
+        on(self.run, "click", run, inputs, results.start_outputs)
+        on(self.estimate, "click", estimate, inputs, self.answer.outputs)
+        on(self.resume, "click", resume, [self.unfinished, *self._images.components], results.start_outputs)
+        on(self.sample, "change", self._load_sample, [self.sample], [*self.fields.values(), *self.answer.outputs])
+        for field in self.fields.values():
+            on(field, "change", renew, [*self.fields.values(), self.answer.about], self.answer.outputs)
 
     def wire_list(self, panel: Any, ended: Any) -> None:
         """Keep the list of unfinished runs up to date.
@@ -122,8 +137,8 @@ class PlotPanel:
             return {}
         axes = {f"{side}_type": kind for side, (kind, _) in sample.axes.items()}
         axes |= {side: values for side, (_, values) in sample.axes.items()}
-        fields = self.fill({"y_type": "", "y": "", "compare": "--compare" in sample.options, **axes})
-        return {**fields, self.answer: update(value=explain_sample(sample))}
+        data = {"y_type": "", "y": "", "compare": "--compare" in sample.options, **axes}
+        return {**self.fill(data), **self.answer.give(explain_sample(sample), fields=parse_plot(data))}
 
     def fill(self, data: dict[str, Any]) -> Updates:
         """Fill those fields that there is something for."""
@@ -141,10 +156,10 @@ def explain_sample(sample: Sample) -> str:
     """Draw what a sample shows, and what the merge panel has to say for it."""
     options = sample.options.replace("--compare", "").strip()
     merge = f"\n\nSet in the Merge panel: {options}" if options else ""
-    return answer(lambda: f"{sample.about}{merge}")
+    return draw_answer(lambda: f"{sample.about}{merge}")
 
 
-def answer(ask: Any) -> str:
+def draw_answer(ask: Callable[[], str]) -> str:
     """Draw what a question gives, or why it cannot be answered."""
     try:
         return f'<div class="elemental-message done" role="status"><pre>{escape(ask())}</pre></div>'

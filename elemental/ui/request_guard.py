@@ -46,6 +46,9 @@ class PageGuard:
         cache: The folder in which gradio keeps what was uploaded, and copies of what it shows.
     """
 
+    REFUSED = 403
+    """The status with which strangers are refused."""
+
     def __init__(self, app: App, *, images: Sequence[Path], cache: Path) -> None:
         self._app = app
         self._images = images
@@ -59,9 +62,9 @@ class PageGuard:
         headers = _headers(scope)
         most = MOST_UPLOADED if scope["path"].endswith("/upload") else MOST_SENT
         if reason := _stranger(scope, headers):
-            await _refuse(scope, send, 403, reason)
+            await _refuse(scope, send, self.REFUSED, reason)
         elif not self._may_be_read(scope["path"]):
-            await _refuse(scope, send, 403, "This is no image of this page.")
+            await _refuse(scope, send, self.REFUSED, "This is no image of this page.")
         elif _number(headers.get("content-length", "")) > most:
             await _refuse(scope, send, 413, "This is more than the page ever sends.")
         else:

@@ -8,17 +8,17 @@ from typing import Any
 
 from ..errors import ElementalError
 from ..merge.files.metadata import name_recipe
+from ..session.form import MergeForm
 from ..session.jobs import Job, JobView
 from ..session.merge_preview import stamp_of
 from ..session.merged_model import LiveNow, LiveState
 from ..session.session import Session
+from .answer import Answer, Updates
 from .gradio_compat import make, on, update
 
 _MOST_COLUMNS = 12
 _MOST_LETTERS = 300
 _LIVE = {LiveState.NOTHING: "none", LiveState.FILE: "file", LiveState.ACTIVE: "active", LiveState.LOST: "lost"}
-
-Updates = dict[Any, Any]
 
 
 class Results:
@@ -36,7 +36,7 @@ class Results:
         with make("Row", elem_id="elemental_result_buttons"):
             self.stop = make("Button", value="Stop", variant="stop", elem_id="elemental_stop")
             self.restore = make("Button", value="Restore", elem_id="elemental_restore")
-        self.notice = make("HTML", value="", elem_id="elemental_notice")
+        self.notice = Answer("elemental_notice")
         self.progress = make("HTML", value="", elem_id="elemental_progress")
         self.table = make("HTML", value="", elem_id="elemental_table")
         self.gif = make("HTML", value="", elem_id="elemental_gif_view")
@@ -54,21 +54,27 @@ class Results:
     def outputs(self) -> list[Any]:
         """What a job changes."""
         made = [self.table, self.gif, self.products, self.gallery, self.details]
-        return [self.live, self.notice, self.progress, *made, self._seen]
+        return [self.live, self.progress, *made, self._seen]
 
-    def start(self, begin: Callable[[], Job]) -> Updates:
+    @property
+    def start_outputs(self) -> list[Any]:
+        """What the start of a job changes."""
+        return [*self.notice.outputs, *self.outputs]
+
+    def start(self, begin: Callable[[], Job], form: MergeForm | None = None) -> Updates:
         """Begin a job, and show it or why it cannot be begun.
 
         Args:
             begin: Begins it.
+            form: The form that it is begun with: when it changes, an error is taken away.
         """
         try:
             self._session.board.refuse_another()  # before anything is planned for it
             begin()
         except ElementalError as exc:
             # in a place of its own: a job that runs draws over its progress again and again
-            return {self.notice: draw_message("failed", str(exc))}
-        return {**self.look(""), self.notice: ""}
+            return self.notice.give(draw_message("failed", str(exc)), form=form)
+        return {**self.look(""), **self.notice.give("")}
 
     def look(self, seen: str) -> Updates:
         """Show the job that runs, or that ran last, as far as a page has not seen it yet; any number of pages may.
@@ -125,7 +131,7 @@ class Results:
             return self.start(lambda: actions.restore(session))
 
         on(self.stop, "click", session.stop)
-        on(self.restore, "click", restore, [], self.outputs)
+        on(self.restore, "click", restore, [], self.start_outputs)
 
 
 def draw_live(session: Session, *, first: bool = False) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..hosts.base import Host
 from ..runs.sample_file import find_samples
-from ..session.session import Session, session_of
+from ..session.form import MergeForm
+from ..session.session import Session, first_form, session_of
+from .answer import Updates
 from .check_panel import CheckPanel
 from .gradio_compat import blocks, make, on
 from .history_panel import HistoryPanel, recipe_updates
 from .image_form import ImageForm
 from .merge_panel import MergePanel
 from .plot_panel import PlotPanel
-from .results_panel import Results, Updates, draw_live
+from .results_panel import Results, draw_live
 
 TITLE = "Elemental"
 ROOT_ID = "elemental_tab"
@@ -62,7 +65,7 @@ def make_tab(host: Host, images: ImageForm, *, standalone: bool = False) -> Any:
                             history = HistoryPanel(session)
                 with make("Column", scale=9, min_width=420, elem_id="elemental_results"):
                     results = Results(session, bridges["seen"])
-        merge.wire(results, bridges["sync"])
+        merge.wire(results, bridges["sync"], [plot.answer, check.answer])
         merge.wire_painting(bridges["paint"], bridges["painted"])
         plot.wire(results, merge.form_components)
         plot.wire_list(plot_tab, bridges["list_runs"])
@@ -92,6 +95,8 @@ def _wire_page(panels: _Panels, bridges: dict[str, Any]) -> None:
     host = session.host
 
     def boot() -> Updates:
+        if not session.form.model_a:  # when the session began, the host may not have known its models yet
+            session.form = replace(first_form(host), **_chosen_fields(session.form))
         fields, choices = merge.fill(session.form), merge.choices()
         models = {field: {**fields[field], **choices[field]} for field in choices}
         others = {**plot.fill(session.panels), **check.fill(session.panels)}
@@ -103,22 +108,30 @@ def _wire_page(panels: _Panels, bridges: dict[str, Any]) -> None:
             results.live: draw_live(session, first=True),
         }
 
+    take_pasted = host.pasted_recipes()
+
     def poll(seen: str) -> Updates:
         updates = results.look(seen)
-        take = getattr(host, "take_pasted", None)
-        pasted = take() if take is not None else None
+        pasted = take_pasted() if take_pasted is not None else None
         return updates | (recipe_updates(session, merge, pasted) if pasted else {})
 
     form = [*merge.form_components, merge.preset]
     others = [*plot.fields.values(), check.elements, check.ratio]
     on(bridges["boot"], "click", boot, [], [*form, *others, history.table, results.live])
     # each output costs time, pages ask often, and only some hosts have a place to paste something
-    pasted_into = form if hasattr(host, "take_pasted") else []
+    pasted_into = form if take_pasted is not None else []
     on(bridges["poll"], "click", poll, [bridges["seen"]], [*results.outputs, *pasted_into])
 
 
+def _chosen_fields(form: MergeForm) -> dict[str, Any]:
+    """Give the fields of a form that somebody has filled."""
+    untouched = MergeForm().to_dict()
+    return {name: value for name, value in form.to_dict().items() if value != untouched[name]}
+
+
 def _bridge(kind: str, name: str) -> Any:
-    return make(kind, value="", elem_id=f"elemental_{name}", label=name)
+    label = {} if kind == "Button" else {"label": name}
+    return make(kind, value="", elem_id=f"elemental_{name}", **label)
 
 
 def asset_folder() -> Path:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 
@@ -15,7 +16,7 @@ from ...images.infotext import format_infotext
 from ...merge.files.beside import read_config
 from ...merge.files.checkpoint import Checkpoint, checkpoint_files
 from ...merge.out_of_memory import is_out_of_memory
-from ..base import NO_FIELDS, CheckpointRef, StepProgress
+from ..base import NO_FIELDS, CheckpointRef, HostSettings, StepProgress, refuse_settings
 from .live_model import StandaloneModel
 from .samplers import SAMPLERS
 from .sampling import sample_images
@@ -91,8 +92,19 @@ class StandaloneHost:
     def before_loading(self, call: Callable[[], None]) -> None:
         """Do nothing: checkpoints are loaded by :meth:`open_model` only."""
 
+    def selected(self) -> CheckpointRef | None:
+        """Give the checkpoint that is loaded: there is no other choice."""
+        return self.loaded()
+
+    def pasted_recipes(self) -> None:
+        """There is no place to paste an infotext."""
+
+    def read_settings(self, data: Mapping[str, Any]) -> NoReturn:
+        """Refuse the settings of another host: images here depend on nothing but their requests."""
+        refuse_settings(data)
+
     @contextmanager
-    def job(self, name: str, images: int) -> Iterator[None]:  # noqa: ARG002
+    def job(self, name: str, images: int, settings: HostSettings | None = None) -> Iterator[None]:  # noqa: ARG002
         """Hold the host for a job, after waiting for the jobs before it."""
         with self._job_lock:
             self._stopped.clear()

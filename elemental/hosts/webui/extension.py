@@ -10,13 +10,15 @@ from typing import Any
 from modules import script_callbacks, scripts, sd_models, shared
 
 from ...errors import HostError
-from ...images.image_request import ImageRequest
+from ..base import ImageOrder
 from .checkpoints import find_checkpoint, is_file_of, override_checkpoint, secure_settings, selected_checkpoint
 from .host import WebUIHost
 from .images import NO_MODEL, Mark, infotext_names, mark, mark_of, parse_request
 from .live_model import WebUIModel, forget_prompts
 from .load_count import count_loads
 from .loading import CHECKPOINT_OPTION
+from .requirements import why_unsupported
+from .txt2img_settings import TabInput, Txt2imgSettings, name_inputs
 
 _log = logging.getLogger(__name__)
 
@@ -45,13 +47,20 @@ def webui_host() -> WebUIHost:
 def register(make_tab: MakeTab, make_error_page: MakeErrorPage) -> None:
     """Register all callbacks with the WebUI, which drops them each time before it runs the scripts of extensions.
 
+    In a host that the port does not work in, nothing is hooked, and the tab says why.
+
     Args:
         make_tab: Builds the tab.
         make_error_page: Builds the page that is shown instead if that fails.
     """
+    reason = why_unsupported()
+    if reason is not None:
+        script_callbacks.on_ui_tabs(lambda: [(make_error_page(reason), "Elemental", "elemental")])
+        return
     host = webui_host()
     host.guard_loading()
-    form = Txt2imgForm(host)
+    form = Txt2imgForm()
+    host.tab_inputs = form.inputs
     script_callbacks.on_after_component(form.on_component)
     script_callbacks.on_after_component(functools.partial(_watch_checkpoint_list, host))
     script_callbacks.on_ui_tabs(functools.partial(_make_tabs, make_tab, make_error_page, host, form))
@@ -60,14 +69,11 @@ def register(make_tab: MakeTab, make_error_page: MakeErrorPage) -> None:
 
 
 class Txt2imgForm:
-    """The txt2img tab as the form of the image.
+    """The txt2img tab as the form of the image."""
 
-    Args:
-        host: Gets the values of the tab.
-    """
+    own = False
 
-    def __init__(self, host: WebUIHost) -> None:
-        self._host = host
+    def __init__(self) -> None:
         self._button: Any = None
 
     def on_component(self, component: Any, **_: Any) -> None:
@@ -79,6 +85,10 @@ class Txt2imgForm:
     def components(self) -> Sequence[Any]:
         """The inputs of the Generate button, in order, without the first, which names the task; empty if not found."""
         return find_inputs(self._button)[1:] if self._button is not None else []
+
+    def inputs(self) -> Sequence[TabInput]:
+        """Give the same inputs, with their names."""
+        return name_inputs(self.components)
 
     def draw(self, make: Callable[..., Any]) -> None:
         """Say where the settings of the image are.
@@ -92,8 +102,8 @@ class Txt2imgForm:
             "txt2img tab, scripts and extensions included.</p>",
         )
 
-    def read(self, values: Sequence[Any]) -> ImageRequest:
-        """Read the request of the tab.
+    def read(self, values: Sequence[Any]) -> ImageOrder:
+        """Read the request of the tab, and everything else that it says.
 
         Raises:
             ImageError: A number is out of range.
@@ -101,9 +111,7 @@ class Txt2imgForm:
         """
         if not values:
             raise HostError("The fields of the txt2img tab were not found; this version of the WebUI is not supported.")
-        request = parse_request(values)
-        self._host.txt2img_values = tuple(values)
-        return request
+        return ImageOrder(parse_request(values), Txt2imgSettings(tuple(values), tuple(self.inputs())))
 
 
 def find_inputs(button: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from modules import sd_models, sd_samplers, sd_schedulers, shared
 from ...errors import HostError
 from ...images.image_request import GeneratedImage, ImageRequest
 from ...merge.files.checkpoint import Checkpoint
-from ..base import NO_FIELDS, CheckpointRef, StepProgress
+from ..base import NO_FIELDS, CheckpointRef, HostSettings, StepProgress
 from .checkpoints import (
     find_checkpoint,
     is_file_of,
@@ -30,6 +30,7 @@ from .checkpoints import (
 from .images import AUTOMATIC, ImageMaker
 from .live_model import WebUIModel
 from .loading import HostQueue, LoadCalls, LoadGate, put_gates
+from .txt2img_settings import TabInput, Txt2imgSettings, read_settings
 
 
 @dataclass
@@ -37,12 +38,12 @@ class _HostJob:
     """The job that holds the WebUI.
 
     Attributes:
-        values: The values of the txt2img tab when the job was started.
+        settings: The txt2img tab as its user had set it up; None for its defaults.
         images: How many images it makes.
         made: How many images it has made.
     """
 
-    values: Sequence[Any] | None
+    settings: HostSettings | None
     images: int
     made: int = 0
 
@@ -51,15 +52,15 @@ class WebUIHost:
     """The port on the WebUI; there is one for the whole process, also if the pages are built again.
 
     Attributes:
-        txt2img_values: The last values of the txt2img tab, in the order of its Generate button; None at the start.
         queue: The WebUI's queue.
         load_calls: Called before the WebUI loads a checkpoint.
+        tab_inputs: Gives the inputs of the txt2img tab that is served now.
     """
 
     def __init__(self) -> None:
-        self.txt2img_values: Sequence[Any] | None = None
         self.queue = HostQueue()
         self.load_calls = LoadCalls()
+        self.tab_inputs: Callable[[], Sequence[TabInput]] = tuple
         self._models: list[WebUIModel] = []  # the last opened first
         self._job: _HostJob | None = None
         self._pasted: str | None = None
@@ -93,6 +94,19 @@ class WebUIHost:
         info = loaded_info()
         kept = any(live.module is sd_models.model_data.sd_model and live.holds_merge for live in self._models)
         return None if info is None or kept else ref_of(info)
+
+    def selected(self) -> CheckpointRef | None:
+        """Give the checkpoint that is selected in the WebUI's settings; it is loaded some time after the start."""
+        info = selected_checkpoint()
+        return None if info is None else ref_of(info)
+
+    def read_settings(self, data: Mapping[str, Any]) -> Txt2imgSettings:
+        """Read what the txt2img tab said when a run began.
+
+        Raises:
+            HostError: A script, a style or a setting that the run was begun with is gone or is not what it was.
+        """
+        return read_settings(data, self.tab_inputs())
 
     def before_loading(self, call: Callable[[], None]) -> None:
         """Register a function to call each time before the user loads a checkpoint by the WebUI's own means."""
@@ -129,9 +143,9 @@ class WebUIHost:
         return live
 
     @contextmanager
-    def job(self, name: str, images: int) -> Iterator[None]:
+    def job(self, name: str, images: int, settings: HostSettings | None = None) -> Iterator[None]:
         """Hold the WebUI for a job, after waiting for the jobs before it; a job within a job is part of it."""
-        job = _HostJob(self.txt2img_values, max(1, images))
+        job = _HostJob(settings, max(1, images))
         if self.queue.mine:
             yield
             return
@@ -149,7 +163,7 @@ class WebUIHost:
     def make_images(
         self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
     ) -> Sequence[GeneratedImage]:
-        """Make the images of a request from the live model, with everything else as in the txt2img tab.
+        """Make the images of a request from the live model, with everything else as in the job's settings.
 
         Raises:
             HostError: The images cannot be made, or a script of another extension failed.
@@ -159,7 +173,8 @@ class WebUIHost:
             info = loaded_info()
             if info is None:
                 raise HostError("No model is loaded.")
-            values = self.txt2img_values if self._job is None else self._job.values
+            settings = None if self._job is None else self._job.settings
+            values = settings.values if isinstance(settings, Txt2imgSettings) else None
             maker = ImageMaker(values, find_checkpoint(ref_of(info).path), self.samplers())
             images = maker.make(request, model=model, fields=fields)
             self._count(len(images))
@@ -212,6 +227,10 @@ class WebUIHost:
     def offer_pasted(self, recipe: str) -> None:
         """Take the recipe, as JSON, of an infotext that was pasted."""
         self._pasted = recipe
+
+    def pasted_recipes(self) -> Callable[[], str | None]:
+        """Give what takes the recipe of an infotext that was pasted into the txt2img tab."""
+        return self.take_pasted
 
     def take_pasted(self) -> str | None:
         """Give the recipe, as JSON, of the last pasted infotext, once."""

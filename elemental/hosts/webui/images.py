@@ -5,6 +5,7 @@ A request of the WebUI, called ``p`` in its source, is an object of its class ``
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,7 +14,7 @@ from typing import Any
 
 from modules import processing, scripts, sd_models, sd_schedulers, shared, txt2img
 
-from ...errors import HostError, Stopped
+from ...errors import HostError, ImageError, Stopped
 from ...images.image_request import GeneratedImage, ImageRequest, with_known_sampler
 from .checkpoints import is_file_of, override_checkpoint, ref_of, secure_settings, selected_checkpoint
 from .errors import as_host_errors
@@ -24,6 +25,23 @@ LABEL = "Elemental"
 
 AUTOMATIC = "Automatic"
 """The WebUI's name for the default schedule of a sampler."""
+
+_NUMBERS = {
+    "width": ("Width", int),
+    "height": ("Height", int),
+    "steps": ("Sampling steps", int),
+    "n_iter": ("Batch count", int),
+    "batch_size": ("Batch size", int),
+    "cfg_scale": ("CFG Scale", float),
+}
+_HIRES_NUMBERS = {
+    "hr_scale": ("Upscale by", float),
+    "hr_second_pass_steps": ("Hires steps", int),
+    "hr_resize_x": ("Resize width to", int),
+    "hr_resize_y": ("Resize height to", int),
+    "denoising_strength": ("Denoising strength", float),
+}
+"""The numbers of a request: the label in the txt2img tab, and the kind of number."""
 
 _MARK = "elemental"
 NO_MODEL = (None, "", "None", "none", "Use same checkpoint")
@@ -95,6 +113,7 @@ def parse_request(values: Sequence[Any]) -> ImageRequest:
         HostError: The WebUI cannot read its own tab.
     """
     with as_host_errors(), closing(make_request(values)) as p:
+        _refuse_odd_numbers(p)
         batch = p.n_iter * p.batch_size
         schedule = "" if p.scheduler in (None, "", AUTOMATIC) else f" {p.scheduler}"
         return ImageRequest(
@@ -108,6 +127,25 @@ def parse_request(values: Sequence[Any]) -> ImageRequest:
             height=int(p.height),
             batch=int(batch),
         )
+
+
+def _refuse_odd_numbers(p: Any) -> None:
+    """Refuse blank fields, and numbers that are no numbers, before anything computes with them.
+
+    Raises:
+        ImageError: A number is blank, not finite, or not whole where it must be.
+    """
+    numbers = {**_NUMBERS, **_HIRES_NUMBERS} if p.enable_hr else _NUMBERS
+    for attribute, (label, kind) in numbers.items():
+        value = getattr(p, attribute, 0)
+        if not _is_number(value) or (kind is int and value != int(value)):
+            shown = "blank" if value in (None, "") else value
+            wanted = "whole number" if kind is int else "number"
+            raise ImageError(f"{label} in the txt2img tab is {shown}; enter a {wanted}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _parse_seed(value: Any, batch: int) -> int:
