@@ -66,6 +66,11 @@ OTHERS = {
     "SD 2 in the layout of SDXL": Other(
         "sd2", swap(("cond_stage_model.", "conditioner.embedders.0.")), '"conditioner.embedders.0.model." for'
     ),
+    "SD 1 in the layout of SDXL": Other(
+        "sd1",
+        swap(("cond_stage_model.", "conditioner.embedders.0.")),
+        '"conditioner.embedders.0.transformer.text_model."',
+    ),
     "SD 2 as clip_h": Other(
         "sd2", swap(("cond_stage_model.model.", "text_encoders.clip_h.")), '"text_encoders.clip_h."'
     ),

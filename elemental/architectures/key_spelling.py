@@ -43,7 +43,8 @@ _OPEN_CLIP_TENSOR = (
 )
 _CLIP_L, _XL_CLIP_L = "cond_stage_model.transformer.text_model.", "conditioner.embedders.0.transformer.text_model."
 _OPEN_CLIP, _XL_OPEN_CLIP = "cond_stage_model.model.", "conditioner.embedders.1.model."
-_USUAL = (VAE_PREFIX, _CLIP_L, _XL_CLIP_L, _XL_OPEN_CLIP, _OPEN_CLIP, EMA_PREFIX)
+_USUAL = (UNET_PREFIX, VAE_PREFIX, _CLIP_L, _OPEN_CLIP, EMA_PREFIX)
+_XL_USUAL = (UNET_PREFIX, VAE_PREFIX, _XL_CLIP_L, _XL_OPEN_CLIP, EMA_PREFIX)
 
 
 class Spelling(NamedTuple):
@@ -74,15 +75,15 @@ def spell_checkpoint(keys: Sequence[str]) -> Spelling:
     Args:
         keys: The keys of the file.
     """
-    plain = _without_wrappers(keys)
-    usual = (UNET_PREFIX, *_USUAL)
-    if plain is None and all(key.startswith(usual) for key in keys):
-        return Spelling(dict(zip(keys, keys, strict=True)))
-    plain = plain or dict(zip(keys, keys, strict=True))
+    unchanged = dict(zip(keys, keys, strict=True))
+    plain = _without_wrappers(keys) or unchanged
     root = _unet_root(plain.values())
     if root is None:
-        return Spelling(dict(zip(keys, keys, strict=True)))
+        return Spelling(unchanged)
     labelled = any(name.startswith(root + "label_emb.") for name in plain.values())
+    usual = _XL_USUAL if labelled else _USUAL
+    if plain is unchanged and all(key.startswith(usual) for key in keys):
+        return Spelling(unchanged)
     find = _Table(root, plain.values(), labelled=labelled).find
     return _spell({key: None if key == name and key.startswith(usual) else find(name) for key, name in plain.items()})
 

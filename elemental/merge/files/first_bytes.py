@@ -178,16 +178,16 @@ def explain_safetensors(path: Path, size: int, reason: str) -> str:
 
 def _needed_size(path: Path, size: int) -> int:
     """Give the size that a file's header asks for; that of the header, if not even that is there; else 0."""
-    with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        text = file.read(min(start - 8, _LARGEST_HEADER)) if start <= size else b""
-    if start > size:
-        return start
     try:
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            text = file.read(start - 8) if start <= size else b""
+        if start > size:
+            return start
         header = json.loads(text)
         ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
         return start + max((end for end in ends if isinstance(end, int)), default=0)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return 0
 
 
