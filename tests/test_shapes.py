@@ -31,7 +31,7 @@ def widened(state: State, piece: str, dimension: int = 0) -> State:
 ODD: dict[str, tuple[Callable[[State], State], Sequence[Sequence[str]], str]] = {
     "another VAE": (
         lambda state: widened(state, "first_stage_model.decoder.conv_in"),
-        (["--elemental", "VAE::0"], ["--vae", "a"], ["--blocks", "FLAT_25"], ["--alpha", "0", "--elemental", "TE::0.5"]),
+        (["--elemental", "VAE::0"], ["--vae", "a"], ["--blocks", "FLAT_25"], ["--alpha", "0", "--elemental", "TE::1"]),
         '"VAE::0" after your other rules would keep A\'s numbers there.',
     ),
     "a text encoder of another width": (
@@ -67,7 +67,8 @@ def test_what_a_merge_does_not_need_can_have_any_shape(tmp_path: Path, kind: str
         assert main(["merge", a, b, "-o", str(out), *words]) == DONE, words
         odd = [key for key, tensor in states[0].items() if tensor.shape != states[1][key].shape]
         assert odd
-        assert all(same_bits(load_file(out)[key], states[0][key]) for key in odd)
+        result = load_file(out)
+        assert all(same_bits(result[key], states[0][key]) for key in odd)
     capsys.readouterr()
     assert main(["merge", a, b, "-o", str(tmp_path / "refused.safetensors")]) == FAILED
     error = capsys.readouterr().err
