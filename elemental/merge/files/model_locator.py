@@ -130,10 +130,10 @@ class ModelLocator:
         where = next((place for place in places if is_there(place)), places[0] if places else path)
         state = "has changed since the recipe was made" if is_there(where) else "is not there any more"
         said = f"{where} {state}" if places else f"{path} was not found"
-        if source.sha256 is None:
-            known = ", and the recipe has no SHA-256 to find it by" if _names_place(source) else ""
-            return f"{said}{known}.\n{self._advice('its name and size')}"
-        return f"{said}.\n{self._advice(f'its SHA-256 {source.sha256}')}"
+        if source.sha256 is None and _names_place(source):
+            return f"{said}, and the recipe has no SHA-256 to find it by."
+        clue = f"its SHA-256 {source.sha256}" if source.sha256 else "its name and size"
+        return f"{said}.\n{self._advice(clue)}"
 
     def _advice(self, clue: str) -> str:
         if self.folder is None:
