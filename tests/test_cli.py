@@ -77,7 +77,7 @@ def test_plan_strict(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def test_plan_summary_and_map(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *ab, "--alpha", "0", "--elemental", "OUT05:attn2:1"]) == DONE
     printed = capsys.readouterr().out
-    assert "5 of 1,131 tensors change; U-Net 5 of 686, text encoder 0 of 197, VAE 0 of 248." in printed
+    assert "5 of 1131 tensors change; U-Net 5 of 686, text encoder 0 of 197, VAE 0 of 248." in printed
     assert "1 rule sets 5 of 686 U-Net elements." in printed
     assert "\x1b" not in printed
 

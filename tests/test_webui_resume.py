@@ -186,7 +186,7 @@ def test_checks_merges_and_images_are_made_as_their_page_says(start: StartUI, tm
     assert json.loads(record.read_text())["settings"]["inputs"]["txt2img_scale"] == 1.5
 
 
-class Picture:
+class Drawing:
     """A value that no record can keep."""
 
     def __init__(self, *, enabled: bool = True) -> None:
@@ -196,15 +196,15 @@ class Picture:
 def test_what_no_record_can_keep_stops_a_run_before_it_begins(start: StartUI, tmp_path: Path) -> None:
     with start() as rig:
         session = session_of(rig.host)
-        for value in (Picture(), np.zeros(3), b"file", [Picture()], float("nan")):
+        for value in (Drawing(), np.zeros(3), b"file", [Drawing()], float("nan")):
             with pytest.raises(HostError, match=r"control\.py has a value .*\"unit\".*Switch the script off"):
                 run_plot(rig, tab(unit=value))
         assert session.board.job is None
         assert not plots(tmp_path).exists()
-        order = rig.form.read(tab(unit=Picture()))
+        order = rig.form.read(tab(unit=Drawing()))
         ended(merge_jobs.generate(session, FORM, order.request, order.settings))  # nothing of it is kept
-        ended(run_plot(rig, tab(unit=Picture(enabled=False))))
-        ended(run_plot(rig, tab(grain=Picture())))  # of a script that is not chosen
+        ended(run_plot(rig, tab(unit=Drawing(enabled=False))))
+        ended(run_plot(rig, tab(grain=Drawing())))  # of a script that is not chosen
 
 
 def _without(name: str) -> Callable[[StandIn], None]:

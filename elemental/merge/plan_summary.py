@@ -268,7 +268,7 @@ def _base_ratio(plain: float, weights: BlockWeights | None) -> str:
 
 
 def _of(tally: Tally) -> str:
-    return f"{tally.changed:,} of {tally.total:,}"
+    return f"{tally.changed} of {tally.total}"
 
 
 def _ratios(alpha: float, beta: float | None) -> str:

@@ -99,9 +99,8 @@ class CheckPanel:
         sample = self._samples.get(title or "")
         if sample is None:
             return {}
-        check = CheckForm(sample.elements or "", float(sample.ratio))
-        filled = self.fill({"elements": check.elements, "ratio": check.ratio})
-        return {**filled, **self.answer.give(explain_sample(sample), fields=check)}
+        fields = self.fill({"elements": sample.elements, "ratio": float(sample.ratio)})
+        return {**fields, **self.answer.give(explain_sample(sample))}
 
     def fill(self, data: dict[str, Any]) -> Updates:
         """Fill those fields that there is something for."""

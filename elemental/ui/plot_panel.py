@@ -138,7 +138,7 @@ class PlotPanel:
         axes = {f"{side}_type": kind for side, (kind, _) in sample.axes.items()}
         axes |= {side: values for side, (_, values) in sample.axes.items()}
         data = {"y_type": "", "y": "", "compare": "--compare" in sample.options, **axes}
-        return {**self.fill(data), **self.answer.give(explain_sample(sample), fields=parse_plot(data))}
+        return {**self.fill(data), **self.answer.give(explain_sample(sample))}
 
     def fill(self, data: dict[str, Any]) -> Updates:
         """Fill those fields that there is something for."""
