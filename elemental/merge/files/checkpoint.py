@@ -12,6 +12,7 @@ from ...architectures.blocks import Architecture
 from ...architectures.detection import detect_architecture
 from ...architectures.keys import VAE_PREFIX
 from ...errors import CheckpointError
+from .hashes import remembered_sha256
 from .model_file import Identity, ModelFile, Signature, read_signature
 from .pickles import StoredTensor, read_pickled
 from .safetensors_header import read_safetensors_header
@@ -57,6 +58,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     _stored: Mapping[str, StoredTensor]
+    _sha256: str | None = None
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -97,6 +99,14 @@ class Checkpoint:
         A file that was renamed, deleted or replaced by another is still there to be read, as long as it is open.
         """
         return self._file.has_changed()
+
+    def remembered_sha256(self) -> str | None:
+        """Give the SHA-256 of the file as it was when it was opened; None if it is not cached.
+
+        What was found once is kept, also if the file at its path is another one by now.
+        """
+        self._sha256 = self._sha256 or remembered_sha256(self.path, self.signature)
+        return self._sha256
 
     @property
     def name(self) -> str:

@@ -20,7 +20,6 @@ from ...recipe.recipe import MergeRecipe, ModelSource, SaveDtype, recipe_from_di
 from ...recipe.rules import format_rules
 from ..plan import MergePlan, Role
 from .checkpoint import Checkpoint
-from .hashes import remembered_sha256
 
 RECIPE_FIELD = "elemental_recipe"
 RECIPE_NAME = "Elemental recipe"
@@ -118,8 +117,7 @@ def recipe_as_json(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> st
         models: Its files.
     """
     facts = {
-        role: SourceFacts(remembered_sha256(model.path, model.signature), model.signature.size, "", {})
-        for role, model in models.items()
+        role: SourceFacts(model.remembered_sha256(), model.signature.size, "", {}) for role, model in models.items()
     }
     return json.dumps(with_hashes(recipe, facts).to_dict())
 
