@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from elemental import CheckpointError, HostError, MergeMode, MergeRecipe, VaeChoice, merge_to_file, model_source
@@ -27,7 +29,7 @@ from elemental.runs.axes.base import Setting
 from elemental.session import merge_jobs
 from elemental.session.form import MergeForm
 from elemental.session.history import History
-from elemental.session.jobs import JobBoard, JobState, JobView
+from elemental.session.jobs import Job, JobBoard, JobState, JobView
 from elemental.session.merge_preview import Previewer
 from elemental.session.merged_model import LiveState, MergedModel
 from elemental.session.session import Session
@@ -145,7 +147,7 @@ class Scene:
         return {key: tensor for key, (tensor,) in load(self.path("a")).items()}
 
 
-def ended(job: merge_jobs.Job) -> JobView:
+def ended(job: Job) -> JobView:
     view = job.view
     while not view.ended:
         view = job.wait(view.version, 30)
@@ -153,24 +155,25 @@ def ended(job: merge_jobs.Job) -> JobView:
     return view
 
 
+@cache
 def small_states() -> dict[str, State]:
     states = {role: some_elements(whole(seed)) for seed, role in enumerate(ROLES, 1)}
     return {**states, "vae": only(states["vae"], "first_stage_model.")}
 
 
-def other_bytes(folder: Path, states: Mapping[str, State]) -> dict[str, bytes]:
+@cache
+def other_bytes() -> dict[str, bytes]:
     """Give another file of the same size for each."""
-    found = {}
-    for role, state in states.items():
-        other = {key: value.flip(0) * 2 if value.is_floating_point() else value for key, value in state.items()}
-        found[role] = save(folder / "other", other).read_bytes()
-    return found
+    return {role: to_bytes(others(state)) for role, state in small_states().items()}
 
 
-@pytest.fixture(params=["fake", "webui"])
+def others(state: State) -> State:
+    return {key: value.flip(0) * 2 if value.is_floating_point() else value for key, value in state.items()}
+
+
+@pytest.fixture(params=["fake", pytest.param("webui", marks=pytest.mark.slow)])
 def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    states = small_states()
-    other = other_bytes(tmp_path, states)
+    states, other = small_states(), other_bytes()
     source, folder = tmp_path / "source", tmp_path / "models"
     source.mkdir()
     paths = {role: save(source / f"{role}.safetensors", state) for role, state in states.items()}
