@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -130,6 +131,7 @@ class Scene:
         return {key: torch.cat([part.detach().reshape(-1) for part in parts]) for key, parts in tensors.items()}
 
     def assert_holds(self, wanted: State) -> None:
+        assert self.host._live is not None
         for key, values in self.held().items():
             assert torch.equal(values, wanted[key].reshape(-1).to(values.dtype)), key
 
@@ -188,6 +190,27 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         found = Scene(rig.host, folder, states, other)
         yield found
         found.close()
+
+
+@pytest.fixture
+def standalone(tmp_path: Path, drawable: Mapping[str, Path]) -> Iterator[Scene]:
+    pytest.importorskip("diffusers")
+    from elemental.hosts.standalone.host import StandaloneHost
+
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for role in ROLES:
+        shutil.copy(drawable["c" if role == "vae" else role], folder / f"{role}.safetensors")
+    states, other = drawable_states(tuple(drawable[role] for role in "abcc"))
+    found = Scene(StandaloneHost(output=tmp_path / "out", models=folder), folder, states, other)
+    yield found
+    found.close()
+
+
+@cache
+def drawable_states(paths: Sequence[Path]) -> tuple[Mapping[str, State], Mapping[str, bytes]]:
+    states = {role: load_file(path) for role, path in zip(ROLES, paths, strict=True)}
+    return states, {role: to_bytes(others(state)) for role, state in states.items()}
 
 
 def check_restore(scene: Scene, role: str, change: str) -> None:
@@ -259,6 +282,14 @@ def check_plot(scene: Scene, role: str, change: str) -> None:
 @pytest.mark.parametrize("moment", ["Restore", "Save", "Generate", "next cell"])
 def test_a_file_changes_while_its_merge_is_live(scene: Scene, moment: str, change: str, role: str) -> None:
     check_moment(scene, moment, change, role)
+
+
+@pytest.mark.parametrize(
+    ("role", "change"), [*(("a", name) for name in CHANGES), ("b", "overwritten"), ("vae", "deleted")]
+)
+@pytest.mark.parametrize("moment", ["Restore", "Save", "Generate", "next cell"])
+def test_on_the_standalone_host(standalone: Scene, moment: str, change: str, role: str) -> None:
+    check_moment(standalone, moment, change, role)
 
 
 def check_moment(scene: Scene, moment: str, change: str, role: str) -> None:
