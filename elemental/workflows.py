@@ -401,8 +401,7 @@ class _Hashing:
         self._models = models
         self._controls = controls
         self._ended = threading.Event()
-        signed = [(role, model.path, model.signature) for role, model in models.items()] if hashed else []
-        self._cached = {role: remembered_sha256(path, signature) for role, path, signature in signed}
+        self._cached = {role: model.remembered_sha256() for role, model in models.items()} if hashed else {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._pending: dict[Role, Future[str]] = {}
         self._legacy = {role: legacy_hash(model.path) for role, model in models.items()}

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from elemental import CheckpointError, HostError, MergeMode, MergeRecipe, VaeChoice, merge_to_file, model_source
 from elemental.hosts.base import CheckpointRef
 from elemental.images.image_request import ImageRequest
+from elemental.merge.files.checkpoint import Checkpoint
 from elemental.merge.files.hashes import file_sha256
 from elemental.merge.files.metadata import RECIPE_FIELD
+from elemental.merge.files.writer import SafetensorsWriter
+from elemental.merge.tensor_views import copy_piece
 from elemental.runs.axes.base import Setting
 from elemental.session import merge_jobs
 from elemental.session.form import MergeForm
 from elemental.session.history import History
-from elemental.session.jobs import JobBoard, JobState, JobView
+from elemental.session.jobs import Job, JobBoard, JobState, JobView
 from elemental.session.merge_preview import Previewer
 from elemental.session.merged_model import LiveState, MergedModel
 from elemental.session.session import Session
 
-from .conftest import DRAWABLE, random_state, save
+from .conftest import save
 from .fake_host import FakeHost
 from .merging import State, only, some_elements, whole
 from .plotting import plot, run
@@ -42,6 +48,7 @@ IN_PLACE = ("overwritten", "shortened", "touched")
 
 def load(path: Path) -> Mapping[str, Sequence[Tensor]]:
     """Give tensors in memory of their own; load_file maps them, so that they would change with the file."""
+    Checkpoint(path).close()  # which raises what hosts raise
     return {key: (tensor.clone(),) for key, tensor in load_file(path).items() if tensor.is_floating_point()}
 
 
@@ -83,6 +90,11 @@ if sys.platform == "win32":  # where an open file is neither renamed nor deleted
     CHANGES = {name: change for name, change in CHANGES.items() if name in IN_PLACE}
 
 
+def recipe_of(paths: Mapping[str, Path]) -> MergeRecipe:
+    a, b, c, vae = (model_source(paths[role]) for role in ROLES)
+    return MergeRecipe(a, b, c, mode=MergeMode.ADD_DIFFERENCE, alpha=0.5, vae=VaeChoice.FILE, vae_file=vae)
+
+
 @dataclass
 class Scene:
     """A host with models a, b, c and vae, and what they hold."""
@@ -96,8 +108,7 @@ class Scene:
         parts = History(self.folder / "history.jsonl"), Previewer(self.host.checkpoints), MergeForm()
         self.session = Session(self.host, MergedModel(self.host), JobBoard(), *parts)
         self.model = self.session.model
-        a, b, c, vae = (model_source(self.path(role)) for role in ROLES)
-        self.recipe = MergeRecipe(a, b, c, mode=MergeMode.ADD_DIFFERENCE, alpha=0.5, vae=VaeChoice.FILE, vae_file=vae)
+        self.recipe = recipe_of({role: self.path(role) for role in ROLES})
 
     def path(self, role: str) -> Path:
         return self.folder / f"{role}.safetensors"
@@ -120,8 +131,16 @@ class Scene:
         return {key: torch.cat([part.detach().reshape(-1) for part in parts]) for key, parts in tensors.items()}
 
     def assert_holds(self, wanted: State) -> None:
+        assert self.host._live is not None
         for key, values in self.held().items():
             assert torch.equal(values, wanted[key].reshape(-1).to(values.dtype)), key
+
+    def close(self) -> None:
+        """Drop the merge, if there is one; it may not be possible to take it out."""
+        active = self.model._active
+        if active is not None:
+            active.merge.give_up()
+            active.stack.close()
 
     def original(self) -> State:
         return dict(self.states["a"])
@@ -130,7 +149,7 @@ class Scene:
         return {key: tensor for key, (tensor,) in load(self.path("a")).items()}
 
 
-def ended(job: merge_jobs.Job) -> JobView:
+def ended(job: Job) -> JobView:
     view = job.view
     while not view.ended:
         view = job.wait(view.version, 30)
@@ -138,34 +157,60 @@ def ended(job: merge_jobs.Job) -> JobView:
     return view
 
 
+@cache
 def small_states() -> dict[str, State]:
     states = {role: some_elements(whole(seed)) for seed, role in enumerate(ROLES, 1)}
     return {**states, "vae": only(states["vae"], "first_stage_model.")}
 
 
-def other_bytes(folder: Path, states: Mapping[str, State]) -> dict[str, bytes]:
+@cache
+def other_bytes() -> dict[str, bytes]:
     """Give another file of the same size for each."""
-    found = {}
-    for role, state in states.items():
-        other = {key: value.flip(0) * 2 if value.is_floating_point() else value for key, value in state.items()}
-        found[role] = save(folder / "other", other).read_bytes()
-    return found
+    return {role: to_bytes(others(state)) for role, state in small_states().items()}
 
 
-@pytest.fixture(params=["fake", "webui"])
+def others(state: State) -> State:
+    return {key: value.flip(0) * 2 if value.is_floating_point() else value for key, value in state.items()}
+
+
+@pytest.fixture(params=["fake", pytest.param("webui", marks=pytest.mark.slow)])
 def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    states = small_states()
-    other = other_bytes(tmp_path, states)
+    states, other = small_states(), other_bytes()
     source, folder = tmp_path / "source", tmp_path / "models"
     source.mkdir()
     paths = {role: save(source / f"{role}.safetensors", state) for role, state in states.items()}
     if request.param == "fake":
         source.rename(folder)
-        yield Scene(FakeHost(load, output=tmp_path / "out", models=folder), folder, states, other)
+        found = Scene(FakeHost(load, output=tmp_path / "out", models=folder), folder, states, other)
+        yield found
+        found.close()
         return
     with make_rig(tmp_path, monkeypatch, paths) as rig:
         monkeypatch.setattr(type(rig.host), "output_folder", lambda _: tmp_path / "out")
-        yield Scene(rig.host, folder, states, other)
+        found = Scene(rig.host, folder, states, other)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def standalone(tmp_path: Path, drawable: Mapping[str, Path]) -> Iterator[Scene]:
+    pytest.importorskip("diffusers")
+    from elemental.hosts.standalone.host import StandaloneHost
+
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for role in ROLES:
+        shutil.copy(drawable["c" if role == "vae" else role], folder / f"{role}.safetensors")
+    states, other = drawable_states(tuple(drawable[role] for role in "abcc"))
+    found = Scene(StandaloneHost(output=tmp_path / "out", models=folder), folder, states, other)
+    yield found
+    found.close()
+
+
+@cache
+def drawable_states(paths: Sequence[Path]) -> tuple[Mapping[str, State], Mapping[str, bytes]]:
+    states = {role: load_file(path) for role, path in zip(ROLES, paths, strict=True)}
+    return states, {role: to_bytes(others(state)) for role, state in states.items()}
 
 
 def check_restore(scene: Scene, role: str, change: str) -> None:
@@ -214,9 +259,13 @@ def check_plot(scene: Scene, role: str, change: str) -> None:
         if len(seen) == 1:
             scene.change(role, change)
 
-    with pytest.raises(HostError) as raised, scene.model.suspended():
-        result = run(scene.host, plotted, scene.folder.parent / "plot", on_cell)
-        assert str(scene.path(role)) in next(iter(result.failed.values()))
+    def make() -> None:
+        with scene.model.suspended():
+            result = run(scene.host, plotted, scene.folder.parent / "plot", on_cell)
+            assert str(scene.path(role)) in next(iter(result.failed.values()))
+
+    with pytest.raises(HostError) as raised:
+        make()
     assert seen == [True, False]
     assert str(scene.path(role)) in str(raised.value)
     assert "the merge was not put back" in str(raised.value)
@@ -235,6 +284,14 @@ def test_a_file_changes_while_its_merge_is_live(scene: Scene, moment: str, chang
     check_moment(scene, moment, change, role)
 
 
+@pytest.mark.parametrize(
+    ("role", "change"), [*(("a", name) for name in CHANGES), ("b", "overwritten"), ("vae", "deleted")]
+)
+@pytest.mark.parametrize("moment", ["Restore", "Save", "Generate", "next cell"])
+def test_on_the_standalone_host(standalone: Scene, moment: str, change: str, role: str) -> None:
+    check_moment(standalone, moment, change, role)
+
+
 def check_moment(scene: Scene, moment: str, change: str, role: str) -> None:
     scene.merge()
     if moment == "next cell":
@@ -248,3 +305,81 @@ def check_moment(scene: Scene, moment: str, change: str, role: str) -> None:
         check_save(scene, role, change)
     else:
         check_generate(scene, first)
+
+
+@pytest.mark.parametrize("change", [name for name in CHANGES if name in ("renamed", "deleted", "shortened")])
+def test_the_checkpoint_from_before_the_merge_cannot_be_loaded(scene: Scene, change: str) -> None:
+    """On the WebUI, whose list still names it, too."""
+    before = scene.folder / "before.safetensors"
+    save(before, {key: value.clone() for key, value in scene.states["b"].items()})
+    scene.host.refresh()
+    scene.host.open_model(CheckpointRef("before", before))
+    scene.model.merge(scene.recipe)
+    CHANGES[change](before, b"")
+    view = ended(merge_jobs.restore(scene.session))
+    assert view.state is JobState.DONE
+    assert str(before) in view.text
+    assert view.text.endswith("Model a.safetensors stays loaded instead.")
+    assert scene.model.live().kind is LiveState.FILE
+    scene.assert_holds(scene.original())
+    assert ended(merge_jobs.restore(scene.session)).text == "Model a.safetensors restored."  # not for ever
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("role", ["a", "b"])
+def test_the_next_merge_is_of_the_files_that_are_there(scene: Scene, role: str, change: str) -> None:
+    scene.merge()
+    scene.change(role, change)
+    again = replace(scene.recipe, alpha=0.25)
+    if not scene.path(role).exists() or change == "shortened":
+        with pytest.raises(CheckpointError, match=role):
+            scene.model.merge(again)
+        assert scene.model.live().recipe == scene.recipe  # the merge that was there stays
+        scene.assert_holds(scene.merged)
+        return
+    scene.model.merge(again)
+    scene.assert_holds(load_file(merge_to_file(again, scene.folder / "out.safetensors").path))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize("role", ROLES)
+def test_a_file_is_cut_short_while_it_is_merged_to_a_file(
+    role: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {}
+    for name, state in small_states().items():
+        paths[name] = tmp_path / f"{name}{suffix}"
+        save(paths[name], state) if suffix == ".safetensors" else torch.save(state, paths[name])
+    write, target = SafetensorsWriter.write, tmp_path / "out.safetensors"
+    target.write_bytes(b"as it was")
+
+    def shorten_and_write(self: SafetensorsWriter, key: str, start: int, data: memoryview) -> None:
+        shorten(paths[role], b"")
+        write(self, key, start, data)
+
+    monkeypatch.setattr(SafetensorsWriter, "write", shorten_and_write)
+    with pytest.raises(CheckpointError, match=rf"{role}\{suffix} changed while it was read"):
+        merge_to_file(recipe_of(paths), target, overwrite=True)
+    assert target.read_bytes() == b"as it was"
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_file_is_cut_short_while_it_is_merged_into_the_model(
+    scene: Scene, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.host.open_model(CheckpointRef("a", scene.path("a")))
+
+    def shorten_and_write(part: Tensor, start: int, values: Tensor) -> None:
+        shorten(scene.path(role), b"")
+        copy_piece(part, start, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("elemental.merge.live_merge.copy_piece", shorten_and_write)
+        with pytest.raises((CheckpointError, HostError), match=rf"{role}\.safetensors changed while it was read"):
+            scene.model.merge(scene.recipe)
+    if role == "a":  # the checkpoint is lost, and no model is said to be loaded
+        assert scene.model.live().kind is LiveState.NOTHING
+        return
+    assert scene.model.live().kind is LiveState.FILE
+    scene.assert_holds(scene.original())

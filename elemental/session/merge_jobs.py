@@ -113,16 +113,17 @@ def save(session: Session, form: MergeForm, name: str, *, overwrite: bool) -> Jo
         what = _describe_merge(session, form)
     target = safe_file_name(name, session.host.models_folder())
 
-    def refuse_changed(_plan: MergePlan) -> None:  # called when the files are open
+    def refuse_changed(_plan: MergePlan | None = None) -> None:
         if live_recipe is not None:
             session.model.refuse_changed()
 
     def work(job: Job) -> None:
         if is_file(target) and not overwrite:
             raise MergeError(f"{target.name} exists; choose another name, or tick Overwrite.")
+        refuse_changed()
         job.show(text=f"saving {target.name} ...")
         controls = replace(session.controls(), should_stop=job.should_stop)  # the host is not needed for it
-        result = merge_to_file(
+        result = merge_to_file(  # the files are compared again when they are open
             recipe, target, locator=session.locator, overwrite=overwrite, controls=controls, on_plan=refuse_changed
         )
         session.host.refresh()

@@ -15,6 +15,7 @@ from ...architectures.key_spelling import Spelling, spell_checkpoint, spell_vae
 from ...architectures.keys import VAE_PREFIX, is_vae_key
 from ...errors import CheckpointError
 from .first_bytes import Content, describe_folder, recognise, refuse_name
+from .hashes import remembered_sha256
 from .model_file import Identity, ModelFile, Signature, read_signature
 from .pickles import StoredTensor, read_pickled
 from .safetensors_header import read_safetensors_header
@@ -65,6 +66,7 @@ class Checkpoint:
     renamings: tuple[str, ...]
     metadata: Mapping[str, str]
     _stored: Mapping[str, StoredTensor]
+    _sha256: str | None = None
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -120,6 +122,14 @@ class Checkpoint:
         A file that was renamed, deleted or replaced by another is still there to be read, as long as it is open.
         """
         return self._file.has_changed()
+
+    def remembered_sha256(self) -> str | None:
+        """Give the SHA-256 of the file as it was when it was opened; None if it is not cached.
+
+        What was found once is kept, also if the file at its path is another one by now.
+        """
+        self._sha256 = self._sha256 or remembered_sha256(self.path, self.signature)
+        return self._sha256
 
     @property
     def name(self) -> str:

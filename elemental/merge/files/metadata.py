@@ -21,7 +21,7 @@ from ...recipe.rules import format_ratio, format_rules
 from ..plan import MergePlan, Role
 from .checkpoint import Checkpoint
 from .foreign_recipes import FOREIGN_FIELD, MODELS_FIELD, ReadRecipe, is_foreign, read_foreign
-from .hashes import SHORT, remember_place, remembered_sha256
+from .hashes import SHORT, remember_place
 from .kept_fields import keep_fields, merged_from
 
 RECIPE_FIELD = "elemental_recipe"
@@ -174,8 +174,7 @@ def recipe_as_json(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> st
     for model in models.values():
         remember_place(model.path)
     facts = {
-        role: SourceFacts(remembered_sha256(model.path, model.signature), model.signature.size, "", {})
-        for role, model in models.items()
+        role: SourceFacts(model.remembered_sha256(), model.signature.size, "", {}) for role, model in models.items()
     }
     return recipe_to_share(with_hashes(recipe, facts).to_dict())
 

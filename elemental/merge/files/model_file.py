@@ -104,11 +104,13 @@ class ModelFile:
             raise self._unreadable(exc) from exc
         self._closing = weakref.finalize(self, os.close, self._handle)
         self._closing.atexit = False  # a merge that is in a model then is still taken out
+        self._closed = False
         self._signature = self._read_signature()
         self._seek_lock = threading.Lock()
 
     def close(self) -> None:
         """Close the file."""
+        self._closed = True
         self._closing()
 
     def has_changed(self) -> bool:
@@ -116,7 +118,7 @@ class ModelFile:
 
         A file that was renamed, deleted or replaced is still the same.
         """
-        return self._closing.alive and self._read_signature() != self._signature
+        return not self._closed and self._read_signature() != self._signature
 
     def read(self, start: int, buffer: memoryview) -> None:
         """Fill a buffer with the bytes from a place on; several threads can read at the same time.
@@ -128,7 +130,7 @@ class ModelFile:
         Raises:
             CheckpointError: The file is closed, cannot be read, or has changed since it was opened.
         """
-        if not self._closing.alive:
+        if self._closed:
             raise CheckpointError(f"{self.path} is closed.")
         try:
             complete = self._fill(start, buffer)
