@@ -188,7 +188,7 @@ def test_what_is_no_such_model_keeps_its_names(name: str) -> None:
         detect_architecture(dict.fromkeys(keys, (8, 4, 3, 3)), name="it")
 
 
-VAES = {
+VAES: dict[str, Callable[[str], str]] = {
     "vae.": swap((VAE, "vae.")),
     "no prefix, compiled": swap((VAE, "_orig_mod.")),
     "module.": swap((VAE, "module.")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from enum import Enum
@@ -109,8 +110,9 @@ def _describe_stranger(start: bytes) -> str:
 
 
 def _as_text(start: bytes) -> str | None:
-    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    text = start.decode(encoding, errors="replace").rstrip("\ufffd")  # the last character can be cut in two
+    is_utf_16 = start[:2] in (b"\xff\xfe", b"\xfe\xff")
+    decode = codecs.utf_16_decode if is_utf_16 else codecs.utf_8_decode  # these need no import while a file is read
+    text = decode(start, "replace")[0].removeprefix("\ufeff").rstrip("\ufffd")  # the last character can be cut in two
     odd = sum(not character.isprintable() and not character.isspace() for character in text)
     return None if "\ufffd" in text or odd else text
 
