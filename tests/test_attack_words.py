@@ -40,7 +40,7 @@ def test_a_bug_in_an_event_of_the_page_and_a_job_that_runs(caplog: pytest.LogCap
     from elemental.ui.results_panel import draw_message
 
     with pytest.raises(gradio.Error) as raised:
-        compat._explained(fail, [])()
+        compat._explained(fail, [], [])()
     assert UNEXPECTED.search(str(raised.value))
     assert "an event of the tab failed" in caplog.text
     assert "elemental-message running" in draw_message("running", "")

@@ -22,7 +22,7 @@ from safetensors.torch import save as to_bytes
 
 from elemental.cli.main import DONE, FAILED, main
 from elemental.merge.files.checkpoint import Checkpoint, VaeFile
-from elemental.recipe.block_weights import read_presets
+from elemental.recipe.presets import read_presets
 from elemental.recipe.text_files import EncodingError, read_text
 from elemental.runs.sample_file import read_samples
 from elemental.workflows import user_presets_path

@@ -46,6 +46,8 @@ def test_a_form_and_its_recipe_are_the_same(refs: list[CheckpointRef], models: d
         block_alpha=parse_block_weights(",".join(["0.1"] * 26)),
         rules=parse_rules("OUT03:attn2:0.5:0.1\nIN00::1"),
         dtype=SaveDtype.BF16,
+        force=True,
+        drop_ema=True,
     )
     form = form_from_recipe(recipe, refs)
     assert form.model_c == "c.safetensors"

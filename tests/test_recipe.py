@@ -30,12 +30,19 @@ FULL = MergeRecipe(
     vae=VaeChoice.FILE,
     vae_file=ModelSource("~/vae.pt"),
     dtype=SaveDtype.BF16,
+    force=True,
+    drop_ema=True,
 )
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, FULL, replace(PLAIN, vae=VaeChoice.B)])
 def test_recipes_survive_json(recipe: MergeRecipe) -> None:
     assert recipe_from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_what_has_its_default_is_left_out() -> None:
+    assert not {"force", "drop_ema", "vae", "dtype"} & PLAIN.to_dict().keys()
+    assert {"force", "drop_ema"} <= FULL.to_dict().keys()
 
 
 @pytest.mark.parametrize(
@@ -93,6 +100,8 @@ def test_rules_made_by_hand_have_places_too() -> None:
         {"models": [1]},
         {"rules": 7},
         {"dtype": "fp12"},
+        {"force": 1},
+        {"drop_ema": "yes"},
         {"alpha": 10**400},
         {"elemental": "OUT05::1"},
         {"models": {"a": {"path": "x"}, "b": {"path": "y"}, "d": {"path": "z"}}},

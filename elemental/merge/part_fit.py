@@ -85,13 +85,15 @@ class Partners(NamedTuple):
 
 
 def compare_parts(infos_a: Infos, infos: Infos, role: Role) -> list[Partners]:
-    """Compare the parts that two models have.
+    """Compare the parts that two models have; none if all of their tensors have partners.
 
     Args:
         infos_a: The tensors of model A.
         infos: Those of the other model.
         role: The other model.
     """
+    if infos_a.keys() == infos.keys():
+        return []
     own, theirs = _by_part(infos_a), _by_part(infos)
     return [
         Partners(
@@ -134,6 +136,8 @@ def warn_of_unknown_names(infos_a: Infos, infos: Infos, role: Role) -> str:
         infos: Those of the other model.
         role: The other model.
     """
+    if infos_a.keys() == infos.keys():
+        return ""
     parts = set(_by_part(infos_a)), set(_by_part(infos))
     for lacking, unknown, owner in (
         (parts[0] - parts[1], _unknown(infos), role.spoken),
@@ -161,6 +165,8 @@ def why_unet_is_unfit(infos_a: Infos, infos: Infos, role: Role) -> str:
         infos: Those of the other model.
         role: The other model.
     """
+    if infos_a.keys() == infos.keys():
+        return ""
     own, theirs = ([key for key in each if key.startswith(UNET_PREFIX)] for each in (infos_a, infos))
     alone = _without_partner(own, infos)
     extra = _without_partner(theirs, infos_a)

@@ -98,9 +98,15 @@ def _names_layers(text: str) -> bool:
 
 def _signs(infos: Infos) -> Iterator[str]:
     """Give the tensors that show a quantised file: known names first, then integers, then factors of any name."""
-    rest = [key for key in infos if not key.startswith(_LEFTOVERS)]
+    integers, others = [], []
+    for key, info in infos.items():
+        if info.dtype in _INTEGERS and _must_be_float(key):
+            integers.append(key)
+        if not (key.endswith((".weight", ".bias")) and key.startswith(_PARTS)):  # nearly all tensors are such ones
+            others.append(key)
+    rest = [key for key in others if not key.startswith(_LEFTOVERS)]
     yield from (key for key in rest if _last_piece(key) in _FACTORS or _bitsandbytes_piece(key))
-    yield from (key for key in rest if infos[key].dtype in _INTEGERS and _must_be_float(key))
+    yield from integers
     yield from (key for key in rest if _is_factor(key, infos))
 
 
@@ -115,7 +121,7 @@ def _bitsandbytes_piece(key: str) -> str:
 
 def _must_be_float(key: str) -> bool:
     """Tell whether a tensor is a weight or a bias by its name; those of all parts are floats."""
-    return key.startswith(_PARTS) and not key.endswith(_COUNTS)
+    return key.startswith(_PARTS) and not key.endswith(_COUNTS) and not key.startswith(_LEFTOVERS)
 
 
 def _is_factor(key: str, infos: Infos) -> bool:

@@ -11,6 +11,7 @@ from ..errors import RecipeError
 from .block_weights import BlockWeights, looks_like_weights, parse_block_weights, valid_counts
 from .lookalikes import plain_text
 from .suggestions import suggest
+from .text_files import encoding_of
 
 BUILT_IN_PRESETS = Path(__file__).with_name("presets.txt")
 """The presets that come with the program; the file names their sources."""
@@ -116,8 +117,7 @@ def _entries(path: Path) -> Iterator[tuple[int, str]]:
         content = path.read_bytes()
     except OSError as exc:
         raise RecipeError(f"Cannot read the presets in {path}: {exc}") from exc
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    for number, line in enumerate(content.decode(encoding, "replace").splitlines(), 1):
+    for number, line in enumerate(content.decode(encoding_of(content), "replace").splitlines(), 1):
         entry = line.partition("#")[0].strip()
         if entry and entry.split()[0].lower() != "preset_name":
             yield number, entry

@@ -20,6 +20,11 @@ class EncodingError(UnicodeError):
     """A file is not text in an encoding that is certain; the message says what to do."""
 
 
+def encoding_of(data: bytes) -> str:
+    """Tell the encoding of a text from the mark at its start: UTF-8 if it has none."""
+    return next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+
+
 def read_text(path: Path) -> str:
     """Read a text file: UTF-8, or UTF-16 and UTF-32 with the mark that tells them.
 
@@ -33,7 +38,7 @@ def read_text(path: Path) -> str:
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
         raise EncodingError("it is too large for a text file")
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    encoding = encoding_of(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as exc:
