@@ -325,7 +325,8 @@ def test_small_and_long_ratios_are_not_rounded(plan: Plan, models: dict[str, Pat
         (["--alpha", "0_5"], "if a decimal point was meant, write 0.5"),
         (["--beta", "50%"], "50% is written 0.5"),
         (["--alpha", "0,5"], "write 0.5"),
-        (["--alpha", "nan"], '"nan" is not a number'),
+        (["--alpha", "nan"], "finite"),
+        (["--alpha", "half"], '"half" is not a number'),
         (["--alpha", "1/2"], "1/2 is written 0.5"),
     ],
 )

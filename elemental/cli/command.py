@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -74,11 +73,13 @@ def read_number(text: str) -> float:
     """Read a number of the command line, as the numbers of specs are read: Python's own 0_5 is 5.
 
     Raises:
-        argparse.ArgumentTypeError: It is no finite number.
+        argparse.ArgumentTypeError: It is no number.
     """
     plain = plain_text(text).strip()
     number = parse_ratio(plain)
-    if number is None or not math.isfinite(number):
+    if number is None and re.fullmatch(r"[+-]?(?:nan|inf|infinity)", plain.lower()):
+        return float(plain)  # who takes the number says what is allowed
+    if number is None:
         raise argparse.ArgumentTypeError(f'"{text}" is not a number{explain_ratio(plain)}')
     return number
 

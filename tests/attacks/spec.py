@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from elemental.architectures import blocks
 from elemental.errors import SpecError
+from elemental.recipe import block_hints, rule_hints, spec_diagnosis, spec_reader
 from elemental.recipe import spec_errors as problems
 from elemental.recipe import spec_parser as parser
 from elemental.recipe.rules import format_rules
@@ -30,6 +31,7 @@ from elemental.recipe.spec_parser import parse_rules, parse_targets
 
 ROOT = Path(__file__).parents[2]
 LARGE = 100_000
+MODULES = (parser, spec_reader, spec_diagnosis, problems, rule_hints, block_hints, blocks)
 TOKENS = (
     "IN00", "in07", "OUT05", "OUT11", "OUT12", "M00", "mid", "BASE", "TE", "VAE", "IN03-OUT02", "OUT02-IN03", "TE-IN00",
     "-", "NOT", "not", "ALL", "attn", "attn2.to_k", "model.diffusion_model.", "0.5", "-1", ".5", "1e-1", "1e999", "nan",
@@ -95,7 +97,7 @@ def run_atheris(rounds: int, seed: int) -> None:
     """Try so many texts, in this process, which atheris ends."""
     import atheris
 
-    for function in {*_functions(parser), *_functions(problems), *_functions(blocks)}:
+    for function in {function for module in MODULES for function in _functions(module)}:
         atheris.instrument_func(function)
     options = [f"-runs={rounds}", f"-seed={seed}", "-max_len=200", "-timeout=1", "-verbosity=0", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], *options], lambda data: check(text_of(data)))
