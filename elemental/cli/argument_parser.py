@@ -20,7 +20,7 @@ from .ui import UI
 from .version import VERSION
 
 _EPILOG = """\
-"elemental COMMAND --help" lists the options of a command, with an example.
+Run "elemental COMMAND --help" for the options of a command and an example.
 
 exit codes: 0 done, 1 failed, 2 wrong usage (options, spec, recipe), 130 stopped
 environment variables:

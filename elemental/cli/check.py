@@ -24,7 +24,7 @@ from .run_options import (
 
 _NOTES = """\
 Results go to DIR/A-B/diff/, where A and B are the models' names: grid.png,
-ranking.png, diff.csv, gif/ and cells/. Later checks are numbered.
+ranking.png, diff.csv, gif/ and cells/. A later check adds a number to these.
 
 """
 
@@ -90,7 +90,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         help="what to check (required): blocks or blocks:elements, separated by commas. ALL: one image per block; "
         "OUT05:ALL: one image per element of OUT05",
     )
-    group.add_argument("--ratio", type=float, metavar="R", help="the ratio that each of them gets (required)")
+    group.add_argument("--ratio", type=float, metavar="R", help="the ratio for whatever is checked (required)")
     add_image_options(command, batch=False)
     add_run_options(command)
 
@@ -101,7 +101,7 @@ def _read(args: argparse.Namespace) -> CheckOptions:
 
 
 CHECK = Command(
-    purpose="element check: rank elements by how much they change the image",
+    purpose="rank elements by how much they change the image (element check)",
     arguments="[options] -o DIR A B [C] | --resume DIR",
     example="elemental check a.safetensors b.safetensors --alpha 0 --ratio 1 -o checks \\\n"
     '    --elements "OUT03:attn1, OUT03:attn2, OUT03:ff" --prompt "a cat"',

@@ -124,7 +124,7 @@ def _read(args: argparse.Namespace) -> DemoOptions:
 
 
 DEMO = Command(
-    purpose="try it: merge two small demo models and make images",
+    purpose="create two small demo models, merge them, and make images",
     arguments="[options]",
     example="elemental demo -o trial",
     add_options=_add_options,

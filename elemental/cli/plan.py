@@ -43,7 +43,7 @@ def run_plan(options: PlanOptions, _interrupts: Interrupts = ()) -> None:
 
 def _add_options(command: argparse.ArgumentParser) -> None:
     add_recipe_options(command)
-    command.add_argument("--json", action="store_true", help="print JSON, with every tensor")
+    command.add_argument("--json", action="store_true", help="print the plan as JSON, with every tensor")
 
 
 def _read(args: argparse.Namespace) -> PlanOptions:

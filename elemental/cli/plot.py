@@ -159,18 +159,18 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 def _add_axis_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("axes")
     for side, purpose in (
-        ("x", "what the columns vary (required); see below"),
-        ("y", "what the rows vary (default: a single row)"),
+        ("x", "what varies from column to column (required); see below"),
+        ("y", "what varies from row to row (default: a single row)"),
     ):
         group.add_argument(f"--{side}-type", choices=list(AXES), metavar="T", help=purpose)
         values = group.add_mutually_exclusive_group()
         values.add_argument(f"--{side}", metavar="VALUES", help=f"values of the {side.upper()} axis (or --{side}-file)")
-        values.add_argument(f"--{side}-file", metavar="FILE", help="the values, from a text file")
+        values.add_argument(f"--{side}-file", metavar="FILE", help="read the values from a text file")
     group.add_argument(
         "--compare",
         action="store_const",
         const=True,
-        help="print below each image how much it differs from the first in its row (%%)",
+        help="label each image with its difference from the first image in its row (%%)",
     )
 
 
@@ -188,9 +188,9 @@ def _axes_help() -> str:
         for form, names in names_by_form.items()
     ]
     notes = [
-        '"|" between values starts another grid; in a prompt write "\\|" for a bar.',
-        "Results go to DIR: grid.png, cells/ with every image, and run.json. Later",
-        "plots in the same folder are numbered.",
+        '"|" between values starts another grid; in a prompt write "\\|" for a plain "|".',
+        "Results go to DIR: grid.png, cells/ with every image, and run.json. A later plot",
+        "in the same folder adds a number to these names.",
     ]
     return "\n".join(["axes and their values:", *lines, *notes, ""])
 

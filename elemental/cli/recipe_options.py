@@ -82,7 +82,12 @@ def add_recipe_options(
     add_ratio_options(group)
     group.add_argument("--vae", metavar="V", help="VAE: merged (with BASE's ratio; default), a, b, or a file")
     formats = [dtype.value for dtype in SaveDtype]
-    group.add_argument("--dtype", choices=formats, metavar="F", help="save as fp16, bf16 or fp32 (default: as in A)")
+    group.add_argument(
+        "--dtype",
+        choices=formats,
+        metavar="F",
+        help="number format of the merge: fp16, bf16 or fp32 (default: as in A)",
+    )
     group.add_argument(
         "--recipe",
         metavar="FILE",
@@ -102,14 +107,14 @@ def add_ratio_options(group: argparse._ArgumentGroup) -> None:
         "--alpha", type=float, metavar="R", help="ratio where neither a rule nor a block weight applies (default: 0.5)"
     )
     group.add_argument("--beta", type=float, metavar="R", help="the second ratio, in triple-sum and sum-twice")
-    weights = f'block weights (MBW): numbers or a preset; "{_NO_WEIGHTS}" ignores those of --recipe'
+    weights = f'block weights (MBW): numbers or a preset; "{_NO_WEIGHTS}" drops those of --recipe'
     group.add_argument("--blocks", metavar="W", help=weights)
     group.add_argument("--blocks-beta", metavar="W", help="the same for beta")
     spec = group.add_mutually_exclusive_group()
     spec.add_argument(
         "--elemental", metavar="SPEC", help="rules blocks:elements:ratio; they override block weights and alpha"
     )
-    spec.add_argument("--elemental-file", metavar="TXT", help="the rules, from a text file")
+    spec.add_argument("--elemental-file", metavar="TXT", help="read the rules from a text file")
 
 
 def add_models_folder_option(group: argparse._ArgumentGroup, *, use: str) -> None:
@@ -249,18 +254,18 @@ def _recipe_help() -> str:
         "modes (a is alpha, b is beta):",
         *(f"  {mode.value:<15} {mode.formula}" for mode in MergeMode),
         "",
-        "block weights (MBW): 26 numbers, BASE first (SDXL: 20). Leave out BASE (25 or 19",
-        "numbers), and BASE uses alpha. Or a preset (OUT07 and OUT12 are presets here):",
+        "block weights (MBW): 26 numbers, BASE first (SDXL: 20); with 25 (SDXL: 19), BASE",
+        "uses alpha. Or a preset (OUT07 and OUT12 are presets here, not blocks):",
         *(f"  {line}" for line in presets),
         "Your own presets, one NAME: numbers per line, go into",
         f"  {model_source(user_presets_path()).path}",
         "",
-        "spec: rules, separated by commas or line ends; if several match, the last wins:",
+        "spec: rules, separated by commas or newlines; the last rule that matches wins:",
         "  blocks:elements:ratio        OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5",
         "  blocks:elements:ratio:beta   IN00-IN05::0.2:0.1   (triple-sum, sum-twice)",
         "  Blocks are BASE (TE and VAE), IN00.., M00, OUT00.., or ranges (IN03-OUT02).",
-        "  Elements are parts of element names (elemental inspect CKPT --elements).",
-        "  Leave either empty to mean all. Begin with NOT to mean all others.",
+        "  Elements match by any part of their name (elemental inspect CKPT --elements).",
+        "  Leave a field empty to match all; a leading NOT matches all but those named.",
         '  "#" starts a comment.',
     ]
     return "\n".join([*lines, ""])

@@ -109,8 +109,8 @@ def _add_options(command: argparse.ArgumentParser) -> None:
     add_models_folder_option(group, use=" (default: the current folder)")
     output = "the folder for images (default: %(default)s)"
     group.add_argument("-o", "--output", type=Path, metavar="DIR", default="outputs", help=output)
-    group.add_argument("--port", type=int, metavar="N", help="port (default: the first free one from 7860)")
-    group.add_argument("--browser", action="store_true", help="open the page in the browser")
+    group.add_argument("--port", type=int, metavar="N", help="port (default: the first free port from 7860 up)")
+    group.add_argument("--browser", action="store_true", help="open the page in your browser")
     add_image_options(command)
 
 
@@ -119,11 +119,11 @@ def _read(args: argparse.Namespace) -> UiOptions:
 
 
 UI = Command(
-    purpose="start the standalone page, reachable from this computer only",
+    purpose="start the standalone web page (reachable from this computer only)",
     arguments="[options]",
     example="elemental ui --models models --browser",
     add_options=_add_options,
     read=_read,
     run=run_ui,
-    notes="The image options set the initial values of the page.\n",
+    notes="The image options set the page's initial values.\n",
 )

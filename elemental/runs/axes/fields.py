@@ -126,7 +126,7 @@ class BlockWeightsAxis(FieldAxis):
 class ModelAxis(FieldAxis):
     """One of the models."""
 
-    form = 'files, separated by commas; put a name with a comma in "..."'
+    form = 'files, separated by commas; put names that contain a comma in "..."'
 
     def split(self, text: str) -> list[str]:
         return split_quoted(text)

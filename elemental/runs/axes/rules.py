@@ -32,8 +32,8 @@ class ElementalAxis(Axis):
         self.add = add
         place, empty = ("added to", "added rules") if add else ("instead of", "rules")
         self.form = (
-            f"specs {place} those of --elemental, separated by blank lines; "
-            f"to get a first image without {empty}, begin with two blank lines (easiest in a file)"
+            f"specs {place} that of --elemental, separated by blank lines; "
+            f"start with two blank lines to make the first image without {empty} (easiest in a file)"
         )
 
     def split(self, text: str) -> list[str]:
@@ -70,8 +70,7 @@ class PinpointAxis(Axis):
         self.whole_blocks = whole_blocks
         targets = "blocks such as IN03 IN04 or NOT M00" if whole_blocks else "blocks:elements"
         self.form = (
-            f"{targets}, separated by commas; only these are varied, by the ratios of the other axis, "
-            "whose type must be alpha"
+            f"{targets}, separated by commas; only these vary. The other axis must be alpha and gives their ratios"
         )
 
     def split(self, text: str) -> list[str]:
