@@ -150,7 +150,7 @@ def on(
 
 
 def _explained(
-    handler: Callable[..., Any], readers: Sequence[Reader | None], outputs: Sequence[Component]
+    handler: Callable[..., Any], readers: Sequence[Reader | None], outputs: Sequence[Component] = ()
 ) -> Callable[..., Any]:
     """Show what went wrong in a handler on the page; gradio would say no more than that something did.
 
