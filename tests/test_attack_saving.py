@@ -116,7 +116,7 @@ def test_interrupt_that_another_library_swallows(
         except KeyboardInterrupt:
             raise ValueError("could not determine the shape") from None
 
-    monkeypatch.setattr(Checkpoint, "tensor", swallow)
+    monkeypatch.setattr(Checkpoint, "data", swallow)
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     try:
         models = [source.path for source in recipe.sources.values()]

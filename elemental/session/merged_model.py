@@ -247,13 +247,13 @@ class MergedModel:
         self._to_reload = active.checkpoint_before or active.opened
         try:
             remark = self._load_users_checkpoint(active.opened)
-        except ElementalError as exc:
+        except CheckpointError as exc:
             remark = f"{exc}\nNo model is loaded now."
         change = change or before.change() or "A model has changed on disk"
         raise HostError(f"{change} since it was merged, so the merge was not put back; merge again.\n{remark}".rstrip())
 
     def _load_users_checkpoint(self, model_a: CheckpointRef | None = None, *, force: bool = False) -> str:
-        """Load the checkpoint that was loaded before the merge; if that cannot be loaded, stay with model A.
+        """Load the checkpoint that was loaded before the merge; if it cannot be read any more, stay with model A.
 
         Args:
             model_a: Model A of the merge that was taken out.
@@ -263,7 +263,8 @@ class MergedModel:
             What the user did not expect, in words; empty if there is nothing.
 
         Raises:
-            ElementalError: Neither can be loaded.
+            CheckpointError: Neither can be read.
+            HostError: The host cannot load it.
         """
         wanted = self._to_reload
         if wanted is None:
@@ -272,7 +273,7 @@ class MergedModel:
             if force:
                 self._open(wanted.path)
             self._load(wanted)
-        except ElementalError as exc:
+        except CheckpointError as exc:  # after other errors another try may help
             if self._host.loaded() is None and model_a is not None and model_a.path != wanted.path:
                 self._load(model_a)
             loaded = self._host.loaded()
@@ -337,7 +338,7 @@ class MergedModel:
     def restore(self) -> str:
         """Take the merge out of the model, and load the checkpoint that was loaded before the first merge.
 
-        If that cannot be loaded any more, model A stays. If another program has written to A's file, it is loaded anew.
+        If that cannot be read any more, model A stays. If another program has written to A's file, it is loaded anew.
 
         Returns:
             What the user did not expect, in words; empty if there is nothing.

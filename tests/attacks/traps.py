@@ -17,7 +17,7 @@ from torch import Tensor
 from elemental import Controls, HostError, Stopped
 from elemental.hosts.base import Host, LiveModel
 from elemental.merge import live_merge as live_module
-from elemental.merge.files.checkpoint import Checkpoint
+from elemental.merge.files.tensor_data import Buffer, TensorData
 from elemental.merge.tensor_views import copy_piece
 
 Kind = Callable[[], BaseException]
@@ -141,18 +141,18 @@ class _TrappedContext:
 @contextmanager
 def trapped_tensors(trap: Trap) -> Iterator[None]:
     """Put a trap before and behind each write to a live tensor, and before each read of a file's."""
-    write, read = copy_piece, Checkpoint.tensor
+    write, read = copy_piece, TensorData.read
 
     def trapped_write(part: Tensor, start: int, values: Tensor) -> None:
         trap(WRITE)
         write(part, start, values)
         trap(WRITTEN)
 
-    def trapped_read(file: Checkpoint, key: str) -> Tensor:
+    def trapped_read(data: TensorData, start: int, stop: int, buffer: Buffer) -> Tensor:
         trap(READ)
-        return read(file, key)
+        return read(data, start, stop, buffer)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(live_module, "copy_piece", trapped_write)
-        patch.setattr(Checkpoint, "tensor", trapped_read)
+        patch.setattr(TensorData, "read", trapped_read)
         yield

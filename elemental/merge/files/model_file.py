@@ -9,6 +9,7 @@ import io
 import os
 import threading
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,6 +108,9 @@ class ModelFile:
         self._closed = False
         self._signature = self._read_signature()
         self._seek_lock = threading.Lock()
+        if hasattr(os, "posix_fadvise"):  # so that the system reads further ahead
+            with suppress(OSError):
+                os.posix_fadvise(self._handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def close(self) -> None:
         """Close the file."""
