@@ -13,6 +13,7 @@
     const MOST_TRIES = 3;
     const KEEP_MS = 500;
     const FILL_MS = 10000; // the fields are filled long before, if they can be
+    const BOOT_MS = 250; // gradio does not listen yet when its buttons are on the page, and leaves out a second request
     const SETTLE_MS = 150;
     const RUN_BUTTONS = ["elemental_run_both", "elemental_run_plot", "elemental_run_check"];
     const BRIDGES = ["elemental_entry", "elemental_gif", "elemental_seen", "elemental_paint"];
@@ -61,9 +62,18 @@
     }
 
     let settling = 0;
+    let newest = 0; // the number of the last report that was seen
+
+    /* An answer that comes late takes the place of a later one: then the server is asked again. */
+    function watchOrder(report) {
+        const number = report ? Number(report.dataset.number) : 0;
+        if (begun && number < newest) press("elemental_sync");
+        newest = Math.max(newest, number);
+    }
 
     function reconcile(tries = 8) {
         clearTimeout(settling);
+        if (!filled) return; // the server would take the fields as blank
         settling = setTimeout(() => {
             const report = root.querySelector(".elemental-report");
             const spec = inputOf("elemental_spec");
@@ -430,6 +440,7 @@
         const report = root.querySelector(".elemental-report");
         const map = byId("elemental_map");
         if (report && map) map.classList.toggle("stale", report.classList.contains("error"));
+        watchOrder(report);
         for (const box of root.querySelectorAll(".elemental-sliders")) {
             buildSliders(box);
             moveSliders(box);
@@ -444,6 +455,7 @@
             setTimeout(() => {
                 filled = true;
                 restoreTexts();
+                reconcile();
             }, 200);
         }
         restoreTexts();
@@ -456,8 +468,19 @@
     let begun = false; // an earlier answer would take the place of what fills the fields
 
     function begin() {
+        if (begun) return;
         begun = true;
         follow();
+    }
+
+    function boot(since) {
+        if (begun || !root.isConnected) return;
+        press("elemental_boot");
+        if (Date.now() - since < FILL_MS) setTimeout(() => boot(since), BOOT_MS);
+        else {
+            begin();
+            filled = true;
+        }
     }
 
     function jobRuns() {
@@ -594,9 +617,7 @@
             });
         }).observe(root, {childList: true, subtree: true});
         readKept();
-        press("elemental_boot");
-        setTimeout(begin, FILL_MS);
-        reconcile();
+        boot(Date.now());
         onChange();
     }
 

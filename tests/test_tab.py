@@ -140,6 +140,40 @@ def test_a_mistake_is_shown_with_a_caret_and_mended(tab: Page) -> None:
     assert "stale" not in str(tab.page.locator("#elemental_map").first.get_attribute("class"))
 
 
+def test_fields_are_filled_though_gradio_listens_late(site: Site, chromium: Any, tmp_path: Path) -> None:
+    """The WebUI's gradio has its buttons on the page before it listens to them; what is pressed then is lost."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+    context.set_default_timeout(15_000)
+    context.add_init_script(
+        """let lost = 3;
+        addEventListener("click", (event) => {
+            const hidden = event.target.closest("#elemental_boot, #elemental_sync");
+            if (hidden && lost > 0) {
+                lost -= hidden.id === "elemental_boot";
+                event.stopImmediatePropagation();
+            }
+        }, true);"""
+    )
+    page = Page(context.new_page(), tmp_path / "screens")
+    page.open(site.url)
+    page.report("tensors differ")
+    assert page.errors == []
+    context.close()
+
+
+def test_a_late_answer_does_not_stay(tab: Page) -> None:
+    tab.write("spec", "OUT05:attn2:0.5")
+    tab.report("1 rule sets")
+    tab.page.evaluate(
+        """() => {
+            const report = document.querySelector(".elemental-report");
+            report.dataset.number = "1";
+            report.innerHTML = "<p>an answer about an older form</p>";
+        }"""
+    )
+    tab.report("1 rule sets")
+
+
 def test_fast_typing_ends_on_a_report_of_what_stands_there(tab: Page) -> None:
     area = tab.page.locator("#elemental_spec textarea")
     for _ in range(3):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -67,13 +69,16 @@ class Previewer:
     ) -> None:
         self._checkpoints = checkpoints
         self._folder = folder
+        self._numbers = itertools.count(
+            time.time_ns() // 1_000_000
+        )  # goes on after a restart, for pages that stay open
         self._opened: OrderedDict[object, _Opened] = OrderedDict()
         self._lock = threading.Lock()
         self._last: tuple[MergeForm, MergePlan] | None = None
 
     def look(self, form: MergeForm) -> Preview:
         """Tell what a form would do."""
-        stamps = _draw_stamps(form)
+        stamps = f'{_draw_stamps(form)} data-number="{next(self._numbers)}"'
         try:
             recipe = form.recipe(finder(self._checkpoints(), self._folder()))
             opened = self._open(recipe)

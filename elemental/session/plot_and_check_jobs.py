@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ElementalError, HostError, ImageError, Stopped
+from ..errors import ElementalError, HostError, ImageError, RecipeError, Stopped
 from ..hosts.base import HostSettings
 from ..images.image_request import ImageRequest
+from ..recipe.recipe import recipe_from_dict
 from ..runs.element_check_run import folder_of_check
 from ..runs.estimate import Estimate
 from ..runs.resume import open_run
@@ -19,7 +21,7 @@ from ..runs.run_files import RunFiles, latest_run
 from ..runs.run_record import CellState, PageRecord, RunRecord, read_record
 from ..runs.runner import Run, RunResult, RunWatcher, continue_run, start_run
 from ..runs.xy_plot_run import PlotRun
-from .form import MergeForm
+from .form import MergeForm, form_from_recipe
 from .jobs import Job, JobState
 from .run_plans import CheckForm, PlotForm, batch_notes, plan_check, plan_plot
 from .run_view import RunView
@@ -116,8 +118,14 @@ def resume(session: Session, choice: str, present: Callable[[], HostSettings | N
     def go_on(watcher: RunWatcher) -> RunResult:
         return continue_run(session.host, run, record, watcher=watcher, locator=locator)
 
+    recipe = recipe_from_dict(record.definition["recipe"])
+
+    def remember(text: str) -> None:
+        with suppress(RecipeError):  # of a merge that the form cannot say
+            session.remember(run.kind, recipe, text, form_from_recipe(recipe, session.checkpoints()))
+
     name = _PLOT if run.kind == PlotRun.kind else _CHECK
-    return _follow(session, name, run, go_on, lambda _: None, settings=settings, notes=record.notes)
+    return _follow(session, name, run, go_on, remember, settings=settings, notes=record.notes)
 
 
 def _settings_of(

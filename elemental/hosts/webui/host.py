@@ -151,6 +151,7 @@ class WebUIHost:
             return
         with self.queue():
             shared.state.begin(job=name)
+            shared.state.sampling_steps = 0  # of the image before
             shared.state.job_count = job.images
             self._job = job
             try:
