@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from .errors import CheckpointError, HostError, MergeError, RecipeError, Stopped
-from .merge.files.checkpoint import SAFETENSORS, Checkpoint, is_there, read_signature
+from .merge.files.checkpoint import SAFETENSORS, SUFFIXES, Checkpoint, is_there, read_signature
 from .merge.files.hashes import compute_sha256, legacy_hash, remembered_sha256
 from .merge.files.metadata import (
     LABEL_FIELD,
@@ -36,6 +36,7 @@ from .merge.plan import MergePlan, Role
 from .merge.progress import Controls, Stopwatch
 from .recipe.block_weights import BUILT_IN_PRESETS, Presets, read_presets
 from .recipe.recipe import MergeRecipe, ModelSource
+from .recipe.text_files import read_text
 
 if TYPE_CHECKING:
     from .hosts.base import Host, LiveModel
@@ -79,12 +80,12 @@ def read_recipe(path: str | Path) -> MergeRecipe:
         in_infotext = find_value(texts.get(INFOTEXT_FIELD, ""), RECIPE_NAME)
         # images that the WebUI saves have the recipe only in the infotext
         return recipe_from_metadata({**({RECIPE_FIELD: in_infotext} if in_infotext else {}), **texts}, name=str(file))
-    if file.suffix.lower() in SAFETENSORS:
+    if file.suffix.lower() in SUFFIXES:
         with Checkpoint(file) as checkpoint:
             return recipe_from_metadata(checkpoint.metadata, name=str(file))
     try:
-        return recipe_from_json(file.read_text(encoding="utf-8-sig"), name=str(file))
-    except (OSError, UnicodeDecodeError) as exc:
+        return recipe_from_json(read_text(file), name=str(file))
+    except (OSError, UnicodeError) as exc:
         raise CheckpointError(f"Cannot read the recipe in {file}: {exc}.") from exc
 
 
@@ -198,10 +199,11 @@ def merge_to_file(
 
             hashed = with_hashes and not _made_without_hashes(recipe)
             with _Hashing(models, hashed=hashed, controls=controls) as hashing:
-                infos = {tensor.name.key: tensor.info for tensor in plan.tensors}
+                spelled = models[Role.A].file_keys  # a tensor that A lacks has its usual name
+                infos = {spelled.get(tensor.name.key, tensor.name.key): tensor.info for tensor in plan.tensors}
                 room = metadata_room(plan, hashing.expected())
                 with SafetensorsWriter(target, infos, room=room, overwrite=overwrite) as writer:
-                    findings = execute(plan, models, FileSink(writer), device=device, controls=controls)
+                    findings = execute(plan, models, FileSink(writer, spelled), device=device, controls=controls)
                     controls.stage("hashing")
                     facts = hashing.finish()
                     _check_unchanged(models)

@@ -90,9 +90,20 @@ STRANGERS: dict[str, tuple[Callable[[], Shapes], str]] = {
     "other": (lambda: {"foo.bar": (1,)}, 'unknown kind (it holds "foo.bar")'),
     "refiner": (lambda: _labelled("sd2", "conditioner.embedders.0.model.ln_final.weight"), "an SDXL refiner"),
     "unclip": (lambda: _labelled("sd2", "embedder.model.visual.proj"), "an SD 2.x unCLIP model"),
+    "x4 upscaler": (lambda: _upscaler(), "is the x4 upscaler"),
+    "video": (
+        lambda: _labelled("sd2", "model.diffusion_model.input_blocks.1.1.time_stack.0.ff.net.2.bias"),
+        "a Stable Video Diffusion model",
+    ),
     "flat": (lambda: {"model.diffusion_model.input_blocks.0.0.weight": (320,)}, "a U-Net"),
     "shallow": (lambda: {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)}, "1 input blocks"),
 }
+
+
+def _upscaler() -> Shapes:
+    """Make a model with a table of noise levels, and 7 input channels."""
+    first, labels = "model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.label_emb.weight"
+    return {**tensor_shapes(LAYOUTS["sd2"]), first: (8, 7, 3, 3), labels: (1000, 32)}
 
 
 def _labelled(layout: str, text_key: str) -> Shapes:

@@ -439,7 +439,7 @@ def test_generate_writes_nothing_but_images(tmp_path: Path, capsys: pytest.Captu
         ([a, "--sampler", "Eular"], FAILED, 'no sampler "Eular"'),
         ([a, b, "--elemental", "OUT05:attn2"], WRONG_USAGE, "colon"),
         ([a, b, "--elemental", "OUT05:atn2:1", "--strict"], WRONG_USAGE, "attn2"),
-        ([a, str(out / names[0])], FAILED, "not a checkpoint"),
+        ([a, str(out / names[0])], FAILED, "is an image (PNG)"),
     ):
         assert main(["generate", *wrong[:1], *size, *wrong[1:]]) == code, wrong
         assert message in capsys.readouterr().err

@@ -188,15 +188,21 @@ def test_the_noise_schedule_is_that_of_a(tmp_path: Path) -> None:
         assert same_bits(result[key], states[0][key])
 
 
-def test_text_encoders_that_are_called_otherwise_are_told_of(
+def test_text_encoders_under_names_that_cannot_be_translated_are_told_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Early files of SD 1.x have no ``text_model`` in the names of their text encoder."""
-    states = [whole(1), {key.replace("transformer.text_model.", "transformer."): t for key, t in whole(2).items()}]
-    a, b = map(str, save_all(tmp_path, states))
-    assert main(["plan", a, b, "--alpha", "0.3"]) == DONE
+    """What a file has under both names could be either."""
+    b = whole(2)
+    twice = {key.replace("transformer.text_model.", "transformer."): t.clone() for key, t in b.items()}
+    missing = {key: tensor for key, tensor in b.items() if "text_model." not in key}
+    text = "text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
+    states = [whole(1), {**missing, text: torch.ones(2, 2)}, {**twice, **b}]
+    a, b_path, c = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b_path, "--alpha", "0.3"]) == DONE
     assert "The text encoder of B has other names for its tensors than A's" in capsys.readouterr().err
-    assert main(["plan", a, b, "--alpha", "0.3", "--strict"]) != DONE
+    assert main(["plan", a, b_path, "--alpha", "0.3", "--strict"]) != DONE
+    assert main(["plan", a, c, "--alpha", "0.3"]) == DONE
+    assert "197 tensors: only in B, left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key", ["scaled_fp8", "model.diffusion_model.out.2.scale_weight"])

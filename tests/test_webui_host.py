@@ -327,7 +327,7 @@ def test_checkpoints_that_cannot_be_opened(rig: Rig, tmp_path: Path, monkeypatch
     outside = tmp_path / "outside.safetensors"
     save_file(load_file(rig.paths["a"]), outside)
     for path, kind, message in (
-        (rig.paths["b"], CheckpointError, "damaged"),
+        (rig.paths["b"], CheckpointError, "not the model"),
         (rig.paths["c"], CheckpointError, "Cannot open"),
         (outside, HostError, "not among the WebUI's checkpoints"),
     ):

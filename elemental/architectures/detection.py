@@ -29,14 +29,22 @@ def detect_architecture(shapes: Shapes, *, name: str) -> Architecture:
     if depth == SDXL.depth and labelled:
         return SDXL
     if depth == SD1.depth and labelled:
-        kind = "an SDXL refiner" if any(k.startswith("conditioner.") for k in shapes) else "an SD 2.x unCLIP model"
-        raise CheckpointError(_refusal(name, f"is {kind} (12 input blocks and label_emb)"))
+        raise CheckpointError(_refusal(name, f"is {_labelled_kind(shapes)} (12 input blocks and label_emb)"))
     if depth == SD1.depth:
         # a difference that does not depend on widths: attention blocks of SD 2.x begin with a linear layer,
         # those of SD 1.x with a 1x1 convolution
         projections = [s for k, s in shapes.items() if k.startswith(UNET_PREFIX) and k.endswith(".proj_in.weight")]
         return SD2 if projections and len(projections[0]) == 2 else SD1
     raise CheckpointError(_refusal(name, f"has a U-Net of {depth} input blocks"))
+
+
+def _labelled_kind(shapes: Shapes) -> str:
+    """Name a model of 12 input blocks with labels; source: comfy/supported_models.py of ComfyUI."""
+    if UNET_PREFIX + "label_emb.weight" in shapes:  # a table of noise levels, where others have layers
+        return "the x4 upscaler"
+    if any(".time_stack." in key for key in shapes):
+        return "a Stable Video Diffusion model"
+    return "an SDXL refiner" if any(key.startswith("conditioner.") for key in shapes) else "an SD 2.x unCLIP model"
 
 
 def input_channels(shapes: Shapes) -> int:

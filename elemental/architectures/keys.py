@@ -11,11 +11,17 @@ from .blocks import BASE, TEXT_ENCODER, VAE, Architecture
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
-TEXT_PREFIXES = ("cond_stage_model.", "conditioner.")
+_VAE_PARTS = tuple(VAE_PREFIX + part for part in ("encoder.", "decoder.", "quant_conv.", "post_quant_conv."))
+TEXT_PREFIXES = ("cond_stage_model.", "conditioner.", "text_encoders.")
+"""Prefixes of text encoders. Keys with the last have no other spelling (:mod:`.key_spelling`), or stand beside it."""
 EMA_PREFIX = "model_ema."
 """Prefix of EMA weights, which some training checkpoints have beside those of the U-Net; they belong to BASE."""
 FIRST_CONV = UNET_PREFIX + "input_blocks.0.0.weight"
 """The first convolution of the U-Net; its second dimension is 4, or 9 in inpainting models."""
+
+
+_MASK = ".attn_mask"
+"""OpenCLIP's mask of future words, which some files of SD 2.x keep; its numbers are infinite, and no weights."""
 
 
 class Component(Enum):
@@ -33,6 +39,11 @@ PREFIXES: Mapping[Component, tuple[str, ...]] = {
     Component.VAE: (VAE_PREFIX,),
 }
 """The prefixes of the keys of each part."""
+
+
+def is_vae_key(key: str) -> bool:
+    """Tell whether a key is one of the VAE; what is left of its training, such as ``loss``, is none."""
+    return key.startswith(_VAE_PARTS)
 
 
 class KeyName(NamedTuple):
@@ -59,9 +70,9 @@ def name_key(key: str, architecture: Architecture) -> KeyName:
         if place is not None:
             return KeyName(key, Component.UNET, *place)
         return KeyName(key, Component.OTHER, BASE, key)
-    if key.startswith(VAE_PREFIX):
+    if is_vae_key(key):
         return KeyName(key, Component.VAE, BASE, key)
-    if key.startswith(TEXT_PREFIXES):
+    if key.startswith(TEXT_PREFIXES) and not key.endswith(_MASK):
         return KeyName(key, Component.TEXT_ENCODER, BASE, key)
     return KeyName(key, Component.OTHER, BASE, key)
 
@@ -82,7 +93,7 @@ def _place_in_unet(rest: str, architecture: Architecture) -> tuple[str, str] | N
     return None
 
 
-FULL_KEY_PREFIXES = ("model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
+FULL_KEY_PREFIXES = ("model.", VAE_PREFIX, *TEXT_PREFIXES)
 """Parts that start with one of these are searched in the full key, so that full keys can be pasted into rules."""
 
 

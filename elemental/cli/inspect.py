@@ -42,6 +42,8 @@ def run_inspect(options: InspectOptions, _interrupts: Interrupts = ()) -> None:
 def _print_facts(checkpoint: Checkpoint, *, with_elements: bool) -> None:
     tensors, architecture = checkpoint.tensors, checkpoint.architecture
     facts = checkpoint_as_dict(tensors, architecture, size=checkpoint.signature.size)
+    if checkpoint.renamings:
+        facts["names"] = list(checkpoint.renamings)
     if with_elements:
         facts["elements"] = elements_as_dict(tensors, architecture)
     print_json(facts)
@@ -51,6 +53,8 @@ def _print_text(checkpoint: Checkpoint, options: InspectOptions) -> None:
     tensors, architecture = checkpoint.tensors, checkpoint.architecture
     size = checkpoint.signature.size
     print_lines(describe_checkpoint(tensors, architecture, name=options.checkpoint, size=size))
+    if checkpoint.renamings:
+        print_lines([f"names:    {', '.join(checkpoint.renamings)}"])
     if options.elements:
         print_lines(["", *draw_elements(tensors, architecture)])
 

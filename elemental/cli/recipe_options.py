@@ -16,6 +16,7 @@ from ..recipe.modes import MergeMode
 from ..recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop_unused
 from ..recipe.rules import RuleSet
 from ..recipe.spec_parser import parse_rules
+from ..recipe.text_files import read_text
 from ..workflows import load_presets, read_recipe, user_presets_path
 from .command import UsageError, read_as
 
@@ -222,8 +223,8 @@ def read_text_file(name: str, content: str) -> str:
         CheckpointError: It cannot be read.
     """
     try:
-        return Path(name).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
+        return read_text(Path(name))
+    except (OSError, UnicodeError) as exc:
         raise CheckpointError(f"Cannot read the {content} in {name}: {exc}.") from exc
 
 

@@ -8,6 +8,7 @@ import threading
 from _thread import start_new_thread
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -65,10 +66,16 @@ class Sink(Protocol):
 
 
 class FileSink:
-    """Writes results to a file."""
+    """Writes results to a file.
 
-    def __init__(self, writer: SafetensorsWriter) -> None:
+    Args:
+        writer: The file.
+        file_keys: The keys in the file, where they are others than the plan's.
+    """
+
+    def __init__(self, writer: SafetensorsWriter, file_keys: Mapping[str, str] = MappingProxyType({})) -> None:
         self._writer = writer
+        self._file_keys = file_keys
 
     def write(self, tensor: TensorPlan, start: int, values: Tensor) -> None:
         """Write a piece of a result.
@@ -77,7 +84,8 @@ class FileSink:
             MergeError: The disk is full or failed.
         """
         data = values.cpu().view(torch.uint8).numpy().data
-        self._writer.write(tensor.name.key, start * values.element_size(), data)
+        key = tensor.name.key
+        self._writer.write(self._file_keys.get(key, key), start * values.element_size(), data)
 
 
 class Findings(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..architectures.blocks import Architecture
 from ..architectures.detection import detect_architecture, input_channels
-from ..architectures.keys import EMA_PREFIX, FIRST_CONV, UNET_PREFIX, VAE_PREFIX
+from ..architectures.keys import EMA_PREFIX, FIRST_CONV, UNET_PREFIX, is_vae_key
 from ..errors import MergeError
 from ..recipe.recipe import MergeRecipe, SaveDtype, VaeChoice
 from ..recipe.spec_warnings import SpecWarning
@@ -45,10 +45,12 @@ class FileFacts:
     Attributes:
         headers: The text fields in their headers.
         same: The models that are one and the same file, whatever their paths.
+        renamings: For each file in words how it spells its keys otherwise.
     """
 
     headers: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
     same: Sequence[Role] = ()
+    renamings: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
 
 
 def refuse_quantised(models: ModelInfos, files: FileFacts) -> None:
@@ -108,8 +110,8 @@ def _added_vae(recipe: MergeRecipe, models: ModelInfos) -> Infos:
     source = VAE_ROLES.get(recipe.vae)
     if source is None:
         return {}
-    vae = {key: info for key, info in models[source].items() if key.startswith(VAE_PREFIX)}
-    keys_of_a = [key for key in models[Role.A] if key.startswith(VAE_PREFIX)]
+    vae = {key: info for key, info in models[source].items() if is_vae_key(key)}
+    keys_of_a = [key for key in models[Role.A] if is_vae_key(key)]
     missing = next((key for key in keys_of_a if key not in vae), None)
     if not vae or missing:
         lack = f"lacks {missing}" if missing and vae else "has no VAE"

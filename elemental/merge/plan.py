@@ -80,6 +80,7 @@ class MergePlan:
         left_out: For models B and C the keys that A does not have, for A its EMA weights if the recipe drops them; the
             result does without them.
         is_model_a: Whether the result is model A as it is: the same tensors, numbers and number formats.
+        renamings: For each file in words how it spells its keys otherwise, and what of it is not read.
     """
 
     architecture: Architecture
@@ -87,6 +88,7 @@ class MergePlan:
     tensors: tuple[TensorPlan, ...]
     warnings: tuple[SpecWarning, ...] = ()
     left_out: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+    renamings: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
     is_model_a: bool = False
 
     @property

@@ -47,6 +47,7 @@ def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
             for tensor in plan.tensors
         ],
         "warnings": [warning.message for warning in plan.warnings],
+        **({"names": {role.value: list(words) for role, words in plan.renamings.items()}} if plan.renamings else {}),
     }
 
 
@@ -75,6 +76,13 @@ def summarise_plan(plan: MergePlan) -> Iterator[str]:
         if keys:
             where = "EMA weights of A" if role is Role.A else f"only in {role.name}"
             yield f"{_tensors(len(keys))}: {where}, left out, such as {keys[0]}."
+    yield from describe_names(plan)
+
+
+def describe_names(plan: MergePlan) -> Iterator[str]:
+    """Say which files name their tensors in another way, and which."""
+    for role, words in plan.renamings.items():
+        yield f"Names in {role.spoken.removeprefix('model ')}: {', '.join(words)}."
 
 
 def describe_changes(plan: MergePlan) -> Iterator[str]:

@@ -125,7 +125,9 @@ class Planner:
             *warn_of_ema(tensors),
         ]
         is_model_a = NOTHING_CHANGES in warnings and self.infos == self._models[Role.A]
-        return MergePlan(self.architecture, recipe, tensors, tuple(warnings), self._left_out, is_model_a)
+        return MergePlan(
+            self.architecture, recipe, tensors, tuple(warnings), self._left_out, self._files.renamings, is_model_a
+        )
 
     def plan_some(self, recipe: MergeRecipe, tensors: TensorSet) -> MergePlan:
         """Plan some tensors, without warnings.

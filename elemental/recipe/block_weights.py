@@ -13,6 +13,7 @@ from ..errors import RecipeError
 from .rules import format_ratio
 from .spec_errors import suggest
 from .spec_parser import parse_ratio
+from .text_files import read_text
 
 BUILT_IN_PRESETS = Path(__file__).with_name("presets.txt")
 """The presets that come with the program; the file names their sources."""
@@ -133,9 +134,9 @@ def read_presets(*paths: Path) -> Presets:
 
 def _read_preset_file(path: Path) -> dict[str, tuple[BlockWeights, ...]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise RecipeError(f"Cannot read the presets in {path}: {exc}") from exc
+        lines = read_text(path).splitlines()
+    except (OSError, UnicodeError) as exc:
+        raise RecipeError(f"Cannot read the presets in {path}: {exc}.") from exc
     presets: dict[str, tuple[BlockWeights, ...]] = {}
     for number, line in enumerate(lines, 1):
         entry = line.partition("#")[0].strip()

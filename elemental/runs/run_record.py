@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import ImageError
 from ..images.files import write_whole
 from ..merge.files.checkpoint import Signature
+from ..recipe.text_files import read_text
 from .run_files import RunFiles
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def read_record(files: RunFiles) -> RunRecord:
         ImageError: The file cannot be read, is damaged, or is of a later version.
     """
     try:
-        data = json.loads(files.record.read_text(encoding="utf-8"))
+        data = json.loads(read_text(files.record))
     except (OSError, ValueError, RecursionError) as exc:
         raise ImageError(f"Cannot read {files.record}: {exc}.") from exc
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ImageError
+from ..recipe.text_files import read_text
 
 _TITLE = re.compile(r"===\s*(\d+)\s+(.+)")
 _PART = re.compile(r"---\s*(\w+)(?:\s+(\S.*))?")
@@ -62,8 +63,8 @@ def read_samples(path: Path) -> dict[int, Sample]:
         ImageError: The file cannot be read, or a line of it is not understood.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
+        lines = read_text(path).splitlines()
+    except (OSError, UnicodeError) as exc:
         raise ImageError(f"Cannot read the samples in {path}: {exc}.") from exc
     samples: dict[int, Sample] = {}
     starts = [index for index, line in enumerate(lines) if line.startswith("===")]

@@ -18,8 +18,9 @@ from ..errors import ElementalError
 from ..hosts.base import CheckpointRef
 from ..merge.files.checkpoint import Signature, read_signature
 from ..merge.files.model_locator import expand_home
-from ..merge.files.open_models import OpenModels, make_planner
+from ..merge.files.open_models import OpenModels
 from ..merge.plan import NOTHING_CHANGES, MergePlan
+from ..merge.plan_summary import describe_names
 from ..merge.planner import Planner, planning_key
 from ..recipe.recipe import MergeRecipe
 from .element_map import draw_map
@@ -102,7 +103,7 @@ def _read_models(recipe: MergeRecipe) -> _Opened:
     paths = [expand_home(source.path) for source in recipe.sources.values()]
     signatures = {path: read_signature(path) for path in paths}
     with OpenModels() as open_models:
-        planner = make_planner(recipe, open_models.open(recipe))
+        planner = open_models.planner(recipe)
     return _Opened(planner, find_groups(planner.names), signatures)
 
 
@@ -120,7 +121,7 @@ def _draw_report(plan: MergePlan, stamps: str) -> str:
     shown = warnings[:_MOST_WARNINGS]
     if len(warnings) > len(shown):
         shown.append(f"... and {len(warnings) - len(shown)} more warnings.")
-    lines = "".join(f"<p>{escape(line)}</p>" for line in _count(plan))
+    lines = "".join(f"<p>{escape(line)}</p>" for line in (*_count(plan), *describe_names(plan)))
     notes = "".join(f'<p class="warning"><b>warning:</b> {escape(warning)}</p>' for warning in shown)
     return f'<div class="elemental-report" role="status" {stamps}>{lines}{notes}</div>'
 

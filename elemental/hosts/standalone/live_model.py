@@ -15,6 +15,7 @@ from ...architectures.detection import input_channels
 from ...errors import HostError
 from ...merge.files.checkpoint import Checkpoint
 from ...merge.tensor_views import Parts, copy_piece, count_numbers, pieces_of
+from ...recipe.text_files import read_text
 from ..base import CheckpointRef, Claim
 from .key_map import Network
 from .networks import Networks, allocate, build_networks, live_tensors
@@ -102,7 +103,9 @@ def _predicts_v(file: Checkpoint) -> bool:
     if not config.is_file():
         return False
     try:
-        text = config.read_text(encoding="utf-8", errors="replace")
+        text = read_text(config)
+    except UnicodeError:
+        text = config.read_text(encoding="latin-1")  # what is looked for is ASCII
     except OSError as exc:
         raise HostError(f"Cannot read {config}: {exc.strerror or exc}.") from exc
     return _V_PREDICTION.search(text) is not None

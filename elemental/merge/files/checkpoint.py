@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -13,8 +14,10 @@ from safetensors import SafetensorError, safe_open
 
 from ...architectures.blocks import Architecture
 from ...architectures.detection import detect_architecture
-from ...architectures.keys import VAE_PREFIX
+from ...architectures.key_spelling import Spelling, spell_checkpoint, spell_vae
+from ...architectures.keys import VAE_PREFIX, is_vae_key
 from ...errors import CheckpointError
+from .first_bytes import Content, describe_folder, explain_safetensors, recognise, refuse_name
 from .pickles import StoredTensor, read_pickled
 from .tensor_info import BITS, TensorInfo
 
@@ -45,21 +48,26 @@ class Checkpoint:
     code in a pickle is run.
 
     Args:
-        path: The file; it is read according to its suffix: .safetensors, .sft, .ckpt, .pt, .pth or .bin.
+        path: The file, called .safetensors, .sft, .ckpt, .pt, .pth or .bin; it is read by its content.
 
     Attributes:
         path: The file.
-        tensors: Dtype and shape of each tensor, by key, in the order of the file.
+        tensors: Dtype and shape of each tensor, in the order of the file; by key in this program's spelling, whatever
+            the file's (see :mod:`...architectures.key_spelling`).
+        file_keys: The key in the file for each of these keys.
+        renamings: In words, how the file spells its keys otherwise, and what of it is not read; empty for most files.
         metadata: The text fields of a safetensors header; empty for pickled files.
         signature: Size and modification time when it was opened.
 
     Raises:
-        CheckpointError: The file is missing, unreadable or damaged, has another suffix, would run code, or holds a
-            tensor in a form or dtype that is not supported.
+        CheckpointError: The file is missing, unreadable, damaged or something else, has another suffix, would run
+            code, or holds a tensor in a form or dtype that is not supported.
     """
 
     path: Path
     tensors: Mapping[str, TensorInfo]
+    file_keys: Mapping[str, str]
+    renamings: tuple[str, ...]
     metadata: Mapping[str, str]
     signature: Signature
     _mapped: Any = None
@@ -67,14 +75,29 @@ class Checkpoint:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        with suppress(OSError, ValueError):
+            if self.path.is_dir():
+                raise CheckpointError(describe_folder(self.path))
         self.signature = read_signature(self.path)
-        if self.path.suffix.lower() in SAFETENSORS:
-            self.tensors, self.metadata = _read_header(self.path)
-        elif self.path.suffix.lower() in PICKLES:
-            self._stored = read_pickled(self.path)
-            self.tensors, self.metadata = {key: stored.info for key, stored in self._stored.items()}, {}
-        else:
-            raise CheckpointError(f"{self.path} is not a checkpoint: names end in one of {', '.join(SUFFIXES)}.")
+        if self.path.suffix.lower() not in SUFFIXES:
+            raise refuse_name(self.path, self.signature.size, SUFFIXES)
+        in_file, left_out = self._read_index()
+        spelling = self._spell(in_file)
+        self.file_keys = spelling.file_keys
+        self.tensors = {key: in_file[file_key] for key, file_key in self.file_keys.items()}
+        self.renamings = (*spelling.renamings, *left_out)
+
+    def _read_index(self) -> tuple[Mapping[str, TensorInfo], tuple[str, ...]]:
+        """Read dtype and shape of each tensor by its key in the file; say what of it is not read."""
+        if recognise(self.path, self.signature.size) is Content.SAFETENSORS:
+            in_file, self.metadata = _read_header(self.path, self.signature.size)
+            return in_file, ()
+        self.metadata = {}
+        self._stored, left_out = read_pickled(self.path)
+        return {key: stored.info for key, stored in self._stored.items()}, left_out
+
+    def _spell(self, tensors: Mapping[str, TensorInfo]) -> Spelling:
+        return spell_checkpoint(list(tensors))
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -104,7 +127,7 @@ class Checkpoint:
         return detect_architecture(shapes, name=str(self.path))
 
     def tensor(self, key: str) -> torch.Tensor:
-        """Read a tensor: on the CPU, in the file's dtype and shape; do not modify it.
+        """Read a tensor by its key in :attr:`tensors`: on the CPU, in the file's dtype and shape; do not modify it.
 
         It is a view of the memory-mapped file, or a copy if its start is not aligned.
 
@@ -115,7 +138,7 @@ class Checkpoint:
         # the reader of safetensors leaks some bytes for each tensor, which add up in hundreds of merges
         if self._stored is None:
             self._stored = self._locate_tensors()
-        return self._view(self._stored[key])
+        return self._view(self._stored[self.file_keys[key]])
 
     def _locate_tensors(self) -> dict[str, StoredTensor]:
         """Locate the tensors of a safetensors file; its header was checked when it was opened."""
@@ -186,36 +209,18 @@ class VaeFile(Checkpoint):
         CheckpointError: The file cannot be read, or has no VAE in the original layout.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(path)
-        self._file_keys = _vae_keys(self.tensors, self.path)
-        self.tensors = {key: self.tensors[file_key] for key, file_key in self._file_keys.items()}
-
-    def tensor(self, key: str) -> torch.Tensor:
-        """Read a tensor by its key in a whole checkpoint, as :meth:`Checkpoint.tensor` does.
-
-        Raises:
-            KeyError: The file has no such tensor.
-            CheckpointError: The file has changed since it was opened.
-        """
-        return super().tensor(self._file_keys[key])
+    def _spell(self, tensors: Mapping[str, TensorInfo]) -> Spelling:
+        """Keep the VAE alone."""
+        spelling = spell_vae(list(tensors))
+        vae = {key: file_key for key, file_key in spelling.file_keys.items() if is_vae_key(key)}
+        if not vae and any("decoder.up_blocks." in key for key in tensors):
+            raise CheckpointError(f"{self.path} has a VAE in diffusers layout; use one in the original layout.")
+        if VAE_PREFIX + "decoder.conv_in.weight" not in vae:
+            raise CheckpointError(f"{self.path} has no VAE.")
+        return Spelling(vae, spelling.renamings)
 
 
-def _vae_keys(tensors: Mapping[str, TensorInfo], path: Path) -> dict[str, str]:
-    """Map the keys that VAE tensors have in a whole checkpoint to their keys in a file."""
-    prefixed = {key: key for key in tensors if key.startswith(VAE_PREFIX)}
-    if prefixed:
-        return prefixed
-    if any(key.startswith("decoder.up_blocks.") for key in tensors):
-        raise CheckpointError(f"{path} has a VAE in diffusers layout; use one in the original layout.")
-    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-    unprefixed = {VAE_PREFIX + key: key for key in tensors if key.startswith(parts)}
-    if VAE_PREFIX + "decoder.conv_in.weight" not in unprefixed:
-        raise CheckpointError(f"{path} has no VAE.")
-    return unprefixed
-
-
-def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def _read_header(path: Path, size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     try:
         path.open("rb").close()  # safetensors reports a file without read permission as missing
         # "numpy" needs no torch; no tensor is read here
@@ -228,7 +233,7 @@ def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     except OSError as exc:
         raise CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.") from exc
     except (SafetensorError, ValueError, OverflowError) as exc:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file: {exc}.") from exc
+        raise CheckpointError(explain_safetensors(path, size, exc)) from exc
     _check_formats(tensors, path)
     return tensors, metadata
 

@@ -74,7 +74,7 @@ class OpenModels:
         """
         models, key = self.open(recipe), planning_key(recipe)
         if key not in self._planners or self._planners[key][0] != models:
-            self._planners[key] = models, make_planner(recipe, models)
+            self._planners[key] = models, _make_planner(recipe, models)
         return self._planners[key][1]
 
 
@@ -87,7 +87,7 @@ def _check_architecture(file: Checkpoint, role: Role) -> None:
         raise
 
 
-def make_planner(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> Planner:
+def _make_planner(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> Planner:
     """Make the planner of a recipe from its open models.
 
     Raises:
@@ -95,7 +95,8 @@ def make_planner(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> Plan
         MergeError: The models do not fit together, or one is quantised.
     """
     headers = {role: model.metadata for role, model in models.items()}
-    facts = FileFacts(headers, tuple(_same_files(models)))
+    renamings = {role: model.renamings for role, model in models.items() if model.renamings}
+    facts = FileFacts(headers, tuple(_same_files(models)), renamings)
     return Planner(recipe, {role: model.tensors for role, model in models.items()}, facts)
 
 

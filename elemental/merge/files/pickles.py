@@ -13,11 +13,12 @@ import mmap
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
+from ...architectures.key_spelling import spell_checkpoint
 from ...errors import CheckpointError
 from .pickle_opcodes import Call, Damaged, Forbidden, Name, Reference, read_pickle
 from .tensor_info import BITS, TensorInfo
@@ -35,6 +36,11 @@ _FORMATS = {
     "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
     "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
+_MODELS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+_DEEPEST = 8
+"""How many dictionaries in each other are looked into."""
+_IN_MODELS = {"input_blocks.0.0.weight": 4, "decoder.conv_in.weight": 2}
+"""Ends of names that only a U-Net and a VAE have, and how much each says of which dictionary is the model."""
 _REBUILDING = re.compile(r"_?rebuild_\w+")
 _TENSORS = {"_rebuild_tensor": 4, "_rebuild_tensor_v2": 6, "_rebuild_tensor_v3": 7}
 _WRAPPERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
@@ -57,20 +63,25 @@ class StoredTensor(NamedTuple):
     extent: int
 
 
-def read_pickled(path: Path) -> dict[str, StoredTensor]:
-    """Locate the tensors of a ``.ckpt``, ``.pt``, ``.pth`` or ``.bin`` file, by key.
+def read_pickled(path: Path) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+    """Locate the tensors of a file that ``torch.save`` wrote, by key.
 
-    If the file has a ``state_dict``, its tensors are used. Every tensor lies within the file.
+    Of several dictionaries in it, the model's is used (see :func:`_choose`). Every tensor lies within the file.
+
+    Returns:
+        The tensors, and in words which other models in the file are left out.
 
     Raises:
-        CheckpointError: The file cannot be read, is damaged, holds no tensors by name, holds one in a form or number
-            format that is not known, or would import what no checkpoint needs.
+        CheckpointError: The file cannot be read, is damaged or incomplete, holds no tensors by name, or two models that
+            might be meant; holds a tensor in a form or number format that is not known; or would import what no
+            checkpoint needs.
     """
     try:
         with path.open("rb") as file:
             zipped = file.read(4) == _ZIP_START
             content, storages = _read_zip(file) if zipped else _read_old(file)
-        return _place(_state_dict(content, path), storages, path)
+        state, left_out = _choose(_dictionaries(content), path)
+        return _place(state, storages, path), left_out
     except OSError as exc:
         raise CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.") from exc
     except Forbidden as exc:
@@ -79,7 +90,7 @@ def read_pickled(path: Path) -> dict[str, StoredTensor]:
             "Only files of tensors and plain values are read; a .safetensors copy of the model is safe."
         ) from exc
     except Damaged as exc:
-        raise CheckpointError(f"{path} is damaged, or no checkpoint: {exc}.") from exc
+        raise CheckpointError(f"{path} is damaged or incomplete, or no checkpoint: {exc}.") from exc
 
 
 class _Piece(NamedTuple):
@@ -96,12 +107,15 @@ def _read_zip(file: io.BufferedReader) -> tuple[object, _Storages]:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error) as exc:
+    except zipfile.BadZipFile as exc:
+        raise Damaged("the end of its zip archive is missing; download it again") from exc
+    except (NotImplementedError, ValueError, EOFError, struct.error) as exc:
         raise Damaged(str(exc)) from exc
-    pieces = {entry.filename: _stored_piece(entry, file) for entry in entries}
-    indices = [name for name in pieces if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    indices = [entry.filename for entry in entries if re.fullmatch(r"[^/]+/data\.pkl", entry.filename)]
     if len(indices) != 1:
-        raise Damaged("a zip archive with no index of tensors in it")
+        inside = [entry.filename for entry in entries if entry.filename.lower().endswith(_MODELS)]
+        raise Damaged(f"a zip archive; unpack it ({inside[0]})" if inside else "a zip archive of other things")
+    pieces = {entry.filename: _stored_piece(entry, file) for entry in entries}
     folder = indices[0].removesuffix("data.pkl")
     if _bytes_of(pieces.get(f"{folder}byteorder", _Piece(0, 0)), file) == b"big":
         raise Damaged("its numbers are in an order of bytes (big endian) that is not read")
@@ -178,19 +192,95 @@ def _number_sizes(content: object) -> dict[str, int]:
     return sizes
 
 
-def _state_dict(content: object, path: Path) -> dict[str, Call]:
-    """Take what looks like tensors, by their keys."""
-    state = content
-    while isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    tensors = {}
-    for key, value in state.items() if isinstance(state, dict) else ():
-        call = _unwrapped(value)
-        if isinstance(key, str) and call is not None:
-            tensors[key] = call
-    if not tensors:
+class _Dictionary(NamedTuple):
+    """A dictionary of tensors in a pickle.
+
+    Attributes:
+        path: The names that lead to it.
+        tensors: What it holds.
+        parts: How much of a model that is: more than 0 if it holds a U-Net or a VAE.
+    """
+
+    path: tuple[str, ...]
+    tensors: Mapping[str, Call]
+    parts: int
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """What orders dictionaries: the model comes first."""
+        return -self.parts, len(self.path), not self.is_state_dict, -len(self.tensors)
+
+    @property
+    def is_state_dict(self) -> bool:
+        """Whether it has the name by which hosts find the model."""
+        return self.path[-1:] == ("state_dict",)
+
+    def within(self, other: _Dictionary) -> bool:
+        """Tell whether it lies in another dictionary."""
+        return self is not other and self.path[: len(other.path)] == other.path
+
+    def same_as(self, other: _Dictionary) -> bool:
+        """Tell whether another one holds the very same tensors by the same names."""
+        same_names = self.tensors.keys() == other.tensors.keys()
+        return same_names and all(call is other.tensors[key] for key, call in self.tensors.items())
+
+    def __str__(self) -> str:
+        return f'"{"/".join(self.path)}"' if self.path else "the tensors at the top"
+
+
+def _parts(keys: Iterable[str]) -> int:
+    found = {end for key in keys for end in _IN_MODELS if key.endswith(end)}
+    return sum(_IN_MODELS[end] for end in found)
+
+
+def _dictionaries(content: object) -> list[_Dictionary]:
+    """List the dictionaries that hold tensors, the outer ones first; each of them once."""
+    found = []
+    seen: set[int] = set()
+    level: list[tuple[tuple[str, ...], object]] = [((), content)]
+    for _ in range(_DEEPEST):
+        inner: list[tuple[tuple[str, ...], object]] = []
+        for path, value in level:
+            if not isinstance(value, dict) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            calls = {key: _unwrapped(item) for key, item in value.items() if isinstance(key, str)}
+            tensors = {key: call for key, call in calls.items() if call is not None}
+            if tensors:
+                found.append(_Dictionary(path, tensors, _parts(tensors)))
+            inner += [((*path, str(key)), item) for key, item in value.items() if isinstance(item, dict)]
+        level = inner
+    return found
+
+
+def _choose(found: Sequence[_Dictionary], path: Path) -> tuple[Mapping[str, Call], tuple[str, ...]]:
+    """Choose the dictionary that is the model: by what it holds, then the outermost.
+
+    Of several beside each other, ``state_dict`` is the model for all hosts; source: ``get_state_dict_from_checkpoint``
+    in modules/sd_models.py of the WebUI. If none is called so and they have the same names, they are alternatives, such
+    as averaged weights, of which only the user can say which are meant.
+    """
+    if not found:
         raise CheckpointError(f"{path} holds no tensors by name.")
-    return tensors
+    models = [dictionary for dictionary in found if dictionary.parts]
+    # what lies in a model is an older copy of it
+    outer = [one for one in models if not any(one.within(other) for other in models)] or found
+    best = min(outer, key=lambda dictionary: dictionary.rank)
+    others = [other for other in models or found if not other.same_as(best)]
+    for other in others:
+        if _are_alternatives(best, other):
+            raise CheckpointError(
+                f"{path} holds two models, {best} and {other}.\nSave the one that you want to a file without the other."
+            )
+    return best.tensors, tuple(f"{other} in the file is not read" for other in others if other.parts)
+
+
+def _are_alternatives(best: _Dictionary, other: _Dictionary) -> bool:
+    """Tell whether two dictionaries have the same names, and nothing says which of them is meant."""
+    if other.within(best) or best.is_state_dict:
+        return False
+    one, two = (set(spell_checkpoint(list(dictionary.tensors)).file_keys) for dictionary in (best, other))
+    return one == two
 
 
 def _unwrapped(value: object) -> Call | None:

@@ -1,0 +1,91 @@
+"""Which dictionary of a pickle is the model: told by what it holds and where it lies, never guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from elemental.cli.main import DONE, FAILED, main
+from elemental.errors import CheckpointError
+from elemental.merge.files.checkpoint import Checkpoint
+
+from .merging import State, assert_merged, ema_of, merge, only, same_bits, save_all, whole
+
+MODEL, STALE = whole(1), whole(2)
+U_NET, COPY = (
+    {key.removeprefix("model.diffusion_model."): tensor for key, tensor in only(state, "model.").items()}
+    for state in (MODEL, STALE)
+)
+OPTIMIZER = {"state": {0: {"step": 3, "exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}}, "param_groups": []}
+
+READ: dict[str, tuple[Any, State, str]] = {
+    "module of DeepSpeed": ({"module": MODEL, "optimizer": OPTIMIZER}, MODEL, ""),
+    "model": ({"model": MODEL, "epoch": 3}, MODEL, ""),
+    "model_state_dict": ({"model_state_dict": MODEL, "optimizer_state_dict": OPTIMIZER}, MODEL, ""),
+    "module in state_dict": ({"state_dict": {"module": MODEL, "ids": torch.ones(3)}}, MODEL, ""),
+    "tensors beside an older state_dict": ({**MODEL, "state_dict": STALE}, MODEL, '"state_dict" in the file'),
+    "an older copy called module": ({"state_dict": {**MODEL, "module": STALE}}, MODEL, '"state_dict/module" in the'),
+    "an older copy deeper": ({**MODEL, "old": {"state_dict": STALE}}, MODEL, '"old/state_dict" in the file'),
+    "averages beside state_dict": ({"ema": STALE, "state_dict": MODEL}, MODEL, '"ema" in the file is not read'),
+    "the U-Net's averages": ({"ema": COPY, "model": MODEL}, MODEL, '"ema" in the file is not read'),
+    "averages of less depth": ({"ema": COPY, "run": {"model": MODEL}}, MODEL, '"ema" in the file is not read'),
+    "the same tensors twice": ({"model": MODEL, "again": dict(MODEL)}, MODEL, ""),
+    "one dictionary twice": ({"ema": MODEL, "model": MODEL}, MODEL, ""),
+    "losses beside it": ({"loss": torch.ones(1), "losses": {"x": torch.ones(2)}, "model": MODEL}, MODEL, ""),
+    "averages within": ({"state_dict": {**MODEL, **ema_of(STALE, 1)}}, {**MODEL, **ema_of(STALE, 1)}, ""),
+    "itself within": ({"state_dict": {**MODEL, "state_dict": MODEL}}, MODEL, ""),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_model_is_found(name: str, tmp_path: Path) -> None:
+    content, state, told = READ[name]
+    torch.save(content, tmp_path / "x.ckpt")
+    with Checkpoint(tmp_path / "x.ckpt") as file:
+        assert list(file.tensors) == list(state)
+        assert all(same_bits(file.tensor(key), tensor) for key, tensor in state.items())
+        assert told in " ".join(file.renamings)
+        assert bool(told) is bool(file.renamings)
+
+
+ALTERNATIVES: dict[str, tuple[Any, tuple[str, str]]] = {
+    "model and ema": ({"model": MODEL, "ema": STALE}, ('"model"', '"ema"')),
+    "U-Net and its averages": ({"unet": U_NET, "unet_ema": COPY}, ('"unet"', '"unet_ema"')),
+    "deeper": ({"a": {"model": MODEL}, "b": {"model": STALE}}, ('"a/model"', '"b/model"')),
+    "in two spellings": ({"model": only(MODEL, "model."), "ema": COPY}, ('"model"', '"ema"')),
+    "in state_dict": (
+        {"state_dict": {"online": MODEL, "target": STALE}},
+        ('"state_dict/online"', '"state_dict/target"'),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALTERNATIVES)
+def test_two_models_are_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, both = ALTERNATIVES[name]
+    torch.save(content, tmp_path / "x.ckpt")
+    assert main(["inspect", str(tmp_path / "x.ckpt")]) == FAILED
+    error = capsys.readouterr().err
+    assert "holds two models" in error
+    assert all(one in error for one in both)
+
+
+def test_what_is_found_is_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (a,) = save_all(tmp_path, [whole(3)])
+    torch.save({"ema": STALE, "state_dict": {**MODEL, "state_dict": STALE}}, tmp_path / "b.ckpt")
+    result = merge([a, tmp_path / "b.ckpt"], tmp_path / "out.safetensors")
+    assert_merged(result, [whole(3), MODEL])
+    assert main(["plan", str(a), str(tmp_path / "b.ckpt")]) == DONE
+    assert 'Names in B: "ema" in the file is not read' in capsys.readouterr().out
+
+
+def test_dictionaries_in_dictionaries(tmp_path: Path) -> None:
+    content: Any = dict(MODEL)
+    for _ in range(100):
+        content = {"x": content}
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="holds no tensors by name"):
+        Checkpoint(tmp_path / "x.ckpt")
