@@ -19,6 +19,7 @@ _PARTS = {
     "conditioner.embedders.1.": "CLIP-G",
     "cond_stage_model.": "the text encoder",
     "conditioner.": "the text encoder",
+    "text_encoders.": "the text encoder",
 }
 """Parts by the prefix of their keys; the first one that fits counts."""
 

@@ -79,7 +79,7 @@ class OpenModels:
         """
         models, key = self.open(recipe), planning_key(recipe)
         if key not in self._planners or self._planners[key][0] != models:
-            self._planners[key] = models, make_planner(recipe, models)
+            self._planners[key] = models, _make_planner(recipe, models)
         return self._planners[key][1]
 
 
@@ -92,7 +92,7 @@ def _check_architecture(file: Checkpoint, role: Role) -> None:
         raise
 
 
-def make_planner(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> Planner:
+def _make_planner(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> Planner:
     """Make the planner of a recipe from its open models.
 
     Raises:
