@@ -346,8 +346,9 @@ def test_the_commands_read_and_name_the_same(models: dict[str, Path], capsys: py
 
 
 def test_the_tabs_plots_and_checks_say_what_is_left_out(models: dict[str, Path], fake: FakeHost) -> None:
+    fake._models = models["a"].parent
     session = session_of(fake)
-    form = MergeForm(str(models["a"]), str(models["b"]), alpha=0)
+    form = MergeForm("a.safetensors", "b.safetensors", alpha=0)
     run, estimate = plan_check(session, form, CheckForm("ALL:attn2"), ImageRequest("x"))
     assert len(run.check.targets) == 16
     assert "leaves out blocks without such elements: BASE, IN00" in describe_estimate(estimate)

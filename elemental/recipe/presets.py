@@ -25,11 +25,13 @@ class PresetTable(dict[str, tuple[BlockWeights, ...]]):
 
     Attributes:
         mistakes: What is wrong with lines that cannot be used, by the upper-case name of their preset.
+        no_text: The files that are not text throughout, so that names of presets in them are not known.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.mistakes: dict[str, str] = {}
+        self.no_text: list[Path] = []
 
 
 def mistakes_of(presets: Presets) -> Mapping[str, str]:
@@ -88,13 +90,17 @@ def read_presets(*paths: Path) -> PresetTable:
             presets.mistakes.pop(name, None)
         presets.update(table)
         presets.mistakes.update(table.mistakes)
+        presets.no_text += table.no_text
     return presets
 
 
 def _read_preset_file(path: Path) -> PresetTable:
     table = PresetTable()
     lines: dict[tuple[str, int], int] = {}
-    for number, entry in _entries(path):
+    text = _read_leniently(path)
+    if "\ufffd" in text or "\0" in text:
+        table.no_text.append(path)
+    for number, entry in _entries(text):
         try:
             name, weights = _read_line(entry)
         except RecipeError as exc:
@@ -111,13 +117,18 @@ def _read_preset_file(path: Path) -> PresetTable:
     return table
 
 
-def _entries(path: Path) -> Iterator[tuple[int, str]]:
-    """List the lines with something in them, with their numbers, but for the heading of supermerger's file."""
+def _read_leniently(path: Path) -> str:
+    """Read a file of presets: one line in another encoding must not stop the others."""
     try:
         content = path.read_bytes()
     except OSError as exc:
         raise RecipeError(f"Cannot read the presets in {path}: {exc}") from exc
-    for number, line in enumerate(content.decode(encoding_of(content), "replace").splitlines(), 1):
+    return content.decode(encoding_of(content), "replace")
+
+
+def _entries(text: str) -> Iterator[tuple[int, str]]:
+    """List the lines with something in them, with their numbers, but for the heading of supermerger's file."""
+    for number, line in enumerate(text.splitlines(), 1):
         entry = line.partition("#")[0].strip()
         if entry and entry.split()[0].lower() != "preset_name":
             yield number, entry
@@ -159,9 +170,13 @@ def _parse_weights_or_line(text: str, presets: Presets) -> BlockWeights:
         return _read_line(plain_text(text))[1]
     if looks_like_weights(text):
         return parse_block_weights(text)
+    no_text = presets.no_text if isinstance(presets, PresetTable) else ()
+    unread = "".join(
+        f"\n{path} is not all text in UTF-8: save it as UTF-8, so that its names can be read." for path in no_text
+    )
     raise RecipeError(
         f'There is no block weight preset "{text}"{_suggest_preset(text, presets)}\n'
-        f"Presets: {', '.join(presets)}. You can also enter numbers: {valid_counts()}."
+        f"Presets: {', '.join(presets)}. You can also enter numbers: {valid_counts()}.{unread}"
     )
 
 
