@@ -331,12 +331,15 @@ def test_the_page_is_served_to_this_machine_alone(
 
         def block_thread(self) -> None: ...
 
+    asked: list[str] = []
     monkeypatch.setattr("elemental.ui.tab.make_tab", lambda *_, **__: Page())
+    monkeypatch.setattr("elemental.ui.gradio_compat._stop_without_guard", lambda _, url: asked.append(url))
     output = tmp_path / "images"
     assert main(["ui", "--models", str(tmp_path), "--port", "7999", "--output", str(output)]) == DONE
     (guard,) = guards
     assert (guard.cls, guard.kwargs["images"]) == (PageGuard, (output,))
     assert served == {"server_name": "127.0.0.1", "server_port": 7999, "share": False}
+    assert asked == ["http://x"]
     assert main(["ui", "--models", str(tmp_path / "none")]) == FAILED
     assert "name the one that your checkpoints are in" in capsys.readouterr().err
 
