@@ -323,7 +323,16 @@ def test_the_page_is_served_to_this_machine_alone(
         def queue(self, **_: Any) -> None: ...
 
         def launch(
-            self, *, server_name: str, server_port: int | None, share: bool, app_kwargs: dict[str, Any]
+            self,
+            *,
+            server_name: str,
+            server_port: int | None,
+            share: bool,
+            app_kwargs: dict[str, Any],
+            allowed_paths: list[str],  # noqa: ARG002 (serve wants to see that these names exist)
+            inbrowser: bool,  # noqa: ARG002
+            prevent_thread_lock: bool,  # noqa: ARG002
+            quiet: bool,  # noqa: ARG002
         ) -> tuple[None, str, None]:
             served.update(server_name=server_name, server_port=server_port, share=share)
             guards.extend(app_kwargs["middleware"])
