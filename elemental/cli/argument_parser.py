@@ -22,10 +22,10 @@ from .version import VERSION
 _EPILOG = """\
 Run "elemental COMMAND --help" for the options of a command and an example.
 
-exit codes: 0 done, 1 failed, 2 wrong usage (options, spec, recipe), 130 stopped
+exit codes: 0 done, 1 failed, 2 usage error (options, spec, recipe), 130 stopped
 environment variables:
   ELEMENTAL_CACHE   folder for the cache of model hashes
-  ELEMENTAL_CONFIG  folder for your presets and the history
+  ELEMENTAL_CONFIG  folder for your presets and the merge history
 """
 
 _VERSION_NAME = "--version"

@@ -123,7 +123,9 @@ def _add_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="show the plan, as elemental plan does, and write nothing"
     )
-    group.add_argument("--allow-unchanged", action="store_true", help="write OUT even if it is model A as it is")
+    group.add_argument(
+        "--allow-unchanged", action="store_true", help="write OUT even if the result is identical to model A"
+    )
 
 
 def _read(args: argparse.Namespace) -> MergeOptions:

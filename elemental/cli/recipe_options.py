@@ -93,7 +93,7 @@ def add_recipe_options(
         "--dtype",
         choices=formats,
         metavar="F",
-        help="number format of the merge: fp16, bf16 or fp32 (default: as in A)",
+        help="precision of the merged weights: fp16, bf16 or fp32 (default: as in A)",
     )
     group.add_argument(
         "--recipe",
@@ -119,7 +119,7 @@ def add_ratio_options(group: argparse._ArgumentGroup) -> None:
         help="ratio where neither a rule nor a block weight applies (default: 0.5)",
     )
     group.add_argument("--beta", type=read_number, metavar="R", help="the second ratio, in triple-sum and sum-twice")
-    weights = f'block weights (MBW): numbers or a preset; "{_NO_WEIGHTS}" drops those of --recipe'
+    weights = f'block weights (MBW): numbers or a preset; "{_NO_WEIGHTS}" ignores those in the recipe'
     group.add_argument("--blocks", metavar="W", help=weights)
     group.add_argument("--blocks-beta", metavar="W", help="the same for beta")
     spec = group.add_mutually_exclusive_group()
@@ -314,7 +314,7 @@ def _recipe_help() -> str:
         "block weights (MBW): 26 numbers, BASE first (SDXL: 20); with 25 (SDXL: 19), BASE",
         "uses alpha. Or a preset (OUT07 and OUT12 are presets here, not blocks):",
         *(f"  {line}" for line in presets),
-        "Your own presets, one NAME: numbers per line, go into",
+        'Put your own presets, one "NAME: numbers" per line, in',
         f"  {model_source(user_presets_path()).path}",
         "",
         "spec: rules, separated by commas or newlines; the last rule that matches wins:",

@@ -98,7 +98,7 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         help="finish the last run in DIR with the settings it started with; models and -o are not needed",
     )
     group.add_argument(
-        "--sample", type=int, metavar="N", help="start from the settings of example N; 0 lists the examples"
+        "--sample", type=int, metavar="N", help="start from the settings of built-in example N; 0 lists them"
     )
     group.add_argument("--dry-run", action="store_true", help="list the images without making them")
     group.add_argument("--yes", action="store_true", help="allow more than 1,000 images")

@@ -48,7 +48,7 @@ class FieldAxis(Axis):
 class NumberAxis(FieldAxis):
     """A number."""
 
-    form = "numbers, separated by commas, or ranges such as 0-1(+0.25) or 0-1[5]"
+    form = "numbers, separated by commas, or ranges such as 0-1(+0.25), in steps of 0.25, or 0-1[5], five values"
 
     def split(self, text: str) -> list[str]:
         return super().split(plain_text(text))

@@ -31,10 +31,10 @@ class ElementalAxis(Axis):
     def __init__(self, name: str, *, add: bool) -> None:
         self.name = name
         self.add = add
-        place, empty = ("added to", "added rules") if add else ("instead of", "rules")
+        place, empty = ("appended to", "added rules") if add else ("that replace", "rules")
         self.form = (
-            f"specs {place} that of --elemental, separated by blank lines; "
-            f"start with two blank lines to make the first image without {empty} (easiest in a file)"
+            f"specs {place} --elemental, separated by blank lines; "
+            f"two leading blank lines give a first image without {empty} (easiest in a file)"
         )
 
     def split(self, text: str) -> list[str]:
@@ -76,7 +76,7 @@ class PinpointAxis(Axis):
         self.whole_blocks = whole_blocks
         targets = "blocks such as IN03 IN04 or NOT M00" if whole_blocks else "blocks:elements"
         self.form = (
-            f"{targets}, separated by commas; only these vary. The other axis must be alpha and gives their ratios"
+            f"{targets}, separated by commas; only these change. The other axis must be alpha and sets their ratios"
         )
 
     def split(self, text: str) -> list[str]:
