@@ -8,6 +8,7 @@ from __future__ import annotations
 from .errors import CheckpointError, ElementalError, HostError, ImageError, MergeError, RecipeError, SpecError, Stopped
 from .merge.files.checkpoint import Checkpoint
 from .merge.files.model_locator import ModelLocator, model_source
+from .merge.merge_to_file import MergeResult, merge_to_file
 from .merge.plan import MergePlan, Role, TensorPlan
 from .merge.progress import Controls
 from .recipe.block_weights import BlockWeights, parse_block_weights
@@ -15,7 +16,7 @@ from .recipe.modes import MergeMode
 from .recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
 from .recipe.rules import Rule, RuleSet, format_rules
 from .recipe.spec_parser import parse_rules
-from .workflows import MergeResult, live_merge, make_images, merge_to_file, plan_merge, read_recipe
+from .workflows import live_merge, make_images, plan_merge, read_recipe
 
 __version__ = "0.2.0"
 

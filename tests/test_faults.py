@@ -22,13 +22,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from elemental import merge_to_file
 from elemental.cli import main as cli
 from elemental.errors import CheckpointError, MergeError, Stopped
 from elemental.merge.files import writer
 from elemental.merge.files.hashes import compute_sha256, remembered_sha256
 from elemental.merge.plan import Role
 from elemental.merge.progress import Controls
-from elemental.workflows import merge_to_file
 
 from .conftest import LAYOUTS, random_state, save
 from .refusing import OLD, TEMPORARY, Merge, inputs, recipe, refusal, snapshot

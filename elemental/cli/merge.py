@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import Stopped
+from ..merge.merge_to_file import MergeResult, merge_to_file
 from ..merge.plan import MergePlan
 from ..merge.plan_summary import describe_changes, format_size, summarise_plan
 from ..recipe.recipe import MergeRecipe
-from ..workflows import MergeResult, merge_to_file, plan_merge
+from ..workflows import plan_merge
 from .command import Command, Interrupts, UsageError, read_as
 from .image_options import add_device_option
 from .output import print_lines, print_plan, print_plan_warnings

@@ -11,10 +11,10 @@ from ..errors import ElementalError, ImageError, MergeError
 from ..hosts.base import HostSettings
 from ..images.files import free_names, write_png
 from ..images.image_request import GeneratedImage, ImageRequest
+from ..merge.merge_to_file import MergeResult, merge_to_file
 from ..merge.plan import NOTHING_CHANGES, MergePlan
 from ..merge.plan_summary import describe_changes, format_size
 from ..recipe.recipe import MergeRecipe, ModelSource
-from ..workflows import MergeResult, merge_to_file
 from .form import KEEP, MergeForm, is_file, safe_file_name, shown_path
 from .job_texts import count_images, format_duration
 from .jobs import Job

@@ -1,0 +1,231 @@
+"""A merge into a file: from a recipe to the complete ``.safetensors`` file, with its recipe and what lies beside it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..errors import CheckpointError, MergeError, Stopped
+from ..recipe.recipe import MergeRecipe, VaeChoice
+from ..recipe.spec_warnings import SpecWarning
+from .files.beside import ConfigCopy, plan_config, vae_remarks
+from .files.checkpoint import SAFETENSORS, Checkpoint
+from .files.hashes import compute_sha256, legacy_hash, remember_place
+from .files.metadata import SourceFacts, left_out_fields, make_metadata, metadata_room
+from .files.model_file import describe_change
+from .files.model_locator import AS_RECORDED, ModelLocator, expand_home
+from .files.open_models import OpenModels
+from .files.writer import SafetensorsWriter, check_target, resolve_target
+from .plan import MergePlan, Role
+from .progress import Controls
+
+_Inputs = tuple[tuple[Role, str], ...]
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """The result of a merge to a file.
+
+    Attributes:
+        path: The file.
+        plan: The plan of the merge.
+        not_finite: Inputs that hold NaN or infinite numbers, by model and key; the result holds them too.
+        notes: What else was written beside the file, and what of A's header was left out, in lines.
+        beside: Warnings of files beside A or the result that decide how they draw; the plan has them, too.
+    """
+
+    path: Path
+    plan: MergePlan
+    not_finite: _Inputs = field(default=())
+    notes: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+
+def merge_to_file(
+    recipe: MergeRecipe,
+    output: str | Path,
+    *,
+    locator: ModelLocator = AS_RECORDED,
+    device: str = "cpu",
+    overwrite: bool = False,
+    with_hashes: bool = True,
+    controls: Controls | None = None,
+    on_plan: Callable[[MergePlan], None] = lambda _: None,
+) -> MergeResult:
+    """Merge checkpoints into a ``.safetensors`` file that contains its recipe.
+
+    The output is written to a temporary file beside the target, and renamed when it is complete. If anything fails, an
+    existing file stays unchanged. A ``.yaml`` beside model A, which says how it draws, is copied beside the output.
+
+    Args:
+        recipe: What to merge and how.
+        output: The file to write, named .safetensors or .sft; a leading ``~/`` is the user's home folder.
+        locator: Finds the models.
+        device: Where to compute, as torch names it.
+        overwrite: Whether to replace an existing file, and its ``.yaml``.
+        with_hashes: Whether to write the models' SHA-256 into the file; those not cached are computed during the
+            merge.
+        controls: Progress and stop.
+        on_plan: Called with the plan before any tensor is read; what it raises ends the merge.
+
+    Raises:
+        CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
+        MergeError: The models do not fit together, or one is quantised; the output is named otherwise, is one of the
+            models, exists already or cannot be written; another ``.yaml`` is beside it; a result is too large for its
+            format; the device cannot be used, or memory runs out.
+        RecipeError: Block weights are for another architecture.
+        Stopped: The caller asked for it, or the user pressed Ctrl-C when the file was already saved.
+        KeyboardInterrupt: The user pressed Ctrl-C before that; what was there before stays.
+        Exception: Whatever ``on_plan`` raises.
+    """
+    result = _Output(expand_home(output), overwrite=overwrite)
+    controls = controls or Controls()
+    try:
+        with OpenModels(locator) as open_models:
+            models = open_models.open(recipe)
+            result.refuse(models)
+            config = plan_config(models[Role.A].path, result.named, overwrite=overwrite)
+            beside = vae_remarks(models[Role.A].path, result.named, chosen=recipe.vae is VaeChoice.FILE)
+            beside += [config.warning] if config.warning else []
+            plan = open_models.planner(recipe).plan(recipe)
+            plan = replace(plan, warnings=(*plan.warnings, *map(SpecWarning, beside)))
+            on_plan(plan)
+            hashed = with_hashes and not _made_without_hashes(recipe)
+            with _Hashing(models, hashed=hashed, controls=controls) as hashing:
+                not_finite = result.write(plan, models, hashing, config, device=device, controls=controls)
+            notes = config.note, left_out_fields(models[Role.A].metadata)
+            for model in models.values():
+                remember_place(model.path)
+        return MergeResult(result.target, plan, not_finite, tuple(filter(None, notes)), tuple(beside))
+    except KeyboardInterrupt as exc:
+        if not result.is_saved():
+            raise
+        raise Stopped(f"Stopped; {result.target} was saved before that.") from exc
+
+
+class _Output:
+    """The file that is to be written.
+
+    Args:
+        named: Its path as the user wrote it: hosts find what lies beside this.
+        overwrite: Whether it may replace a file.
+
+    Attributes:
+        named: The same.
+        target: The file that this path leads to.
+
+    Raises:
+        MergeError: It is named otherwise, exists already, or cannot be written.
+    """
+
+    def __init__(self, named: Path, *, overwrite: bool) -> None:
+        self.named = named
+        self.target = resolve_target(named)
+        self._overwrite = overwrite
+        self._writer: SafetensorsWriter | None = None
+        if self.target.suffix.lower() not in SAFETENSORS:
+            raise MergeError(f"{self.target}: the name of the result must end in .safetensors.")
+        check_target(self.target, overwrite=overwrite)
+
+    def refuse(self, models: Mapping[Role, Checkpoint]) -> None:
+        """Refuse to write over what is merged."""
+        target = self.target
+        for role, model in models.items():
+            try:
+                same = target.exists() and target.samefile(model.path)
+            except OSError as exc:
+                raise MergeError(f"Cannot write {target}: {exc.filename}: {exc.strerror or exc}.") from exc
+            if same:
+                raise MergeError(f"{target} is {role.spoken} itself; give the result another name.")
+
+    def is_saved(self) -> bool:
+        """Tell whether the file is there, complete."""
+        return self._writer is not None and self._writer.saved
+
+    def write(
+        self,
+        plan: MergePlan,
+        models: Mapping[Role, Checkpoint],
+        hashing: _Hashing,
+        config: ConfigCopy,
+        *,
+        device: str,
+        controls: Controls,
+    ) -> _Inputs:
+        """Compute the tensors and write them, with A's names for them; then the header, and what lies beside.
+
+        Returns:
+            The inputs that hold NaN or infinite numbers.
+        """
+        from .execute import FileSink, execute
+
+        spelled = models[Role.A].file_keys  # a tensor that A lacks has its usual name
+        infos = {spelled.get(tensor.name.key, tensor.name.key): tensor.info for tensor in plan.tensors}
+        room = metadata_room(plan, hashing.expected())
+        with SafetensorsWriter(self.target, infos, room=room, overwrite=self._overwrite) as writer:
+            self._writer = writer
+            findings = execute(plan, models, FileSink(writer, spelled), device=device, controls=controls)
+            controls.stage("hashing")
+            facts = hashing.finish()
+            _check_unchanged(models)
+            controls.stage("flushing")
+            with config.placed(is_saved=self.is_saved):
+                writer.commit(make_metadata(plan, facts))
+        return findings.not_finite
+
+
+def _made_without_hashes(recipe: MergeRecipe) -> bool:
+    """Tell a recipe of a file made without hashes, which are then left out when it is repeated, too."""
+    return any(source.size is not None and source.sha256 is None for source in recipe.sources.values())
+
+
+def _check_unchanged(models: Mapping[Role, Checkpoint]) -> None:
+    for model in models.values():
+        if describe_change(model.path, model.identity):
+            raise CheckpointError(f"{model.path} changed while it was merged.")
+
+
+class _Hashing:
+    """Computes the models' hashes that are not cached, in a thread beside the merge."""
+
+    def __init__(self, models: Mapping[Role, Checkpoint], *, hashed: bool, controls: Controls) -> None:
+        self._models = models
+        self._controls = controls
+        self._ended = threading.Event()
+        self._cached = {role: model.remembered_sha256() for role, model in models.items()} if hashed else {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._pending: dict[Role, Future[str]] = {}
+        self._legacy = {role: legacy_hash(model.path) for role, model in models.items()}
+
+    def __enter__(self) -> _Hashing:
+        for role, sha256 in self._cached.items():
+            if sha256 is None:
+                path = self._models[role].path
+                self._pending[role] = self._pool.submit(compute_sha256, path, check_stop=self._check_stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._pool.shutdown()
+
+    def expected(self) -> dict[Role, SourceFacts]:
+        """Give the facts at once, with a placeholder for each hash that is not computed yet."""
+        return self._facts({role: self._cached[role] or "0" * 64 for role in self._cached})
+
+    def finish(self) -> dict[Role, SourceFacts]:
+        """Wait for the hashes, and give the facts."""
+        computed = {role: pending.result() for role, pending in self._pending.items()}
+        return self._facts({**self._cached, **computed})
+
+    def _facts(self, hashes: Mapping[Role, str | None]) -> dict[Role, SourceFacts]:
+        return {
+            role: SourceFacts(hashes.get(role), model.signature.size, self._legacy[role], model.metadata)
+            for role, model in self._models.items()
+        }
+
+    def _check_stop(self) -> None:
+        if self._ended.is_set() or self._controls.should_stop():
+            raise Stopped
