@@ -48,13 +48,13 @@ def test_the_demo_shows_effects_of_element_groups(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "sample", "count"), [("plot", 2, 6), ("plot", 4, 12), ("check", 8, 27)])
+@pytest.mark.parametrize(("command", "sample", "count"), [("plot", 2, 6), ("plot", 4, 12), ("check", 8, 17)])
 def test_samples_run_on_the_pair(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, sample: int, count: int
 ) -> None:
     pytest.importorskip("diffusers")
     request = ["--prompt", "a red circle on blue", "--steps", "1", "--width", "64", "--height", "64"]
     assert main([command, *map(str, PAIR), "--sample", str(sample), *request, "-o", str(tmp_path)]) == DONE
-    assert capsys.readouterr().out.startswith(f"{count} images")
+    assert f"\n{count} images" in f"\n{capsys.readouterr().out}"
     assert len(list(tmp_path.rglob("grid.png"))) == 1
     assert len(list(tmp_path.rglob("x0[01]-y*.png"))) >= count - 8

@@ -254,7 +254,7 @@ def attack_with_crowd(
 
 def _merge_with_tag(server: Apart, client: Client, watch: Watch) -> None:
     """Put a model whose name is HTML into the form, the live model and the history, which all pages show."""
-    path = server.site.models.parent / f"{_TAG}.safetensors"
+    path = server.site.models / f"{_TAG}.safetensors"
     shutil.copyfile(server.site.models / "b.safetensors", path)
     for owner in ("sync", "run_merge"):
         answer = client.send(owner, model_a="a.safetensors", model_b=str(path))

@@ -71,7 +71,9 @@ class Place:
         self.secrets += [self._secret(self.out / name) for name in (".secret.png", ".hidden/secret.png", "secret.csv")]
         self.secrets += [self._secret(self.out / name) for name in ("secret.safetensors", "plots/x/run.json")]
         self.secrets += list(self._links())
-        shutil.copyfile(self.models / "b.safetensors", self.outside / "typed.safetensors")
+        for folder in (self.outside, self.models / "inner"):
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(self.models / "b.safetensors", folder / "typed.safetensors")
         self.before = self.image()
 
     def _secret(self, path: Path) -> Path:
@@ -192,8 +194,10 @@ def _ask_for_own(server: Apart, client: Client, watch: Watch, place: Place) -> N
     (place.out / "images" / "own.gif").write_bytes(b"GIF")
     said = client.send("gif", gif=f"{place.out / 'images' / 'own.gif'}\n1")
     watch.check("data:image/gif" in said.text, f"a GIF of its own is not shown: {said.text[:100]}")
-    typed = client.send("sync", model_b=str(place.outside / "typed.safetensors"))
+    typed = client.send("sync", model_b=str(place.models / "inner" / "typed.safetensors"))
     watch.check("tensors differ" in typed.text, f"a model by its path is not planned: {typed.text[:200]}")
+    outside = client.send("sync", model_b=str(place.outside / "typed.safetensors"))
+    watch.check("No model named" in outside.text, f"a model outside the folder is planned: {outside.text[:200]}")
     whole = client.send("recipe_of_a", model_a=str(place.models / "a.yaml"))
     watch.check("holds no recipe" in whole.text, f"a file without a header is read whole: {whole.text[:200]}")
     watch.check(server.runs(), "the server has ended")
