@@ -240,10 +240,12 @@ def test_mistakes_get_a_message(
 
 
 @pytest.mark.parametrize("arguments", ["", "plan", "plan {a}", "merge {a} {b}", "plan {a} {b} --alpha x"])
-def test_wrong_usage(ab: list[str], arguments: str) -> None:
+def test_wrong_usage(ab: list[str], capsys: pytest.CaptureFixture[str], arguments: str) -> None:
     with pytest.raises(SystemExit) as caught:
         main([argument.format(a=ab[0], b=ab[1]) for argument in arguments.split()])
     assert caught.value.code == WRONG_USAGE
+    name = f"elemental {arguments.split()[0]}" if arguments else "elemental"
+    assert f"\n{name}: error: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     parser.add_argument(
         "--verbose", action="store_true", help="with --version: also print system details for a bug report"
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="elemental")
     return parser, {name: _add(commands, name, command) for name, command in COMMANDS.items()}
 
 
