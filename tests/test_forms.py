@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,24 @@ def test_a_wrong_line_is_an_error_for_its_name_and_a_warning_beside_others(
     code, _, error = plan("--blocks", "GRAD_A")
     assert (code, error.startswith("warning: This preset is left out: ")) == (cli.DONE, True)
     assert plan("--blocks", NUMBERS)[::2] == (cli.DONE, "")
+
+
+@pytest.mark.parametrize("line", ["A" + ":" * 100_000, "A" + "\t:" * 50_000, "A" + " " * 100_000 + "x"])
+def test_a_long_line_of_separators_is_read_in_time(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "presets.txt"
+    path.write_text(f"{line}\nMINE: {NUMBERS}")
+    start = time.perf_counter()
+    presets = read_presets(path)
+    assert time.perf_counter() - start < 2
+    assert (list(presets), list(presets.mistakes)) == (["MINE"], ["A"])
+
+
+def test_a_file_too_large_for_presets_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "presets.txt"
+    with path.open("wb") as file:
+        file.truncate(11_000_000)
+    with pytest.raises(RecipeError, match="too large"):
+        read_presets(path)
 
 
 def test_all_names_that_tools_share_have_the_published_numbers() -> None:
@@ -328,6 +347,11 @@ def test_small_and_long_ratios_are_not_rounded(plan: Plan, models: dict[str, Pat
         (["--alpha", "nan"], "finite"),
         (["--alpha", "half"], '"half" is not a number'),
         (["--alpha", "1/2"], "1/2 is written 0.5"),
+        (["--alpha", f"{'9' * 400}/1"], "is not a number"),
+        (["--alpha", f"{'9' * 5000}/1"], "is not a number"),
+        (["--alpha", f"{'9' * 100_000}/1"], "is not a number"),
+        (["--alpha", f"{'9' * 400}%"], "is not a number"),
+        (["--blocks", f"{'9' * 5000}/1,1"], "is not a finite number"),
     ],
 )
 def test_numbers_of_options_are_read_as_those_of_specs(plan: Plan, options: list[str], words: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from ..architectures.blocks import Architecture
@@ -15,6 +16,12 @@ from .text_files import encoding_of
 
 BUILT_IN_PRESETS = Path(__file__).with_name("presets.txt")
 """The presets that come with the program; the file names their sources."""
+
+_LARGEST = 10_000_000
+_MOST_SEPARATORS = 10
+"""Bytes of a file, and places where a name may end in a line that is no preset."""
+_SEPARATOR = re.compile(r"\s?(?:[:=\uff1a]|\t)")
+"""What ends a name; white space before it has been made one character."""
 
 Presets = Mapping[str, tuple[BlockWeights, ...]]
 """Block weights by upper-case name; a name can have one set for each number of blocks."""
@@ -120,23 +127,31 @@ def _read_preset_file(path: Path) -> PresetTable:
 def _read_leniently(path: Path) -> str:
     """Read a file of presets: one line in another encoding must not stop the others."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
     except OSError as exc:
         raise RecipeError(f"Cannot read the presets in {path}: {exc}") from exc
+    if len(content) > _LARGEST:
+        raise RecipeError(f"Cannot read the presets in {path}: it is too large for a file of presets.")
     return content.decode(encoding_of(content), "replace")
 
 
 def _entries(text: str) -> Iterator[tuple[int, str]]:
     """List the lines with something in them, with their numbers, but for the heading of supermerger's file."""
     for number, line in enumerate(text.splitlines(), 1):
-        entry = line.partition("#")[0].strip()
+        entry = _shorten_spaces(line.partition("#")[0])
         if entry and entry.split()[0].lower() != "preset_name":
             yield number, entry
 
 
+def _shorten_spaces(line: str) -> str:
+    """Make white space one character: a tab if there is one in it, which can end a name."""
+    return re.sub(r"\s+", lambda space: "\t" if "\t" in space[0] else " ", line.strip())
+
+
 def _read_line(entry: str) -> tuple[str, BlockWeights]:
     mistake = RecipeError("A preset is written NAME: numbers.")
-    for separator in re.finditer(r"\s*(?:[:=\uff1a]|\t)\s*", entry):
+    for separator in islice(_SEPARATOR.finditer(entry), _MOST_SEPARATORS):
         name = _key(entry[: separator.start()])
         try:
             weights = parse_block_weights(entry[separator.end() :])
@@ -151,7 +166,7 @@ def _read_line(entry: str) -> tuple[str, BlockWeights]:
 
 
 def _end_of_name(entry: str) -> int:
-    found = re.search(r"\s*(?:[:=\uff1a]|\t)", entry)
+    found = _SEPARATOR.search(entry)
     return found.start() if found else len(entry)
 
 
@@ -167,7 +182,7 @@ def _key(name: str) -> str:
 
 def _parse_weights_or_line(text: str, presets: Presets) -> BlockWeights:
     if re.match(r"[^-+.,\d\[({][^,]*[:\t=]", plain_text(text)):
-        return _read_line(plain_text(text))[1]
+        return _read_line(_shorten_spaces(plain_text(text)))[1]
     if looks_like_weights(text):
         return parse_block_weights(text)
     no_text = presets.no_text if isinstance(presets, PresetTable) else ()

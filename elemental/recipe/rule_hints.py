@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import pairwise
 
@@ -75,8 +76,8 @@ def explain_ratio(text: str) -> str:
         return f"; write {plain}"
     if percent := re.fullmatch(r"([+-]?[0-9.]+)\s*%", text):
         number = parse_ratio(percent[1])
-        return "" if number is None else f"; {text} is written {format_ratio(number / 100)}"
-    if fraction := re.fullmatch(r"([0-9]+)\s*/\s*([1-9][0-9]*)", text):
+        return "" if number is None or math.isinf(number) else f"; {text} is written {format_ratio(number / 100)}"
+    if fraction := re.fullmatch(r"([0-9]{1,15})\s*/\s*([1-9][0-9]{0,14})", text):
         return f"; {text} is written {format_ratio(int(fraction[1]) / int(fraction[2]))}"
     if re.fullmatch(r"[+-]?[0-9]+[_,;'][0-9]+", text):
         return f"; if a decimal point was meant, write {re.sub(r'[_,;]|' + chr(39), '.', text)}"

@@ -14,7 +14,7 @@ from .rules import NOT, BlockSelector, ElementSelector, Rule
 
 _T = TypeVar("_T")
 _PIECE = re.compile(r"#[^\n]*|[^\s,#][^,#\n]*")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 ODD_PART = re.compile(r"""[!*;%"'`()\[\]{}|+&/\\<>=~^$?@]|^-""")
 """Characters that no element's name has: a part with them was meant as something else."""
 
