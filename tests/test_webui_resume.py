@@ -251,6 +251,50 @@ def test_a_run_whose_settings_are_gone_is_not_resumed(
     assert images_of(folder) == before
 
 
+def _change_settings(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    record = folder / "run.json"
+    data = json.loads(record.read_text())
+    change(data["settings"])
+    record.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda settings: settings.update(styles=["rain"]),
+        lambda settings: settings.update(styles={"rain": None}),
+        lambda settings: settings.update(styles={"rain": [1, 2]}),
+        lambda settings: settings.update(options=["clip_skip"]),
+        lambda settings: settings["inputs"].update(txt2img_prompt={"x": 1}),
+        lambda settings: settings["inputs"].update(txt2img_script=1),
+        lambda settings: settings["inputs"].update(txt2img_script={"value": 1}),
+    ],
+)
+def test_damaged_settings_are_named(start: StartUI, tmp_path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    stopped(start, tab())
+    (folder,) = plots(tmp_path).iterdir()
+    _change_settings(folder, change)
+    with start() as rig, pytest.raises(HostError, match="settings of this run are damaged"):
+        resume(rig)
+
+
+def test_code_in_a_record_is_not_run(start: StartUI, tmp_path: Path) -> None:
+    def allow_code(webui: StandIn) -> None:
+        runner = webui.scripts.scripts_txt2img
+        runner.inputs[0].choices.append("Custom code")
+        runner.selectable_scripts.append(SimpleNamespace(filename="custom_code.py", args_from=0, args_to=0))
+
+    stopped(start, tab())
+    (folder,) = plots(tmp_path).iterdir()
+    _change_settings(folder, lambda settings: settings["inputs"].update(txt2img_script={"choice": "Custom code"}))
+    with start(allow_code) as rig:
+        with pytest.raises(HostError, match='cannot use the script "Custom code"'):
+            resume(rig)
+        with pytest.raises(HostError, match='cannot use the script "Custom code"'):
+            run_plot(rig, tab(script=2))
+    assert len(list(plots(tmp_path).iterdir())) == 1
+
+
 def test_scripts_are_found_by_their_names(start: StartUI, tmp_path: Path) -> None:
     """Another script before it in the list, and other fields before its own, change nothing."""
 
@@ -263,7 +307,7 @@ def test_scripts_are_found_by_their_names(start: StartUI, tmp_path: Path) -> Non
     expected = whole(start, tmp_path, values)
     stopped(start, values)
     with start(change) as rig:
-        ended(resume(rig))
+        assert 'Resumed with the script "Grain" of the txt2img tab.' in ended(resume(rig)).text
     (folder,) = plots(tmp_path).iterdir()
     assert images_of(folder) == expected
 

@@ -18,6 +18,8 @@ HOST = "webui"
 
 _STYLES = "txt2img_styles"
 _DEFAULT = {"default": True}
+_CODE = "Custom code"
+"""The script of the WebUI that runs what is typed into it; it is in the list with ``--allow-code`` alone."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,10 @@ class Txt2imgSettings:
         """Give them as plain data, by the names of the inputs; inputs of scripts that are not chosen are left out.
 
         Raises:
-            HostError: A value is no plain data, such as an image in a script; the message names the script.
+            HostError: A value is no plain data, such as an image in a script, or the script that is chosen runs code;
+                the message names the script.
         """
+        _chosen_script(self.inputs, self.values)
         idle = _idle_inputs(self.inputs, self.values)
         kept = {
             entry.name: _kept_value(entry, value)
@@ -89,13 +93,16 @@ def read_settings(data: Mapping[str, Any], inputs: Sequence[TabInput]) -> Txt2im
         inputs: The inputs of the Generate button now.
 
     Raises:
-        HostError: Something that they name is gone or is not what it was, or they are another host's.
+        HostError: They are damaged or another host's, they would run code that they hold, or something that they name
+            is gone or is not what it was.
     """
     recorded = data.get("inputs")
     if data.get("host") != HOST or not isinstance(recorded, dict):
         raise HostError("The settings of this run are not those of a WebUI; start a new run.")
     if not inputs:
         raise HostError("The fields of the txt2img tab were not found; this version of the WebUI is not supported.")
+    if not _is_well_formed(data, inputs):
+        raise HostError("The settings of this run are damaged; start a new run.")
     problems = [*_describe_gone(recorded, inputs), *_describe_changed(data)]
     if problems:
         raise HostError("\n".join(["This run cannot be resumed as it began:", *problems]))
@@ -103,13 +110,58 @@ def read_settings(data: Mapping[str, Any], inputs: Sequence[TabInput]) -> Txt2im
         _read_value(entry, recorded[entry.name]) if entry.name in recorded else _default(entry.component)
         for entry in inputs
     ]
-    return Txt2imgSettings(tuple(values), tuple(inputs), tuple(_describe_new(recorded, inputs, values)))
+    script = _chosen_script(inputs, values)
+    notes = [f'Resumed with the script "{script}" of the txt2img tab.'] if script else []
+    return Txt2imgSettings(tuple(values), tuple(inputs), (*notes, *_describe_new(recorded, inputs, values)))
+
+
+def _is_well_formed(data: Mapping[str, Any], inputs: Sequence[TabInput]) -> bool:
+    """Tell whether settings have the form that :meth:`Txt2imgSettings.to_dict` gives them."""
+    recorded, styles, options = data["inputs"], data.get("styles", {}), data.get("options", {})
+    by_index = {entry.name for entry in inputs if getattr(entry.component, "type", None) == "index"}
+    return (
+        isinstance(options, dict)
+        and isinstance(styles, dict)
+        and all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in styles.values())
+        and all(_is_kept_value(kept, by_index=name in by_index) for name, kept in recorded.items())
+    )
+
+
+def _is_kept_value(kept: Any, *, by_index: bool) -> bool:
+    """Tell whether :func:`_kept_value` may have given this: a choice of a list by its name, never by its number."""
+    if isinstance(kept, dict):
+        return kept == _DEFAULT or "choice" in kept or ("value" in kept and not by_index)
+    return not by_index or kept is None or isinstance(kept, list)
+
+
+def _chosen_script(inputs: Sequence[TabInput], values: Sequence[Any]) -> str:
+    """Name the script that is chosen in the list of scripts; empty if there is none.
+
+    Raises:
+        HostError: It runs code that the record would hold.
+    """
+    chooser = _find_chooser(inputs)
+    if chooser is None or not isinstance(values[chooser], int) or values[chooser] == 0:
+        return ""
+    script = str(_choices(inputs[chooser].component)[values[chooser]])
+    if script == _CODE:
+        raise HostError(
+            f'A run cannot use the script "{_CODE}": records of runs are files that are shared, and code in them is '
+            "never run."
+        )
+    return script
+
+
+def _find_chooser(inputs: Sequence[TabInput]) -> int | None:
+    """Give the place of the list of scripts."""
+    first = scripts.scripts_txt2img.inputs[0]
+    return next((at for at, entry in enumerate(inputs) if entry.component is first), None)
 
 
 def _idle_inputs(inputs: Sequence[TabInput], values: Sequence[Any]) -> Collection[int]:
     """Give the places of the inputs of scripts that are not chosen in the list of scripts."""
     runner = scripts.scripts_txt2img
-    chooser = next((at for at, entry in enumerate(inputs) if entry.component is runner.inputs[0]), None)
+    chooser = _find_chooser(inputs)
     if chooser is None:
         return ()
     chosen = values[chooser] or 0
