@@ -20,7 +20,10 @@ from safetensors.torch import load_file
 from elemental import __version__
 from elemental.cli.argument_parser import COMMANDS, parse_command
 from elemental.cli.main import DONE, FAILED, WRONG_USAGE, main
+from elemental.cli.plan import PLAN
 from elemental.cli.progress import ProgressBar, StepReport, run_watcher
+from elemental.cli.recipe_options import make_recipe
+from elemental.recipe.recipe import MergeRecipe
 from elemental.runs.axes.base import Setting
 from elemental.runs.cells import Cell
 from elemental.runs.runner import Progress
@@ -117,6 +120,21 @@ def test_a_recipe_is_the_base_of_the_options(ab: list[str], tmp_path: Path, caps
     assert main(["plan", "--recipe", str(first), "--elemental", "IN07:ff:0.5", "--json"]) == DONE
     rules = [tensor["rule"] for tensor in json.loads(capsys.readouterr().out)["tensors"]]
     assert rules.count(0) == 4
+
+
+@pytest.mark.parametrize("option", ["force", "drop_ema"])
+def test_a_switch_of_a_recipe_can_be_switched_off(ab: list[str], tmp_path: Path, option: str) -> None:
+    switch = option.replace("_", "-")
+
+    def recipe(*words: str) -> MergeRecipe:
+        return make_recipe(PLAN.read(parse_command(["plan", *words]).args).recipe)[0]
+
+    first = recipe(*ab, f"--{switch}")
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(first.to_dict()), encoding="utf-8")
+    assert getattr(recipe("--recipe", str(file)), option) is True
+    assert getattr(recipe("--recipe", str(file), f"--no-{switch}"), option) is False
+    assert getattr(recipe(*ab), option) is False
 
 
 def test_users_own_presets(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,8 +63,8 @@ class RecipeOptions:
     vae: str | None = None
     dtype: SaveDtype | None = None
     recipe: str | None = None
-    force: bool = False
-    drop_ema: bool = False
+    force: bool | None = None
+    drop_ema: bool | None = None
     strict: bool = False
 
     @property
@@ -100,8 +100,9 @@ def add_recipe_options(
         metavar="FILE",
         help="take models, ratios and rules from a merged file, an image or a JSON file; other options override them",
     )
-    group.add_argument("--force", action="store_true", help="merge even if the U-Nets have different layers")
-    group.add_argument("--drop-ema", action="store_true", help="leave A's EMA weights (model_ema.*) out of the result")
+    switch = argparse.BooleanOptionalAction
+    group.add_argument("--force", action=switch, help="merge even if the U-Nets have different layers")
+    group.add_argument("--drop-ema", action=switch, help="leave A's EMA weights (model_ema.*) out of the result")
     add_models_folder_option(group, use="; searched by SHA-256 for models that are not where the recipe says")
     group.add_argument("--strict", action="store_true", help="treat warnings as errors")
 
@@ -192,8 +193,8 @@ def _parts_of_options(options: RecipeOptions) -> dict[str, Any]:
         "rules": _rules(options),
         "mode": options.mode,
         "dtype": options.dtype,
-        "force": options.force or None,
-        "drop_ema": options.drop_ema or None,
+        "force": options.force,
+        "drop_ema": options.drop_ema,
     }
     set_parts = {name: part for name, part in parts.items() if part is not None}
     return set_parts | _models(options.models) | _vae(options.vae)
