@@ -328,13 +328,13 @@ def test_a_run_of_0_1_0_is_not_mixed_unsaid(start: StartUI, tmp_path: Path) -> N
     (folder,) = plots(tmp_path).iterdir()
     _forget_settings(folder)
     with start() as rig:
-        with pytest.raises(HostError, match=r"Version 0\.1\.0 began this run.*press Resume again"):
+        with pytest.raises(HostError, match=r"version 0\.1\.0 or the command line began it.*press Resume again"):
             resume(rig, values)
         stop_after(rig, session_of(rig.host), 1)
         ended(resume(rig, values), JobState.STOPPED)
     with start() as rig:  # it has settings now
         text = ended(resume(rig)).text
-        assert "Begun by version 0.1.0" in text
+        assert "Begun by version 0.1.0 or on the command line" in text
     assert images_of(folder) == expected
     assert any("0.1.0" in note for note in json.loads((folder / "run.json").read_text())["notes"])
 

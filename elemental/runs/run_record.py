@@ -137,7 +137,8 @@ class RunRecord:
         models: What each model file looked like when the run began, by its path.
         cells: The cells by name.
         settings: What the host's own page said of the images besides their requests, as plain data of
-            :meth:`~..hosts.base.HostSettings.to_dict`; None if it has none, and in records of version 0.1.0.
+            :meth:`~..hosts.base.HostSettings.to_dict`; None if it has none, in records of runs of the command line, and
+            in those of version 0.1.0.
         notes: What the user was told about the run: what is made otherwise than the page said.
         sessions: The sessions in which images were made.
         as_read: The record as it was in the file, with whatever else it holds.

@@ -31,8 +31,8 @@ _MOST_LISTED = 50
 _PLOT, _CHECK = "XY plot", "Element check"
 """Names of jobs."""
 _PRESENT_SETTINGS = (
-    "Begun by version 0.1.0, which recorded no settings of the txt2img tab: images that were missing are made with "
-    "those of the resume."
+    "Begun by version 0.1.0 or on the command line, without settings of the txt2img tab: images that were missing are "
+    "made with those of the resume."
 )
 
 
@@ -158,9 +158,9 @@ def _refuse_once(session: Session, record: RunRecord) -> None:
     if record.files.record not in session.told:
         session.told.add(record.files.record)
         raise HostError(
-            "Version 0.1.0 began this run, and did not record what the txt2img tab said: Hires. fix, styles, scripts, "
-            "override settings. Set the tab up as it was, and press Resume again: the missing images are made with "
-            "what it says then."
+            "This run has no record of what the txt2img tab said (Hires. fix, styles, scripts, override settings): "
+            "version 0.1.0 or the command line began it. Set the tab up as it was, and press Resume again: the missing "
+            "images are made with what it says then."
         )
 
 
