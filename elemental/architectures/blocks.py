@@ -58,8 +58,6 @@ LONGEST = SD1
 
 _ORDER = {block: index for index, block in enumerate(LONGEST.blocks)}
 _NAMES = frozenset(LONGEST.blocks)
-RULE_NAMES = (*LONGEST.blocks, TEXT_ENCODER, VAE)
-"""Every block name that a rule can use, of any architecture."""
 
 
 def normalise_block(word: str) -> str | None:

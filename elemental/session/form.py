@@ -186,25 +186,23 @@ def finder(checkpoints: Sequence[CheckpointRef], folder: Path | None = None) -> 
         folder: The host's folder of models, of which a path may name a file that is not listed yet.
     """
     by_title = {listed.title: listed.path for listed in checkpoints}
-    listed_paths = {_by_name(listed.path) for listed in checkpoints}
+    listed_paths = {absolute_path(listed.path) for listed in checkpoints}
+    top = None if folder is None else absolute_path(folder)
 
     def find(title: str) -> ModelSource:
         title = title.strip()
-        path = by_title.get(title) or _by_name(expand_home(title))
-        if not (path in listed_paths or title in by_title or _is_below(path, folder)) or not is_file(path):
+        path = by_title.get(title) or absolute_path(expand_home(title))
+        is_known = title in by_title or path in listed_paths or (top is not None and path.is_relative_to(top))
+        if not is_known or not is_file(path):
             raise RecipeError(f'No model named "{title}". Refresh the list or choose one.')
         return model_source(path)
 
     return find
 
 
-def _by_name(path: Path) -> Path:
+def absolute_path(path: str | Path) -> Path:
     """Make a path absolute without looking at the disk."""
     return Path(os.path.abspath(path))  # noqa: PTH100
-
-
-def _is_below(path: Path, folder: Path | None) -> bool:
-    return folder is not None and path.is_relative_to(_by_name(folder))
 
 
 def block_names(count: int) -> tuple[str, ...]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import os
 import stat
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from ..session.form import absolute_path
 
 _log = logging.getLogger(__name__)
 
@@ -104,19 +105,15 @@ def file_below(text: str, folders: Iterable[Path]) -> Path | None:
     None else, and for what has a name that begins with a point, or lies in a folder with such a name.
     """
     try:
-        tops = [top for folder in folders for top in (_by_name(folder), folder.resolve())]
+        tops = [top for folder in folders for top in (absolute_path(folder), folder.resolve())]
         # first by its name only: to look at it may mean to ask another machine, or to wait for a device
-        if not any(_is_below(_by_name(text), top) for top in tops):
+        if not any(_is_below(absolute_path(text), top) for top in tops):
             return None
         found = Path(text).resolve(strict=True)
         right = stat.S_ISREG(found.stat().st_mode) and any(_is_below(found, top) for top in tops)
     except (OSError, ValueError, RuntimeError):  # there is no such name, or links go round in a circle
         return None
     return found if right else None
-
-
-def _by_name(path: str | Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _is_below(path: Path, top: Path) -> bool:
