@@ -216,6 +216,64 @@ def test_a_progress_bar_on_a_terminal_only(
     assert "merging" in capsys.readouterr().err
 
 
+ODD = "odd\x1b[2J\r\x9b\u202e\x7f"
+
+
+ODD_SHOWN = re.compile(r"odd\\u001b\[2J(?:\\u000d|\\r)\\u009b\\u202e\\u007f")
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
+
+
+def shown(text: str) -> bool:
+    """Tell whether a text has odd names in it, and nothing that a terminal obeys."""
+    return bool(ODD_SHOWN.search(text)) and not CONTROL.search(text)
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_names_in_files_cannot_control_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, on_terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: on_terminal, raising=False)
+    block = "model.diffusion_model.output_blocks.5.1."
+    a, b = (random_state(LAYOUTS["sd1"], seed) for seed in (1, 2))
+    extra = {f"{block}{ODD}.weight": torch.ones(1), f"{block}{'x' * 2000}.weight": torch.ones(1)}
+    paths = [
+        str(save(tmp_path / f"{ODD}{n}.safetensors", s)) for n, s in (("a", {**a, **extra}), ("b", {**b, **extra}))
+    ]
+    assert main(["inspect", paths[0], "--elements"]) == DONE
+    assert shown(capsys.readouterr().out)
+    for command in (["inspect", paths[0], "--elements", "--json"], ["plan", *paths, "--json"]):
+        assert main(command) == DONE
+        text = capsys.readouterr().out
+        assert shown(text)
+        assert json.loads(text)
+    assert main(["plan", *paths, "--elemental", "IN03::1"]) == DONE
+    text = capsys.readouterr().out
+    assert shown(re.sub(r"\x1b\[[07]m", "", text) if on_terminal else text)
+    assert max(map(len, text.split())) < 1000
+    out = str(tmp_path / "out.safetensors")
+    assert main(["merge", *paths, "--alpha", "0", "--elemental", ":odd:1", "--print-change", "-o", out]) == DONE
+    assert shown(capsys.readouterr().out)
+
+
+def test_errors_and_warnings_cannot_control_the_terminal(
+    ab: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["--debug"], []):
+        assert main(["inspect", str(tmp_path / ODD), *words]) == FAILED
+        assert shown(capsys.readouterr().err)
+    user_presets_path().parent.mkdir(exist_ok=True)
+    user_presets_path().write_text(f"{ODD}: {'9' * 5000}\n", encoding="utf-8")
+    assert main(["plan", *ab, "--blocks", "GRAD_V"]) == DONE
+    error = capsys.readouterr().err
+    assert error.startswith("warning: ")
+    assert not CONTROL.search(error)
+    assert max(map(len, error.split())) < 1000
+    (tmp_path / f"{ODD}.txt").write_text("")
+    with pytest.raises(SystemExit):
+        main(["plan", *ab, "--blocks", str(tmp_path / f"{ODD}.txt")])
+    assert shown(capsys.readouterr().err)
+
+
 def test_colours_on_a_terminal_only(
     ab: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

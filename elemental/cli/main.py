@@ -12,6 +12,7 @@ from typing import NoReturn
 from ..errors import ElementalError, RecipeError, SpecError, Stopped
 from .argument_parser import parse_command
 from .command import Interrupts, UsageError
+from .output import printable
 
 DONE, FAILED, WRONG_USAGE, STOPPED = 0, 1, 2, 130
 """The exit codes."""
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         line.execute(interrupts)
     except UsageError as exc:
-        line.refuse(str(exc))
+        line.refuse(printable(str(exc)))
     except (Exception, KeyboardInterrupt) as exc:
         return _fail(exc, interrupts, debug=line.debug)
     return DONE
@@ -65,9 +66,9 @@ def _note_interrupts() -> Interrupts:
 def _fail(error: BaseException, interrupts: Interrupts, *, debug: bool) -> int:
     """Print what happened, and give the exit code."""
     if debug:
-        traceback.print_exc()
+        print(printable(traceback.format_exc()), end="", file=sys.stderr)
     message, code = _explain(error, interrupts)
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     return code
 
 

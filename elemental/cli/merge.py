@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ..recipe.recipe import MergeRecipe
 from ..workflows import plan_merge
 from .command import Command, Interrupts, UsageError, read_as
 from .image_options import add_device_option
-from .output import print_lines, print_plan, print_plan_warnings
+from .output import print_lines, print_plan, print_plan_warnings, print_warnings
 from .progress import ProgressBar, merge_controls
 from .recipe_options import RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
 from .standalone_host import DEFAULT_DEVICE
@@ -107,8 +106,8 @@ def _merge(
 
 
 def _print_result(result: MergeResult, seconds: float) -> None:
-    for role, key in result.not_finite:
-        print(f"warning: {key} holds NaN or infinite numbers in {role.name}, and so in the result.", file=sys.stderr)
+    not_finite = (f"{key} holds NaN or infinite numbers in {role.name}" for role, key in result.not_finite)
+    print_warnings((f"{text}, and so in the result." for text in not_finite), strict=False)
     size = format_size(result.plan.nbytes)
     print_lines([*summarise_plan(result.plan), *result.notes, f"{result.path}: {size} in {seconds:.1f} s"])
 
