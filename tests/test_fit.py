@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from elemental import read_recipe
+from elemental.architectures.keys import shown_key
 from elemental.cli.main import DONE, FAILED, WRONG_USAGE, main
 
 from .conftest import save
@@ -315,3 +316,42 @@ def test_damaged_position_ids_are_copied_and_told_of(
     whole_a = str(save(tmp_path / "whole.safetensors", some_elements(whole(1))))
     assert main(["plan", whole_a, b]) == DONE
     assert "holds floats" not in capsys.readouterr().err
+
+
+HOSTILE = "aa\x1b[2J\nwarning: fine\u202e\ud800"
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ("out.2.weight", "out.2.weight"),
+        (HOSTILE, r"aa\x1b[2J\nwarning: fine\u202e\ud800"),
+        ("a" * 121, "a" * 80 + "..." + "a" * 37),
+        ("\n" * 10**6 + "end", r"\n" * 40 + "..." + r"\n" * 17 + "end"),
+    ],
+)
+def test_keys_are_shown_in_a_line(key: str, shown: str) -> None:
+    assert shown_key(key) == shown
+
+
+@pytest.mark.parametrize("owner", ["A", "B"])
+@pytest.mark.parametrize("prefix", ["", "x.", UNET, UNET + "input_blocks.1.0."])
+def test_no_key_reaches_the_terminal_raw(tmp_path: Path, prefix: str, owner: str, capsys: Capture) -> None:
+    states = [some_elements(whole(seed)) for seed in (1, 2)]
+    odd = {prefix + HOSTILE[:-1]: torch.zeros(0), prefix + "b" * 10_000: torch.zeros(2)}
+    states["AB".index(owner)] |= odd
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b, "--alpha", "0.3", "--elemental", "::0.5"]) == DONE
+    assert main(["inspect", a]) == DONE
+    assert main(["merge", a, b, "-o", str(tmp_path / "out.safetensors"), "--print-change", "--dry-run"]) == DONE
+    printed = "".join(capsys.readouterr())
+    assert not re.search(r"\x1b|\u202e|^warning: fine|b{200}", printed, re.MULTILINE)
+
+
+def test_some_of_many_marks_are_named(tmp_path: Path, capsys: Capture) -> None:
+    states = [some_elements(u_net(seed)) for seed in (1, 2)]
+    states[1] |= {f"mark{number}": torch.zeros(0) for number in range(2000)}
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b]) == DONE
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning == 'warning: B is marked with "mark0", "mark1", "mark10" and 1,997 more and A is not.'

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..architectures.blocks import Architecture
 from ..architectures.detection import detect_architecture, input_channels
-from ..architectures.keys import EMA_PREFIX, FIRST_CONV, UNET_PREFIX, is_vae_key
+from ..architectures.keys import EMA_PREFIX, FIRST_CONV, UNET_PREFIX, is_vae_key, shown_key
 from ..errors import MergeError
 from ..recipe.recipe import MergeRecipe, SaveDtype, VaeChoice
 from ..recipe.spec_warnings import SpecWarning
@@ -22,6 +22,7 @@ ModelInfos = Mapping[Role, Infos]
 VAE_ROLES = {VaeChoice.A: Role.A, VaeChoice.B: Role.B, VaeChoice.FILE: Role.VAE}
 """The file that the VAE is taken from whole."""
 
+_SHOWN = 3
 _SAVED_AS = {SaveDtype.FP16: "F16", SaveDtype.BF16: "BF16", SaveDtype.FP32: "F32"}
 
 # Tensors that tell how a model was trained. Sources: comfy/supported_models.py of github.com/comfyanonymous/ComfyUI
@@ -62,7 +63,7 @@ def refuse_quantised(models: ModelInfos, files: FileFacts) -> None:
     for role, infos in models.items():
         found = find_quantised(infos, files.headers.get(role))
         if found is not None:
-            numbers = f"The numbers of {role.spoken} are {found.format} ({found.sign})"
+            numbers = f"The numbers of {role.spoken} are {found.format} ({shown_key(found.sign)})"
             raise MergeError(f"{numbers}, which cannot be merged as they are; use its fp16 or bf16 file.")
 
 
@@ -114,7 +115,7 @@ def _added_vae(recipe: MergeRecipe, models: ModelInfos) -> Infos:
     keys_of_a = [key for key in models[Role.A] if is_vae_key(key)]
     missing = next((key for key in keys_of_a if key not in vae), None)
     if not vae or missing:
-        lack = f"lacks {missing}" if missing and vae else "has no VAE"
+        lack = f"lacks {shown_key(missing)}" if missing and vae else "has no VAE"
         raise MergeError(f"The VAE cannot be taken from {source.spoken}, which {lack}.")
     return {} if keys_of_a else vae
 
@@ -140,7 +141,7 @@ def warn_of_models(models: ModelInfos) -> Iterator[SpecWarning]:
     for key, info in models[Role.A].items():
         if key.endswith("position_ids") and info.is_float:
             yield SpecWarning(
-                f"{key} of A holds floats ({info.dtype}), damage that some mergers leave; it is copied as it is."
+                f"{shown_key(key)} of A holds floats ({info.dtype}), damage that some mergers leave; it is copied as it is."
             )
     for role, infos in models.items():
         if role in (Role.B, Role.C):
@@ -150,18 +151,21 @@ def warn_of_models(models: ModelInfos) -> Iterator[SpecWarning]:
 
 def _warn_of_training(role: Role, infos: Infos, infos_a: Infos) -> Iterator[SpecWarning]:
     told: set[str] = set()
-    unknown = {key: "" for key in (*infos_a, *infos) if "." not in key and _is_marker(key, infos_a, infos)}
-    for marker, meaning in {**unknown, **_MARKERS}.items():
-        if (marker in infos_a) != (marker in infos) and (not meaning or meaning not in told):
+    for marker, meaning in _MARKERS.items():
+        if (marker in infos_a) != (marker in infos) and meaning not in told:
             told.add(meaning)
             marked, other = (Role.A, role) if marker in infos_a else (role, Role.A)
-            known = f'marked as {meaning} ("{marker}")' if meaning else f'marked with "{marker}"'
-            yield SpecWarning(f"{marked.name} is {known} and {other.name} is not.")
+            yield SpecWarning(f'{marked.name} is marked as {meaning} ("{marker}") and {other.name} is not.')
+    for marked, own, other, others in ((Role.A, infos_a, role, infos), (role, infos, Role.A, infos_a)):
+        if unknown := [key for key in own if key not in others and _is_unknown_marker(key, own[key])]:
+            names = ", ".join(f'"{shown_key(key)}"' for key in unknown[:_SHOWN])
+            more = f" and {len(unknown) - _SHOWN:,} more" if len(unknown) > _SHOWN else ""
+            yield SpecWarning(f"{marked.name} is marked with {names}{more} and {other.name} is not.")
 
 
-def _is_marker(key: str, *models: Infos) -> bool:
-    """Tell whether a key names an empty tensor, which can only be a mark."""
-    return any(key in infos and infos[key].numel == 0 for infos in models)
+def _is_unknown_marker(key: str, info: TensorInfo) -> bool:
+    """Tell whether a tensor is empty, so that it can only be a mark, and none of those that are known."""
+    return info.numel == 0 and "." not in key and key not in _MARKERS
 
 
 def _warn_of_inputs(role: Role, infos: Infos, infos_a: Infos) -> Iterator[SpecWarning]:

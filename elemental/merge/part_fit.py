@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..architectures.keys import EMA_PREFIX, UNET_PREFIX, VAE_PREFIX
+from ..architectures.keys import EMA_PREFIX, UNET_PREFIX, VAE_PREFIX, shown_key
 from .plan import Infos, Role
 
 U_NET = "the U-Net"
@@ -65,7 +65,7 @@ class Partners(NamedTuple):
             names = f"of {self.role.name} has other names for its tensors than A's; none of it is merged."
             return f"{name[0].upper()}{name[1:]} {names}"
         one = len(self.alone) == 1
-        named = ": " + ", ".join(self.alone) if len(self.alone) <= _NAMED else "."
+        named = ": " + ", ".join(map(shown_key, self.alone)) if len(self.alone) <= _NAMED else "."
         return (
             f"{len(self.alone):,} of {len(self.own):,} tensors of {self.part} {'has' if one else 'have'} no partner in "
             f"{self.role.spoken}; {'it stays' if one else 'they stay'} A's{named}"
@@ -78,7 +78,7 @@ class Partners(NamedTuple):
         if not self.left_out or len(self.alone) == len(self.own):
             return ""
         one = len(self.left_out) == 1
-        named = ": " + ", ".join(self.left_out) if len(self.left_out) <= _NAMED else "."
+        named = ": " + ", ".join(map(shown_key, self.left_out)) if len(self.left_out) <= _NAMED else "."
         return (
             f"{len(self.left_out):,} of {theirs:,} tensors of {self.part} of {self.role.spoken} "
             f"{'has' if one else 'have'} no partner in A; {'it is' if one else 'they are'} left out{named}"
@@ -120,7 +120,8 @@ def describe_no_floats(keys: Iterable[str], role: Role) -> Iterator[str]:
     for key in keys:
         parts[part_name(key) or "other parts"].append(key)
     for part, own in parts.items():
-        some = f"{own[0]} is" if len(own) == 1 else f"{len(own):,} tensors of {part}, such as {own[0]}, are"
+        first = shown_key(own[0])
+        some = f"{first} is" if len(own) == 1 else f"{len(own):,} tensors of {part}, such as {first}, are"
         yield f"{some} not of floats in {role.spoken}, and not merged."
 
 
@@ -145,7 +146,7 @@ def warn_of_unknown_names(infos_a: Infos, infos: Infos, role: Role) -> str:
         (parts[1] - parts[0], _unknown(infos_a), "model A"),
     ):
         if lacking and len(unknown) >= _FEW:
-            some = f"{len(unknown):,} tensors have unknown names, such as {unknown[0]}"
+            some = f"{len(unknown):,} tensors have unknown names, such as {shown_key(unknown[0])}"
             return f"{' and '.join(sorted(lacking))} is missing in {owner}, of which {some}; they are not merged."
     return ""
 
@@ -214,4 +215,4 @@ def _describe_depths(own: Mapping[str, int], theirs: Mapping[str, int], role: Ro
     place = next((place for place in {**own, **theirs} if own.get(place, 0) != theirs.get(place, 0)), None)
     if place is None:
         return ""
-    return f" ({place} has {own.get(place, 0)} transformer blocks in A, {theirs.get(place, 0)} in {role.name})"
+    return f" ({shown_key(place)} has {own.get(place, 0)} transformer blocks in A, {theirs.get(place, 0)} in {role.name})"

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from ..architectures.keys import EMA_PREFIX, PREFIXES
+from ..architectures.keys import EMA_PREFIX, PREFIXES, shown_key
 from .files.tensor_info import TensorInfo
 from .plan import Infos
 
@@ -180,6 +180,6 @@ def _first_format(header: str) -> str:
     """Give the format that ComfyUI's header field names for its first layer."""
     try:
         layers: Iterable[Mapping[str, str]] = json.loads(header)["layers"].values()
-        return str(next(iter(layers))["format"])
+        return shown_key(str(next(iter(layers))["format"]))
     except (ValueError, LookupError, TypeError, AttributeError, StopIteration, RecursionError):
         return ""
