@@ -355,3 +355,66 @@ def test_some_of_many_marks_are_named(tmp_path: Path, capsys: Capture) -> None:
     assert main(["plan", a, b]) == DONE
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning == 'warning: B is marked with "mark0", "mark1", "mark10" and 1,997 more and A is not.'
+
+
+def moved(*pairs: tuple[str, str]) -> Callable[[State], State]:
+    def move(state: State) -> State:
+        for old, new in pairs:
+            state = {re.sub("^" + re.escape(old), new, key): tensor for key, tensor in state.items()}
+        return state
+
+    return move
+
+
+@pytest.mark.parametrize(
+    ("move", "count"),
+    [
+        (moved((XL_G + "model.transformer.resblocks.", "text_encoders.clip_g.transformer.text_model.layers.")), 384),
+        (moved((XL_L, "conditioner.0."), (XL_G, "conditioner.1.")), 582),
+        (moved((XL_L, "cond_stage_model.")), 196),
+    ],
+)
+@pytest.mark.parametrize("owner", ["A", "B"])
+def test_text_encoders_under_names_of_others_are_told_of(
+    tmp_path: Path, move: Callable[[State], State], count: int, owner: str, capsys: Capture
+) -> None:
+    states = [without(whole(seed, layout="sdxl"), "position_ids|text_projection") for seed in (1, 2)]
+    if count == 384:
+        states = [without(state, r"embedders\.1\.model\.(?!transformer)") for state in states]
+    states["AB".index(owner)] = {key: tensor.clone() for key, tensor in move(states["AB".index(owner)]).items()}
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b, "--alpha", "0.3"]) == DONE
+    (line,) = capsys.readouterr().err.splitlines()
+    found = re.findall(r"([\d,]+) tensors such as (\S+) are only in model (\w)", line)
+    assert line.startswith("warning: A text encoder has other names in B than in A: "), line
+    assert {(letter, abs(int(number) - count) <= 2) for number, _, letter in found} == {("A", True), ("B", True)}
+
+
+def test_pruned_text_encoders_are_not_worth_a_warning(tmp_path: Path, capsys: Capture) -> None:
+    """One model without its text encoder, the other one without its VAE; or CLIP-L alone."""
+    xl = [whole(seed, layout="sdxl") for seed in (1, 2)]
+    for own, theirs in (
+        (without(xl[0], "^first_stage"), without(xl[1], "^conditioner")),
+        (xl[0], without(xl[1], r"embedders\.1\.")),
+        (without(xl[0], r"embedders\.0\."), xl[1]),
+    ):
+        a, b = map(str, save_all(tmp_path, [own, theirs]))
+        assert main(["plan", a, b]) == DONE
+        assert capsys.readouterr().err == ""
+
+
+def test_counters_and_masks_are_not_worth_a_warning(tmp_path: Path, capsys: Capture) -> None:
+    states = [{**u_net(seed), **ema_of(u_net(seed), seed)} for seed in (1, 2)]
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b, "--alpha", "0.3", "--strict"]) == DONE
+    mask = {"cond_stage_model.model.attn_mask": torch.full((4, 4), float("-inf")).triu_(1)}
+    states = [{**whole(1, layout="sd2"), **mask}, whole(2, layout="sd2")]
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b, "--strict"]) == main(["plan", b, a, "--strict"]) == DONE
+    assert capsys.readouterr().err == ""
+
+
+def test_other_architectures_are_named(tmp_path: Path, capsys: Capture) -> None:
+    a, b = map(str, save_all(tmp_path, [u_net(1), u_net(2, layout="sdxl")]))
+    assert main(["plan", a, b]) == FAILED
+    assert "Models of different architectures cannot be merged: A is SD 1.x, B is SDXL." in capsys.readouterr().err

@@ -81,7 +81,7 @@ def common_architecture(models: ModelInfos) -> Architecture:
     }
     if len(set(architectures.values())) > 1:
         each = ", ".join(f"{role.name} is {architecture.name}" for role, architecture in architectures.items())
-        raise MergeError(f"ModelInfos of different architectures cannot be merged: {each}.")
+        raise MergeError(f"Models of different architectures cannot be merged: {each}.")
     return architectures[Role.A]
 
 

@@ -96,9 +96,7 @@ class Planner:
             )
         ]
         self._unknown_names = {
-            role: text
-            for role in self._merged_roles[1:]
-            if (text := warn_of_unknown_names(models[Role.A], models[role], role))
+            role: list(warn_of_unknown_names(models[Role.A], models[role], role)) for role in self._merged_roles[1:]
         }
         self._left_out = left_out_keys(models, recipe, self.infos)
 
@@ -265,9 +263,9 @@ class Planner:
             taken = any(partners.role in tensors[self._places[key]].inputs for key in partners.own)
             if taken and partners.left_out_text:
                 yield SpecWarning(partners.left_out_text)
-        for role, text in self._unknown_names.items():
+        for role, texts in self._unknown_names.items():
             if any(role in tensor.inputs for tensor in tensors):
-                yield SpecWarning(text)
+                yield from map(SpecWarning, texts)
         yield from self._no_floats
 
     def _why_not_merged(self, name: KeyName) -> str:

@@ -27,7 +27,7 @@ _ORDINARY = (
 )  # fmt: skip
 """Last pieces of the names of what a layer has, that are no factors."""
 
-_COUNTS = ("position_ids", "num_batches_tracked", "num_updates", "decay")
+COUNTS = ("position_ids", "num_batches_tracked", "num_updates", "decay")
 """Ends of names whose tensors may be integers."""
 
 _INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32")
@@ -121,7 +121,7 @@ def _bitsandbytes_piece(key: str) -> str:
 
 def _must_be_float(key: str) -> bool:
     """Tell whether a tensor is a weight or a bias by its name; those of all parts are floats."""
-    return key.startswith(_PARTS) and not key.endswith(_COUNTS) and not key.startswith(_LEFTOVERS)
+    return key.startswith(_PARTS) and not key.endswith(COUNTS) and not key.startswith(_LEFTOVERS)
 
 
 def _is_factor(key: str, infos: Infos) -> bool:
