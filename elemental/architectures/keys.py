@@ -16,6 +16,8 @@ TEXT_PREFIXES = ("cond_stage_model.", "conditioner.", "text_encoders.")
 """Prefixes of text encoders. Keys with the last have no other spelling (:mod:`.key_spelling`), or stand beside it."""
 EMA_PREFIX = "model_ema."
 """Prefix of EMA weights, which some training checkpoints have beside those of the U-Net; they belong to BASE."""
+BESIDE = ("depth_model.", "denoiser.", "control_model.", "edm_vpred.")
+"""Prefixes of what a file can hold besides its model."""
 FIRST_CONV = UNET_PREFIX + "input_blocks.0.0.weight"
 """The first convolution of the U-Net; its second dimension is 4, or 9 in inpainting models."""
 

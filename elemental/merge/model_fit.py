@@ -13,7 +13,7 @@ from ..recipe.recipe import MergeRecipe, SaveDtype, VaeChoice
 from ..recipe.spec_warnings import SpecWarning
 from .files.tensor_info import TensorInfo
 from .plan import Infos, Role, TensorPlan
-from .quantised import find_quantised
+from .quantised import find_lone_factor, find_quantised, find_unknown_beside_fp8
 from .shape_fit import LATENT_CHANNELS, input_kind
 
 ModelInfos = Mapping[Role, Infos]
@@ -133,7 +133,7 @@ def left_out_keys(models: ModelInfos, recipe: MergeRecipe, result: Infos) -> dic
 
 
 def warn_of_models(models: ModelInfos) -> Iterator[SpecWarning]:
-    """Warn of models trained in different ways, or for different inputs, and of damage in A that is copied.
+    """Warn of models trained in different ways, or for different inputs, of factors, and of damage in A.
 
     Args:
         models: The files.
@@ -144,9 +144,22 @@ def warn_of_models(models: ModelInfos) -> Iterator[SpecWarning]:
                 f"{shown_key(key)} of A holds floats ({info.dtype}), damage that some mergers leave; it is copied as it is."
             )
     for role, infos in models.items():
+        yield from _warn_of_factors(role, infos)
         if role in (Role.B, Role.C):
             yield from _warn_of_training(role, infos, models[Role.A])
             yield from _warn_of_inputs(role, infos, models[Role.A])
+
+
+def _warn_of_factors(role: Role, infos: Infos) -> Iterator[SpecWarning]:
+    """Warn of what may be factors of weights, though not surely enough to refuse the file."""
+    if (found := find_lone_factor(infos)) is not None:
+        factor, weight = map(shown_key, found)
+        yield SpecWarning(f"{factor} in {role.spoken} can be a factor of {weight}, which is merged without it.")
+    if unknown := find_unknown_beside_fp8(infos):
+        yield SpecWarning(
+            f"The U-Net of {role.spoken} is fp8, and {len(unknown):,} tensors have unknown names, such as "
+            f"{shown_key(unknown[0])}: if they are factors of its weights, the merge is wrong."
+        )
 
 
 def _warn_of_training(role: Role, infos: Infos, infos_a: Infos) -> Iterator[SpecWarning]:

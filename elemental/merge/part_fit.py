@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..architectures.keys import EMA_PREFIX, UNET_PREFIX, VAE_PREFIX, shown_key
+from ..architectures.keys import BESIDE, EMA_PREFIX, UNET_PREFIX, VAE_PREFIX, shown_key
 from .plan import Infos, Role
 from .quantised import COUNTS
 
@@ -31,9 +31,6 @@ _UNUSED = re.compile(
     r"|^(cond_stage_model|conditioner\.embedders\.0)\..*text_projection(\.weight)?$"
 )
 """Tensors that no image depends on, and that many files lack."""
-
-_BESIDE = ("depth_model.", "denoiser.", "control_model.")
-"""Prefixes of what a file can hold besides its model."""
 
 _TRANSFORMER = re.compile(r"(.+)\.transformer_blocks\.(\d+)\.")
 _MOST_LAYERS = 0.05
@@ -172,7 +169,7 @@ def _only_in(model: str, keys: Sequence[str]) -> str:
 
 def _unknown(infos: Infos) -> list[str]:
     """List the tensors that belong to no known part and are no marks or noise schedules."""
-    known = (EMA_PREFIX, *_PARTS, *_BESIDE)
+    known = (EMA_PREFIX, *_PARTS, *BESIDE)
     return [key for key in infos if "." in key and not key.startswith(known) and infos[key].numel > 1]
 
 

@@ -98,6 +98,7 @@ class Planner:
         self._unknown_names = {
             role: list(warn_of_unknown_names(models[Role.A], models[role], role)) for role in self._merged_roles[1:]
         }
+        self._about_models = list(warn_of_models(models))
         self._left_out = left_out_keys(models, recipe, self.infos)
 
     @property
@@ -119,7 +120,7 @@ class Planner:
             *warn_of_weights(recipe, self.architecture),
             *warn_of_rules(recipe.rules, self._matcher, decision, architecture=self.architecture),
             *_warn_of_result(recipe, tensors, self._files),
-            *warn_of_models(self._models),
+            *self._about_models,
             *self._warn_of_fit(tensors),
             *warn_of_ema(tensors),
         ]
