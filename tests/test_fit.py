@@ -418,3 +418,50 @@ def test_other_architectures_are_named(tmp_path: Path, capsys: Capture) -> None:
     a, b = map(str, save_all(tmp_path, [u_net(1), u_net(2, layout="sdxl")]))
     assert main(["plan", a, b]) == FAILED
     assert "Models of different architectures cannot be merged: A is SD 1.x, B is SDXL." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("owner", ["A", "B", "C"])
+def test_a_configuration_that_tells_of_v_prediction_is_compared(tmp_path: Path, owner: str, capsys: Capture) -> None:
+    paths = save_all(tmp_path, [some_elements(u_net(seed)) for seed in (1, 2, 3)])
+    for path in paths:
+        path.with_suffix(".yaml").write_text("model: {params: {}}\n")
+    config = paths["ABC".index(owner)].with_suffix(".yaml")
+    config.write_text('model:\n  params:\n    parameterization: "v"\n')
+    words = ["plan", *map(str, paths), "--mode", "add-difference"]
+    assert main(words) == DONE
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (2 if owner == "A" else 1)
+    assert all(f"warning: {owner} is marked as v-prediction (the .yaml beside it)" in line for line in lines)
+    config.write_bytes(b"\0" * (1 << 21))
+    assert main(words) == DONE
+    assert capsys.readouterr().err == ""
+
+
+def test_v_prediction_told_in_two_ways_is_one(tmp_path: Path, capsys: Capture) -> None:
+    states = [some_elements(u_net(1)), some_elements(u_net(2)) | {"v_pred": torch.zeros(0)}]
+    a, b = save_all(tmp_path, states)
+    a.with_suffix(".yaml").write_text("parameterization: v\n")
+    assert main(["plan", str(a), str(b)]) == DONE
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("channels", "options", "told"),
+    [
+        ((9, 9, 4), ["--mode", "add-difference"], "A and B are inpainting (9 input channels) and C is not: of the"),
+        ((9, 4, 9), ["--mode", "triple-sum", "--beta", "0.3"], "A and C are inpainting (9 input channels) and B is"),
+        ((9, 4, 4), ["--mode", "add-difference"], ""),
+        ((9, 9, 9), ["--mode", "add-difference"], ""),
+        ((4, 4, 4), ["--mode", "add-difference"], ""),
+        ((9, 9, 4), ["--mode", "add-difference", "--elemental", "IN00::0"], ""),
+        ((9, 4), [], ""),
+        ((9, 9), [], ""),
+    ],
+)
+def test_mask_channels_that_are_not_merged_are_told_of(
+    tmp_path: Path, channels: Sequence[int], options: Sequence[str], told: str, capsys: Capture
+) -> None:
+    states = [some_elements(u_net(seed, channels=count)) for seed, count in enumerate(channels, 1)]
+    assert main(["plan", *map(str, save_all(tmp_path, states)), "--alpha", "0.3", *options]) == DONE
+    error = capsys.readouterr().err
+    assert error == "" if not told else told in error

@@ -29,8 +29,9 @@ _SAVED_AS = {SaveDtype.FP16: "F16", SaveDtype.BF16: "BF16", SaveDtype.FP32: "F32
 # (SDXL.model_type), modules/sd_models.py of github.com/AUTOMATIC1111/stable-diffusion-webui
 _EDM = "EDM v-prediction"
 _PLAYGROUND = "EDM with latents of another mean, as Playground v2.5"
+_V = "v_pred"
 _MARKERS = {
-    "v_pred": "v-prediction",
+    _V: "v-prediction",
     "ztsnr": "zero-terminal-SNR",
     "edm_vpred.sigma_max": _EDM,
     "edm_vpred.sigma_min": _EDM,
@@ -47,11 +48,13 @@ class FileFacts:
         headers: The text fields in their headers.
         same: The models that are one and the same file, whatever their paths.
         renamings: For each file in words how it spells its keys otherwise, and what of it is not read.
+        v_configs: The models beside which a ``.yaml`` says that they predict v.
     """
 
     headers: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
     same: Sequence[Role] = ()
     renamings: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+    v_configs: Sequence[Role] = ()
 
 
 def refuse_quantised(models: ModelInfos, files: FileFacts) -> None:
@@ -132,11 +135,12 @@ def left_out_keys(models: ModelInfos, recipe: MergeRecipe, result: Infos) -> dic
     return left_out
 
 
-def warn_of_models(models: ModelInfos) -> Iterator[SpecWarning]:
+def warn_of_models(models: ModelInfos, files: FileFacts) -> Iterator[SpecWarning]:
     """Warn of models trained in different ways, or for different inputs, of factors, and of damage in A.
 
     Args:
         models: The files.
+        files: What else is known of them.
     """
     for key, info in models[Role.A].items():
         if key.endswith("position_ids") and info.is_float:
@@ -147,6 +151,7 @@ def warn_of_models(models: ModelInfos) -> Iterator[SpecWarning]:
         yield from _warn_of_factors(role, infos)
         if role in (Role.B, Role.C):
             yield from _warn_of_training(role, infos, models[Role.A])
+            yield from _warn_of_v(role, models, files)
             yield from _warn_of_inputs(role, infos, models[Role.A])
 
 
@@ -165,7 +170,7 @@ def _warn_of_factors(role: Role, infos: Infos) -> Iterator[SpecWarning]:
 def _warn_of_training(role: Role, infos: Infos, infos_a: Infos) -> Iterator[SpecWarning]:
     told: set[str] = set()
     for marker, meaning in _MARKERS.items():
-        if (marker in infos_a) != (marker in infos) and meaning not in told:
+        if marker != _V and (marker in infos_a) != (marker in infos) and meaning not in told:
             told.add(meaning)
             marked, other = (Role.A, role) if marker in infos_a else (role, Role.A)
             yield SpecWarning(f'{marked.name} is marked as {meaning} ("{marker}") and {other.name} is not.')
@@ -174,6 +179,19 @@ def _warn_of_training(role: Role, infos: Infos, infos_a: Infos) -> Iterator[Spec
             names = ", ".join(f'"{shown_key(key)}"' for key in unknown[:_SHOWN])
             more = f" and {len(unknown) - _SHOWN:,} more" if len(unknown) > _SHOWN else ""
             yield SpecWarning(f"{marked.name} is marked with {names}{more} and {other.name} is not.")
+
+
+def _warn_of_v(role: Role, models: ModelInfos, files: FileFacts) -> Iterator[SpecWarning]:
+    """Warn if one of two models predicts v, as a tensor in it or the configuration beside it says."""
+    signs = {
+        each: f'"{_V}"' if _V in models[each] else "the .yaml beside it"
+        for each in (Role.A, role)
+        if _V in models[each] or each in files.v_configs
+    }
+    if len(signs) == 1:
+        ((marked, sign),) = signs.items()
+        other = role if marked is Role.A else Role.A
+        yield SpecWarning(f"{marked.name} is marked as {_MARKERS[_V]} ({sign}) and {other.name} is not.")
 
 
 def _is_unknown_marker(key: str, info: TensorInfo) -> bool:
@@ -186,6 +204,25 @@ def _warn_of_inputs(role: Role, infos: Infos, infos_a: Infos) -> Iterator[SpecWa
     if own > theirs > LATENT_CHANNELS:
         yield SpecWarning(
             f"A is {input_kind(own)} and {role.name} is {input_kind(theirs)}: of the first convolution only the "
+            f"{LATENT_CHANNELS} channels of the image are merged."
+        )
+
+
+def warn_of_channels(models: ModelInfos, tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
+    """Warn if a model of fewer input channels keeps another one's from being merged.
+
+    Args:
+        models: The files.
+        tensors: The plan of all tensors.
+    """
+    inputs = next(tensor.inputs for tensor in tensors if tensor.name.key == FIRST_CONV)
+    kinds = {role: input_channels({FIRST_CONV: models[role][FIRST_CONV].shape}) for role in inputs}
+    own = kinds.pop(Role.A, 0)
+    wide = [role.name for role, channels in kinds.items() if channels == own]
+    narrow = [role.name for role, channels in kinds.items() if channels == LATENT_CHANNELS < own]
+    if wide and narrow:
+        yield SpecWarning(
+            f"A and {wide[0]} are {input_kind(own)} and {narrow[0]} is not: of the first convolution only the "
             f"{LATENT_CHANNELS} channels of the image are merged."
         )
 

@@ -19,6 +19,7 @@ from .model_fit import (
     left_out_keys,
     refuse_quantised,
     result_infos,
+    warn_of_channels,
     warn_of_ema,
     warn_of_models,
 )
@@ -98,7 +99,7 @@ class Planner:
         self._unknown_names = {
             role: list(warn_of_unknown_names(models[Role.A], models[role], role)) for role in self._merged_roles[1:]
         }
-        self._about_models = list(warn_of_models(models))
+        self._about_models = list(warn_of_models(models, files))
         self._left_out = left_out_keys(models, recipe, self.infos)
 
     @property
@@ -121,6 +122,7 @@ class Planner:
             *warn_of_rules(recipe.rules, self._matcher, decision, architecture=self.architecture),
             *_warn_of_result(recipe, tensors, self._files),
             *self._about_models,
+            *warn_of_channels(self._models, tensors),
             *self._warn_of_fit(tensors),
             *warn_of_ema(tensors),
         ]
