@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,6 +197,8 @@ def test_headers_tell_it_too(
     quantised = str(save(tmp_path / "q.safetensors", some_elements(whole(2)), {field: text}))
     assert main(["plan", plain, quantised]) == FAILED
     assert f"({field})" in capsys.readouterr().err
+    assert main(["inspect", quantised]) == DONE
+    assert re.search(rf"^The numbers are .*\({field}\), which cannot be merged", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_quantised_vae_file_is_refused(tmp_path: Path, plain: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,7 +145,8 @@ def warn_of_models(models: ModelInfos, files: FileFacts) -> Iterator[SpecWarning
     for key, info in models[Role.A].items():
         if key.endswith("position_ids") and info.is_float:
             yield SpecWarning(
-                f"{shown_key(key)} of A holds floats ({info.dtype}), damage that some mergers leave; it is copied as it is."
+                f"{shown_key(key)} of A holds floats ({info.dtype}), damage that some mergers leave; "
+                "it is copied as it is."
             )
     for role, infos in models.items():
         yield from _warn_of_factors(role, infos)

@@ -130,7 +130,12 @@ def _draw_base(plan: MergePlan, ratio: str) -> Iterator[str]:
 
 
 def describe_checkpoint(
-    tensors: Mapping[str, TensorInfo], architecture: Architecture, *, name: str, size: int
+    tensors: Mapping[str, TensorInfo],
+    architecture: Architecture,
+    *,
+    name: str,
+    size: int,
+    header: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """Describe a checkpoint in lines of text: architecture, size, dtypes, tensors of each part.
 
@@ -139,6 +144,7 @@ def describe_checkpoint(
         architecture: The architecture of the model.
         name: The name of the checkpoint.
         size: The size of the file in bytes.
+        header: The text fields of its header.
     """
     facts = checkpoint_as_dict(tensors, architecture, size=size)
     channels = facts["input_channels"]
@@ -149,7 +155,7 @@ def describe_checkpoint(
     yield "formats:  " + ", ".join(f"{dtype} {count}" for dtype, count in facts["dtypes"].items())
     yield "tensors:  " + ", ".join(f"{part} {count}" for part, count in facts["tensors"].items())
     yield f"blocks:   {architecture.block_summary}"
-    if (found := find_quantised(tensors)) is not None:
+    if (found := find_quantised(tensors, header)) is not None:
         yield f"The numbers are {found.format} ({shown_key(found.sign)}), which cannot be merged."
 
 
