@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from elemental import read_recipe
 from elemental.architectures.keys import shown_key
 from elemental.cli.main import DONE, FAILED, WRONG_USAGE, main
+from elemental.merge.plan import NOTHING_CHANGES, NOTHING_MERGED
 
 from .conftest import save
 from .merging import EMA, State, assert_merged, ema_of, only, same_bits, save_all, some_elements, u_net, whole
@@ -294,10 +295,12 @@ def test_a_merge_that_changes_nothing_is_refused(
 
 
 @pytest.mark.parametrize("options", [["--dtype", "bf16"], ["--drop-ema"], ["--dry-run"]])
-def test_what_still_changes_the_file_is_written(tmp_path: Path, options: Sequence[str]) -> None:
+def test_what_still_changes_the_file_is_written(tmp_path: Path, options: Sequence[str], capsys: Capture) -> None:
     states = [{**some_elements(u_net(1)), **ema_of(some_elements(u_net(1)), 3)}, some_elements(u_net(2))]
     a, b = map(str, save_all(tmp_path, states))
     assert main(["merge", a, b, "--alpha", "0", *options, "-o", str(tmp_path / "out.safetensors")]) == DONE
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning == f"warning: {(NOTHING_CHANGES if options == ['--dry-run'] else NOTHING_MERGED).message}"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
