@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from elemental import read_recipe
+from elemental.architectures.keys import shown_key
 from elemental.cli.main import DONE, FAILED, WRONG_USAGE, main
+from elemental.merge.plan import NOTHING_CHANGES, NOTHING_MERGED
 
 from .conftest import save
 from .merging import EMA, State, assert_merged, ema_of, only, same_bits, save_all, some_elements, u_net, whole
@@ -293,10 +295,12 @@ def test_a_merge_that_changes_nothing_is_refused(
 
 
 @pytest.mark.parametrize("options", [["--dtype", "bf16"], ["--drop-ema"], ["--dry-run"]])
-def test_what_still_changes_the_file_is_written(tmp_path: Path, options: Sequence[str]) -> None:
+def test_what_still_changes_the_file_is_written(tmp_path: Path, options: Sequence[str], capsys: Capture) -> None:
     states = [{**some_elements(u_net(1)), **ema_of(some_elements(u_net(1)), 3)}, some_elements(u_net(2))]
     a, b = map(str, save_all(tmp_path, states))
     assert main(["merge", a, b, "--alpha", "0", *options, "-o", str(tmp_path / "out.safetensors")]) == DONE
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning == f"warning: {(NOTHING_CHANGES if options == ['--dry-run'] else NOTHING_MERGED).message}"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -315,3 +319,152 @@ def test_damaged_position_ids_are_copied_and_told_of(
     whole_a = str(save(tmp_path / "whole.safetensors", some_elements(whole(1))))
     assert main(["plan", whole_a, b]) == DONE
     assert "holds floats" not in capsys.readouterr().err
+
+
+HOSTILE = "aa\x1b[2J\nwarning: fine\u202e\ud800"
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ("out.2.weight", "out.2.weight"),
+        (HOSTILE, r"aa\x1b[2J\nwarning: fine\u202e\ud800"),
+        ("a" * 121, "a" * 80 + "..." + "a" * 37),
+        ("\n" * 10**6 + "end", r"\n" * 40 + "..." + r"\n" * 17 + "end"),
+    ],
+)
+def test_keys_are_shown_in_a_line(key: str, shown: str) -> None:
+    assert shown_key(key) == shown
+
+
+@pytest.mark.parametrize("owner", ["A", "B"])
+@pytest.mark.parametrize("prefix", ["", "x.", UNET, UNET + "input_blocks.1.0."])
+def test_no_key_reaches_the_terminal_raw(tmp_path: Path, prefix: str, owner: str, capsys: Capture) -> None:
+    states = [some_elements(whole(seed)) for seed in (1, 2)]
+    odd = {prefix + HOSTILE[:-1]: torch.zeros(0), prefix + "b" * 10_000: torch.zeros(2)}
+    states["AB".index(owner)] |= odd
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b, "--alpha", "0.3", "--elemental", "::0.5"]) == DONE
+    assert main(["inspect", a]) == DONE
+    assert main(["merge", a, b, "-o", str(tmp_path / "out.safetensors"), "--print-change", "--dry-run"]) == DONE
+    printed = "".join(capsys.readouterr())
+    assert not re.search(r"\x1b|\u202e|^warning: fine|b{200}", printed, re.MULTILINE)
+
+
+def test_some_of_many_marks_are_named(tmp_path: Path, capsys: Capture) -> None:
+    states = [some_elements(u_net(seed)) for seed in (1, 2)]
+    states[1] |= {f"mark{number}": torch.zeros(0) for number in range(2000)}
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b]) == DONE
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning == 'warning: B is marked with "mark0", "mark1", "mark10" and 1,997 more and A is not.'
+
+
+def moved(*pairs: tuple[str, str]) -> Callable[[State], State]:
+    def move(state: State) -> State:
+        for old, new in pairs:
+            state = {re.sub("^" + re.escape(old), new, key): tensor for key, tensor in state.items()}
+        return state
+
+    return move
+
+
+@pytest.mark.parametrize(
+    ("move", "count"),
+    [
+        (moved((XL_G + "model.transformer.resblocks.", "text_encoders.clip_g.transformer.text_model.layers.")), 384),
+        (moved((XL_L, "conditioner.0."), (XL_G, "conditioner.1.")), 582),
+        (moved((XL_L, "cond_stage_model.")), 196),
+    ],
+)
+@pytest.mark.parametrize("owner", ["A", "B"])
+def test_text_encoders_under_names_of_others_are_told_of(
+    tmp_path: Path, move: Callable[[State], State], count: int, owner: str, capsys: Capture
+) -> None:
+    states = [without(whole(seed, layout="sdxl"), "position_ids|text_projection") for seed in (1, 2)]
+    if count == 384:
+        states = [without(state, r"embedders\.1\.model\.(?!transformer)") for state in states]
+    states["AB".index(owner)] = {key: tensor.clone() for key, tensor in move(states["AB".index(owner)]).items()}
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b, "--alpha", "0.3"]) == DONE
+    (line,) = capsys.readouterr().err.splitlines()
+    found = re.findall(r"([\d,]+) tensors such as (\S+) are only in model (\w)", line)
+    assert line.startswith("warning: A text encoder has other names in B than in A: "), line
+    assert {(letter, abs(int(number) - count) <= 2) for number, _, letter in found} == {("A", True), ("B", True)}
+
+
+def test_pruned_text_encoders_are_not_worth_a_warning(tmp_path: Path, capsys: Capture) -> None:
+    """One model without its text encoder, the other one without its VAE; or CLIP-L alone."""
+    xl = [whole(seed, layout="sdxl") for seed in (1, 2)]
+    for own, theirs in (
+        (without(xl[0], "^first_stage"), without(xl[1], "^conditioner")),
+        (xl[0], without(xl[1], r"embedders\.1\.")),
+        (without(xl[0], r"embedders\.0\."), xl[1]),
+    ):
+        a, b = map(str, save_all(tmp_path, [own, theirs]))
+        assert main(["plan", a, b]) == DONE
+        assert capsys.readouterr().err == ""
+
+
+def test_counters_and_masks_are_not_worth_a_warning(tmp_path: Path, capsys: Capture) -> None:
+    states = [{**u_net(seed), **ema_of(u_net(seed), seed)} for seed in (1, 2)]
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b, "--alpha", "0.3", "--strict"]) == DONE
+    mask = {"cond_stage_model.model.attn_mask": torch.full((4, 4), float("-inf")).triu_(1)}
+    states = [{**whole(1, layout="sd2"), **mask}, whole(2, layout="sd2")]
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b, "--strict"]) == main(["plan", b, a, "--strict"]) == DONE
+    assert capsys.readouterr().err == ""
+
+
+def test_other_architectures_are_named(tmp_path: Path, capsys: Capture) -> None:
+    a, b = map(str, save_all(tmp_path, [u_net(1), u_net(2, layout="sdxl")]))
+    assert main(["plan", a, b]) == FAILED
+    assert "Models of different architectures cannot be merged: A is SD 1.x, B is SDXL." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("owner", ["A", "B", "C"])
+def test_a_configuration_that_tells_of_v_prediction_is_compared(tmp_path: Path, owner: str, capsys: Capture) -> None:
+    paths = save_all(tmp_path, [some_elements(u_net(seed)) for seed in (1, 2, 3)])
+    for path in paths:
+        path.with_suffix(".yaml").write_text("model: {params: {}}\n")
+    config = paths["ABC".index(owner)].with_suffix(".yaml")
+    config.write_text('model:\n  params:\n    parameterization: "v"\n')
+    words = ["plan", *map(str, paths), "--mode", "add-difference"]
+    assert main(words) == DONE
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (2 if owner == "A" else 1)
+    assert all(f"warning: {owner} is marked as v-prediction (the .yaml beside it)" in line for line in lines)
+    config.write_bytes(b"\0" * (1 << 21))
+    assert main(words) == DONE
+    assert capsys.readouterr().err == ""
+
+
+def test_v_prediction_told_in_two_ways_is_one(tmp_path: Path, capsys: Capture) -> None:
+    states = [some_elements(u_net(1)), some_elements(u_net(2)) | {"v_pred": torch.zeros(0)}]
+    a, b = save_all(tmp_path, states)
+    a.with_suffix(".yaml").write_text("parameterization: v\n")
+    assert main(["plan", str(a), str(b)]) == DONE
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("channels", "options", "told"),
+    [
+        ((9, 9, 4), ["--mode", "add-difference"], "A and B are inpainting (9 input channels) and C is not: of the"),
+        ((9, 4, 9), ["--mode", "triple-sum", "--beta", "0.3"], "A and C are inpainting (9 input channels) and B is"),
+        ((9, 4, 4), ["--mode", "add-difference"], ""),
+        ((9, 9, 9), ["--mode", "add-difference"], ""),
+        ((4, 4, 4), ["--mode", "add-difference"], ""),
+        ((9, 9, 4), ["--mode", "add-difference", "--elemental", "IN00::0"], ""),
+        ((9, 4), [], ""),
+        ((9, 9), [], ""),
+    ],
+)
+def test_mask_channels_that_are_not_merged_are_told_of(
+    tmp_path: Path, channels: Sequence[int], options: Sequence[str], told: str, capsys: Capture
+) -> None:
+    states = [some_elements(u_net(seed, channels=count)) for seed, count in enumerate(channels, 1)]
+    assert main(["plan", *map(str, save_all(tmp_path, states)), "--alpha", "0.3", *options]) == DONE
+    error = capsys.readouterr().err
+    assert error == "" if not told else told in error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from elemental.cli.main import DONE, FAILED, main
 
 from .conftest import save
-from .merging import State, ema_of, only, some_elements, u_net, whole
+from .merging import State, ema_of, only, save_all, some_elements, u_net, whole
 
 UNET = "model.diffusion_model."
 FP8 = torch.float8_e4m3fn
@@ -127,6 +128,21 @@ FORMATS: dict[str, tuple[str, Callable[[State], State]]] = {
         "with factors beside them",
         lambda state: {**state, **{f"scales.{layer}.weight": torch.tensor(0.5) for layer in layers(state)}},
     ),
+    "factors below a folder": (
+        "with factors beside them",
+        lambda state: {**state, **{f"quant_scales/{layer}.weight": torch.tensor(0.5) for layer in layers(state)}},
+    ),
+    "factors by names without dots": (
+        "scaled fp8",
+        lambda state: {
+            **fp8_with()(state),
+            **{f"scale.{layer.replace('.', '_')}_weight": torch.tensor(0.5) for layer in layers(state)},
+        },
+    ),
+    "one factor of fp8": (
+        "scaled fp8",
+        lambda state: {**fp8_with()(state), layers(state)[0] + ".gain": torch.tensor(0.5)},
+    ),
     "a marker of the U-Net": ("ComfyUI", lambda state: {**state, UNET + "scaled_fp8": torch.zeros(2).to(FP8)}),
     "a first layer that is packed": (
         "packed",
@@ -181,6 +197,8 @@ def test_headers_tell_it_too(
     quantised = str(save(tmp_path / "q.safetensors", some_elements(whole(2)), {field: text}))
     assert main(["plan", plain, quantised]) == FAILED
     assert f"({field})" in capsys.readouterr().err
+    assert main(["inspect", quantised]) == DONE
+    assert re.search(rf"^The numbers are .*\({field}\), which cannot be merged", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_quantised_vae_file_is_refused(tmp_path: Path, plain: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,6 +262,29 @@ def test_what_real_models_have_is_no_factor(
     other = str(save(tmp_path / "b.safetensors", contiguous(PLAIN_KINDS[kind](some_elements(whole(2))))))
     for models in ([plain, other], [other, plain]):
         assert main(["plan", *models]) == DONE, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["{}.alpha", "scale.{}.weight"])
+@pytest.mark.parametrize("owners", ["A", "B", "AB"])
+def test_one_factor_among_floats_is_a_warning(
+    tmp_path: Path, name: str, owners: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = [some_elements(whole(1)), some_elements(whole(2))]
+    for owner in owners:
+        states["AB".index(owner)][name.format(layers(states[0])[0])] = torch.tensor(1.0).half()
+    assert main(["plan", *map(str, save_all(tmp_path, states))]) == DONE
+    error = capsys.readouterr().err
+    for owner in owners:
+        assert f"in model {owner} can be a factor of {layers(states[0])[0]}.weight, which is merged" in error
+
+
+def test_unknown_tensors_beside_fp8_are_told_of(tmp_path: Path, plain: str, capsys: pytest.CaptureFixture[str]) -> None:
+    beside = {f"q/{number}": torch.tensor(0.5) for number in range(3)}
+    fp8 = to_fp8(some_elements(whole(2)))
+    words = "The U-Net of model B is fp8, and 3 tensors have unknown names, such as q/0: if they are factors"
+    for state, told in (({**fp8, **beside}, True), (fp8, False), (some_elements(whole(2)) | beside, False)):
+        assert main(["plan", plain, str(save(tmp_path / "b.safetensors", state))]) == DONE
+        assert (words in capsys.readouterr().err) is told
 
 
 def test_inspecting_a_quantised_file_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from elemental.hosts.base import CheckpointRef
 from elemental.images.image_request import GeneratedImage, ImageRequest
 from elemental.session import merge_jobs
 from elemental.session import plot_and_check_jobs as run_jobs
-from elemental.session.form import MergeForm
+from elemental.session.form import KEEP, MergeForm
 from elemental.session.job_texts import count_images, format_duration
 from elemental.session.jobs import Job, JobState, JobView
 from elemental.session.run_plans import CheckForm, PlotForm, describe_estimate, plan_plot
@@ -65,6 +65,21 @@ def test_a_merge_that_changes_nothing_says_so(session: Session) -> None:
     assert said not in ended(merge_jobs.merge(session, FORM, None, print_change=False)).text
     session.previewer.look(replace(FORM, spec="", alpha=0))  # of another page
     assert said not in ended(merge_jobs.merge(session, FORM, None, print_change=False)).text
+
+
+def test_a_saved_file_without_changes_is_told_from_a_copy(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge_jobs, "safe_file_name", lambda name, _folder: tmp_path / name)
+    same = "Its tensors are those of model A: this merge changes nothing."
+    other = "Its weights are those of model A: only their number format"
+    for dtype, said, unsaid in ((KEEP, same, other), ("fp32", other, same)):
+        form = replace(FORM, spec="", alpha=0, dtype=dtype)
+        text = ended(merge_jobs.save(session, form, f"{len(dtype)}.safetensors", overwrite=False)).text
+        assert said in text
+        assert unsaid not in text
+        assert ("the result is model A." in session.previewer.look(form).report) is (dtype == KEEP)
+        assert session.previewer.changes_nothing(form)
 
 
 def test_model_a_is_chosen_whatever_the_number_of_models(models: Mapping[str, Path], tmp_path: Path) -> None:

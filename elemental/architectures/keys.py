@@ -16,6 +16,8 @@ TEXT_PREFIXES = ("cond_stage_model.", "conditioner.", "text_encoders.")
 """Prefixes of text encoders. Keys with the last have no other spelling (:mod:`.key_spelling`), or stand beside it."""
 EMA_PREFIX = "model_ema."
 """Prefix of EMA weights, which some training checkpoints have beside those of the U-Net; they belong to BASE."""
+BESIDE = ("depth_model.", "denoiser.", "control_model.", "edm_vpred.")
+"""Prefixes of what a file can hold besides its model."""
 FIRST_CONV = UNET_PREFIX + "input_blocks.0.0.weight"
 """The first convolution of the U-Net; its second dimension is 4, or 9 in inpainting models."""
 
@@ -95,6 +97,16 @@ def _place_in_unet(rest: str, architecture: Architecture) -> tuple[str, str] | N
 
 FULL_KEY_PREFIXES = ("model.", VAE_PREFIX, *TEXT_PREFIXES)
 """Parts that start with one of these are searched in the full key, so that full keys can be pasted into rules."""
+
+
+_LONGEST_SHOWN = 120
+
+
+def shown_key(key: str) -> str:
+    """Write a key of a file, or a text of its header, for a message: in printable characters, at most 120 of them."""
+    ends = key if len(key) <= 2 * _LONGEST_SHOWN else key[:_LONGEST_SHOWN] + key[-_LONGEST_SHOWN:]
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in ends)
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:80]}...{shown[-37:]}"
 
 
 def part_of_base(component: Component) -> str | None:

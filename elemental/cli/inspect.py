@@ -51,8 +51,8 @@ def _print_facts(checkpoint: Checkpoint, *, with_elements: bool) -> None:
 
 def _print_text(checkpoint: Checkpoint, options: InspectOptions) -> None:
     tensors, architecture = checkpoint.tensors, checkpoint.architecture
-    size = checkpoint.signature.size
-    print_lines(describe_checkpoint(tensors, architecture, name=options.checkpoint, size=size))
+    name, size, header = options.checkpoint, checkpoint.signature.size, checkpoint.metadata
+    print_lines(describe_checkpoint(tensors, architecture, name=name, size=size, header=header))
     if checkpoint.renamings:
         print_lines([f"names:    {', '.join(checkpoint.renamings)}"])
     if options.elements:

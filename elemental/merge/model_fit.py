@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from ..architectures.blocks import Architecture
 from ..architectures.detection import detect_architecture, input_channels
-from ..architectures.keys import EMA_PREFIX, FIRST_CONV, UNET_PREFIX, is_vae_key
+from ..architectures.keys import EMA_PREFIX, FIRST_CONV, UNET_PREFIX, is_vae_key, shown_key
 from ..errors import MergeError
 from ..recipe.recipe import MergeRecipe, SaveDtype, VaeChoice
 from ..recipe.spec_warnings import SpecWarning
 from .files.tensor_info import TensorInfo
 from .plan import Infos, Role, TensorPlan
-from .quantised import find_quantised
+from .quantised import find_lone_factor, find_quantised, find_unknown_beside_fp8
 from .shape_fit import LATENT_CHANNELS, input_kind
 
 ModelInfos = Mapping[Role, Infos]
@@ -22,14 +22,16 @@ ModelInfos = Mapping[Role, Infos]
 VAE_ROLES = {VaeChoice.A: Role.A, VaeChoice.B: Role.B, VaeChoice.FILE: Role.VAE}
 """The file that the VAE is taken from whole."""
 
+_SHOWN = 3
 _SAVED_AS = {SaveDtype.FP16: "F16", SaveDtype.BF16: "BF16", SaveDtype.FP32: "F32"}
 
 # Tensors that tell how a model was trained. Sources: comfy/supported_models.py of github.com/comfyanonymous/ComfyUI
 # (SDXL.model_type), modules/sd_models.py of github.com/AUTOMATIC1111/stable-diffusion-webui
 _EDM = "EDM v-prediction"
 _PLAYGROUND = "EDM with latents of another mean, as Playground v2.5"
+_V = "v_pred"
 _MARKERS = {
-    "v_pred": "v-prediction",
+    _V: "v-prediction",
     "ztsnr": "zero-terminal-SNR",
     "edm_vpred.sigma_max": _EDM,
     "edm_vpred.sigma_min": _EDM,
@@ -46,11 +48,13 @@ class FileFacts:
         headers: The text fields in their headers.
         same: The models that are one and the same file, whatever their paths.
         renamings: For each file in words how it spells its keys otherwise, and what of it is not read.
+        v_configs: The models beside which a ``.yaml`` says that they predict v.
     """
 
     headers: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
     same: Sequence[Role] = ()
     renamings: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+    v_configs: Sequence[Role] = ()
 
 
 def refuse_quantised(models: ModelInfos, files: FileFacts) -> None:
@@ -62,7 +66,7 @@ def refuse_quantised(models: ModelInfos, files: FileFacts) -> None:
     for role, infos in models.items():
         found = find_quantised(infos, files.headers.get(role))
         if found is not None:
-            numbers = f"The numbers of {role.spoken} are {found.format} ({found.sign})"
+            numbers = f"The numbers of {role.spoken} are {found.format} ({shown_key(found.sign)})"
             raise MergeError(f"{numbers}, which cannot be merged as they are; use its fp16 or bf16 file.")
 
 
@@ -80,7 +84,7 @@ def common_architecture(models: ModelInfos) -> Architecture:
     }
     if len(set(architectures.values())) > 1:
         each = ", ".join(f"{role.name} is {architecture.name}" for role, architecture in architectures.items())
-        raise MergeError(f"ModelInfos of different architectures cannot be merged: {each}.")
+        raise MergeError(f"Models of different architectures cannot be merged: {each}.")
     return architectures[Role.A]
 
 
@@ -114,7 +118,7 @@ def _added_vae(recipe: MergeRecipe, models: ModelInfos) -> Infos:
     keys_of_a = [key for key in models[Role.A] if is_vae_key(key)]
     missing = next((key for key in keys_of_a if key not in vae), None)
     if not vae or missing:
-        lack = f"lacks {missing}" if missing and vae else "has no VAE"
+        lack = f"lacks {shown_key(missing)}" if missing and vae else "has no VAE"
         raise MergeError(f"The VAE cannot be taken from {source.spoken}, which {lack}.")
     return {} if keys_of_a else vae
 
@@ -131,37 +135,69 @@ def left_out_keys(models: ModelInfos, recipe: MergeRecipe, result: Infos) -> dic
     return left_out
 
 
-def warn_of_models(models: ModelInfos) -> Iterator[SpecWarning]:
-    """Warn of models trained in different ways, or for different inputs, and of damage in A that is copied.
+def warn_of_models(models: ModelInfos, files: FileFacts) -> Iterator[SpecWarning]:
+    """Warn of models trained in different ways, or for different inputs, of factors, and of damage in A.
 
     Args:
         models: The files.
+        files: What else is known of them.
     """
     for key, info in models[Role.A].items():
         if key.endswith("position_ids") and info.is_float:
             yield SpecWarning(
-                f"{key} of A holds floats ({info.dtype}), damage that some mergers leave; it is copied as it is."
+                f"{shown_key(key)} of A holds floats ({info.dtype}), damage that some mergers leave; "
+                "it is copied as it is."
             )
     for role, infos in models.items():
+        yield from _warn_of_factors(role, infos)
         if role in (Role.B, Role.C):
             yield from _warn_of_training(role, infos, models[Role.A])
+            yield from _warn_of_v(role, models, files)
             yield from _warn_of_inputs(role, infos, models[Role.A])
+
+
+def _warn_of_factors(role: Role, infos: Infos) -> Iterator[SpecWarning]:
+    """Warn of what may be factors of weights, though not surely enough to refuse the file."""
+    if (found := find_lone_factor(infos)) is not None:
+        factor, weight = map(shown_key, found)
+        yield SpecWarning(f"{factor} in {role.spoken} can be a factor of {weight}, which is merged without it.")
+    if unknown := find_unknown_beside_fp8(infos):
+        yield SpecWarning(
+            f"The U-Net of {role.spoken} is fp8, and {len(unknown):,} tensors have unknown names, such as "
+            f"{shown_key(unknown[0])}: if they are factors of its weights, the merge is wrong."
+        )
 
 
 def _warn_of_training(role: Role, infos: Infos, infos_a: Infos) -> Iterator[SpecWarning]:
     told: set[str] = set()
-    unknown = {key: "" for key in (*infos_a, *infos) if "." not in key and _is_marker(key, infos_a, infos)}
-    for marker, meaning in {**unknown, **_MARKERS}.items():
-        if (marker in infos_a) != (marker in infos) and (not meaning or meaning not in told):
+    for marker, meaning in _MARKERS.items():
+        if marker != _V and (marker in infos_a) != (marker in infos) and meaning not in told:
             told.add(meaning)
             marked, other = (Role.A, role) if marker in infos_a else (role, Role.A)
-            known = f'marked as {meaning} ("{marker}")' if meaning else f'marked with "{marker}"'
-            yield SpecWarning(f"{marked.name} is {known} and {other.name} is not.")
+            yield SpecWarning(f'{marked.name} is marked as {meaning} ("{marker}") and {other.name} is not.')
+    for marked, own, other, others in ((Role.A, infos_a, role, infos), (role, infos, Role.A, infos_a)):
+        if unknown := [key for key in own if key not in others and _is_unknown_marker(key, own[key])]:
+            names = ", ".join(f'"{shown_key(key)}"' for key in unknown[:_SHOWN])
+            more = f" and {len(unknown) - _SHOWN:,} more" if len(unknown) > _SHOWN else ""
+            yield SpecWarning(f"{marked.name} is marked with {names}{more} and {other.name} is not.")
 
 
-def _is_marker(key: str, *models: Infos) -> bool:
-    """Tell whether a key names an empty tensor, which can only be a mark."""
-    return any(key in infos and infos[key].numel == 0 for infos in models)
+def _warn_of_v(role: Role, models: ModelInfos, files: FileFacts) -> Iterator[SpecWarning]:
+    """Warn if one of two models predicts v, as a tensor in it or the configuration beside it says."""
+    signs = {
+        each: f'"{_V}"' if _V in models[each] else "the .yaml beside it"
+        for each in (Role.A, role)
+        if _V in models[each] or each in files.v_configs
+    }
+    if len(signs) == 1:
+        ((marked, sign),) = signs.items()
+        other = role if marked is Role.A else Role.A
+        yield SpecWarning(f"{marked.name} is marked as {_MARKERS[_V]} ({sign}) and {other.name} is not.")
+
+
+def _is_unknown_marker(key: str, info: TensorInfo) -> bool:
+    """Tell whether a tensor is empty, so that it can only be a mark, and none of those that are known."""
+    return info.numel == 0 and "." not in key and key not in _MARKERS
 
 
 def _warn_of_inputs(role: Role, infos: Infos, infos_a: Infos) -> Iterator[SpecWarning]:
@@ -169,6 +205,25 @@ def _warn_of_inputs(role: Role, infos: Infos, infos_a: Infos) -> Iterator[SpecWa
     if own > theirs > LATENT_CHANNELS:
         yield SpecWarning(
             f"A is {input_kind(own)} and {role.name} is {input_kind(theirs)}: of the first convolution only the "
+            f"{LATENT_CHANNELS} channels of the image are merged."
+        )
+
+
+def warn_of_channels(models: ModelInfos, tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
+    """Warn if a model of fewer input channels keeps another one's from being merged.
+
+    Args:
+        models: The files.
+        tensors: The plan of all tensors.
+    """
+    inputs = next(tensor.inputs for tensor in tensors if tensor.name.key == FIRST_CONV)
+    kinds = {role: input_channels({FIRST_CONV: models[role][FIRST_CONV].shape}) for role in inputs}
+    own = kinds.pop(Role.A, 0)
+    wide = [role.name for role, channels in kinds.items() if channels == own]
+    narrow = [role.name for role, channels in kinds.items() if channels == LATENT_CHANNELS < own]
+    if wide and narrow:
+        yield SpecWarning(
+            f"A and {wide[0]} are {input_kind(own)} and {narrow[0]} is not: of the first convolution only the "
             f"{LATENT_CHANNELS} channels of the image are merged."
         )
 

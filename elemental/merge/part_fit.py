@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..architectures.keys import EMA_PREFIX, UNET_PREFIX, VAE_PREFIX
+from ..architectures.keys import BESIDE, EMA_PREFIX, UNET_PREFIX, VAE_PREFIX, shown_key
 from .plan import Infos, Role
+from .quantised import COUNTS
 
 U_NET = "the U-Net"
 VAE = "the VAE"
@@ -23,14 +24,13 @@ _PARTS = {
 }
 """Parts by the prefix of their keys; the first one that fits counts."""
 
+_TEXTS = frozenset(_PARTS.values()) - {U_NET, VAE}
+
 _UNUSED = re.compile(
-    r"position_ids$|logit_scale$|^first_stage_model\.loss\."
+    r"position_ids$|logit_scale$|attn_mask$|^first_stage_model\.loss\."
     r"|^(cond_stage_model|conditioner\.embedders\.0)\..*text_projection(\.weight)?$"
 )
 """Tensors that no image depends on, and that many files lack."""
-
-_BESIDE = ("depth_model.", "denoiser.", "control_model.")
-"""Prefixes of what a file can hold besides its model."""
 
 _TRANSFORMER = re.compile(r"(.+)\.transformer_blocks\.(\d+)\.")
 _MOST_LAYERS = 0.05
@@ -65,7 +65,7 @@ class Partners(NamedTuple):
             names = f"of {self.role.name} has other names for its tensors than A's; none of it is merged."
             return f"{name[0].upper()}{name[1:]} {names}"
         one = len(self.alone) == 1
-        named = ": " + ", ".join(self.alone) if len(self.alone) <= _NAMED else "."
+        named = ": " + ", ".join(map(shown_key, self.alone)) if len(self.alone) <= _NAMED else "."
         return (
             f"{len(self.alone):,} of {len(self.own):,} tensors of {self.part} {'has' if one else 'have'} no partner in "
             f"{self.role.spoken}; {'it stays' if one else 'they stay'} A's{named}"
@@ -78,7 +78,7 @@ class Partners(NamedTuple):
         if not self.left_out or len(self.alone) == len(self.own):
             return ""
         one = len(self.left_out) == 1
-        named = ": " + ", ".join(self.left_out) if len(self.left_out) <= _NAMED else "."
+        named = ": " + ", ".join(map(shown_key, self.left_out)) if len(self.left_out) <= _NAMED else "."
         return (
             f"{len(self.left_out):,} of {theirs:,} tensors of {self.part} of {self.role.spoken} "
             f"{'has' if one else 'have'} no partner in A; {'it is' if one else 'they are'} left out{named}"
@@ -110,7 +110,7 @@ def compare_parts(infos_a: Infos, infos: Infos, role: Role) -> list[Partners]:
 
 
 def describe_no_floats(keys: Iterable[str], role: Role) -> Iterator[str]:
-    """Say which tensors of a model are no floats though weights are, part by part.
+    """Say which tensors of a model are no floats though weights are, part by part; counters need not be.
 
     Args:
         keys: The tensors.
@@ -118,9 +118,11 @@ def describe_no_floats(keys: Iterable[str], role: Role) -> Iterator[str]:
     """
     parts: dict[str, list[str]] = defaultdict(list)
     for key in keys:
-        parts[part_name(key) or "other parts"].append(key)
+        if not key.endswith(COUNTS):
+            parts[part_name(key) or "other parts"].append(key)
     for part, own in parts.items():
-        some = f"{own[0]} is" if len(own) == 1 else f"{len(own):,} tensors of {part}, such as {own[0]}, are"
+        first = shown_key(own[0])
+        some = f"{first} is" if len(own) == 1 else f"{len(own):,} tensors of {part}, such as {first}, are"
         yield f"{some} not of floats in {role.spoken}, and not merged."
 
 
@@ -129,8 +131,8 @@ def part_name(key: str) -> str | None:
     return next((name for prefix, name in _PARTS.items() if key.startswith(prefix)), None)
 
 
-def warn_of_unknown_names(infos_a: Infos, infos: Infos, role: Role) -> str:
-    """Say that a part was probably not recognized, in a sentence; empty if all parts that one model has were.
+def warn_of_unknown_names(infos_a: Infos, infos: Infos, role: Role) -> Iterator[str]:
+    """Say in sentences which parts have probably other names in one model than in the other.
 
     Args:
         infos_a: The tensors of model A.
@@ -138,21 +140,36 @@ def warn_of_unknown_names(infos_a: Infos, infos: Infos, role: Role) -> str:
         role: The other model.
     """
     if infos_a.keys() == infos.keys():
-        return ""
-    parts = set(_by_part(infos_a)), set(_by_part(infos))
+        return
+    own, theirs = _by_part(infos_a), _by_part(infos)
+    parts = set(own), set(theirs)
+    texts_a, texts = _texts_alone(own, theirs), _texts_alone(theirs, own)
+    if min(len(texts_a), len(texts)) >= _FEW:
+        yield (
+            f"A text encoder has other names in {role.name} than in A: {_only_in('model A', texts_a)} and "
+            f"{_only_in(role.spoken, texts)}; none of them is merged."
+        )
     for lacking, unknown, owner in (
         (parts[0] - parts[1], _unknown(infos), role.spoken),
         (parts[1] - parts[0], _unknown(infos_a), "model A"),
     ):
         if lacking and len(unknown) >= _FEW:
-            some = f"{len(unknown):,} tensors have unknown names, such as {unknown[0]}"
-            return f"{' and '.join(sorted(lacking))} is missing in {owner}, of which {some}; they are not merged."
-    return ""
+            some = f"{len(unknown):,} tensors have unknown names, such as {shown_key(unknown[0])}"
+            yield f"{' and '.join(sorted(lacking))} is missing in {owner}, of which {some}; they are not merged."
+
+
+def _texts_alone(own: Mapping[str, Sequence[str]], theirs: Mapping[str, Sequence[str]]) -> list[str]:
+    """List the tensors of text encoders of which the other model has none."""
+    return [key for part, keys in own.items() if part in _TEXTS and part not in theirs for key in keys]
+
+
+def _only_in(model: str, keys: Sequence[str]) -> str:
+    return f"{len(keys):,} tensors such as {shown_key(keys[0])} are only in {model}"
 
 
 def _unknown(infos: Infos) -> list[str]:
     """List the tensors that belong to no known part and are no marks or noise schedules."""
-    known = (EMA_PREFIX, *_PARTS, *_BESIDE)
+    known = (EMA_PREFIX, *_PARTS, *BESIDE)
     return [key for key in infos if "." in key and not key.startswith(known) and infos[key].numel > 1]
 
 
@@ -214,4 +231,6 @@ def _describe_depths(own: Mapping[str, int], theirs: Mapping[str, int], role: Ro
     place = next((place for place in {**own, **theirs} if own.get(place, 0) != theirs.get(place, 0)), None)
     if place is None:
         return ""
-    return f" ({place} has {own.get(place, 0)} transformer blocks in A, {theirs.get(place, 0)} in {role.name})"
+    return (
+        f" ({shown_key(place)} has {own.get(place, 0)} transformer blocks in A, {theirs.get(place, 0)} in {role.name})"
+    )

@@ -18,6 +18,9 @@ Infos = Mapping[str, TensorInfo]
 """Number format and shape of each tensor of a file, by key."""
 
 NOTHING_CHANGES = SpecWarning("Nothing would change: the result is model A.")
+NOTHING_MERGED = SpecWarning("Nothing is merged: the result is model A, converted or without its EMA weights.")
+ONLY_MODEL_A = (NOTHING_CHANGES, NOTHING_MERGED)
+"""Warnings of a merge that takes nothing from other models."""
 
 
 class Role(Enum):
@@ -95,6 +98,11 @@ class MergePlan:
     def mode(self) -> MergeMode:
         """The merge mode."""
         return self.recipe.mode
+
+    @property
+    def changes(self) -> int:
+        """How many tensors differ from A in more than number format."""
+        return sum(tensor.changed for tensor in self.tensors)
 
     @property
     def nbytes(self) -> int:

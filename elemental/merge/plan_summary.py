@@ -11,7 +11,7 @@ from typing import Any
 from ..architectures.blocks import BASE, Architecture
 from ..architectures.detection import input_channels
 from ..architectures.element_groups import group_name, natural_key
-from ..architectures.keys import Component, KeyName, name_key
+from ..architectures.keys import Component, KeyName, name_key, shown_key
 from ..recipe.block_weights import BlockWeights, format_block_weights
 from ..recipe.rules import format_ratio
 from .change_counts import Tally, count_changes
@@ -75,7 +75,7 @@ def summarise_plan(plan: MergePlan) -> Iterator[str]:
     for role, keys in plan.left_out.items():
         if keys:
             where = "EMA weights of A" if role is Role.A else f"only in {role.name}"
-            yield f"{_tensors(len(keys))}: {where}, left out, such as {keys[0]}."
+            yield f"{_tensors(len(keys))}: {where}, left out, such as {shown_key(keys[0])}."
     yield from describe_names(plan)
 
 
@@ -88,12 +88,12 @@ def describe_names(plan: MergePlan) -> Iterator[str]:
 def describe_changes(plan: MergePlan) -> Iterator[str]:
     """List each tensor that a rule sets: block, element, ratio before and after, the rules, and why it stays A's."""
     ruled = [tensor for tensor in plan.tensors if _rules_of(tensor)]
-    width = max((len(tensor.name.element) for tensor in ruled), default=0)
+    width = max((len(shown_key(tensor.name.element)) for tensor in ruled), default=0)
     for tensor in ruled:
         before, after = _ratios(tensor.base_alpha, tensor.base_beta), _ratios(tensor.alpha, tensor.beta)
         rules = "; ".join(f"rule {index + 1}: {plan.recipe.rules.rules[index]}" for index in _rules_of(tensor))
         note = f" ({tensor.note})" if tensor.note else ""
-        yield f"{tensor.name.block:5} {tensor.name.element:{width}} {before} -> {after}  {rules}{note}"
+        yield f"{tensor.name.block:5} {shown_key(tensor.name.element):{width}} {before} -> {after}  {rules}{note}"
     counts = count_changes(plan)
     yield f"{counts.rules_set}; {counts.all_tensors.moved:,} to another ratio than before."
 
@@ -130,7 +130,12 @@ def _draw_base(plan: MergePlan, ratio: str) -> Iterator[str]:
 
 
 def describe_checkpoint(
-    tensors: Mapping[str, TensorInfo], architecture: Architecture, *, name: str, size: int
+    tensors: Mapping[str, TensorInfo],
+    architecture: Architecture,
+    *,
+    name: str,
+    size: int,
+    header: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """Describe a checkpoint in lines of text: architecture, size, dtypes, tensors of each part.
 
@@ -139,6 +144,7 @@ def describe_checkpoint(
         architecture: The architecture of the model.
         name: The name of the checkpoint.
         size: The size of the file in bytes.
+        header: The text fields of its header.
     """
     facts = checkpoint_as_dict(tensors, architecture, size=size)
     channels = facts["input_channels"]
@@ -149,8 +155,8 @@ def describe_checkpoint(
     yield "formats:  " + ", ".join(f"{dtype} {count}" for dtype, count in facts["dtypes"].items())
     yield "tensors:  " + ", ".join(f"{part} {count}" for part, count in facts["tensors"].items())
     yield f"blocks:   {architecture.block_summary}"
-    if (found := find_quantised(tensors)) is not None:
-        yield f"The numbers are {found.format} ({found.sign}), which cannot be merged."
+    if (found := find_quantised(tensors, header)) is not None:
+        yield f"The numbers are {found.format} ({shown_key(found.sign)}), which cannot be merged."
 
 
 def checkpoint_as_dict(tensors: Mapping[str, TensorInfo], architecture: Architecture, *, size: int) -> dict[str, Any]:
@@ -214,7 +220,7 @@ class _Table:
 
     def add(self, name: KeyName, ratio: float | None, *, ruled: bool) -> None:
         if name.component is Component.UNET:
-            cell = self._cells.setdefault(group_name(name.element), {}).setdefault(name.block, _Cell())
+            cell = self._cells.setdefault(shown_key(group_name(name.element)), {}).setdefault(name.block, _Cell())
             cell.ratios.add(ratio)
             cell.ruled |= ruled
 

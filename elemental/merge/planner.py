@@ -19,11 +19,12 @@ from .model_fit import (
     left_out_keys,
     refuse_quantised,
     result_infos,
+    warn_of_channels,
     warn_of_ema,
     warn_of_models,
 )
 from .part_fit import U_NET, VAE, Partners, compare_parts, describe_no_floats, warn_of_unknown_names, why_unet_is_unfit
-from .plan import NOTHING_CHANGES, MergePlan, Role, TensorPlan
+from .plan import NOTHING_CHANGES, NOTHING_MERGED, MergePlan, Role, TensorPlan
 from .shape_fit import Misfit, can_merge_shapes, describe_misfits, has_same_numbers
 
 _NO_FACTS = FileFacts()
@@ -96,10 +97,9 @@ class Planner:
             )
         ]
         self._unknown_names = {
-            role: text
-            for role in self._merged_roles[1:]
-            if (text := warn_of_unknown_names(models[Role.A], models[role], role))
+            role: list(warn_of_unknown_names(models[Role.A], models[role], role)) for role in self._merged_roles[1:]
         }
+        self._about_models = list(warn_of_models(models, files))
         self._left_out = left_out_keys(models, recipe, self.infos)
 
     @property
@@ -120,12 +120,14 @@ class Planner:
             *warn_of_ratios(recipe),
             *warn_of_weights(recipe, self.architecture),
             *warn_of_rules(recipe.rules, self._matcher, decision, architecture=self.architecture),
+            *self._warn_of_no_change(tensors),
             *_warn_of_result(recipe, tensors, self._files),
-            *warn_of_models(self._models),
+            *self._about_models,
+            *warn_of_channels(self._models, tensors),
             *self._warn_of_fit(tensors),
             *warn_of_ema(tensors),
         ]
-        is_model_a = NOTHING_CHANGES in warnings and self.infos == self._models[Role.A]
+        is_model_a = NOTHING_CHANGES in warnings
         return MergePlan(
             self.architecture, recipe, tensors, tuple(warnings), self._left_out, self._files.renamings, is_model_a
         )
@@ -254,6 +256,10 @@ class Planner:
             and not (partners.part == U_NET and role in self._unfit)
         ]
 
+    def _warn_of_no_change(self, tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
+        if not any(tensor.changed for tensor in tensors):
+            yield NOTHING_CHANGES if self.infos == self._models[Role.A] else NOTHING_MERGED
+
     def _warn_of_fit(self, tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
         for role, why in self._unfit.items():
             if _takes_unet(tensors, role):
@@ -265,9 +271,9 @@ class Planner:
             taken = any(partners.role in tensors[self._places[key]].inputs for key in partners.own)
             if taken and partners.left_out_text:
                 yield SpecWarning(partners.left_out_text)
-        for role, text in self._unknown_names.items():
+        for role, texts in self._unknown_names.items():
             if any(role in tensor.inputs for tensor in tensors):
-                yield SpecWarning(text)
+                yield from map(SpecWarning, texts)
         yield from self._no_floats
 
     def _why_not_merged(self, name: KeyName) -> str:
@@ -325,8 +331,6 @@ def _takes_unet(tensors: Sequence[TensorPlan], role: Role) -> bool:
 
 
 def _warn_of_result(recipe: MergeRecipe, tensors: Sequence[TensorPlan], files: FileFacts) -> Iterator[SpecWarning]:
-    if not any(tensor.changed for tensor in tensors):
-        yield NOTHING_CHANGES
     paths = [source.path for source in recipe.sources.values()]
     if len(set(paths)) < len(paths) or files.same:
         yield SpecWarning("The same file is given for two of the models.")

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..architectures.keys import EMA_PREFIX, PREFIXES
+from ..architectures.keys import BESIDE, EMA_PREFIX, PREFIXES, Component, shown_key
 from .files.tensor_info import TensorInfo
 from .plan import Infos
 
@@ -27,7 +28,7 @@ _ORDINARY = (
 )  # fmt: skip
 """Last pieces of the names of what a layer has, that are no factors."""
 
-_COUNTS = ("position_ids", "num_batches_tracked", "num_updates", "decay")
+COUNTS = ("position_ids", "num_batches_tracked", "num_updates", "decay")
 """Ends of names whose tensors may be integers."""
 
 _INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32")
@@ -53,6 +54,16 @@ _FACTORS = (
     *(name for _, names in _FORMATS for name in names),
 )  # fmt: skip
 """Last pieces of names that no model has whose numbers are weights."""
+
+_MOST_PIECES = 6
+"""The pieces that a factor's name may have before that of its weight."""
+
+_SEVERAL = 3
+_LONGEST_PLAIN = 40
+"""Longer names are those of weights with other letters for their dots; names of noise schedules are shorter."""
+
+_LARGEST = 1 << 16
+"""The most numbers that a factor is taken to have, where nothing is known of its weight."""
 
 _HEADERS = ("_quantization_metadata", "quantization_config")
 """Header fields of quantised files."""
@@ -98,16 +109,55 @@ def _names_layers(text: str) -> bool:
 
 def _signs(infos: Infos) -> Iterator[str]:
     """Give the tensors that show a quantised file: known names first, then integers, then factors of any name."""
-    integers, others = [], []
-    for key, info in infos.items():
-        if info.dtype in _INTEGERS and _must_be_float(key):
-            integers.append(key)
-        if not (key.endswith((".weight", ".bias")) and key.startswith(_PARTS)):  # nearly all tensors are such ones
-            others.append(key)
-    rest = [key for key in others if not key.startswith(_LEFTOVERS)]
+    rest = _others(infos)
     yield from (key for key in rest if _last_piece(key) in _FACTORS or _bitsandbytes_piece(key))
-    yield from integers
-    yield from (key for key in rest if _is_factor(key, infos))
+    yield from (key for key, info in infos.items() if info.dtype in _INTEGERS and _must_be_float(key))
+    factors = _factors(infos, rest)
+    if len(factors) != 1 or any(infos[weight].dtype.startswith("F8") for weight in factors.values()):
+        yield from factors
+
+
+def find_lone_factor(infos: Infos) -> tuple[str, str] | None:
+    """Give what can be a factor of one weight, and that weight; one alone makes no quantised file.
+
+    Args:
+        infos: The tensors of a file that is not quantised.
+    """
+    return next(iter(_factors(infos, _others(infos)).items()), None)
+
+
+def find_unknown_beside_fp8(infos: Infos) -> list[str]:
+    """List tensors of unknown names that can be factors of a U-Net in fp8, if there are several.
+
+    Args:
+        infos: The tensors of a file that is not quantised.
+    """
+    if not any(info.dtype.startswith("F8") for key, info in infos.items() if key.startswith(PREFIXES[Component.UNET])):
+        return []
+    unknown = [
+        key
+        for key in _others(infos)
+        if not key.startswith((*_PARTS, *BESIDE))
+        and (re.search(r"\W", key) or len(key) > _LONGEST_PLAIN)
+        and 0 < infos[key].numel <= _LARGEST
+    ]
+    return unknown if len(unknown) >= _SEVERAL else []
+
+
+def _others(infos: Infos) -> list[str]:
+    """List what is no weight or bias of a part, as nearly all tensors are."""
+    return [
+        key
+        for key in infos
+        if not (key.endswith((".weight", ".bias")) and key.startswith(_PARTS)) and not key.startswith(_LEFTOVERS)
+    ]
+
+
+def _factors(infos: Infos, keys: Sequence[str]) -> dict[str, str]:
+    """Give those tensors that are named after a weight and have the shape of a factor of it, with that weight."""
+    weights = {key.replace(".", "_"): key for key in infos if key.startswith(_PARTS)} if keys else {}
+    found = ((key, _weight_of(key, infos, weights)) for key in keys)
+    return {key: weight for key, weight in found if weight is not None}
 
 
 def _last_piece(key: str) -> str:
@@ -121,19 +171,32 @@ def _bitsandbytes_piece(key: str) -> str:
 
 def _must_be_float(key: str) -> bool:
     """Tell whether a tensor is a weight or a bias by its name; those of all parts are floats."""
-    return key.startswith(_PARTS) and not key.endswith(_COUNTS) and not key.startswith(_LEFTOVERS)
+    return key.startswith(_PARTS) and not key.endswith(COUNTS) and not key.startswith(_LEFTOVERS)
 
 
-def _is_factor(key: str, infos: Infos) -> bool:
-    """Tell whether a tensor is named after a weight beside it, and has the shape of a factor of it."""
+def _weight_of(key: str, infos: Infos, weights: Mapping[str, str]) -> str | None:
+    """Give the weight that a tensor is named after, if it has the shape of a factor of it.
+
+    Args:
+        key: The tensor.
+        infos: The tensors of the file.
+        weights: Those of its parts, by their names with ``_`` for each dot.
+    """
+    names: list[str] = []
+    if not key.startswith(_PARTS):  # factors by the names of their weights, in a place of their own
+        names.extend(weights[tail] for tail in _tails(key) if tail in weights)
     if _last_piece(key) not in _ORDINARY:
-        names = _possible_owners(key)
-    elif not key.startswith(_PARTS):  # factors by the names of their weights, in a place of their own
-        names = iter((key.partition(".")[2],))
-    else:
-        return False
-    owners = (infos[name] for name in names if name in infos and name != key)
-    return any(_has_factor_shape(infos[key], owner) for owner in owners)
+        names.extend(_possible_owners(key))
+    owners = (name for name in names if name in infos and name != key)
+    return next((name for name in owners if _has_factor_shape(infos[key], infos[name])), None)
+
+
+def _tails(key: str) -> Iterator[str]:
+    """Give the ends of a name after its first few pieces, with ``_`` for each dot."""
+    tail = re.sub(r"\W", "_", key)
+    for _ in range(_MOST_PIECES):
+        _, _, tail = tail.partition("_")
+        yield tail
 
 
 def _possible_owners(key: str) -> Iterator[str]:
@@ -145,7 +208,6 @@ def _possible_owners(key: str) -> Iterator[str]:
     while head:
         yield from (head, f"{head}.weight", f"{head}_weight")
         head = head.rpartition(".")[0]
-    yield key.partition(".")[2]
 
 
 def _has_factor_shape(info: TensorInfo, weight: TensorInfo) -> bool:
@@ -180,6 +242,6 @@ def _first_format(header: str) -> str:
     """Give the format that ComfyUI's header field names for its first layer."""
     try:
         layers: Iterable[Mapping[str, str]] = json.loads(header)["layers"].values()
-        return str(next(iter(layers))["format"])
+        return shown_key(str(next(iter(layers))["format"]))
     except (ValueError, LookupError, TypeError, AttributeError, StopIteration, RecursionError):
         return ""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..architectures.blocks import BASE, TEXT_ENCODER, VAE
-from ..architectures.keys import FIRST_CONV, Component, KeyName, part_of_base
+from ..architectures.keys import FIRST_CONV, Component, KeyName, part_of_base, shown_key
 from .plan import Role
 
 LATENT_CHANNELS = 4
@@ -69,7 +69,7 @@ def describe_misfits(misfits: Sequence[Misfit], *, vae_taken_from: Role | None, 
         zero: The ratios that keep A's numbers, as a rule has them.
     """
     lines = [
-        f"{name.key} is {list(result)} in the result, {list(shape)} in {role.spoken}"
+        f"{shown_key(name.key)} is {list(result)} in the result, {list(shape)} in {role.spoken}"
         for name, result, role, shape in misfits[:_SHOWN]
     ]
     more = [f"... and {len(misfits) - _SHOWN} more"] if len(misfits) > _SHOWN else []

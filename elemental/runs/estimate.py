@@ -11,7 +11,7 @@ from ..errors import CheckpointError, ElementalError, ImageError, RecipeError
 from ..merge.files.checkpoint import Signature, read_signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.files.open_models import OpenModels
-from ..merge.plan import NOTHING_CHANGES, MergePlan
+from ..merge.plan import ONLY_MODEL_A, MergePlan
 from ..merge.planner import planning_key
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import format_ratio
@@ -188,7 +188,7 @@ def _remarks(plan: MergePlan, prefix: str, first_rule: int) -> list[str]:
     return [
         warning.message if warning.rule is None else f"{prefix}{warning.message}"
         for warning in plan.warnings
-        if warning != NOTHING_CHANGES and (warning.rule is None or warning.rule >= first_rule)
+        if warning not in ONLY_MODEL_A and (warning.rule is None or warning.rule >= first_rule)
     ]
 
 

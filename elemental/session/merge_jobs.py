@@ -12,7 +12,7 @@ from ..hosts.base import HostSettings
 from ..images.files import free_names, write_png
 from ..images.image_request import GeneratedImage, ImageRequest
 from ..merge.merge_to_file import MergeResult, merge_to_file
-from ..merge.plan import NOTHING_CHANGES, MergePlan
+from ..merge.plan import MergePlan
 from ..merge.plan_summary import describe_changes, format_size
 from ..recipe.recipe import MergeRecipe, ModelSource
 from .form import KEEP, MergeForm, is_file, safe_file_name, shown_path
@@ -198,8 +198,10 @@ def _describe_merge(session: Session, form: MergeForm) -> str:
 def _describe_saved(result: MergeResult, what: str) -> str:
     size, folder = format_size(result.path.stat().st_size), shown_path(result.path.parent)
     text = f"Saved {result.path.name} ({size}) in {folder}: {what}."
-    if NOTHING_CHANGES in result.plan.warnings:
+    if result.plan.is_model_a:
         text += "\nIts tensors are those of model A: this merge changes nothing."
+    elif not result.plan.changes:
+        text += "\nIts weights are those of model A: only their number format, or the EMA weights left out, differ."
     if result.not_finite:
         text += f"\n{len(result.not_finite)} tensors of the models hold NaN or infinite numbers, so the file does too."
     return "\n".join([text, *result.notes, *result.beside])

@@ -21,7 +21,7 @@ from ..hosts.base import CheckpointRef
 from ..merge.files.checkpoint import Signature, read_signature
 from ..merge.files.model_locator import expand_home
 from ..merge.files.open_models import OpenModels
-from ..merge.plan import NOTHING_CHANGES, MergePlan
+from ..merge.plan import NOTHING_MERGED, ONLY_MODEL_A, MergePlan
 from ..merge.plan_summary import describe_names
 from ..merge.planner import Planner, planning_key
 from ..recipe.recipe import MergeRecipe
@@ -89,10 +89,10 @@ class Previewer:
         return Preview(_draw_report(plan, stamps), draw_map(plan, opened.groups), plan.architecture, plan)
 
     def changes_nothing(self, form: MergeForm) -> bool:
-        """Tell whether a form that can be planned gives model A; the plan of the last form is kept."""
+        """Tell whether a form that can be planned gives the weights of model A; the plan of the last form is kept."""
         last = self._last
         plan = last[1] if last is not None and last[0] == form else self.look(form).plan
-        return plan is not None and NOTHING_CHANGES in plan.warnings
+        return plan is not None and not plan.changes
 
     def _open(self, recipe: MergeRecipe) -> _Opened:
         key = planning_key(recipe)
@@ -134,7 +134,7 @@ def _draw_error(text: str, stamps: str) -> str:
 
 
 def _draw_report(plan: MergePlan, stamps: str) -> str:
-    warnings = [warning.message for warning in plan.warnings if warning != NOTHING_CHANGES]
+    warnings = [warning.message for warning in plan.warnings if warning not in ONLY_MODEL_A]
     shown = warnings[:_MOST_WARNINGS]
     if len(warnings) > len(shown):
         shown.append(f"... and {len(warnings) - len(shown)} more warnings.")
@@ -154,8 +154,9 @@ def _count(plan: MergePlan) -> Iterator[str]:
         ruled = [sum(t.rule is not None or t.beta_rule is not None for t in part) for part in (unet, others)]
         beside = f" and {ruled[1]:,} of {len(others):,} others" if ruled[1] else ""
         yield f"{count:,} {verb} {ruled[0]:,} of {len(unet):,} U-Net elements{beside}."
-    changed = sum(tensor.changed for tensor in plan.tensors)
-    if changed:
-        yield f"{plan.architecture.name}: {changed:,} of {len(plan.tensors):,} tensors differ from A."
-    else:
+    if plan.changes:
+        yield f"{plan.architecture.name}: {plan.changes:,} of {len(plan.tensors):,} tensors differ from A."
+    elif plan.is_model_a:
         yield f"{plan.architecture.name}: nothing would change; the result is model A."
+    else:
+        yield f"{plan.architecture.name}. {NOTHING_MERGED.message}"

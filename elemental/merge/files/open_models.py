@@ -16,6 +16,7 @@ from ...recipe.recipe import MergeRecipe, ModelSource
 from ..model_fit import FileFacts, refuse_quantised
 from ..plan import Role
 from ..planner import Planner, planning_key
+from .beside import predicts_v, read_config
 from .checkpoint import Checkpoint, VaeFile
 from .model_locator import AS_RECORDED, ModelLocator
 
@@ -101,8 +102,15 @@ def _make_planner(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> Pla
     """
     headers = {role: model.metadata for role, model in models.items()}
     renamings = {role: model.renamings for role, model in models.items() if model.renamings}
-    facts = FileFacts(headers, tuple(_same_files(models)), renamings)
+    v_configs = tuple(role for role, model in models.items() if role is not Role.VAE and _has_v_config(model))
+    facts = FileFacts(headers, tuple(_same_files(models)), renamings, v_configs)
     return Planner(recipe, {role: model.tensors for role, model in models.items()}, facts)
+
+
+def _has_v_config(model: Checkpoint) -> bool:
+    with suppress(CheckpointError):  # that of A is refused when the result is written; others need not be readable
+        return predicts_v(read_config(model.path) or b"")
+    return False
 
 
 def _same_files(models: Mapping[Role, Checkpoint]) -> Iterator[Role]:
