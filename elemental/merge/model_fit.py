@@ -46,11 +46,13 @@ class FileFacts:
         headers: The text fields in their headers.
         same: The models that are one and the same file, whatever their paths.
         renamings: For each file in words how it spells its keys otherwise, and what of it is not read.
+        unread: In sentences, what of the files is not read and may be meant.
     """
 
     headers: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
     same: Sequence[Role] = ()
     renamings: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+    unread: Sequence[str] = ()
 
 
 def refuse_quantised(models: ModelInfos, files: FileFacts) -> None:

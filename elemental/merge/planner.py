@@ -121,6 +121,7 @@ class Planner:
             *warn_of_weights(recipe, self.architecture),
             *warn_of_rules(recipe.rules, self._matcher, decision, architecture=self.architecture),
             *_warn_of_result(recipe, tensors, self._files),
+            *map(SpecWarning, self._files.unread),
             *warn_of_models(self._models),
             *self._warn_of_fit(tensors),
             *warn_of_ema(tensors),
