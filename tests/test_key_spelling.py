@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -216,6 +218,27 @@ def test_a_vae_that_a_lacks_gets_usual_names(tmp_path: Path) -> None:
     with Checkpoint(paths[2]) as file, Checkpoint(paths[1]) as source:
         assert set(file.file_keys.values()) == {*a, *vae}
         assert all(same_bits(file.tensor(key), source.tensor(key)) for key in vae)
+
+
+def test_marks_behind_wrappers_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    marked = {**whole(2), "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    a, b = map(str, save_all(tmp_path, [whole(1), {f"module.{key}": tensor for key, tensor in marked.items()}]))
+    assert main(["plan", a, b]) == DONE
+    error = capsys.readouterr().err
+    assert all(f'"{mark}"' in error for mark in ("v_pred", "ztsnr"))
+
+
+def test_wrapped_averages_are_told_by_their_wrapper() -> None:
+    keys = [*whole(1), *(f"_orig_mod.{key}" for key in ema_of(whole(1), 1))]
+    assert spell_checkpoint(keys).renamings == ('"_orig_mod." within names',)
+
+
+def test_many_places_that_might_be_a_u_net() -> None:
+    words = ("model", "net", "unet", "state_dict")
+    roots = [".".join(path) + "." for path in itertools.product(words, repeat=7)]
+    began = time.process_time()
+    spell_checkpoint([f"{root}input_blocks.0.0.weight" for root in roots])
+    assert time.process_time() - began < 5
 
 
 def test_full_keys_in_rules_have_usual_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,6 +133,7 @@ HARM: dict[str, bytes] = {
     "a stride past the end": zipped(tensor(shape=2, stride=2**62)),
     "one number for many": zipped(tensor(shape=HUGE, stride=0)),
     "tuples in tuples": zipped(START + b"})" + b"\x85" * DEEP + b"K\x01s."),
+    "a name of tuples": zipped(b"\x80\x04)" + b"2\x86" * 40 + b"2\x93."),
     "a tuple that takes for ever to compare": zipped(START + b"})" + b"2\x86" * 60 + b"K\x01s."),
     "an archive that is small when packed": zipped(START + b"}" + text("0" * 50_000_000) + b"0.", zipfile.ZIP_DEFLATED),
     "kept at a large place": zipped(START + b"}r\xff\xff\xff\xff."),
@@ -160,6 +161,12 @@ def test_a_small_file_asks_for_much(name: str, tmp_path: Path) -> None:
 def test_names_that_no_checkpoint_needs(name: str, tmp_path: Path) -> None:
     (tmp_path / "x.ckpt").write_bytes(zipped(START + b"c" + name.encode() + b"\n."))
     with pytest.raises(CheckpointError, match=f"wants to run code .{name.replace(chr(10), '.')}"):
+        Checkpoint(tmp_path / "x.ckpt")
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    torch.save({"x" * 2000: torch.ones(1)}, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="a name of 2,000 characters"):
         Checkpoint(tmp_path / "x.ckpt")
 
 

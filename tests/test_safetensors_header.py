@@ -12,11 +12,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from elemental import CheckpointError
+from elemental.architectures.detection import detect_architecture
+from elemental.architectures.keys import name_key
 from elemental.merge.files.checkpoint import Checkpoint
+from elemental.merge.files.first_bytes import Content, recognise
 from elemental.merge.files.model_file import ModelFile
 from elemental.merge.files.tensor_data import Buffer
 
 from .conftest import save
+from .merging import whole
 
 
 def entry(start: int = 0, end: int = 8, shape: Any = (4,), dtype: Any = "F16") -> dict[str, Any]:
@@ -66,6 +70,31 @@ def test_what_the_format_does_not_allow(name: str, tmp_path: Path) -> None:
         Checkpoint(path)
     with pytest.raises(SafetensorError):  # the library agrees
         safe_open(path, framework="pt")
+
+
+@pytest.mark.parametrize("key", ["_" * 400_000, "a." * 200_000])
+def test_a_name_that_is_too_long(key: str, tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(packed({key: entry()}))
+    with pytest.raises(CheckpointError, match="a name of 400,000 characters"):
+        Checkpoint(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("place", ["input_blocks", "output_blocks"])
+def test_a_block_of_many_digits(place: str) -> None:
+    key = f"model.diffusion_model.{place}.{'9' * 5000}.x"
+    shapes = {key: tuple(tensor.shape) for key, tensor in whole(1).items()}
+    architecture = detect_architecture({**shapes, key: (1,)}, name="it")
+    assert architecture.name == "SD 1.x"
+    assert name_key(key, architecture).block == "BASE"
+
+
+def test_a_file_that_is_replaced_while_it_is_opened(tmp_path: Path) -> None:
+    path, other = tmp_path / "x.safetensors", tmp_path / "y"
+    path.write_bytes(packed({"w": entry()}))
+    file = ModelFile(path)
+    other.write_bytes(b"<html>")
+    other.replace(path)
+    assert recognise(file) is Content.SAFETENSORS
 
 
 def test_a_name_twice(tmp_path: Path) -> None:

@@ -52,10 +52,13 @@ def input_channels(shapes: Shapes) -> int:
     return shapes[FIRST_CONV][1]
 
 
+_DIGITS = 3  # of the number of a block at most; Python refuses to read one of some thousand
+
+
 def _input_indices(shapes: Shapes) -> list[int]:
     prefix = UNET_PREFIX + "input_blocks."
     numbers = (key[len(prefix) :].partition(".")[0] for key in shapes if key.startswith(prefix))
-    return [int(number) for number in numbers if number.isdecimal()]
+    return [int(number) for number in numbers if number.isdecimal() and len(number) <= _DIGITS]
 
 
 # Other files of model folders, by pieces of keys that only they have; the first match decides.

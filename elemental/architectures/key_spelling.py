@@ -85,7 +85,11 @@ def spell_checkpoint(keys: Sequence[str]) -> Spelling:
     if plain is unchanged and all(key.startswith(usual) for key in keys):
         return Spelling(unchanged)
     find = _Table(root, plain.values(), labelled=labelled).find
-    return _spell({key: None if key == name and key.startswith(usual) else find(name) for key, name in plain.items()})
+    names = {key: None if key == name and key.startswith(usual) else find(name) for key, name in plain.items()}
+    # what the table does not know, such as a mark of v-prediction, is wrapped as well
+    return _spell(
+        {key: name or (_Name(plain[key], "", "") if plain[key] != key else None) for key, name in names.items()}
+    )
 
 
 def spell_vae(keys: Sequence[str]) -> Spelling:
@@ -115,8 +119,8 @@ def _unet_root(names: Iterable[str]) -> str | None:
     roots = {name.removesuffix(_FIRST) for name in names if name.endswith(_FIRST)}
     if UNET_PREFIX in roots:
         return UNET_PREFIX
-    known = [root for root in roots if _OUTER_WORDS.fullmatch(root)]
-    whole = [root for root in known if any(name.startswith(root + _LAST_BLOCKS) for name in names)]
+    last = {name.partition(_LAST_BLOCKS)[0] for name in names if _LAST_BLOCKS in name}
+    whole = [root for root in roots & last if _OUTER_WORDS.fullmatch(root)]
     return whole[0] if len(whole) == 1 else None
 
 
@@ -213,7 +217,7 @@ def _spell(names: Mapping[str, _Name | None]) -> Spelling:
 def _words(key: str, name: _Name) -> Iterable[str]:
     """Say how a key differs from its usual spelling."""
     if not name.before:
-        yield f'no "{name.now}"'
+        yield from [f'no "{name.now}"'] if name.now else ()
     elif name.before != name.now:
         outer = name.before.removesuffix(name.now)
         yield f'"{outer}" before usual names' if outer != name.before else f'"{name.before}" for "{name.now}"'

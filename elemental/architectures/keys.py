@@ -57,7 +57,7 @@ class KeyName(NamedTuple):
     element: str
 
 
-_NUMBERED = re.compile(r"(input|output)_blocks\.(\d+)\.(.+)", re.DOTALL)
+_NUMBERED = re.compile(r"(input|output)_blocks\.(\d{1,3})\.(.+)", re.DOTALL)
 
 
 def name_key(key: str, architecture: Architecture) -> KeyName:

@@ -122,6 +122,7 @@ class Planner:
             *warn_of_rules(recipe.rules, self._matcher, decision, architecture=self.architecture),
             *self._warn_of_no_change(tensors),
             *_warn_of_result(recipe, tensors, self._files),
+            *map(SpecWarning, self._files.unread),
             *self._about_models,
             *warn_of_channels(self._models, tensors),
             *self._warn_of_fit(tensors),

@@ -17,7 +17,7 @@ from ...errors import CheckpointError
 from .first_bytes import Content, describe_folder, recognise, refuse_name
 from .hashes import remembered_sha256
 from .model_file import Identity, ModelFile, Signature, read_signature
-from .pickles import StoredTensor, read_pickled
+from .pickles import Pickled, StoredTensor, read_pickled
 from .safetensors_header import read_safetensors_header
 from .tensor_info import TensorInfo
 
@@ -53,6 +53,7 @@ class Checkpoint:
             the file's (see :mod:`...architectures.key_spelling`).
         file_keys: The key in the file for each of these keys.
         renamings: In words, how the file spells its keys otherwise, and what of it is not read; empty for most files.
+        warnings: In sentences, what of the file is not read and may be meant; empty for most files.
         metadata: The text fields of a safetensors header; empty for pickled files.
 
     Raises:
@@ -64,6 +65,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     file_keys: Mapping[str, str]
     renamings: tuple[str, ...]
+    warnings: tuple[str, ...]
     metadata: Mapping[str, str]
     _stored: Mapping[str, StoredTensor]
     _sha256: str | None = None
@@ -73,21 +75,21 @@ class Checkpoint:
         with suppress(OSError, ValueError):
             if self.path.is_dir():
                 raise CheckpointError(describe_folder(self.path))
-        if self.path.suffix.lower() not in SUFFIXES:
-            raise refuse_name(self.path, read_signature(self.path).size, SUFFIXES)
         self._file = ModelFile(self.path)
-        in_file, left_out = self._read_index()
+        if self.path.suffix.lower() not in SUFFIXES:
+            raise refuse_name(self._file, SUFFIXES)
+        in_file, notes, self.warnings = self._read_index()
         spelling = self._spell(in_file)
         self.file_keys = spelling.file_keys
         self._stored = {key: in_file[file_key] for key, file_key in self.file_keys.items()}
         self.tensors = {key: stored.info for key, stored in self._stored.items()}
-        self.renamings = (*spelling.renamings, *left_out)
+        self.renamings = (*spelling.renamings, *notes)
 
-    def _read_index(self) -> tuple[Mapping[str, StoredTensor], tuple[str, ...]]:
+    def _read_index(self) -> Pickled:
         """Find the tensors by their keys in the file; say what of it is not read."""
-        if recognise(self.path, self._file.identity.size) is Content.SAFETENSORS:
+        if recognise(self._file) is Content.SAFETENSORS:
             in_file, self.metadata = read_safetensors_header(self._file)
-            return in_file, ()
+            return Pickled(in_file, (), ())
         self.metadata = {}
         return read_pickled(self._file)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import CheckpointError
+from .model_file import ModelFile
 
 _LOOK = 4096
 _SHOWN = 80
-_LARGEST_HEADER = 100_000_000
+LARGEST_HEADER = 100_000_000
 """The largest header that safetensors reads, in bytes."""
 _UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".aria2", ".incomplete", ".opdownload", ".tmp", ".!ut")
 _AGAIN = "download it again"
@@ -65,35 +66,27 @@ _ONNX = re.compile(rb"\x08[\x01-\x14](?:\x12|.{0,40}(?:onnx|pytorch))", re.DOTAL
 _PAGE = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
 
 
-def recognise(path: Path, size: int) -> Content:
+def recognise(file: ModelFile) -> Content:
     """Tell from its first bytes which kind of checkpoint a file is; its name says nothing.
-
-    Args:
-        path: The file.
-        size: Its size in bytes.
 
     Raises:
         CheckpointError: The file cannot be read, or is something else; the message says what, and what to do.
     """
-    found = _look(path, size)
+    found = _look(file)
     if isinstance(found, Content):
         return found
-    raise CheckpointError(f"{path} {found}.")
+    raise CheckpointError(f"{file.path} {found}.")
 
 
-def _look(path: Path, size: int) -> Content | str:
+def _look(file: ModelFile) -> Content | str:
     """Tell the kind of checkpoint that a file is, or say what else it is."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(_LOOK)
-    except OSError as exc:
-        raise CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.") from exc
+    start = file.read_bytes(0, min(_LOOK, file.identity.size))
     if start.startswith((b"PK\x03\x04", _OLD_PICKLE)) or (start[:1] == b"\x80" and start[1:2] <= b"\x05"):
         return Content.PICKLE
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _LARGEST_HEADER:
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LARGEST_HEADER:
         return Content.SAFETENSORS
     if not any(start):
-        return f"{'begins with nothing but zeros' if size else 'is empty'}: the download failed; {_AGAIN}"
+        return f"{'begins with nothing but zeros' if start else 'is empty'}: the download failed; {_AGAIN}"
     return _describe_stranger(start)
 
 
@@ -139,17 +132,17 @@ def _shorten(text: str) -> str:
     return words if len(words) <= _SHOWN else f"{words[: _SHOWN - 3]}..."
 
 
-def refuse_name(path: Path, size: int, suffixes: tuple[str, ...]) -> CheckpointError:
+def refuse_name(file: ModelFile, suffixes: tuple[str, ...]) -> CheckpointError:
     """Make the error for a file whose name is not that of a checkpoint.
 
     Args:
-        path: The file.
-        size: Its size in bytes.
+        file: The file.
         suffixes: The ends of names of checkpoints.
     """
+    path = file.path
     if path.suffix.lower() in _UNFINISHED:
         return CheckpointError(f"{path} is an unfinished download: let it finish, or {_AGAIN}.")
-    found = _look(path, size)
+    found = _look(file)
     if isinstance(found, Content):
         return CheckpointError(f"{path} holds a checkpoint, but is not called one: let its name end in {found.value}.")
     if found == _UNKNOWN:
@@ -164,32 +157,30 @@ def describe_folder(path: Path) -> str:
     return f"{path} is a folder, not a file: name the model in it."
 
 
-def explain_safetensors(path: Path, size: int, reason: str) -> str:
+def explain_safetensors(file: ModelFile, reason: str) -> str:
     """Say why a safetensors file cannot be read: most often because a part of it is missing.
 
     Args:
-        path: The file.
-        size: Its size in bytes.
+        file: The file.
         reason: What its reader found.
     """
-    needed = _needed_size(path, size)
+    size, needed = file.identity.size, _needed_size(file)
     if needed > size:
-        return f"{path} is incomplete: it has {_gigabytes(size)} of {_gigabytes(needed)}; {_AGAIN}."
-    return f"{path} is damaged ({reason}): {_AGAIN}."
+        return f"{file.path} is incomplete: it has {_gigabytes(size)} of {_gigabytes(needed)}; {_AGAIN}."
+    return f"{file.path} is damaged ({reason}): {_AGAIN}."
 
 
-def _needed_size(path: Path, size: int) -> int:
+def _needed_size(file: ModelFile) -> int:
     """Give the size that a file's header asks for; that of the header, if not even that is there; else 0."""
+    size = file.identity.size
+    start = 8 + int.from_bytes(file.read_bytes(0, min(8, size)), "little")
+    if start > size:
+        return start
     try:
-        with path.open("rb") as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
-            text = file.read(start - 8) if start <= size else b""
-        if start > size:
-            return start
-        header = json.loads(text)
+        header = json.loads(file.read_bytes(8, start - 8))
         ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
         return start + max((end for end in ends if isinstance(end, int)), default=0)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return 0
 
 

@@ -103,7 +103,8 @@ def _make_planner(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> Pla
     headers = {role: model.metadata for role, model in models.items()}
     renamings = {role: model.renamings for role, model in models.items() if model.renamings}
     v_configs = tuple(role for role, model in models.items() if role is not Role.VAE and _has_v_config(model))
-    facts = FileFacts(headers, tuple(_same_files(models)), renamings, v_configs)
+    unread = tuple(text for model in models.values() for text in model.warnings)
+    facts = FileFacts(headers, tuple(_same_files(models)), renamings, v_configs, unread)
     return Planner(recipe, {role: model.tensors for role, model in models.items()}, facts)
 
 

@@ -17,6 +17,7 @@ MOST_INSTRUCTIONS = 2_000_000
 twenty, so that a training state of SDXL, with 2,515 tensors and what its optimizer remembers of each, stays far
 below."""
 
+_LARGEST_KEY = 2**63
 _TRAINING_STATE = ("torch", "numpy", "collections", "pytorch_lightning", "lightning", "omegaconf", "typing")
 _BUILTINS = (
     "set",
@@ -166,7 +167,9 @@ class _Machine:
 
     def stacked_name(self, _: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        self._push_name(str(module), str(name))
+        if not isinstance(name, str) or not isinstance(module, str):  # a tuple in tuples has a text without end
+            raise Damaged("it imports what is no name")
+        self._push_name(module, name)
 
     def _push_name(self, module: str, name: str) -> None:
         imported = Name(module, name)
@@ -238,7 +241,7 @@ class _Machine:
         if isinstance(target, dict):
             # what other keys there are might take for ever to compare
             pairs = zip(values[::2], values[1::2], strict=True)
-            target.update((key, value) for key, value in pairs if isinstance(key, (str, int)))
+            target.update((key, value) for key, value in pairs if _is_key(key))
 
     def append(self, _: Any) -> None:
         self._extend([self.stack.pop()])
@@ -250,6 +253,11 @@ class _Machine:
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(values)
+
+
+def _is_key(key: object) -> bool:
+    """Tell whether a key is a text, or a number that can be written as one."""
+    return isinstance(key, str) or (isinstance(key, int) and abs(key) < _LARGEST_KEY)
 
 
 _IGNORED = ("PROTO", "FRAME", "STOP")

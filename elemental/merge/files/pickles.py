@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
 from ...architectures.key_spelling import spell_checkpoint
+from ...architectures.keys import FIRST_CONV, TEXT_PREFIXES, UNET_PREFIX, VAE_PREFIX
 from ...errors import CheckpointError
 from .model_file import ModelFile
 from .pickle_opcodes import Call, Damaged, Forbidden, Name, Reference, read_pickle
@@ -25,8 +26,11 @@ from .tensor_info import BITS, TensorInfo
 
 _ZIP_START = b"PK\x03\x04"
 _OLD_START = 0x1950A86A20F9469CFC6C
-_LARGEST = 2**63 - 1
-_MOST_DIMENSIONS = 64
+LARGEST = 2**63 - 1
+"""The largest offset, size or stride."""
+MOST_DIMENSIONS = 64
+LONGEST_KEY = 1000
+"""In characters; names of tensors have some 100, and what compares them piece by piece takes long for long ones."""
 _STORAGES = {
     "Double": "F64", "Float": "F32", "Half": "F16", "BFloat16": "BF16", "Long": "I64", "Int": "I32", "Short": "I16",
     "Char": "I8", "Byte": "U8", "Bool": "BOOL",
@@ -38,9 +42,12 @@ _FORMATS = {
 }  # fmt: skip
 _MODELS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _DEEPEST = 8
-"""How many dictionaries in each other are looked into."""
-_IN_MODELS = {"input_blocks.0.0.weight": 4, "decoder.conv_in.weight": 2}
-"""Ends of names that only a U-Net and a VAE have, and how much each says of which dictionary is the model."""
+"""How many dictionaries, or parameters and classes around a tensor, are looked into."""
+_U_NET = 4
+_IN_MODELS = {"input_blocks.0.0.weight": _U_NET, "decoder.conv_in.weight": 2, "token_embedding.weight": 1}
+"""Ends of names that only a U-Net, a VAE and a text encoder have, and how much each says of which dictionary is the
+model; a bit each."""
+_MOST_MODELS = 100
 _REBUILDING = re.compile(r"_?rebuild_\w+")
 _TENSORS = {"_rebuild_tensor": 4, "_rebuild_tensor_v2": 6, "_rebuild_tensor_v3": 7}
 _WRAPPERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
@@ -63,13 +70,24 @@ class StoredTensor(NamedTuple):
     extent: int
 
 
-def read_pickled(model: ModelFile) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+class Pickled(NamedTuple):
+    """The model in a pickle.
+
+    Attributes:
+        tensors: Where its tensors lie, by key.
+        notes: In words, which dictionaries of the file are joined or left out.
+        warnings: In sentences, which of those left out may be meant.
+    """
+
+    tensors: dict[str, StoredTensor]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def read_pickled(model: ModelFile) -> Pickled:
     """Locate the tensors of a file that ``torch.save`` wrote, by key.
 
     Of several dictionaries in it, the model's is used (see :func:`_choose`). Every tensor lies within the file.
-
-    Returns:
-        The tensors, and in words which other models in the file are left out.
 
     Raises:
         CheckpointError: The file cannot be read, is damaged or incomplete, holds no tensors by name, or two models that
@@ -80,8 +98,8 @@ def read_pickled(model: ModelFile) -> tuple[dict[str, StoredTensor], tuple[str, 
     try:
         zipped = file.read(4) == _ZIP_START
         content, storages = _read_zip(file) if zipped else _read_old(file)
-        state, left_out = _choose(_dictionaries(content), path)
-        return _place(state, storages, path), left_out
+        chosen = _choose(_dictionaries(content), path)
+        return Pickled(_place(chosen.tensors, storages, path), chosen.notes, chosen.warnings)
     except Forbidden as exc:
         raise CheckpointError(
             f"{path} was not loaded: its pickle wants to run code ({exc}).\n"
@@ -201,7 +219,7 @@ class _Dictionary(NamedTuple):
     Attributes:
         path: The names that lead to it.
         tensors: What it holds.
-        parts: How much of a model that is: more than 0 if it holds a U-Net or a VAE.
+        parts: How much of a model that is, by the bits of :data:`_IN_MODELS`.
     """
 
     path: tuple[str, ...]
@@ -211,12 +229,27 @@ class _Dictionary(NamedTuple):
     @property
     def rank(self) -> tuple[int, ...]:
         """What orders dictionaries: the model comes first."""
-        return -self.parts, len(self.path), not self.is_state_dict, -len(self.tensors)
+        has_unet = bool(self.parts & _U_NET)
+        return not has_unet, not self.is_top, -self.parts, len(self.path), not self.is_state_dict, -len(self.tensors)
+
+    @property
+    def is_top(self) -> bool:
+        """Whether it is the one that hosts read, whatever lies beside it."""
+        return self.path == ("state_dict",)
 
     @property
     def is_state_dict(self) -> bool:
         """Whether it has the name by which hosts find the model."""
-        return self.path[-1:] == ("state_dict",)
+        return self.path[-1:] == ("state_dict",) and "state_dict" not in self.path[:-1]
+
+    def comes_before(self, other: _Dictionary) -> bool:
+        """Tell whether hosts read this one and not the other, so that nobody has to say which is meant."""
+        return self.is_state_dict or other.within(self)
+
+    def beside(self, best: _Dictionary) -> bool:
+        """Tell whether it can be a part of the model that another one is: beside it, or right in it."""
+        inside = self.path[:-1] == best.path and self.path[-1:] != ("state_dict",)
+        return inside or (self.path[:-1] == best.path[:-1] and not best.is_top)
 
     def within(self, other: _Dictionary) -> bool:
         """Tell whether it lies in another dictionary."""
@@ -229,6 +262,14 @@ class _Dictionary(NamedTuple):
 
     def __str__(self) -> str:
         return f'"{"/".join(self.path)}"' if self.path else "the tensors at the top"
+
+
+class _Chosen(NamedTuple):
+    """The tensors of a model, in words what else is in the file, and what of that should be warned of."""
+
+    tensors: Mapping[str, Call]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def _parts(keys: Iterable[str]) -> int:
@@ -256,39 +297,86 @@ def _dictionaries(content: object) -> list[_Dictionary]:
     return found
 
 
-def _choose(found: Sequence[_Dictionary], path: Path) -> tuple[Mapping[str, Call], tuple[str, ...]]:
+def _choose(found: Sequence[_Dictionary], path: Path) -> _Chosen:
     """Choose the dictionary that is the model: by what it holds, then the outermost.
 
-    Of several beside each other, ``state_dict`` is the model for all hosts; source: ``get_state_dict_from_checkpoint``
-    in modules/sd_models.py of the WebUI. If none is called so and they have the same names, they are alternatives, such
-    as averaged weights, of which only the user can say which are meant.
+    A ``state_dict`` at the top is the model for all hosts, and one within it never is; source:
+    ``get_state_dict_from_checkpoint`` in modules/sd_models.py of the WebUI. If none is called so and two have the same
+    names, they are alternatives, such as averaged weights, of which only the user can say which are meant. Parts of one
+    model in dictionaries beside each other are joined.
     """
     if not found:
         raise CheckpointError(f"{path} holds no tensors by name.")
     models = [dictionary for dictionary in found if dictionary.parts]
-    # what lies in a model is an older copy of it
-    outer = [one for one in models if not any(one.within(other) for other in models)] or found
-    best = min(outer, key=lambda dictionary: dictionary.rank)
+    if len(models) > _MOST_MODELS:
+        raise CheckpointError(f"{path} holds {len(models):,} models.\nSave the one that you want to a file alone.")
+    best = min(_outer(models) or found, key=lambda dictionary: dictionary.rank)
     others = [other for other in models or found if not other.same_as(best)]
+    names = spell_checkpoint(list(best.tensors)).file_keys
     for other in others:
-        if _are_alternatives(best, other):
+        if not best.comes_before(other) and spell_checkpoint(list(other.tensors)).file_keys.keys() == names.keys():
             raise CheckpointError(
                 f"{path} holds two models, {best} and {other}.\nSave the one that you want to a file without the other."
             )
-    return best.tensors, tuple(f"{other} in the file is not read" for other in others if other.parts)
+    return _join(best, names, [other for other in others if other.parts], path)
 
 
-def _are_alternatives(best: _Dictionary, other: _Dictionary) -> bool:
-    """Tell whether two dictionaries have the same names, and nothing says which of them is meant."""
-    if other.within(best) or best.is_state_dict:
-        return False
-    one, two = (set(spell_checkpoint(list(dictionary.tensors)).file_keys) for dictionary in (best, other))
-    return one == two
+def _outer(models: Sequence[_Dictionary]) -> list[_Dictionary]:
+    """Leave out what lies in a model, as an older copy or a part of it does; but for the top's ``state_dict``."""
+    wholes = [other for other in models if other.parts & _U_NET] or models
+    return [one for one in models if one.is_top or not any(one.within(other) for other in wholes)]
+
+
+def _join(best: _Dictionary, names: Mapping[str, str], others: Sequence[_Dictionary], path: Path) -> _Chosen:
+    """Join a U-Net with the VAE and the text encoders that lie beside or in it, and tell of what is not read.
+
+    Args:
+        best: The dictionary with the U-Net.
+        names: Its keys by those of this program's spelling.
+        others: The dictionaries that hold more of a model.
+        path: The file.
+    """
+    context = [key for key in names if key.startswith((FIRST_CONV, UNET_PREFIX + "label_emb."))]
+    tensors = {key: best.tensors[name] for key, name in names.items()}
+    joined, left, parts = [best], [], best.parts
+    for other in others:
+        part = _part_of(other, context) if best.parts & _U_NET and other.beside(best) else {}
+        if part and tensors.keys().isdisjoint(part):
+            tensors.update(part)
+            joined.append(other)
+            parts |= other.parts
+        else:
+            left.append(other)
+    unsure = [one for one in left if one.parts & ~parts or not best.comes_before(one)]
+    notes = [f"{', '.join(map(str, joined))} in the file are joined"] if len(joined) > 1 else []
+    return _Chosen(
+        tensors if len(joined) > 1 else best.tensors,
+        (*notes, *(f"{one} in the file is not read" for one in left)),
+        tuple(f"{path.name} holds more of a model than {best}: {one} is not read." for one in unsure),
+    )
+
+
+def _part_of(other: _Dictionary, context: Sequence[str]) -> dict[str, Call]:
+    """Spell the keys of a VAE or text encoder by the name of its dictionary; none if that says not what they are.
+
+    Args:
+        other: Its dictionary.
+        context: Keys that show the architecture of its model.
+    """
+    marks = [key for key in other.tensors if key.endswith(tuple(_IN_MODELS))]
+    for before in (*(f"{name}." for name in other.path[-1:]), "vae.", ""):
+        keys = {before + key: key for key in other.tensors}
+        spelled = {name: key for key, name in spell_checkpoint([*context, *keys]).file_keys.items()}
+        if all(spelled[before + mark].startswith((VAE_PREFIX, *TEXT_PREFIXES)) for mark in marks):
+            return {spelled[name]: other.tensors[key] for name, key in keys.items()}
+    return {}
 
 
 def _unwrapped(value: object) -> Call | None:
     """Take a tensor out of its parameter or class; None of what is no tensor."""
-    while isinstance(value, Call) and _REBUILDING.fullmatch(value.function.name):
+    for _ in range(_DEEPEST):
+        if not isinstance(value, Call) or not _REBUILDING.fullmatch(value.function.name):
+            return None
         if value.function.name in _WRAPPERS:
             value = value.arguments[0] if value.arguments else None
         elif value.function.name == _IN_A_CLASS and len(value.arguments) >= 3:
@@ -304,6 +392,8 @@ def _unwrapped(value: object) -> Call | None:
 def _place(state: Mapping[str, Call], storages: _Storages, path: Path) -> dict[str, StoredTensor]:
     placed = {}
     for key, call in state.items():
+        if len(key) > LONGEST_KEY:
+            raise Damaged(f"it has a name of {len(key):,} characters")
         count = _TENSORS.get(call.function.name)
         if count is None:
             raise CheckpointError(f"{path} holds {key} in a form without plain numbers (sparse, or empty).")
@@ -327,7 +417,7 @@ def _place_tensor(key: str, arguments: tuple[object, ...], storages: _Storages, 
     size = BITS[named] // 8
     piece = storages.get(storage.name)
     last = sum((count - 1) * step for count, step in zip(shape, stride, strict=False)) if info.numel else -1
-    if piece is None or len(shape) != len(stride) or math.prod(count or 1 for count in shape) > _LARGEST:
+    if piece is None or len(shape) != len(stride) or math.prod(count or 1 for count in shape) > LARGEST:
         raise Damaged(f"{key} has no place")
     if (offset[0] + last + 1) * size > piece.size:
         raise Damaged(f"{key} is cut off")
@@ -340,9 +430,9 @@ def _place_tensor(key: str, arguments: tuple[object, ...], storages: _Storages, 
 
 
 def _whole(numbers: object) -> TypeGuard[tuple[int, ...]]:
-    if not isinstance(numbers, tuple) or len(numbers) > _MOST_DIMENSIONS:
+    if not isinstance(numbers, tuple) or len(numbers) > MOST_DIMENSIONS:
         return False
-    return all(isinstance(number, int) and 0 <= number <= _LARGEST for number in numbers)
+    return all(isinstance(number, int) and 0 <= number <= LARGEST for number in numbers)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ...errors import CheckpointError
-from .first_bytes import explain_safetensors
+from .first_bytes import LARGEST_HEADER, explain_safetensors
 from .model_file import ModelFile
-from .pickles import StoredTensor
+from .pickles import LARGEST, LONGEST_KEY, MOST_DIMENSIONS, StoredTensor
 from .tensor_info import BITS, TensorInfo
 
-_LARGEST_HEADER = 100_000_000
-_LARGEST = 2**63 - 1
-_MOST_DIMENSIONS = 64
 _METADATA = "__metadata__"
 
 
@@ -32,8 +29,8 @@ def read_safetensors_header(file: ModelFile) -> tuple[dict[str, StoredTensor], d
     if size < 8:
         raise _damaged(file, "it is too short for a header")
     length = int.from_bytes(file.read_bytes(0, 8), "little")
-    if length > min(_LARGEST_HEADER, size - 8):
-        raise _damaged(file, "its header is cut off" if length <= _LARGEST_HEADER else "its header is too large")
+    if length > min(LARGEST_HEADER, size - 8):
+        raise _damaged(file, "its header is cut off" if length <= LARGEST_HEADER else "its header is too large")
     try:
         header = _parse(file.read_bytes(8, length))
         return _place(header, file, start=8 + length), _text_fields(header.get(_METADATA))
@@ -42,7 +39,7 @@ def read_safetensors_header(file: ModelFile) -> tuple[dict[str, StoredTensor], d
 
 
 def _damaged(file: ModelFile, reason: str) -> CheckpointError:
-    return CheckpointError(explain_safetensors(file.path, file.identity.size, reason))
+    return CheckpointError(explain_safetensors(file, reason))
 
 
 def _parse(data: bytes) -> dict[str, Any]:
@@ -62,7 +59,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _small(text: str) -> int:
-    if len(text) > len(str(_LARGEST)):
+    if len(text) > len(str(LARGEST)):
         raise ValueError("its header has a number that is too large")
     return int(text)
 
@@ -98,6 +95,8 @@ def _place(header: Mapping[str, Any], file: ModelFile, *, start: int) -> dict[st
 
 
 def _offsets(key: str, entry: object) -> tuple[int, int]:
+    if len(key) > LONGEST_KEY:
+        raise ValueError(f"it has a name of {len(key):,} characters")
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
         raise ValueError(f"{key} has no place")
@@ -106,7 +105,7 @@ def _offsets(key: str, entry: object) -> tuple[int, int]:
 
 def _info(key: str, entry: Mapping[str, Any], file: ModelFile) -> TensorInfo:
     dtype, shape = entry.get("dtype"), entry.get("shape")
-    if not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS or not all(map(_is_count, shape)):
+    if not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS or not all(map(_is_count, shape)):
         raise ValueError(f"{key} has no shape")
     if not isinstance(dtype, str):
         raise ValueError(f"{key} has no number format")
@@ -116,4 +115,4 @@ def _info(key: str, entry: Mapping[str, Any], file: ModelFile) -> TensorInfo:
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST
+    return type(value) is int and 0 <= value <= LARGEST
