@@ -28,7 +28,7 @@ from .merge.files.metadata import (
     with_hashes,
 )
 from .merge.files.model_file import read_signature
-from .merge.files.model_locator import AS_RECORDED, ModelLocator, model_source
+from .merge.files.model_locator import AS_RECORDED, ModelLocator, describe_doubt, model_source
 from .merge.files.open_models import OpenModels
 from .merge.plan import MergePlan, Role
 from .merge.progress import Controls, Stopwatch
@@ -97,6 +97,15 @@ def name_where_found(recipe: MergeRecipe, locator: ModelLocator) -> MergeRecipe:
             where = model_source(locator.locate(source))
             found["vae_file" if role == Role.VAE.value else f"model_{role}"] = replace(source, path=where.path)
     return replace(recipe, **found)
+
+
+def doubts_of(recipe: MergeRecipe, locator: ModelLocator) -> list[str]:
+    """Say which models of a recipe are found by their names alone; models that are not found are left out."""
+    doubts = []
+    for role, source in recipe.sources.items():
+        with suppress(CheckpointError):
+            doubts.append(describe_doubt(source, locator.locate(source), Role(role).spoken))
+    return list(filter(None, doubts))
 
 
 def user_presets_path() -> Path:

@@ -352,6 +352,48 @@ def test_two_files_of_one_name_are_not_guessed_between(here: Path, tmp_path: Pat
         elemental.plan_merge(elemental.read_recipe(out), locator=elemental.ModelLocator(tmp_path / "other"))
 
 
+def test_a_stranger_in_the_current_folder_is_not_taken_by_its_name(
+    here: Path, run: Run, tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = merged(here, hashed=False)
+    strangers = tmp_path / "current"
+    strangers.mkdir()
+    shutil.copy(models["c"], strangers / "b.safetensors")
+    monkeypatch.chdir(strangers)
+    command = ("merge", "--recipe", out, "-o", "again.safetensors")
+    code, text = run(*command)
+    assert code == 0, text
+    assert (strangers / "again.safetensors").read_bytes() == out.read_bytes()
+    assert f"warning: Model B was found by its name and size alone: {here / 'b.safetensors'}. Its content was" in text
+    assert run(*command, "--overwrite", "--strict")[0] == 2
+    (here / "b.safetensors").rename(here / "renamed.safetensors")
+    code, text = run(*command, "--overwrite")
+    assert code == 1
+    assert f"{here / 'b.safetensors'} is not there any more" in text
+
+
+def test_a_recipe_by_hand_names_what_is_beside_it(
+    here: Path, run: Run, tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {"a": "sub/a.safetensors", "b": "b.safetensors"}
+    data = {**pair().to_dict(), "models": {role: {"path": path} for role, path in paths.items()}}
+    (here / "sub").mkdir()
+    (here / "a.safetensors").rename(here / "sub" / "a.safetensors")
+    (here / "recipe.json").write_text(json.dumps(data), encoding="utf-8")
+    strangers = tmp_path / "current"
+    strangers.mkdir()
+    shutil.copy(models["c"], strangers / "b.safetensors")
+    monkeypatch.chdir(strangers)
+    code, text = run("plan", "--recipe", here / "recipe.json")
+    assert code == 0, text
+    assert f"Model B was found by its name alone: {here / 'b.safetensors'}" in text
+    assert "Model A was found" not in text
+    (here / "b.safetensors").unlink()
+    code, text = run("plan", "--recipe", here / "recipe.json")
+    assert code == 1
+    assert f"Cannot open {here / 'b.safetensors'}" in text
+
+
 def test_a_typed_path_is_meant_as_it_stands(here: Path, tmp_path: Path) -> None:
     merged(here)
     a, b = (elemental.model_source(tmp_path / f"{name}.safetensors") for name in "ab")

@@ -46,11 +46,13 @@ class FileFacts:
         headers: The text fields in their headers.
         same: The models that are one and the same file, whatever their paths.
         renamings: For each file in words how it spells its keys otherwise, and what of it is not read.
+        doubts: Warnings of files that may not be those of the recipe.
     """
 
     headers: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
     same: Sequence[Role] = ()
     renamings: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
 
 def refuse_quantised(models: ModelInfos, files: FileFacts) -> None:

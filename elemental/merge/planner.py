@@ -117,6 +117,7 @@ class Planner:
         decision = self._matcher.decide(recipe.rules.rules)
         tensors = self._plan_set(recipe, decision, self.everything)
         warnings = [
+            *map(SpecWarning, self._files.doubts),
             *warn_of_ratios(recipe),
             *warn_of_weights(recipe, self.architecture),
             *warn_of_rules(recipe.rules, self._matcher, decision, architecture=self.architecture),

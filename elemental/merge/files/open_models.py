@@ -17,7 +17,7 @@ from ..model_fit import FileFacts, refuse_quantised
 from ..plan import Role
 from ..planner import Planner, planning_key
 from .checkpoint import Checkpoint, VaeFile
-from .model_locator import AS_RECORDED, ModelLocator
+from .model_locator import AS_RECORDED, ModelLocator, describe_doubt
 
 
 class OpenModels:
@@ -101,7 +101,8 @@ def _make_planner(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> Pla
     """
     headers = {role: model.metadata for role, model in models.items()}
     renamings = {role: model.renamings for role, model in models.items() if model.renamings}
-    facts = FileFacts(headers, tuple(_same_files(models)), renamings)
+    doubts = (describe_doubt(recipe.sources[role.value], model.path, role.spoken) for role, model in models.items())
+    facts = FileFacts(headers, tuple(_same_files(models)), renamings, tuple(filter(None, doubts)))
     return Planner(recipe, {role: model.tensors for role, model in models.items()}, facts)
 
 
