@@ -162,6 +162,47 @@ def test_a_failed_save_leaves_the_configuration_as_it_was(
     assert not list(here.glob(".*"))
 
 
+@pytest.mark.parametrize("leads_to", ["v1.yaml", "v1.yml"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_linked_configuration_is_replaced_and_not_followed(
+    here: Path, monkeypatch: pytest.MonkeyPatch, leads_to: str, fails: bool
+) -> None:
+    (here / "a.yaml").write_bytes(V)
+    (here / leads_to).write_bytes(OTHER)
+    (here / "out.yaml").symlink_to(leads_to)
+    if fails:
+        monkeypatch.setattr(SafetensorsWriter, "commit", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            elemental.merge_to_file(pair(), "out.safetensors", overwrite=True)
+    else:
+        elemental.merge_to_file(pair(), "out.safetensors", overwrite=True)
+    assert (here / leads_to).read_bytes() == OTHER
+    assert (here / "out.yaml").is_symlink() is fails
+    assert (here / "out.yaml").read_bytes() == (OTHER if fails else V)
+
+
+@pytest.mark.parametrize("options", [(), ("--overwrite",)])
+def test_another_model_of_the_name_keeps_the_way_it_draws(here: Path, run: Run, options: tuple[str, ...]) -> None:
+    (here / "a.yaml").write_bytes(V)
+    (here / "out.ckpt").write_bytes(b"another model")
+    code, text = run("merge", "a.safetensors", "b.safetensors", "-o", "out.safetensors", *options)
+    assert code == 1
+    assert "hosts would draw out.ckpt by it, too" in text
+    assert not (here / "out.yaml").exists()
+    assert not (here / "out.safetensors").exists()
+    (here / "out.yaml").write_bytes(V)
+    assert run("merge", "a.safetensors", "b.safetensors", "-o", "out.safetensors", *options)[0] == 0
+
+
+def test_a_file_beside_the_configuration_is_not_written_through(here: Path, run: Run) -> None:
+    (here / "a.yaml").write_bytes(V)
+    (here / "kept").write_bytes(b"kept")
+    (here / ".out.yaml.part").symlink_to("kept")
+    assert run("merge", "a.safetensors", "b.safetensors", "-o", "out.safetensors")[0] == 0
+    assert (here / "kept").read_bytes() == b"kept"
+    assert (here / ".out.yaml.part").is_symlink()
+
+
 VAES = {
     "of A": ("a.vae.pt", "", "add --vae"),
     "of A, chosen": ("a.vae.safetensors", "a.vae.safetensors", ""),
