@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 
 import elemental
@@ -70,7 +71,19 @@ def pair(**parts: Any) -> elemental.MergeRecipe:
 
 
 def with_fields(path: Path, fields: dict[str, str]) -> Path:
-    return save(path, random_state(LAYOUTS["sd1"], 1), {"format": "pt", **fields})
+    """Save a model with header fields, which may hold what safetensors refuses to write."""
+    save(path, random_state(LAYOUTS["sd1"], 1))
+    return edit_header(path, lambda header: header.replace(
+        b"{", b'{"__metadata__":' + json.dumps({"format": "pt", **fields}).encode() + b",", 1
+    ))  # fmt: skip
+
+
+def edit_header(path: Path, edit: Callable[[bytes], bytes]) -> Path:
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = edit(data[8 : 8 + size])
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
+    return path
 
 
 CONFIGS = {
@@ -269,6 +282,11 @@ FIELDS: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     ),
     "a graph": ({"prompt": "{}", "workflow": "{}", "x": ""}, {"x": ""}, "prompt, workflow (true of A's file alone)"),
     "a date": ({"modelspec.date": "2024-01-01"}, {}, "modelspec.date (true of A's file alone)"),
+    "half a character": (
+        {"x": "\ud800", "\udc00": "y", "modelspec.title": "T"},
+        {"modelspec.title": "T", "modelspec.merged_from": "a, b"},
+        "'x', '\\udc00' (no valid Unicode)",
+    ),
     "nothing": ({}, {}, ""),
 }  # fmt: skip
 
@@ -289,6 +307,16 @@ def test_the_fields_of_a_are_kept_or_named(here: Path, run: Run, case: str) -> N
         assert {"ff", hashlib.sha256(a.read_bytes()).hexdigest()} < json.loads(result["sd_merge_models"]).keys()
     again = elemental.merge_to_file(elemental.read_recipe("out.safetensors"), "again.safetensors").path
     assert again.read_bytes() == (here / "out.safetensors").read_bytes()
+
+
+def test_a_tensor_whose_name_is_no_unicode_is_told_of(here: Path, run: Run) -> None:
+    state = {**random_state(LAYOUTS["sd1"], 1), "extra.@": torch.zeros(1)}
+    save(here / "a.safetensors", state)
+    edit_header(here / "a.safetensors", lambda header: header.replace(b"extra.@", b"extra.\\ud800"))
+    code, text = run("merge", "a.safetensors", "b.safetensors", "-o", "out.safetensors")
+    assert code == 1
+    assert "A tensor's name in A is no valid Unicode" in text
+    assert "extra." in text
 
 
 def test_the_fields_of_b_are_not_those_of_the_result(here: Path, run: Run) -> None:
@@ -517,6 +545,27 @@ def test_recipes_of_other_programs_are_read(here: Path, run: Run, case: str) -> 
     assert unread in text
     assert run("merge", "a.safetensors", "b.safetensors", *options, "-o", "own.safetensors")[0] == 0
     assert (here / "read.safetensors").read_bytes() == (here / "own.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("folder", ["/etc/", "\\\\host\\share\\", "C:\\models\\"])
+def test_a_foreign_recipe_leads_to_no_folder(here: Path, folder: str) -> None:
+    fields = header(foreign(here / "f.safetensors", here, {**WEBUI, "bake_in_vae": f"{folder}x.pt"}))
+    fields["sd_merge_models"] = fields["sd_merge_models"].replace("sub/", json.dumps(folder)[1:-1])
+    (here / "f.json").write_text(json.dumps(fields), encoding="utf-8")
+    sources = elemental.read_recipe("f.json").sources
+    assert {role: source.path for role, source in sources.items()} == {
+        "a": "a.safetensors", "b": "b.safetensors", "vae": "x.pt"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["elemental_recipe", "sd_merge_recipe"])
+@pytest.mark.parametrize("value", [5, None, [], {}, True, "5", "null"])
+def test_a_field_that_is_no_text_is_no_recipe(here: Path, run: Run, field: str, value: object) -> None:
+    for data in ({field: value}, {"__metadata__": {field: value}}):
+        (here / "r.json").write_text(json.dumps(data), encoding="utf-8")
+        code, text = run("plan", "--recipe", "r.json")
+        assert code == 2
+        assert "has no recipe" in text
 
 
 def test_a_foreign_recipe_can_be_a_json_file(here: Path) -> None:
