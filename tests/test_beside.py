@@ -21,10 +21,11 @@ from elemental.hosts.base import CheckpointRef
 from elemental.images.files import read_texts, write_png
 from elemental.images.image_request import ImageRequest
 from elemental.merge.files.beside import predicts_v
-from elemental.merge.files.hashes import cache_folder
+from elemental.merge.files.hashes import cache_folder, remember_place
 from elemental.merge.files.metadata import recipe_from_json
 from elemental.merge.files.writer import SafetensorsWriter
-from elemental.workflows import make_images, name_where_found, read_any_recipe
+from elemental.session.session import session_of
+from elemental.workflows import doubts_of, make_images, name_where_found, read_any_recipe
 
 from .conftest import LAYOUTS, random_state, save
 from .fake_host import FakeHost
@@ -477,6 +478,33 @@ def test_the_form_gets_the_paths_of_models_that_are_found(here: Path) -> None:
     (here / "b.safetensors").unlink()
     lost = name_where_found(elemental.read_recipe("out.safetensors"), elemental.ModelLocator())
     assert lost.model_b.path == "b.safetensors"
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+@pytest.mark.parametrize("copies", [1, 2])
+def test_the_page_tells_of_no_place_outside_the_hosts_folder(
+    here: Path, tmp_path: Path, models: dict[str, Path], hashed: bool, copies: int
+) -> None:
+    pytest.importorskip("gradio")
+    from elemental.ui.history_panel import _remarks, find_listed
+
+    merged(here, hashed=hashed)  # the places of its models are remembered
+    if copies == 2:
+        (tmp_path / "second").mkdir()
+        shutil.copy(models["b"], tmp_path / "second")
+        remember_place(tmp_path / "second" / "b.safetensors")
+    folder = tmp_path / "of_the_host"
+    folder.mkdir()
+    shutil.copy(here / "a.safetensors", folder)
+    session = session_of(FakeHost(load, output=tmp_path, models=folder))
+    recipe = elemental.read_recipe("out.safetensors")
+    found = find_listed(session, recipe)
+    assert Path(found.model_a.path).expanduser() == folder / "a.safetensors"
+    text = "\n".join([found.model_b.path, *doubts_of(recipe, found), *_remarks(session, found)])
+    assert "Model B: " in text
+    assert str(here) not in text
+    assert "second" not in text
+    assert ("Model A was found by its name and size alone" in text) is not hashed
 
 
 def test_a_recipe_with_folders_loads_and_its_images_have_none(here: Path, tmp_path: Path) -> None:

@@ -204,10 +204,10 @@ def prepare(options: RunCommandOptions) -> Preparation:
 
     locator = options.recipe.locator
     recipe, remarks = make_recipe(options.recipe)
-    remarks += doubts_of(recipe, locator)
-    recipe = name_where_found(identify_models(recipe, locator=locator), locator)
+    found = name_where_found(identify_models(recipe, locator=locator), locator)
+    remarks += doubts_of(recipe, found)
     host = make_host(options.images.device)
-    return Preparation(recipe, remarks, host, make_axis_context(host, recipe, locator=locator))
+    return Preparation(found, remarks, host, make_axis_context(host, found, locator=locator))
 
 
 def start_new_run(

@@ -99,7 +99,7 @@ class ConfigCopy:
     target: Path
     data: bytes | None
     present: bytes | None = None
-    link: str | None = None
+    link: Path | None = None
     warning: str = ""
 
     @property
@@ -174,9 +174,9 @@ def plan_config(model: Path, target: Path, *, overwrite: bool) -> ConfigCopy:
     return copy
 
 
-def _read_link(path: Path) -> str | None:
+def _read_link(path: Path) -> Path | None:
     try:
-        return os.readlink(path)
+        return path.readlink()
     except OSError:  # no link, or not there
         return None
 

@@ -204,7 +204,7 @@ def _typed_without_folders(recipe: MergeRecipe) -> MergeRecipe:
     def named(source: ModelSource, _: Role) -> ModelSource:
         return source if source.size is not None else replace(source, path=source.name)
 
-    return _with_sources(recipe, named)
+    return with_sources(recipe, named)
 
 
 def name_recipe(recipe: MergeRecipe) -> str:
@@ -227,10 +227,10 @@ def _model_names(recipe: MergeRecipe) -> list[str]:
 
 def with_hashes(recipe: MergeRecipe, facts: Mapping[Role, SourceFacts]) -> MergeRecipe:
     """Add the files' hashes and sizes to a recipe."""
-    return _with_sources(recipe, lambda source, role: replace(source, sha256=facts[role].sha256, size=facts[role].size))
+    return with_sources(recipe, lambda source, role: replace(source, sha256=facts[role].sha256, size=facts[role].size))
 
 
-def _with_sources(recipe: MergeRecipe, change: Callable[[ModelSource, Role], ModelSource]) -> MergeRecipe:
+def with_sources(recipe: MergeRecipe, change: Callable[[ModelSource, Role], ModelSource]) -> MergeRecipe:
     """Change the entry of each model of a recipe."""
     return replace(
         recipe,
