@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import platformdirs
 
@@ -26,9 +26,10 @@ from .merge.files.metadata import (
     name_recipe,
     recipe_as_json,
     with_hashes,
+    with_sources,
 )
 from .merge.files.model_file import read_signature
-from .merge.files.model_locator import AS_RECORDED, ModelLocator, model_source
+from .merge.files.model_locator import AS_RECORDED, ModelLocator, describe_doubt, expand_home, model_source
 from .merge.files.open_models import OpenModels
 from .merge.plan import MergePlan, Role
 from .merge.progress import Controls, Stopwatch
@@ -91,12 +92,28 @@ def read_any_recipe(path: str | Path) -> ReadRecipe:
 
 def name_where_found(recipe: MergeRecipe, locator: ModelLocator) -> MergeRecipe:
     """Give a recipe, whose models may be named without folders, with the paths of those that are found."""
-    found: dict[str, Any] = {}
-    for role, source in recipe.sources.items():
+
+    def find(source: ModelSource, _: Role) -> ModelSource:
         with suppress(CheckpointError):
-            where = model_source(locator.locate(source))
-            found["vae_file" if role == Role.VAE.value else f"model_{role}"] = replace(source, path=where.path)
-    return replace(recipe, **found)
+            return replace(source, path=model_source(locator.locate(source)).path)
+        return source
+
+    return with_sources(recipe, find)
+
+
+def doubts_of(recipe: MergeRecipe, found: MergeRecipe) -> list[str]:
+    """Say which models of a recipe were found by their names alone.
+
+    Args:
+        recipe: As it was read.
+        found: The same with the paths of the models that were found.
+    """
+    doubts = []
+    for role, source in found.sources.items():
+        read, path = recipe.sources[role], expand_home(source.path)
+        if source.path != read.path and is_there(path):
+            doubts.append(describe_doubt(read, path, Role(role).spoken))
+    return list(filter(None, doubts))
 
 
 def user_presets_path() -> Path:

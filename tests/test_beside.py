@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 
 import elemental
@@ -20,10 +21,11 @@ from elemental.hosts.base import CheckpointRef
 from elemental.images.files import read_texts, write_png
 from elemental.images.image_request import ImageRequest
 from elemental.merge.files.beside import predicts_v
-from elemental.merge.files.hashes import cache_folder
+from elemental.merge.files.hashes import cache_folder, remember_place
 from elemental.merge.files.metadata import recipe_from_json
 from elemental.merge.files.writer import SafetensorsWriter
-from elemental.workflows import make_images, name_where_found, read_any_recipe
+from elemental.session.session import session_of
+from elemental.workflows import doubts_of, make_images, name_where_found, read_any_recipe
 
 from .conftest import LAYOUTS, random_state, save
 from .fake_host import FakeHost
@@ -70,7 +72,19 @@ def pair(**parts: Any) -> elemental.MergeRecipe:
 
 
 def with_fields(path: Path, fields: dict[str, str]) -> Path:
-    return save(path, random_state(LAYOUTS["sd1"], 1), {"format": "pt", **fields})
+    """Save a model with header fields, which may hold what safetensors refuses to write."""
+    save(path, random_state(LAYOUTS["sd1"], 1))
+    return edit_header(path, lambda header: header.replace(
+        b"{", b'{"__metadata__":' + json.dumps({"format": "pt", **fields}).encode() + b",", 1
+    ))  # fmt: skip
+
+
+def edit_header(path: Path, edit: Callable[[bytes], bytes]) -> Path:
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = edit(data[8 : 8 + size])
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
+    return path
 
 
 CONFIGS = {
@@ -162,6 +176,47 @@ def test_a_failed_save_leaves_the_configuration_as_it_was(
     assert not list(here.glob(".*"))
 
 
+@pytest.mark.parametrize("leads_to", ["v1.yaml", "v1.yml"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_linked_configuration_is_replaced_and_not_followed(
+    here: Path, monkeypatch: pytest.MonkeyPatch, leads_to: str, fails: bool
+) -> None:
+    (here / "a.yaml").write_bytes(V)
+    (here / leads_to).write_bytes(OTHER)
+    (here / "out.yaml").symlink_to(leads_to)
+    if fails:
+        monkeypatch.setattr(SafetensorsWriter, "commit", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            elemental.merge_to_file(pair(), "out.safetensors", overwrite=True)
+    else:
+        elemental.merge_to_file(pair(), "out.safetensors", overwrite=True)
+    assert (here / leads_to).read_bytes() == OTHER
+    assert (here / "out.yaml").is_symlink() is fails
+    assert (here / "out.yaml").read_bytes() == (OTHER if fails else V)
+
+
+@pytest.mark.parametrize("options", [(), ("--overwrite",)])
+def test_another_model_of_the_name_keeps_the_way_it_draws(here: Path, run: Run, options: tuple[str, ...]) -> None:
+    (here / "a.yaml").write_bytes(V)
+    (here / "out.ckpt").write_bytes(b"another model")
+    code, text = run("merge", "a.safetensors", "b.safetensors", "-o", "out.safetensors", *options)
+    assert code == 1
+    assert "hosts would draw out.ckpt by it, too" in text
+    assert not (here / "out.yaml").exists()
+    assert not (here / "out.safetensors").exists()
+    (here / "out.yaml").write_bytes(V)
+    assert run("merge", "a.safetensors", "b.safetensors", "-o", "out.safetensors", *options)[0] == 0
+
+
+def test_a_file_beside_the_configuration_is_not_written_through(here: Path, run: Run) -> None:
+    (here / "a.yaml").write_bytes(V)
+    (here / "kept").write_bytes(b"kept")
+    (here / ".out.yaml.part").symlink_to("kept")
+    assert run("merge", "a.safetensors", "b.safetensors", "-o", "out.safetensors")[0] == 0
+    assert (here / "kept").read_bytes() == b"kept"
+    assert (here / ".out.yaml.part").is_symlink()
+
+
 VAES = {
     "of A": ("a.vae.pt", "", "add --vae"),
     "of A, chosen": ("a.vae.safetensors", "a.vae.safetensors", ""),
@@ -228,6 +283,11 @@ FIELDS: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     ),
     "a graph": ({"prompt": "{}", "workflow": "{}", "x": ""}, {"x": ""}, "prompt, workflow (true of A's file alone)"),
     "a date": ({"modelspec.date": "2024-01-01"}, {}, "modelspec.date (true of A's file alone)"),
+    "half a character": (
+        {"x": "\ud800", "\udc00": "y", "modelspec.title": "T"},
+        {"modelspec.title": "T", "modelspec.merged_from": "a, b"},
+        "'x', '\\udc00' (no valid Unicode)",
+    ),
     "nothing": ({}, {}, ""),
 }  # fmt: skip
 
@@ -248,6 +308,16 @@ def test_the_fields_of_a_are_kept_or_named(here: Path, run: Run, case: str) -> N
         assert {"ff", hashlib.sha256(a.read_bytes()).hexdigest()} < json.loads(result["sd_merge_models"]).keys()
     again = elemental.merge_to_file(elemental.read_recipe("out.safetensors"), "again.safetensors").path
     assert again.read_bytes() == (here / "out.safetensors").read_bytes()
+
+
+def test_a_tensor_whose_name_is_no_unicode_is_told_of(here: Path, run: Run) -> None:
+    state = {**random_state(LAYOUTS["sd1"], 1), "extra.@": torch.zeros(1)}
+    save(here / "a.safetensors", state)
+    edit_header(here / "a.safetensors", lambda header: header.replace(b"extra.@", b"extra.\\ud800"))
+    code, text = run("merge", "a.safetensors", "b.safetensors", "-o", "out.safetensors")
+    assert code == 1
+    assert "A tensor's name in A is no valid Unicode" in text
+    assert "extra." in text
 
 
 def test_the_fields_of_b_are_not_those_of_the_result(here: Path, run: Run) -> None:
@@ -352,6 +422,48 @@ def test_two_files_of_one_name_are_not_guessed_between(here: Path, tmp_path: Pat
         elemental.plan_merge(elemental.read_recipe(out), locator=elemental.ModelLocator(tmp_path / "other"))
 
 
+def test_a_stranger_in_the_current_folder_is_not_taken_by_its_name(
+    here: Path, run: Run, tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = merged(here, hashed=False)
+    strangers = tmp_path / "current"
+    strangers.mkdir()
+    shutil.copy(models["c"], strangers / "b.safetensors")
+    monkeypatch.chdir(strangers)
+    command = ("merge", "--recipe", out, "-o", "again.safetensors")
+    code, text = run(*command)
+    assert code == 0, text
+    assert (strangers / "again.safetensors").read_bytes() == out.read_bytes()
+    assert f"warning: Model B was found by its name and size alone: {here / 'b.safetensors'}. Its content was" in text
+    assert run(*command, "--overwrite", "--strict")[0] == 2
+    (here / "b.safetensors").rename(here / "renamed.safetensors")
+    code, text = run(*command, "--overwrite")
+    assert code == 1
+    assert f"{here / 'b.safetensors'} is not there any more" in text
+
+
+def test_a_recipe_by_hand_names_what_is_beside_it(
+    here: Path, run: Run, tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {"a": "sub/a.safetensors", "b": "b.safetensors"}
+    data = {**pair().to_dict(), "models": {role: {"path": path} for role, path in paths.items()}}
+    (here / "sub").mkdir()
+    (here / "a.safetensors").rename(here / "sub" / "a.safetensors")
+    (here / "recipe.json").write_text(json.dumps(data), encoding="utf-8")
+    strangers = tmp_path / "current"
+    strangers.mkdir()
+    shutil.copy(models["c"], strangers / "b.safetensors")
+    monkeypatch.chdir(strangers)
+    code, text = run("plan", "--recipe", here / "recipe.json")
+    assert code == 0, text
+    assert f"Model B was found by its name alone: {here / 'b.safetensors'}" in text
+    assert "Model A was found" not in text
+    (here / "b.safetensors").unlink()
+    code, text = run("plan", "--recipe", here / "recipe.json")
+    assert code == 1
+    assert f"Cannot open {here / 'b.safetensors'}" in text
+
+
 def test_a_typed_path_is_meant_as_it_stands(here: Path, tmp_path: Path) -> None:
     merged(here)
     a, b = (elemental.model_source(tmp_path / f"{name}.safetensors") for name in "ab")
@@ -366,6 +478,33 @@ def test_the_form_gets_the_paths_of_models_that_are_found(here: Path) -> None:
     (here / "b.safetensors").unlink()
     lost = name_where_found(elemental.read_recipe("out.safetensors"), elemental.ModelLocator())
     assert lost.model_b.path == "b.safetensors"
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+@pytest.mark.parametrize("copies", [1, 2])
+def test_the_page_tells_of_no_place_outside_the_hosts_folder(
+    here: Path, tmp_path: Path, models: dict[str, Path], hashed: bool, copies: int
+) -> None:
+    pytest.importorskip("gradio")
+    from elemental.ui.history_panel import _remarks, find_listed
+
+    merged(here, hashed=hashed)  # the places of its models are remembered
+    if copies == 2:
+        (tmp_path / "second").mkdir()
+        shutil.copy(models["b"], tmp_path / "second")
+        remember_place(tmp_path / "second" / "b.safetensors")
+    folder = tmp_path / "of_the_host"
+    folder.mkdir()
+    shutil.copy(here / "a.safetensors", folder)
+    session = session_of(FakeHost(load, output=tmp_path, models=folder))
+    recipe = elemental.read_recipe("out.safetensors")
+    found = find_listed(session, recipe)
+    assert Path(found.model_a.path).expanduser() == folder / "a.safetensors"
+    text = "\n".join([found.model_b.path, *doubts_of(recipe, found), *_remarks(session, found)])
+    assert "Model B: " in text
+    assert str(here) not in text
+    assert "second" not in text
+    assert ("Model A was found by its name and size alone" in text) is not hashed
 
 
 def test_a_recipe_with_folders_loads_and_its_images_have_none(here: Path, tmp_path: Path) -> None:
@@ -434,6 +573,27 @@ def test_recipes_of_other_programs_are_read(here: Path, run: Run, case: str) -> 
     assert unread in text
     assert run("merge", "a.safetensors", "b.safetensors", *options, "-o", "own.safetensors")[0] == 0
     assert (here / "read.safetensors").read_bytes() == (here / "own.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("folder", ["/etc/", "\\\\host\\share\\", "C:\\models\\"])
+def test_a_foreign_recipe_leads_to_no_folder(here: Path, folder: str) -> None:
+    fields = header(foreign(here / "f.safetensors", here, {**WEBUI, "bake_in_vae": f"{folder}x.pt"}))
+    fields["sd_merge_models"] = fields["sd_merge_models"].replace("sub/", json.dumps(folder)[1:-1])
+    (here / "f.json").write_text(json.dumps(fields), encoding="utf-8")
+    sources = elemental.read_recipe("f.json").sources
+    assert {role: source.path for role, source in sources.items()} == {
+        "a": "a.safetensors", "b": "b.safetensors", "vae": "x.pt"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["elemental_recipe", "sd_merge_recipe"])
+@pytest.mark.parametrize("value", [5, None, [], {}, True, "5", "null"])
+def test_a_field_that_is_no_text_is_no_recipe(here: Path, run: Run, field: str, value: object) -> None:
+    for data in ({field: value}, {"__metadata__": {field: value}}):
+        (here / "r.json").write_text(json.dumps(data), encoding="utf-8")
+        code, text = run("plan", "--recipe", "r.json")
+        assert code == 2
+        assert "has no recipe" in text
 
 
 def test_a_foreign_recipe_can_be_a_json_file(here: Path) -> None:

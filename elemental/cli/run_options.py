@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from ..errors import ImageError, Stopped
 from ..recipe.recipe import MergeRecipe
 from ..runs.sample_file import Sample, find_samples
-from ..workflows import identify_models, name_where_found
+from ..workflows import doubts_of, identify_models, name_where_found
 from .command import Interrupts, UsageError
 from .image_options import ImageOptions
 from .output import count_of, print_lines
@@ -204,9 +204,10 @@ def prepare(options: RunCommandOptions) -> Preparation:
 
     locator = options.recipe.locator
     recipe, remarks = make_recipe(options.recipe)
-    recipe = name_where_found(identify_models(recipe, locator=locator), locator)
+    found = name_where_found(identify_models(recipe, locator=locator), locator)
+    remarks += doubts_of(recipe, found)
     host = make_host(options.images.device)
-    return Preparation(recipe, remarks, host, make_axis_context(host, recipe, locator=locator))
+    return Preparation(found, remarks, host, make_axis_context(host, found, locator=locator))
 
 
 def start_new_run(

@@ -49,14 +49,14 @@ class FileFacts:
         same: The models that are one and the same file, whatever their paths.
         renamings: For each file in words how it spells its keys otherwise, and what of it is not read.
         v_configs: The models beside which a ``.yaml`` says that they predict v.
-        unread: In sentences, what of the files is not read and may be meant.
+        doubts: In sentences, what of the files is not read though it may be meant, and which may not be the recipe's.
     """
 
     headers: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
     same: Sequence[Role] = ()
     renamings: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
     v_configs: Sequence[Role] = ()
-    unread: Sequence[str] = ()
+    doubts: tuple[str, ...] = ()
 
 
 def refuse_quantised(models: ModelInfos, files: FileFacts) -> None:

@@ -117,12 +117,12 @@ class Planner:
         decision = self._matcher.decide(recipe.rules.rules)
         tensors = self._plan_set(recipe, decision, self.everything)
         warnings = [
+            *map(SpecWarning, self._files.doubts),
             *warn_of_ratios(recipe),
             *warn_of_weights(recipe, self.architecture),
             *warn_of_rules(recipe.rules, self._matcher, decision, architecture=self.architecture),
             *self._warn_of_no_change(tensors),
             *_warn_of_result(recipe, tensors, self._files),
-            *map(SpecWarning, self._files.unread),
             *self._about_models,
             *warn_of_channels(self._models, tensors),
             *self._warn_of_fit(tensors),

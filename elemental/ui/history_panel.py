@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -12,12 +13,13 @@ from typing import Any
 
 from ..errors import ElementalError, RecipeError
 from ..merge.files.checkpoint import SAFETENSORS
-from ..merge.files.model_locator import expand_home
+from ..merge.files.metadata import with_sources
+from ..merge.files.model_locator import ModelLocator, expand_home
 from ..recipe.recipe import MergeRecipe, ModelSource, recipe_from_dict
 from ..session.form import form_from_dict, form_from_recipe, is_file
 from ..session.history import HistoryEntry
 from ..session.session import Session
-from ..workflows import name_where_found, read_any_recipe
+from ..workflows import doubts_of, name_where_found, read_any_recipe
 from .answer import Updates
 from .check_panel import CheckPanel
 from .gradio_compat import file_path, make, make_file, on
@@ -91,11 +93,12 @@ class HistoryPanel:
             try:
                 path = find()
                 found = read_any_recipe(path)
-                recipe = name_where_found(found.recipe, session.locator)
+                recipe = find_listed(session, found.recipe)
+                remarks = [*found.remarks, *doubts_of(found.recipe, recipe), *_remarks(session, recipe)]
                 form = form_from_recipe(recipe, session.checkpoints())
             except ElementalError as exc:
                 return {self.answer: draw_message("failed", str(exc))}
-            text = "\n".join([f"Loaded the recipe of {path.name}.", *found.remarks, *_remarks(session, recipe)])
+            text = "\n".join([f"Loaded the recipe of {path.name}.", *remarks])
             return {**merge.fill(form), self.answer: draw_message("done", text)}
 
         def load_file(file: Any) -> Updates:
@@ -150,20 +153,42 @@ def _draw_entry(entry: HistoryEntry) -> str:
     return f"<tr><td>{when}</td><td>{escape(entry.kind)}</td><td>{name}</td><td>{result}</td><td>{button}</td></tr>"
 
 
+def find_listed(session: Session, recipe: MergeRecipe) -> MergeRecipe:
+    """Give a recipe with the paths of its models that are found among the host's."""
+    return name_where_found(_as_listed(session, recipe), _locator(session))
+
+
+def _locator(session: Session) -> ModelLocator:
+    """Find models that the host lists, or in its folder; of other places the page tells nobody."""
+    paths = [checkpoint.path for checkpoint in session.checkpoints()]
+    folder = session.host.models_folder()
+    return ModelLocator(folder, folder, frozenset([*paths, *(Path(os.path.realpath(path)) for path in paths)]))
+
+
+def _as_listed(session: Session, recipe: MergeRecipe) -> MergeRecipe:
+    """Call the models of a recipe as the host lists them, or else by name; other paths are not looked at."""
+
+    def listed(source: ModelSource) -> ModelSource:
+        try:
+            path = session.find_model(source.path).path
+        except ElementalError:
+            path = str(session.host.models_folder() / source.name) if source.sha256 else source.name
+        return replace(source, path=path)
+
+    return with_sources(recipe, lambda source, _: listed(source))
+
+
 def _remarks(session: Session, recipe: MergeRecipe) -> list[str]:
     """Say which models of a recipe are not what they were when it was made."""
-    remarks = (_remark(session, source) for source in recipe.sources.values())
+    listed, locator = _as_listed(session, recipe).sources, _locator(session)
+    remarks = (_remark(source, listed[role], locator) for role, source in recipe.sources.items())
     return [f"Model {role.upper()}{remark}" for role, remark in zip(recipe.sources, remarks, strict=True) if remark]
 
 
-def _remark(session: Session, source: ModelSource) -> str:
-    """Say what is to be said of a model; a path that the host does not list is not looked at, as in the form."""
+def _remark(source: ModelSource, listed: ModelSource, locator: ModelLocator) -> str:
+    """Say what is to be said of a model, which the host may list."""
     try:
-        listed = expand_home(session.find_model(source.path).path)
-    except ElementalError:
-        listed = session.host.models_folder() / source.name
-    try:
-        path = session.locator.locate(replace(source, path=str(listed)))
+        path = locator.locate(listed)
     except ElementalError as exc:
         return f": {exc}"
     if not is_file(path):
@@ -180,7 +205,7 @@ def recipe_updates(session: Session, merge: MergePanel, text: str) -> Updates:
     from ..merge.files.metadata import recipe_from_json
 
     try:
-        recipe = name_where_found(recipe_from_json(text, name="the image"), session.locator)
+        recipe = find_listed(session, recipe_from_json(text, name="the image"))
         return merge.fill(form_from_recipe(recipe, session.checkpoints()))
     except ElementalError:
         return {}

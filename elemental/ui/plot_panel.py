@@ -11,6 +11,7 @@ from ..runs.axes.catalogue import AXES
 from ..runs.sample_file import Sample
 from ..session import plot_and_check_jobs as run_actions
 from ..session.form import FIELDS, MergeForm
+from ..session.jobs import JobState
 from ..session.run_plans import PlotForm, describe_estimate, plan_plot
 from ..session.session import Session
 from .answer import Answer, Updates
@@ -128,8 +129,13 @@ class PlotPanel:
             still = (words for words in runs if words.partition(":")[0] == chosen)
             return update(choices=runs, value=next(still, runs[0] if runs else None))
 
+        def list_after_run(choice: str | None) -> Any:
+            job = self._session.board.job
+            is_unfinished = job is not None and job.view.state in (JobState.STOPPED, JobState.FAILED)
+            return list_runs(None if is_unfinished else choice)  # the latest is what can be resumed now
+
         on(panel, "select", list_runs, [self.unfinished], [self.unfinished])
-        on(ended, "click", list_runs, [self.unfinished], [self.unfinished])
+        on(ended, "click", list_after_run, [self.unfinished], [self.unfinished])
 
     def _load_sample(self, title: str | None) -> Updates:
         sample = self._samples.get(title or "")

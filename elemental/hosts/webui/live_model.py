@@ -15,6 +15,7 @@ from ...architectures.keys import TEXT_PREFIXES, VAE_PREFIX
 from ...errors import HostError
 from ..base import NO_FIELDS, CheckpointRef, Claim
 from .errors import as_host_errors
+from .images import LABEL
 from .load_count import count_loads
 from .lora import undo_lora
 from .saved_attributes import SavedAttributes
@@ -130,10 +131,12 @@ class WebUIModel:
         """Remember the label of the merge; the model is no longer that of its file."""
         self.kept = label
         self.checkpoint = None
+        self.description = Description({LABEL: label}, {})  # its images must not be named after the checkpoint
 
     def describe(self, model: Mapping[str, str], fields: Mapping[str, str]) -> None:
         """Remember what is in the model, for images that the user makes in the WebUI's own tabs."""
-        self.description = Description(dict(model), dict(fields)) if model else None
+        if model or not self.holds_merge:
+            self.description = Description(dict(model), dict(fields)) if model else None
 
     def replaced(self) -> bool:
         """Tell whether the WebUI has loaded something over these tensors, or uses another model."""

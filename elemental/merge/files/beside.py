@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import CheckpointError, MergeError
-from .writer import resolve_target
+from .checkpoint import SUFFIXES
 
 _VAES = (".vae.pt", ".vae.ckpt", ".vae.safetensors")
 _LARGEST = 1 << 20
@@ -90,6 +91,7 @@ class ConfigCopy:
         target: The file beside the result.
         data: What to write; None if A has no configuration, or the result has the same already.
         present: What is beside the result already.
+        link: Where that leads if it is a link, which is replaced: others may use the file that it leads to.
         warning: What is wrong with the file beside the result; empty if nothing is.
     """
 
@@ -97,6 +99,7 @@ class ConfigCopy:
     target: Path
     data: bytes | None
     present: bytes | None = None
+    link: Path | None = None
     warning: str = ""
 
     @property
@@ -132,7 +135,10 @@ class ConfigCopy:
 
     def _put_back(self) -> None:
         with suppress(OSError, MergeError):
-            if self.present is not None:
+            if self.link is not None:
+                self.target.unlink(missing_ok=True)
+                self.target.symlink_to(self.link)
+            elif self.present is not None:
                 _write(self.target, self.present)
             elif self.target.read_bytes() == self.data:
                 self.target.unlink()
@@ -148,27 +154,48 @@ def plan_config(model: Path, target: Path, *, overwrite: bool) -> ConfigCopy:
 
     Raises:
         CheckpointError: A configuration cannot be read.
-        MergeError: The result has another configuration, which may not be replaced.
+        MergeError: The result has another configuration, which may not be replaced; or another model of that name is
+            there, which would be drawn by it, too.
     """
-    source, place = model.with_suffix(".yaml"), resolve_target(target.with_suffix(".yaml"))
+    source, place = model.with_suffix(".yaml"), target.with_suffix(".yaml")
     wanted, present = read_config(model), read_config(target)
-    if present in (None, wanted):
-        return ConfigCopy(source, place, wanted if present is None else None, present)
-    if not overwrite:
+    copy = ConfigCopy(source, place, None if wanted == present else wanted, present, _read_link(place))
+    if present not in (None, wanted) and not overwrite:
         differs = "A has none" if wanted is None else f"is not {source.name}"
         raise MergeError(
             f"{place} exists, and {differs}: hosts would draw the result otherwise.\n"
             "Choose another name for the result, remove that file, or overwrite."
         )
-    if wanted is not None:
-        return ConfigCopy(source, place, wanted, present)
-    return ConfigCopy(
-        source,
-        place,
-        None,
-        present,
-        f"{place.name} stays beside the result: hosts draw by it, and A has none. Remove it?",
-    )
+    if copy.data is not None:
+        _refuse_others(target, place)
+    if wanted is None and present is not None:
+        stays = f"{place.name} stays beside the result: hosts draw by it, and A has none. Remove it?"
+        return replace(copy, warning=stays)
+    return copy
+
+
+def _read_link(path: Path) -> Path | None:
+    try:
+        return path.readlink()
+    except OSError:  # no link, or not there
+        return None
+
+
+def _refuse_others(target: Path, place: Path) -> None:
+    """Refuse to change how another model draws, whose name differs from the result's in its suffix alone.
+
+    Raises:
+        MergeError: There is one.
+    """
+    others: list[str] = []
+    with suppress(OSError):
+        others.extend(path.name for path in target.parent.iterdir() if path.suffix.lower() in SUFFIXES)
+    for name in others:
+        if name != target.name and os.path.normcase(Path(name).stem) == os.path.normcase(target.stem):
+            raise MergeError(
+                f"{place.name} would be copied from A, and hosts would draw {name} by it, too: choose another name for "
+                "the result."
+            )
 
 
 def _write(target: Path, data: bytes) -> None:
@@ -177,10 +204,10 @@ def _write(target: Path, data: bytes) -> None:
     Raises:
         MergeError: It cannot be written.
     """
-    temporary = target.with_name(f".{target.name}.part")
+    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         try:
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:  # what is there already, a link too, is somebody else's
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

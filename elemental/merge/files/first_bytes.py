@@ -13,7 +13,6 @@ from ...errors import CheckpointError
 from .model_file import ModelFile
 
 _LOOK = 4096
-_SHOWN = 80
 LARGEST_HEADER = 100_000_000
 """The largest header that safetensors reads, in bytes."""
 _UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".aria2", ".incomplete", ".opdownload", ".tmp", ".!ut")
@@ -115,7 +114,8 @@ def _describe_text(text: str) -> str:
         return "a web page, not the model: download the file itself from there; some sites ask for a login first"
     if text.lstrip().startswith(("{", "[")):
         return _describe_json(text)
-    return f'a text ("{_shorten(text)}"), not the model: {_AGAIN}'
+    # what it says is not quoted: who uses the page over a network could read other files so
+    return f"a text, not the model: {_AGAIN}"
 
 
 def _describe_json(text: str) -> str:
@@ -124,12 +124,7 @@ def _describe_json(text: str) -> str:
     if '"_class_name"' in text or '"_diffusers_version"' in text:
         return "a configuration file, not the model: use the .safetensors file of the model"
     kind = "a recipe, not a model: give it as --recipe" if '"model_a"' in text else None
-    return kind or f'a text in JSON ("{_shorten(text)}"), not the model: {_AGAIN}'
-
-
-def _shorten(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= _SHOWN else f"{words[: _SHOWN - 3]}..."
+    return kind or f"a text in JSON, not the model: {_AGAIN}"
 
 
 def refuse_name(file: ModelFile, suffixes: tuple[str, ...]) -> CheckpointError:

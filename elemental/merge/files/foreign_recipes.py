@@ -91,7 +91,13 @@ class _Reading:
         title = described.get("name") if isinstance(described, dict) else None
         if not isinstance(sha256, str) or not sha256:
             return ModelSource(f"{UNKNOWN}model {role.upper()}", size=0)
-        return ModelSource(title if isinstance(title, str) and title else f"{sha256[:10]}", sha256.lower())
+        name = _name_of(title) if isinstance(title, str) else ""
+        return ModelSource(name or sha256[:10], sha256.lower())
+
+
+def _name_of(path: str) -> str:
+    """Give the name without folders: a path of a stranger may lead anywhere, and on Windows to another computer."""
+    return ModelSource(path).name
 
 
 def is_foreign(data: Mapping[str, Any]) -> bool:
@@ -110,7 +116,7 @@ def read_foreign(metadata: Mapping[str, Any], *, name: str) -> ReadRecipe | None
     Raises:
         RecipeError: There is one, which cannot be expressed or is damaged.
     """
-    data, models = (_parsed(metadata.get(field_name)) for field_name in (FOREIGN_FIELD, MODELS_FIELD))
+    data, models = (read_object(metadata.get(field_name)) for field_name in (FOREIGN_FIELD, MODELS_FIELD))
     if not is_foreign(data):
         return None
     reading = _Reading(data, {key: value for key, value in models.items() if isinstance(value, dict)}, name)
@@ -124,6 +130,16 @@ def read_foreign(metadata: Mapping[str, Any], *, name: str) -> ReadRecipe | None
     return ReadRecipe(recipe, (f"Not read from the recipe of {program}: {'; '.join(reading.unread)}.",))
 
 
+def read_object(value: Any) -> dict[str, Any]:
+    """Give a JSON object, or the text of one, from any source; an empty dict if it is none."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
 def _read_webui(reading: _Reading) -> dict[str, Any]:
     data = reading.data
     modes = {"Weighted sum": MergeMode.WEIGHT_SUM, "Add difference": MergeMode.ADD_DIFFERENCE}
@@ -135,7 +151,7 @@ def _read_webui(reading: _Reading) -> dict[str, Any]:
     parts["dtype"] = SaveDtype.FP16 if data.get("save_as_half") else None
     vae = data.get("bake_in_vae")
     if vae not in (None, "", "None"):
-        parts |= {"vae": VaeChoice.FILE, "vae_file": ModelSource(str(vae))}
+        parts |= {"vae": VaeChoice.FILE, "vae_file": ModelSource(_name_of(str(vae)))}
     if data.get("discard_weights"):
         reading.unread.append(f"which tensors were left out (discard_weights {data['discard_weights']!r})")
     return parts
@@ -189,16 +205,6 @@ def _supermerger_rules(rules: Any, reading: _Reading) -> RuleSet:
         else:
             good.append(text)
     return parse_rules(",".join(good))
-
-
-def _parsed(value: Any) -> dict[str, Any]:
-    """Give a JSON object, or the text of one, from any source; an empty dict if it is none."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return {}
-    return value if isinstance(value, dict) else {}
 
 
 _READERS: dict[Any, tuple[str, Callable[[_Reading], dict[str, Any]]]] = {

@@ -48,7 +48,9 @@ def keep_fields(metadata: Mapping[str, str], *, written: frozenset[str]) -> Kept
         written: The names of fields that the merge writes; they are none of A's any more.
     """
     stale = sorted(name for name in metadata if _is_stale(name))
-    names = [name for name in metadata if name not in written and name != MERGED_FROM and not _is_stale(name)]
+    names = [name for name in metadata if name not in {*written, MERGED_FROM, *stale}]
+    damaged = sorted(name for name in names if not _is_unicode(name + metadata[name]))
+    names = list(set(names).difference(damaged))
     kept: dict[str, str] = {}
     large: dict[str, int] = {}
     room = _LARGEST_ALL
@@ -59,7 +61,7 @@ def keep_fields(metadata: Mapping[str, str], *, written: frozenset[str]) -> Kept
         else:
             kept[name] = metadata[name]
             room -= size
-    return KeptFields(dict(sorted(kept.items())), _say_left_out(stale, large))
+    return KeptFields(dict(sorted(kept.items())), _say_left_out(stale, damaged, large))
 
 
 def merged_from(kept: Mapping[str, str], models: Sequence[str]) -> dict[str, str]:
@@ -71,18 +73,28 @@ def merged_from(kept: Mapping[str, str], models: Sequence[str]) -> dict[str, str
     """
     if not any(name.startswith(_STANDARD) for name in kept):
         return {}
-    return {MERGED_FROM: ", ".join(model.replace(",", " ") for model in models)}
+    return {MERGED_FROM: ", ".join(model.replace(",", " ") for model in models).encode(errors="replace").decode()}
 
 
 def _is_stale(name: str) -> bool:
     return name.lower().startswith(_OF_THE_FILE) or name.lower() in _OF_THE_FILE_WHOLE
 
 
+def _is_unicode(text: str) -> bool:
+    """Tell whether a file can hold a text: half of a character, as JSON may have it, is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _size(name: str, text: str) -> int:
-    return len(json.dumps({name: text}, ensure_ascii=False).encode("utf-8", "replace"))
+    return len(json.dumps({name: text}, ensure_ascii=False).encode())
 
 
-def _say_left_out(stale: Sequence[str], large: Mapping[str, int]) -> str:
+def _say_left_out(stale: Sequence[str], damaged: Sequence[str], large: Mapping[str, int]) -> str:
     reasons = [f"{', '.join(stale)} (true of A's file alone)"] if stale else []
+    reasons += [f"{', '.join(map(ascii, damaged))} (no valid Unicode)"] if damaged else []
     reasons += [f"{name} ({size / 1e6:.1f} MB, too large for a header)" for name, size in sorted(large.items())]
     return f"Left out of A's header fields: {'; '.join(reasons)}." if reasons else ""

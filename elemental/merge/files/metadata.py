@@ -20,7 +20,7 @@ from ...recipe.recipe import MergeRecipe, ModelSource, SaveDtype, recipe_from_di
 from ...recipe.rules import format_ratio, format_rules
 from ..plan import MergePlan, Role
 from .checkpoint import Checkpoint
-from .foreign_recipes import FOREIGN_FIELD, MODELS_FIELD, ReadRecipe, is_foreign, read_foreign
+from .foreign_recipes import FOREIGN_FIELD, MODELS_FIELD, ReadRecipe, is_foreign, read_foreign, read_object
 from .hashes import SHORT, remember_place
 from .kept_fields import keep_fields, merged_from
 
@@ -86,7 +86,7 @@ def metadata_room(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[st
     return make_metadata(plan, filled)
 
 
-def recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> MergeRecipe:
+def recipe_from_metadata(metadata: Mapping[str, Any], *, name: str) -> MergeRecipe:
     """Read the recipe of a file that this program made.
 
     Args:
@@ -97,12 +97,13 @@ def recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> MergeReci
         RecipeError: There is no recipe, or it cannot be read.
         SpecError: Its rules cannot be read, or set beta in a mode that has none.
     """
-    if RECIPE_FIELD not in metadata:
+    text = metadata.get(RECIPE_FIELD)
+    if not isinstance(text, str):  # header fields in a JSON file can be anything
         raise RecipeError(f"{name} has no recipe of this program, the WebUI's merger or supermerger.")
-    return recipe_from_json(metadata[RECIPE_FIELD], name=name)
+    return recipe_from_json(text, name=name)
 
 
-def any_recipe_from_metadata(metadata: Mapping[str, str], *, name: str) -> ReadRecipe:
+def any_recipe_from_metadata(metadata: Mapping[str, Any], *, name: str) -> ReadRecipe:
     """Read the recipe of a merged file: of this program, or else of the WebUI's merger or of supermerger.
 
     Args:
@@ -203,7 +204,7 @@ def _typed_without_folders(recipe: MergeRecipe) -> MergeRecipe:
     def named(source: ModelSource, _: Role) -> ModelSource:
         return source if source.size is not None else replace(source, path=source.name)
 
-    return _with_sources(recipe, named)
+    return with_sources(recipe, named)
 
 
 def name_recipe(recipe: MergeRecipe) -> str:
@@ -226,10 +227,10 @@ def _model_names(recipe: MergeRecipe) -> list[str]:
 
 def with_hashes(recipe: MergeRecipe, facts: Mapping[Role, SourceFacts]) -> MergeRecipe:
     """Add the files' hashes and sizes to a recipe."""
-    return _with_sources(recipe, lambda source, role: replace(source, sha256=facts[role].sha256, size=facts[role].size))
+    return with_sources(recipe, lambda source, role: replace(source, sha256=facts[role].sha256, size=facts[role].size))
 
 
-def _with_sources(recipe: MergeRecipe, change: Callable[[ModelSource, Role], ModelSource]) -> MergeRecipe:
+def with_sources(recipe: MergeRecipe, change: Callable[[ModelSource, Role], ModelSource]) -> MergeRecipe:
     """Change the entry of each model of a recipe."""
     return replace(
         recipe,
@@ -274,16 +275,7 @@ def _webui_models(recipe: MergeRecipe, facts: Mapping[Role, SourceFacts]) -> dic
         models[fact.sha256] = {
             "name": source.name,
             "legacy_hash": fact.legacy_hash,
-            "sd_merge_recipe": _parsed(fact.metadata.get(FOREIGN_FIELD)) or None,
+            "sd_merge_recipe": read_object(fact.metadata.get(FOREIGN_FIELD)) or None,
         }
-        models.update(_parsed(fact.metadata.get(MODELS_FIELD)))
+        models.update(read_object(fact.metadata.get(MODELS_FIELD)))
     return models
-
-
-def _parsed(text: str | None) -> dict[str, Any]:
-    """Read a JSON field of a file from any source; an empty dict if it cannot be read."""
-    try:
-        data = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}

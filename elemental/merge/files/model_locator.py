@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,15 +36,18 @@ class ModelLocator:
     """Finds the models of recipes: at the recorded path, or by SHA-256, or by name and size.
 
     Recipes in files and images only name their models. Each is looked for beside the recipe, where it was when this
-    machine used it last, and in the user's folder.
+    machine used it last, and in the user's folder; in the current folder only by its SHA-256, or if Python code names
+    it so. :func:`describe_doubt` tells of what was found without a SHA-256.
 
     Attributes:
         folder: The user's folder of checkpoints, searched at any depth; None for none.
         beside: The folder of the file that the recipe is from; None if it is from none.
+        shown: Of the places where this machine used models, those that may be looked at and told of; None for all.
     """
 
     folder: Path | None = None
     beside: Path | None = None
+    shown: frozenset[Path] | None = None
 
     def locate(self, source: ModelSource) -> Path:
         """Find a model; a file with another size or hash is never used.
@@ -59,12 +62,14 @@ class ModelLocator:
         path = expand_home(source.path)
         if not _is_identified(source):
             # what a user types is meant as it stands; only what a recipe names in passing is looked for
-            return path if path.is_absolute() or is_there(path) else self._by_name(path, source) or path
+            if path.is_absolute() or (self.beside is None and is_there(path)):
+                return path
+            return self._by_name(source) or (self.beside or Path()) / path
         if (source.sha256 is not None or _names_place(source)) and _is_recorded(path, source):
             return path
         found = self._by_hash(source) if source.sha256 is not None else None
         if source.sha256 is None and not _names_place(source):
-            found = self._by_name(path, source)
+            found = self._by_name(source)
         if found is None:
             raise CheckpointError(self._not_found(path, source))
         return found
@@ -75,46 +80,46 @@ class ModelLocator:
         Raises:
             CheckpointError: There are several, or the folder does not exist.
         """
-        return self._by_name(Path(name), ModelSource(name), remembered=True)
+        return self._by_name(ModelSource(name), remembered=True)
 
     def _by_hash(self, source: ModelSource) -> Path | None:
-        for candidate in self._candidates(source):
+        for candidate in [*self._beside(source), *self._elsewhere(source)]:
             with suppress(CheckpointError):  # unreadable files are skipped
                 if _is_recorded(candidate, source) and is_there(candidate):
                     return candidate
         return None
 
-    def _by_name(self, path: Path, source: ModelSource, *, remembered: bool = False) -> Path | None:
-        """Find the only file of a name and size.
+    def _by_name(self, source: ModelSource, *, remembered: bool = False) -> Path | None:
+        """Find the only file of a name and size: beside the recipe, or else anywhere.
 
         Args:
-            path: Its path as recorded.
             source: The model.
             remembered: Whether to look where files of the name were, although the size is not known.
 
         Raises:
             CheckpointError: There are several.
         """
-        found: dict[Path, Path] = {}
-        for candidate in [path, *self._candidates(source, remembered=remembered)]:
-            with suppress(CheckpointError, OSError):
-                if _is_named(candidate, source) and is_there(candidate) and _is_recorded(candidate, source):
-                    found.setdefault(candidate.resolve(), candidate)
+        found = _named(self._beside(source), source) or _named(self._elsewhere(source, remembered=remembered), source)
         if len(found) > 1:
-            places = ", ".join(map(str, found.values()))
+            places = ", ".join(map(str, found))
             raise CheckpointError(f"Several files could be {source.name} of the recipe: {places}.\nName the models.")
-        return next(iter(found.values()), None)
+        return found[0] if found else None
 
-    def _candidates(self, source: ModelSource, *, remembered: bool = False) -> Iterator[Path]:
+    def _beside(self, source: ModelSource) -> Sequence[Path]:
+        return () if self.beside is None else (self.beside / expand_home(source.path), self.beside / source.name)
+
+    def _elsewhere(self, source: ModelSource, *, remembered: bool = False) -> Iterator[Path]:
         """List files that may be a model, the likely ones first."""
-        if self.beside is not None:
-            yield self.beside / expand_home(source.path)
-            yield self.beside / source.name
         listed = self._listed()
         yield from (path for path in listed if _is_named(path, source))
         if remembered or _is_identified(source):
-            yield from (place.path for place in remembered_places() if _may_be(place, source))
+            yield from self._remembered(source)
         yield from (path for path in listed if not _is_named(path, source))
+
+    def _remembered(self, source: ModelSource) -> Iterator[Path]:
+        for place in remembered_places():
+            if _may_be(place, source) and (self.shown is None or place.path in self.shown):
+                yield place.path
 
     def _listed(self) -> Sequence[Path]:
         if self.folder is None:
@@ -126,7 +131,7 @@ class ModelLocator:
     def _not_found(self, path: Path, source: ModelSource) -> str:
         if source.path.startswith(UNKNOWN):
             return f"The recipe does not say which file {source.path.removeprefix(UNKNOWN)} was: name the models."
-        places = [path] if _names_place(source) else [p.path for p in remembered_places() if _may_be(p, source)]
+        places = [path] if _names_place(source) else list(self._remembered(source))
         where = next((place for place in places if is_there(place)), places[0] if places else path)
         state = "has changed since the recipe was made" if is_there(where) else "is not there any more"
         said = f"{where} {state}" if places else f"{path} was not found"
@@ -143,6 +148,36 @@ class ModelLocator:
 
 AS_RECORDED = ModelLocator()
 """Finds models only at the paths in their recipe, or where this machine used them last."""
+
+
+def describe_doubt(source: ModelSource, path: Path, name: str) -> str:
+    """Say that a model was found by its name alone; empty if it was found by its SHA-256 or is where the recipe says.
+
+    Args:
+        source: The model.
+        path: Where it was found.
+        name: What to call it, such as "model A".
+    """
+    recorded = expand_home(source.path)
+    if source.sha256 is not None or (
+        _names_place(source) and (path == recorded or path.as_posix().endswith(f"/{recorded.as_posix()}"))
+    ):
+        return ""
+    clue = "name" if source.size is None else "name and size"
+    return (
+        f"{name[:1].upper()}{name[1:]} was found by its {clue} alone: {Path.cwd() / path}. Its content was not "
+        "verified, for the recipe has no SHA-256 of it."
+    )
+
+
+def _named(paths: Iterable[Path], source: ModelSource) -> list[Path]:
+    """Give the files of the name and size of a model, each once."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        with suppress(CheckpointError, OSError):
+            if _is_named(path, source) and is_there(path) and _is_recorded(path, source):
+                found.setdefault(path.resolve(), path)
+    return list(found.values())
 
 
 def _is_identified(source: ModelSource) -> bool:

@@ -18,7 +18,7 @@ from ..plan import Role
 from ..planner import Planner, planning_key
 from .beside import predicts_v, read_config
 from .checkpoint import Checkpoint, VaeFile
-from .model_locator import AS_RECORDED, ModelLocator
+from .model_locator import AS_RECORDED, ModelLocator, describe_doubt
 
 
 class OpenModels:
@@ -103,8 +103,9 @@ def _make_planner(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> Pla
     headers = {role: model.metadata for role, model in models.items()}
     renamings = {role: model.renamings for role, model in models.items() if model.renamings}
     v_configs = tuple(role for role, model in models.items() if role is not Role.VAE and _has_v_config(model))
-    unread = tuple(text for model in models.values() for text in model.warnings)
-    facts = FileFacts(headers, tuple(_same_files(models)), renamings, v_configs, unread)
+    doubts = [text for model in models.values() for text in model.warnings]
+    doubts += [describe_doubt(recipe.sources[role.value], model.path, role.spoken) for role, model in models.items()]
+    facts = FileFacts(headers, tuple(_same_files(models)), renamings, v_configs, tuple(filter(None, doubts)))
     return Planner(recipe, {role: model.tensors for role, model in models.items()}, facts)
 
 

@@ -316,7 +316,10 @@ def _lay_out(tensors: Mapping[str, TensorInfo]) -> tuple[dict[str, int], dict[st
 
 def _encode(metadata: Mapping[str, str], entries: Mapping[str, object]) -> bytes:
     text = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":"), ensure_ascii=False)
-    header = text.encode("utf-8")
+    try:
+        header = text.encode("utf-8")
+    except UnicodeEncodeError as exc:  # half of a character, which JSON may have
+        raise MergeError(f"A tensor's name in A is no valid Unicode: {text[exc.start - 20 : exc.end]!a}.") from exc
     return header.ljust(-(-len(header) // _ALIGNMENT) * _ALIGNMENT)
 
 
