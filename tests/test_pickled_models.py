@@ -28,8 +28,8 @@ READ: dict[str, tuple[Any, State, str]] = {
     "model": ({"model": MODEL, "epoch": 3}, MODEL, ""),
     "model_state_dict": ({"model_state_dict": MODEL, "optimizer_state_dict": OPTIMIZER}, MODEL, ""),
     "module in state_dict": ({"state_dict": {"module": MODEL, "ids": torch.ones(3)}}, MODEL, ""),
-    "tensors beside state_dict": ({**STALE, "state_dict": MODEL}, MODEL, "the tensors at the top in the file"),
-    "a VAE around a U-Net": ({**only(STALE, VAE), "model": MODEL}, MODEL, "the tensors at the top in the file"),
+    "tensors beside state_dict": ({**STALE, "state_dict": MODEL}, MODEL, "the dictionary at the top in the file"),
+    "a VAE around a U-Net": ({**only(STALE, VAE), "model": MODEL}, MODEL, "the dictionary at the top in the file"),
     "an older copy called module": ({"state_dict": {**MODEL, "module": STALE}}, MODEL, '"state_dict/module" in the'),
     "an older copy deeper": ({**MODEL, "old": {"state_dict": STALE}}, MODEL, '"old/state_dict" in the file'),
     "averages beside state_dict": ({"ema": STALE, "state_dict": MODEL}, MODEL, '"ema" in the file is not read'),
@@ -129,7 +129,7 @@ UNREAD: dict[str, tuple[Any, str]] = {
     "two VAEs": ({"unet": U_NET, "vae": VAE_ALONE, "vae_ema": bare(STALE, VAE)}, '"vae_ema" is not read'),
     "averages of the U-Net": ({"model": MODEL, "model_ema": COPY}, '"model_ema" is not read'),
     "averages of more": ({"model": U_NET, "ema": STALE}, '"ema": "model" is not read'),
-    "less in state_dict": ({**MODEL, "state_dict": only(STALE, "model.")}, "the tensors at the top is not read"),
+    "less in state_dict": ({**MODEL, "state_dict": only(STALE, "model.")}, "the dictionary at the top is not read"),
 }
 
 

@@ -261,7 +261,7 @@ class _Dictionary(NamedTuple):
         return same_names and all(call is other.tensors[key] for key, call in self.tensors.items())
 
     def __str__(self) -> str:
-        return f'"{"/".join(self.path)}"' if self.path else "the tensors at the top"
+        return f'"{"/".join(self.path)}"' if self.path else "the dictionary at the top"
 
 
 class _Chosen(NamedTuple):
