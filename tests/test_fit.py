@@ -341,7 +341,7 @@ def test_keys_are_shown_in_a_line(key: str, shown: str) -> None:
 @pytest.mark.parametrize("prefix", ["", "x.", UNET, UNET + "input_blocks.1.0."])
 def test_no_key_reaches_the_terminal_raw(tmp_path: Path, prefix: str, owner: str, capsys: Capture) -> None:
     states = [some_elements(whole(seed)) for seed in (1, 2)]
-    odd = {prefix + HOSTILE[:-1]: torch.zeros(0), prefix + "b" * 10_000: torch.zeros(2)}
+    odd = {prefix + HOSTILE[:-1]: torch.zeros(0), prefix + "b" * 900: torch.zeros(2)}
     states["AB".index(owner)] |= odd
     a, b = map(str, save_all(tmp_path, states))
     assert main(["plan", a, b, "--alpha", "0.3", "--elemental", "::0.5"]) == DONE
