@@ -34,6 +34,7 @@ from .live_contents import (
 from .plan import MergePlan, TensorPlan
 from .planner import planning_key
 from .progress import Controls
+from .recent_tensors import RecentTensors
 from .tensor_views import Parts, copy_piece, count_numbers, equals, pieces_of
 
 _log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class LiveMerge:
 
     def __init__(self, live: LiveTensors, models: OpenModels, *, original: Checkpoint | None) -> None:
         self._live = live
+        self._recent = RecentTensors()
         self._open_models = models
         self._original = original
         self._claim = live.claim()
@@ -407,7 +409,8 @@ class LiveMerge:
             devices.setdefault(live[tensor.name.key][0].device, []).append(tensor)
         for device, tensors in devices.items():
             part = MergePlan(plan.architecture, plan.recipe, tuple(tensors))
-            execute(part, models, sink, device=str(device), controls=controls)
+            readers = self._recent.readers(models, part)
+            execute(part, readers, sink, device=str(device), controls=controls)
 
 
 class _LiveSink:
