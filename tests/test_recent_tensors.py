@@ -20,7 +20,12 @@ def test_a_tensor_is_read_once(models: Mapping[str, Path], monkeypatch: pytest.M
     recent, reads = RecentTensors(), list[str]()
     with Checkpoint(models["a"]) as model:
         wanted = {key: model.tensor(key) for key in KEYS}
-        monkeypatch.setattr(Checkpoint, "tensor", lambda _, key: reads.append(key) or wanted[key])
+
+        def read(_: Checkpoint, key: str) -> torch.Tensor:
+            reads.append(key)
+            return wanted[key]
+
+        monkeypatch.setattr(Checkpoint, "tensor", read)
         for _ in range(2):
             assert all(torch.equal(recent.data(model, key).tensor(), wanted[key]) for key in KEYS)
     assert reads == KEYS
