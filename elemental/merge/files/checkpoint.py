@@ -17,9 +17,9 @@ from ...errors import CheckpointError
 from .first_bytes import Content, describe_folder, recognise, refuse_name
 from .hashes import remembered_sha256
 from .model_file import Identity, ModelFile, Signature, read_signature
-from .pickles import Pickled, StoredTensor, read_pickled
+from .pickles import Pickled, read_pickled
 from .safetensors_header import read_safetensors_header
-from .tensor_info import TensorInfo
+from .tensor_info import StoredTensor, TensorInfo
 
 if TYPE_CHECKING:
     import torch

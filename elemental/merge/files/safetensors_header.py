@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 from ...errors import CheckpointError
 from .first_bytes import LARGEST_HEADER, explain_safetensors
 from .model_file import ModelFile
-from .pickles import LARGEST, LONGEST_KEY, MOST_DIMENSIONS, StoredTensor
-from .tensor_info import BITS, TensorInfo
+from .tensor_info import BITS, LARGEST, LONGEST_KEY, MOST_DIMENSIONS, StoredTensor, TensorInfo
 
 _METADATA = "__metadata__"
 

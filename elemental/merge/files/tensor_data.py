@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .dtypes import TORCH_DTYPES
 from .model_file import ModelFile
-from .pickles import StoredTensor
+from .tensor_info import StoredTensor
 
 _PIECE = 1 << 18
 """Numbers that are read at a time, few enough to stay in the CPU's caches."""

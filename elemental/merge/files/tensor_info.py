@@ -1,4 +1,4 @@
-"""Dtype and shape of a tensor, as safetensors headers name them."""
+"""Dtype and shape of a tensor, as safetensors headers name them, and where it lies in a file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ BITS = {
     "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8,
 }  # fmt: skip
 """Bits per number, by the name of the dtype in a safetensors header; other dtypes are refused."""
+
+LARGEST = 2**63 - 1
+"""The largest offset, size or stride."""
+MOST_DIMENSIONS = 64
+LONGEST_KEY = 1000
+"""In characters; names of tensors have some 100, and what compares them piece by piece takes long for long ones."""
 
 
 class TensorInfo(NamedTuple):
@@ -37,3 +43,19 @@ class TensorInfo(NamedTuple):
     def nbytes(self) -> int:
         """The size in bytes."""
         return self.numel * BITS[self.dtype] // 8
+
+
+class StoredTensor(NamedTuple):
+    """Where a tensor lies in a file.
+
+    Attributes:
+        info: Its number format and shape.
+        stride: How many numbers lie between neighbours along each of its dimensions.
+        start: Its first byte, counted from the start of the file.
+        extent: How many bytes lie from its first number to its last.
+    """
+
+    info: TensorInfo
+    stride: tuple[int, ...]
+    start: int
+    extent: int
