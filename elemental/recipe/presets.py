@@ -12,7 +12,7 @@ from ..errors import RecipeError
 from .block_weights import BlockWeights, looks_like_weights, parse_block_weights, valid_counts
 from .lookalikes import plain_text
 from .suggestions import suggest
-from .text_files import encoding_of
+from .text_files import encoding_of, read_at_most
 
 BUILT_IN_PRESETS = Path(__file__).with_name("presets.txt")
 """The presets that come with the program; the file names their sources."""
@@ -127,11 +127,10 @@ def _read_preset_file(path: Path) -> PresetTable:
 def _read_leniently(path: Path) -> str:
     """Read a file of presets: one line in another encoding must not stop the others."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
+        content = read_at_most(path, _LARGEST)
     except OSError as exc:
         raise RecipeError(f"Cannot read the presets in {path}: {exc}") from exc
-    if len(content) > _LARGEST:
+    if content is None:
         raise RecipeError(f"Cannot read the presets in {path}: it is too large for a file of presets.")
     return content.decode(encoding_of(content), "replace")
 

@@ -25,6 +25,17 @@ def encoding_of(data: bytes) -> str:
     return next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
 
 
+def read_at_most(path: Path, most: int) -> bytes | None:
+    """Read a file of up to so many bytes; None if it is larger.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    return data if len(data) <= most else None
+
+
 def read_text(path: Path) -> str:
     """Read a text file: UTF-8, or UTF-16 and UTF-32 with the mark that tells them.
 
@@ -34,9 +45,8 @@ def read_text(path: Path) -> str:
         OSError: The file cannot be read.
         EncodingError: It is in another encoding, or no text.
     """
-    with path.open("rb") as file:
-        data = file.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
+    data = read_at_most(path, _LARGEST)
+    if data is None:
         raise EncodingError("it is too large for a text file")
     encoding = encoding_of(data)
     try:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import CheckpointError, MergeError
+from ...recipe.text_files import encoding_of, read_at_most
 from .checkpoint import SUFFIXES
 
 _VAES = (".vae.pt", ".vae.ckpt", ".vae.safetensors")
@@ -36,19 +37,17 @@ def read_config(model: Path) -> bytes | None:
     try:
         if not config.is_file():
             return None
-        with config.open("rb") as file:
-            data = file.read(_LARGEST + 1)
+        data = read_at_most(config, _LARGEST)
     except OSError as exc:
         raise CheckpointError(f"Cannot read {config}: {exc.strerror or exc}.") from exc
-    if len(data) > _LARGEST:
+    if data is None:
         raise CheckpointError(f"{config} is too large for the configuration of a model: rename it.")
     return data
 
 
 def predicts_v(config: bytes) -> bool:
     """Tell whether the configuration of a model says that it predicts v."""
-    encoding = "utf-16" if config[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    return _V_PREDICTION.search(config.decode(encoding, "replace")) is not None
+    return _V_PREDICTION.search(config.decode(encoding_of(config), "replace")) is not None
 
 
 def vae_remarks(model: Path, target: Path, *, chosen: bool) -> list[str]:
