@@ -15,6 +15,7 @@ from ...images.image_request import GeneratedImage, ImageRequest, with_known_sam
 from ...images.infotext import format_infotext
 from ...merge.files.beside import read_config
 from ...merge.files.checkpoint import Checkpoint, checkpoint_files
+from ...merge.files.model_file import read_identity
 from ...merge.out_of_memory import is_out_of_memory
 from ..base import NO_FIELDS, CheckpointRef, HostSettings, StepProgress, refuse_settings
 from .live_model import StandaloneModel
@@ -121,10 +122,10 @@ class StandaloneHost:
             HostError: It lacks a tensor that images need, memory runs out, or a merge is using the live model.
         """
         live, path = self._live, checkpoint.path
-        with Checkpoint(path) as file:  # a damaged file is refused before the last model is dropped
-            wanted = path, file.identity, read_config(path)
+        wanted = path, read_identity(path), read_config(path)
         if live is not None and live.checkpoint and (live.checkpoint.path, live.identity, live.config) == wanted:
             return live
+        Checkpoint(path).close()  # a damaged file is refused before the last model is dropped
         with nullcontext() if live is None else live.claim():
             self._live = live = None  # frees its memory: there may be room for one model only
             with _out_of_memory(f"{checkpoint.path.name} does not fit into the memory of {self._device}."):
