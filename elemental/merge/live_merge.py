@@ -16,6 +16,7 @@ from ..errors import HostError, MergeError
 from ..recipe.recipe import MergeRecipe
 from .execute import execute
 from .files.checkpoint import Checkpoint
+from .files.hashes import remember_place
 from .files.open_models import OpenModels
 from .files.tensor_data import Buffer
 from .interrupts import uninterrupted
@@ -364,6 +365,8 @@ class LiveMerge:
         for key, identity in identities(contents, contents.present).items():
             if held.get(key) == identity:
                 contents.up_to_date |= 1 << contents.places[key]
+        for model in models.values():
+            remember_place(model.path)  # images only name them
         self._contents = contents
         return contents
 

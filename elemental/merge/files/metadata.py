@@ -21,7 +21,7 @@ from ...recipe.rules import format_ratio, format_rules
 from ..plan import MergePlan, Role
 from .checkpoint import Checkpoint
 from .foreign_recipes import FOREIGN_FIELD, MODELS_FIELD, ReadRecipe, is_foreign, read_foreign, read_object
-from .hashes import SHORT, remember_place
+from .hashes import SHORT
 from .kept_fields import keep_fields, merged_from
 
 RECIPE_FIELD = "elemental_recipe"
@@ -166,14 +166,12 @@ def _load_json(text: str, name: str) -> Any:
 def recipe_as_json(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> str:
     """Write a recipe for images: as short JSON for :func:`recipe_from_json`, which names its models without folders.
 
-    Their sizes and the first digits of cached hashes are added, and this machine remembers where they are.
+    Their sizes and the first digits of cached hashes are added.
 
     Args:
         recipe: The recipe.
         models: Its files.
     """
-    for model in models.values():
-        remember_place(model.path)
     facts = {
         role: SourceFacts(model.remembered_sha256(), model.signature.size, "", {}) for role, model in models.items()
     }
