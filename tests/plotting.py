@@ -21,6 +21,7 @@ from elemental.runs.run_record import read_record
 from elemental.runs.runner import RunResult, RunWatcher, continue_run, start_run
 from elemental.runs.xy_plot import XYPlot
 from elemental.runs.xy_plot_run import PlotRun, make_plot
+from elemental.session.jobs import Job, JobState, JobView
 
 REQUEST = ImageRequest("a red circle", seed=3, steps=1, width=64, height=64)
 RULES = parse_rules("IN01::0.2")
@@ -46,3 +47,12 @@ def run(host: Host, plotted: XYPlot, folder: Path, on_cell: Callable[..., None] 
 def resume(host: Host, folder: Path) -> RunResult:
     record = read_record(latest_run(folder))
     return continue_run(host, open_run(host, record), record)
+
+
+def ended(job: Job, state: JobState = JobState.DONE) -> JobView:
+    """Wait until a job has ended in a state."""
+    view = job.view
+    while not view.ended:
+        view = job.wait(view.version, 30)
+    assert view.state is state, view.text
+    return view

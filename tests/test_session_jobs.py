@@ -17,12 +17,12 @@ from elemental.session import merge_jobs
 from elemental.session import plot_and_check_jobs as run_jobs
 from elemental.session.form import KEEP, MergeForm
 from elemental.session.job_texts import count_images, format_duration
-from elemental.session.jobs import Job, JobState, JobView
+from elemental.session.jobs import JobState
 from elemental.session.run_plans import CheckForm, PlotForm, describe_estimate, plan_plot
 from elemental.session.session import Session, first_form, session_of
 
 from .fake_host import FakeHost
-from .plotting import load
+from .plotting import ended, load
 
 FORM = MergeForm("a.safetensors", "b.safetensors", spec="OUT03:attn2:1")
 REQUEST = ImageRequest("a cat", seed=3, steps=1, width=16, height=16)
@@ -32,14 +32,6 @@ PLOT = PlotForm(x_type="alpha", x="0,0.5", y_type="seed", y="1,2")
 @pytest.fixture
 def session(models: Mapping[str, Path], tmp_path: Path) -> Session:
     return session_of(FakeHost(load, output=tmp_path, models=models["a"].parent))
-
-
-def ended(job: Job, state: JobState = JobState.DONE) -> JobView:
-    view = job.view
-    while not view.ended:
-        view = job.wait(view.version, 30)
-    assert view.state is state, view.text
-    return view
 
 
 def test_merge_generate_restore(session: Session) -> None:

@@ -22,12 +22,12 @@ from elemental.runs.run_record import read_record
 from elemental.session import merge_jobs
 from elemental.session import plot_and_check_jobs as run_jobs
 from elemental.session.form import MergeForm
-from elemental.session.jobs import Job, JobState, JobView
+from elemental.session.jobs import Job, JobState
 from elemental.session.run_plans import CheckForm, PlotForm, describe_estimate, plan_plot
 from elemental.session.session import Session, first_form, session_of
 
 from .fake_host import FakeHost
-from .plotting import load
+from .plotting import ended, load
 from .webui_standin import StandIn
 from .webui_standin_fixtures import Rig, make_rig
 from .webui_standin_parts import tab_values
@@ -71,14 +71,6 @@ def start_webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Mapping
         return make_rig(tmp_path, monkeypatch, models, prepared)
 
     return start
-
-
-def ended(job: Job, state: JobState = JobState.DONE) -> JobView:
-    view = job.view
-    while not view.ended:
-        view = job.wait(view.version, 30)
-    assert view.state is state, view.text
-    return view
 
 
 def run_plot(rig: Rig, values: list[Any]) -> Job:
