@@ -132,6 +132,9 @@ class FakeHost:
     def pasted_recipes(self) -> None:
         """There is no place to paste an infotext."""
 
+    def differentiator(self) -> None:
+        """There is nothing to differentiate."""
+
     def read_settings(self, data: Mapping[str, Any]) -> NoReturn:
         """Refuse the settings of another host."""
         refuse_settings(data)

@@ -15,7 +15,7 @@ from ..images.image_request import GeneratedImage, ImageRequest
 
 if TYPE_CHECKING:
     from PIL import Image
-    from torch import Tensor
+    from torch import Tensor, nn
 
 NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 """No additional texts in an image file."""
@@ -111,6 +111,71 @@ class LiveModel(Protocol):
         """Tell whether the host has loaded something over these tensors, or uses another model."""
 
 
+class TracedImage(Protocol):
+    """An image that was made, and the way to it: its computations can be done again, with gradients.
+
+    Everything is computed with the numbers that are in the live model at the time of the call, in graphs of torch that
+    reach the parameters of the model's networks.
+    """
+
+    @property
+    def image(self) -> GeneratedImage:
+        """The image."""
+
+    @property
+    def steps(self) -> int:
+        """How often the U-Net was called."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether :meth:`draw` can be used."""
+
+    def predict(self, step: int) -> Tensor:
+        """Compute what the U-Net predicts at a step of the image: both branches of CFG, and the guided prediction.
+
+        Args:
+            step: From 0 to ``steps`` - 1.
+
+        Returns:
+            The guided prediction, u + cfg (c - u), of the shape of the latents.
+
+        Raises:
+            HostError: It cannot be computed.
+        """
+
+    def draw(self) -> Tensor:
+        """Compute the whole image, from its noise to its pixels, with the memory of about one step for the graph.
+
+        Returns:
+            Channel values from 0 to 255, not rounded, of shape (1, 3, height, width).
+
+        Raises:
+            HostError: It cannot be computed.
+        """
+
+    def decode(self) -> Tensor:
+        """Decode the image's latents, as :meth:`draw` gives them."""
+
+
+class Differentiator(Protocol):
+    """What differentiates the images of a live model by its tensors."""
+
+    def networks(self) -> Sequence[nn.Module]:
+        """Give the networks whose parameters are the live model's tensors."""
+
+    def trace(self, request: ImageRequest, *, model: Mapping[str, str]) -> TracedImage:
+        """Make the image of a request as :meth:`Host.make_images` does, and note the way to it.
+
+        Args:
+            request: A request for one image.
+            model: Names the model in the infotext.
+
+        Raises:
+            HostError: The image cannot be made.
+            Stopped: The user pressed Stop.
+        """
+
+
 class Host(Protocol):
     """A program or library that makes images."""
 
@@ -186,6 +251,9 @@ class Host(Protocol):
             HostError: The images cannot be made.
             Stopped: The user pressed Stop.
         """
+
+    def differentiator(self) -> Differentiator | None:
+        """Give what differentiates images by the tensors of the model that is loaded; None if this host has no such."""
 
     def report(self, done: int, total: int, text: str) -> None:
         """Show the progress of a job.

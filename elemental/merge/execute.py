@@ -263,7 +263,7 @@ class _Run:
     def _read(self, plan: TensorPlan) -> tuple[TensorData | HeldData, ...]:
         inputs = [self._models[role].data(plan.name.key) for role in plan.inputs]
         if plan.name.key == FIRST_CONV and len({data.shape[1] for data in inputs}) > 1:
-            inputs = [HeldData(tensor) for tensor in _extend_channels([data.tensor() for data in inputs])]
+            inputs = [HeldData(tensor) for tensor in extend_channels([data.tensor() for data in inputs])]
         if any(not has_same_numbers(data.shape, plan.info.shape) for data in inputs):
             raise MergeError(f"{plan.name.key} does not have the shape that the merge was planned with.")
         return tuple(inputs)
@@ -337,7 +337,7 @@ def is_finite(values: Tensor) -> bool:
     return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
-def _extend_channels(tensors: Sequence[Tensor]) -> list[Tensor]:
+def extend_channels(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Extend first convolutions to the channels of A, with A's numbers.
 
     In every mode, merging A with itself gives A, so that only the shared channels are merged: those of the image, which

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
 from ...errors import HostError, Stopped
 from ...images.image_request import GeneratedImage, ImageRequest, with_known_sampler
@@ -20,9 +21,11 @@ from ...merge.out_of_memory import is_out_of_memory
 from ..base import NO_FIELDS, CheckpointRef, HostSettings, StepProgress, refuse_settings
 from .live_model import StandaloneModel
 from .samplers import SAMPLERS
-from .sampling import sample_images
+from .sampling import decode_latents, sample_images, sample_latents
+from .traced_image import StandaloneDifferentiator
 
 _Report = Callable[[int, int, str], None]
+_NO_MODEL = "No model is loaded."
 
 
 class StandaloneHost:
@@ -144,15 +147,43 @@ class StandaloneHost:
                 missing, or memory runs out.
             Stopped: The user pressed Stop.
         """
-        if self._live is None:
-            raise HostError("No model is loaded.")
-        request = with_known_sampler(request, self.samplers())  # spelled as in the list
-        with _out_of_memory(f"make smaller images; {self._device} has no memory for these."), torch.inference_mode():
-            images = sample_images(self._live, request, self._device, lambda done: self._after_step(done, request))
+        live, request = self._ready(request)
+        with self._making():
+            images = sample_images(live, request, self._device, lambda done: self._after_step(done, request))
         return [
             GeneratedImage(image, seed, format_infotext(request, seed=seed, model=model), fields)
             for seed, image in enumerate(images, request.seed)
         ]
+
+    def differentiator(self) -> StandaloneDifferentiator:
+        """Give what differentiates images by the tensors of the model that is loaded.
+
+        Raises:
+            HostError: No model is loaded.
+        """
+        if self._live is None:
+            raise HostError(_NO_MODEL)
+        return StandaloneDifferentiator(self._live, self._make_with_latents)
+
+    def _make_with_latents(self, request: ImageRequest, model: Mapping[str, str]) -> tuple[GeneratedImage, Tensor]:
+        live, request = self._ready(request)
+        with self._making():
+            latents = sample_latents(live, request, self._device, lambda done: self._after_step(done, request))
+            image = decode_latents(live, latents)
+        text = format_infotext(request, seed=request.seed, model=model)
+        return GeneratedImage(image, request.seed, text, NO_FIELDS), latents.clone()
+
+    def _ready(self, request: ImageRequest) -> tuple[StandaloneModel, ImageRequest]:
+        """Give the live model, and a request with the sampler spelled as in the list."""
+        if self._live is None:
+            raise HostError(_NO_MODEL)
+        return self._live, with_known_sampler(request, self.samplers())
+
+    @contextmanager
+    def _making(self) -> Iterator[None]:
+        advice = f"make smaller images; {self._device} has no memory for these."
+        with _out_of_memory(advice), torch.inference_mode():
+            yield
 
     def _after_step(self, done: int, request: ImageRequest) -> None:
         self.report(done, request.steps, "generating")

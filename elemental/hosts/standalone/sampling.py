@@ -33,15 +33,20 @@ def sample_images(
     Raises:
         HostError: The model is one for inpainting.
     """
-    if live.channels != 4:
-        raise HostError("An inpainting model needs an image and a mask, which the standalone host cannot take.")
-    latents = _sample(live, request, device, after_step)
+    latents = sample_latents(live, request, device, after_step)
     return [decode_latents(live, latent[None]) for latent in latents]
 
 
-def _sample(
+def sample_latents(
     live: StandaloneModel, request: ImageRequest, device: torch.device, after_step: Callable[[int], None]
 ) -> Tensor:
+    """Make the latents of a request's images, of shape (batch, 4, height / 8, width / 8).
+
+    Args and errors are those of :func:`sample_images`.
+    """
+    if live.channels != 4:
+        raise HostError("An inpainting model needs an image and a mask, which the standalone host cannot take.")
+
     def call_after_step(_pipeline: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
         after_step(step + 1)
         return values
@@ -63,10 +68,15 @@ def _sample(
 
 def decode_latents(live: StandaloneModel, latents: Tensor) -> Image.Image:
     """Decode the latents of one image, of shape (1, 4, height / 8, width / 8)."""
-    vae: Any = live.networks[Network.VAE]
-    pixels: Tensor = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample[0]
-    levels = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+    levels = decode_pixels(live, latents)[0].clamp(0, 1).mul(255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def decode_pixels(live: StandaloneModel, latents: Tensor) -> Tensor:
+    """Decode latents into channel values, float32, mostly from 0 to 1, of shape (1, 3, height, width)."""
+    vae: Any = live.networks[Network.VAE]
+    pixels: Tensor = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+    return pixels.float() / 2 + 0.5
 
 
 def _make_pipeline(live: StandaloneModel, sampler: str) -> Any:

@@ -181,6 +181,9 @@ class WebUIHost:
             self._count(len(images))
         return images
 
+    def differentiator(self) -> None:
+        """There is nothing yet that differentiates the WebUI's images."""
+
     def report(self, done: int, total: int, text: str) -> None:
         """Show the progress of a job as the WebUI's text; the WebUI's bar shows the images."""
         if self._job is not None:

@@ -1,0 +1,1 @@
+"""What elements do to an image, estimated by backward passes."""

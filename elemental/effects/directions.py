@@ -1,0 +1,117 @@
+"""Directions: where a merge moves each tensor, as a combination of A, B and C that is read from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..architectures.keys import FIRST_CONV
+from ..merge.execute import TensorReader, extend_channels
+from ..merge.files.tensor_data import Buffer, HeldData, TensorData
+from ..merge.plan import MergePlan, Role, TensorPlan
+from ..merge.shape_fit import can_merge_shapes
+from ..recipe.modes import Coefficients
+
+_ROLES = (Role.A, Role.B, Role.C)
+_FROM_A: Coefficients = (1.0, 0.0, 0.0)
+
+
+def more_alpha(plan: MergePlan) -> dict[str, Coefficients]:
+    """Give the derivative of each merged tensor by its alpha, as coefficients of A, B and C, by key.
+
+    It is B - A in a weight sum and B - C in add difference, whatever the ratio. Every mode is linear in alpha, so that
+    the difference quotient is the derivative.
+
+    Args:
+        plan: A plan of all tensors; those that are not merged have no direction.
+    """
+    return {
+        tensor.name.key: _difference(_coefficients(plan, tensor, 1.0), _coefficients(plan, tensor, 0.0))
+        for tensor in plan.tensors
+        if _is_merged(tensor)
+    }
+
+
+def from_model_a(plan: MergePlan) -> dict[str, Coefficients]:
+    """Give the way of each merged tensor from A to its result, as coefficients of A, B and C, by key.
+
+    Args:
+        plan: A plan of all tensors; those that stay as in A have no direction.
+    """
+    ways = {
+        tensor.name.key: _difference(_coefficients(plan, tensor, 0.0), _FROM_A)
+        for tensor in plan.tensors
+        if _is_merged(tensor)
+    }
+    return {key: way for key, way in ways.items() if any(way)}
+
+
+def _is_merged(tensor: TensorPlan) -> bool:
+    return not tensor.note and tensor.info.is_float
+
+
+def _coefficients(plan: MergePlan, tensor: TensorPlan, more: float) -> Coefficients:
+    return plan.mode.coefficients(tensor.alpha + more, tensor.beta or 0.0)
+
+
+def _difference(one: Coefficients, other: Coefficients) -> Coefficients:
+    a, b, c = (left - right for left, right in zip(one, other, strict=True))
+    return a, b, c
+
+
+class Directions:
+    """Reads directions piece by piece.
+
+    Args:
+        coefficients: Of A, B and C, by key; keys whose shapes differ between the models are left out.
+        models: The files.
+
+    Attributes:
+        keys: The tensors that have a direction.
+    """
+
+    def __init__(self, coefficients: Mapping[str, Coefficients], models: Mapping[Role, TensorReader]) -> None:
+        self._coefficients = coefficients
+        self._models = models
+        self._buffers = {role: Buffer() for role in _ROLES}
+        self._opened: tuple[str, Mapping[Role, TensorData | HeldData]] = "", {}
+        self.keys = frozenset(key for key in coefficients if self._fits(key))
+
+    def read(self, key: str, start: int, stop: int) -> Tensor:
+        """Read some numbers of a tensor's direction.
+
+        Args:
+            key: The tensor, one of :attr:`keys`.
+            start: The index of the first number in the flattened tensor.
+            stop: The index behind the last one.
+
+        Returns:
+            The numbers, 1-D, float32, on the CPU.
+
+        Raises:
+            CheckpointError: A file cannot be read, or has changed.
+        """
+        if self._opened[0] != key:
+            self._opened = key, self._open(key)
+        total = torch.zeros(stop - start)
+        for role, data in self._opened[1].items():
+            coefficient = self._coefficients[key][_ROLES.index(role)]
+            total.add_(data.read(start, stop, self._buffers[role]).float(), alpha=coefficient)
+        return total
+
+    def _used(self, key: str) -> list[Role]:
+        return [role for role, coefficient in zip(_ROLES, self._coefficients[key], strict=True) if coefficient]
+
+    def _fits(self, key: str) -> bool:
+        result = self._models[Role.A].data(key).shape
+        return all(can_merge_shapes(key, result, self._models[role].data(key).shape) for role in self._used(key))
+
+    def _open(self, key: str) -> Mapping[Role, TensorData | HeldData]:
+        inputs: dict[Role, TensorData | HeldData] = {role: self._models[role].data(key) for role in self._used(key)}
+        if key != FIRST_CONV:
+            return inputs
+        a = self._models[Role.A].data(key).tensor()
+        extended = extend_channels([a, *(data.tensor() for data in inputs.values())])[1:]
+        return {role: HeldData(tensor) for role, tensor in zip(inputs, extended, strict=True)}

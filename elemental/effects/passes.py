@@ -1,0 +1,172 @@
+"""Backward passes: each gives one sample of the effect of every tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import HostError, Stopped
+from .directions import Directions
+from .samples import Pass
+from .weight_gradients import WeightGradients
+
+UNET, IMAGE, VAE = SOURCES = ("unet", "image", "vae")
+"""What is differentiated: the guided prediction of one U-Net step, a whole image, the decoding of one."""
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_PIECE = 1 << 22
+"""Numbers of a direction that are read at a time."""
+_FIRST_SCALE = 2.0**16
+"""As of torch's GradScaler: gradients in fp16 would underflow without it, and are finite with it for most models."""
+
+
+class Differentiable(Protocol):
+    """An image that was made, and can be computed again with gradients; see ``hosts.base.TracedImage``."""
+
+    @property
+    def steps(self) -> int:
+        """How often its U-Net was called."""
+
+    def predict(self, step: int) -> Tensor:
+        """Compute the guided prediction of a step."""
+
+    def draw(self) -> Tensor:
+        """Compute the whole image."""
+
+    def decode(self) -> Tensor:
+        """Decode its latents."""
+
+
+class PassMaker:
+    """Makes backward passes through a live model.
+
+    Args:
+        networks: The networks whose parameters hold the model.
+        tensors: Their parts by checkpoint key, as the live model gives them.
+        directions: Where the merge moves each tensor.
+        should_stop: Asked at each weight.
+
+    Attributes:
+        keys: The tensors that samples are made of, sorted.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        tensors: Mapping[str, Sequence[Tensor]],
+        directions: Directions,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._directions = directions
+        self._should_stop = should_stop
+        self._gradients = WeightGradients(networks, tensors, self._take)
+        self._row: dict[str, float] = {}
+        self._scale = _FIRST_SCALE if _is_half(networks) else 1.0
+        self.keys = tuple(sorted(directions.keys & self._gradients.keys))
+        self._wanted: Collection[str] = frozenset(self.keys)
+
+    def sample(self, image: Differentiable, which: Pass) -> Tensor:
+        """Make one pass.
+
+        Args:
+            image: The image of the pass's request.
+            which: The pass; the same pass always has the same signs.
+
+        Returns:
+            A sample for each key: float32, on the CPU. Tensors without an influence have 0.
+
+        Raises:
+            CheckpointError: A file cannot be read, or has changed.
+            HostError: The model cannot be differentiated, or its gradients are not finite.
+            Stopped: The user asked for it.
+        """
+        with torch.inference_mode(False), torch.enable_grad(), self._gradients:
+            while not self._try(image, which):
+                self._scale /= 2
+                if self._scale < 1:
+                    raise HostError("The gradients of this model are not finite; use a larger number format (fp32).")
+        return torch.tensor([self._row.get(key, 0.0) for key in self.keys])
+
+    def memory(self, image: Differentiable, source: str) -> int:
+        """Measure the memory that a pass needs beside the model, without needing it.
+
+        Args:
+            image: The image of a request.
+            source: What is differentiated.
+
+        Returns:
+            About so many bytes: what the computation keeps to go back by, once more where several operations keep it.
+
+        Raises:
+            HostError: The model cannot be differentiated.
+        """
+        with torch.inference_mode(False), torch.enable_grad(), self._gradients:
+            return _graph_bytes(lambda: _compute(image, Pass(0, 0, source)), self._gradients.addresses)
+
+    def _try(self, image: Differentiable, which: Pass) -> bool:
+        """Make the pass with the scale as it is; tell whether all is finite."""
+        self._row = {}
+        result = _compute(image, which)
+        signs = _draw_signs(result, which)
+        torch.autograd.backward((result.float() * signs).sum() * self._scale)
+        self._row = {key: number / self._scale for key, number in self._row.items()}
+        return all(map(math.isfinite, self._row.values()))
+
+    def _take(self, key: str, start: int, gradient: Tensor) -> None:
+        if key not in self._wanted:
+            return
+        if self._should_stop():
+            raise Stopped
+        numbers, total = gradient.reshape(-1), 0.0
+        for first in range(0, len(numbers), _PIECE):
+            piece = numbers[first : first + _PIECE].float()
+            direction = self._directions.read(key, start + first, start + first + len(piece))
+            total += float(torch.dot(piece, direction.to(piece.device)))
+        self._row[key] = self._row.get(key, 0.0) + total
+
+
+def step_of_pass(number: int, steps: int) -> int:
+    """Give the step of a pass: any number of first passes is spread over the steps, whatever comes after.
+
+    The steps follow the golden ratio, as in a one-dimensional Kronecker sequence.
+    """
+    return int((0.5 + number * _GOLDEN) % 1.0 * steps)
+
+
+def _compute(image: Differentiable, which: Pass) -> Tensor:
+    if which.source == UNET:
+        return image.predict(step_of_pass(which.number, image.steps))
+    return image.draw() if which.source == IMAGE else image.decode()
+
+
+def _draw_signs(like: Tensor, which: Pass) -> Tensor:
+    """Draw random signs, the same for a pass on every device."""
+    seed = (which.request << 32 | which.number) * len(SOURCES) + SOURCES.index(which.source)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 2, like.shape, generator=generator).mul_(2).sub_(1).float().to(like.device)
+
+
+def _is_half(networks: Sequence[nn.Module]) -> bool:
+    return any(parameter.dtype is torch.float16 for network in networks for parameter in network.parameters())
+
+
+def _graph_bytes(compute: Callable[[], object], weights: Collection[int]) -> int:
+    """Count the bytes that a computation keeps for its backward pass, except weights; nothing is kept."""
+    total = 0
+
+    def count(tensor: Tensor) -> None:
+        nonlocal total
+        if tensor.data_ptr() not in weights:
+            total += tensor.numel() * tensor.element_size()
+
+    def refuse(_: None) -> Tensor:
+        raise AssertionError("nothing was kept to go back by")
+
+    with torch.autograd.graph.saved_tensors_hooks(count, refuse):
+        compute()
+    return total
