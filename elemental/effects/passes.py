@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -11,11 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import HostError, Stopped
 from .directions import Directions
-from .samples import Pass
+from .samples import IMAGE, SOURCES, UNET, Pass
 from .weight_gradients import WeightGradients
-
-UNET, IMAGE, VAE = SOURCES = ("unet", "image", "vae")
-"""What is differentiated: the guided prediction of one U-Net step, a whole image, the decoding of one."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _PIECE = 1 << 22
@@ -108,13 +106,25 @@ class PassMaker:
         with torch.inference_mode(False), torch.enable_grad(), self._gradients:
             return _graph_bytes(lambda: _compute(image, Pass(0, 0, source)), self._gradients.addresses)
 
+    def free_memory(self) -> int | None:
+        """Give the free memory of the model's device in bytes; None if the system does not tell."""
+        device = self._gradients.device
+        if device.type == "cuda":
+            return (
+                int(torch.cuda.mem_get_info(device)[0])
+                + torch.cuda.memory_reserved(device)
+                - torch.cuda.memory_allocated(device)
+            )
+        return _free_main_memory() if device.type == "cpu" else None
+
     def _try(self, image: Differentiable, which: Pass) -> bool:
         """Make the pass with the scale as it is; tell whether all is finite."""
         self._row = {}
         result = _compute(image, which)
         signs = _draw_signs(result, which)
         torch.autograd.backward((result.float() * signs).sum() * self._scale)
-        self._row = {key: number / self._scale for key, number in self._row.items()}
+        divisor = self._scale * math.sqrt(result.numel())
+        self._row = {key: number / divisor for key, number in self._row.items()}
         return all(map(math.isfinite, self._row.values()))
 
     def _take(self, key: str, start: int, gradient: Tensor) -> None:
@@ -170,3 +180,12 @@ def _graph_bytes(compute: Callable[[], object], weights: Collection[int]) -> int
     with torch.autograd.graph.saved_tensors_hooks(count, refuse):
         compute()
     return total
+
+
+def _free_main_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None  # not Linux
+    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    return available[0] if available else None

@@ -11,10 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+UNET, IMAGE, DECODING = SOURCES = ("unet", "image", "vae")
+"""What is differentiated: the guided prediction of one U-Net step, a whole image, the decoding of one."""
+
+_MEAN_OF_SIGNS = math.sqrt(2 / math.pi)
+"""The mean absolute value of normally distributed numbers whose root mean square is 1."""
+_LEAST = 0.1
+"""The U-Net's share of a measured change at the least: estimates of what the VAE does can be too large."""
 
 
 class Pass(NamedTuple):
@@ -23,7 +32,7 @@ class Pass(NamedTuple):
     Attributes:
         request: The index of the image's request.
         number: How many passes of the same source the request had before.
-        source: What was differentiated: "unet", "image" or "vae".
+        source: What was differentiated: one of :data:`SOURCES`.
     """
 
     request: int
@@ -38,48 +47,66 @@ class Samples:
     Attributes:
         keys: The tensors; keys of the checkpoint.
         passes: What each row comes from.
-        numbers: The samples, float32, of shape (passes, tensors): the inner products of gradient and direction, for
-            ratios larger by 1.
-        units: What makes a source's root mean square the mean absolute difference of an image's channel values, of
-            255; by request and source.
+        numbers: The samples, float32, of shape (passes, tensors): the inner products of gradient and direction for
+            ratios larger by 1, divided by the root of the number of values that were differentiated. Their root mean
+            square is the change of such a value.
+        slopes: What was measured in images, by request: the mean absolute difference of channel values, of 255, when
+            all tensors are moved a little, for ratios larger by 1 in proportion.
     """
 
     keys: tuple[str, ...]
     passes: tuple[Pass, ...]
     numbers: Tensor
-    units: Mapping[tuple[int, str], float]
+    slopes: Mapping[int, float]
 
-    def joined(self, other: Samples) -> Samples:
-        """Add the passes of another estimate of the same tensors and requests."""
-        return replace(
-            self,
-            passes=(*self.passes, *other.passes),
-            numbers=torch.cat([self.numbers, other.numbers]),
-            units={**self.units, **other.units},
-        )
+    def with_pass(self, row: Pass, numbers: Tensor) -> Samples:
+        """Add a pass; its samples are those of the same keys, float32."""
+        return replace(self, passes=(*self.passes, row), numbers=torch.cat([self.numbers, numbers[None]]))
 
-    def with_units(self, units: Mapping[tuple[int, str], float]) -> Samples:
-        """Give the same samples in other units."""
-        return replace(self, units=units)
+    def with_slope(self, request: int, slope: float) -> Samples:
+        """Add what was measured for a request."""
+        return replace(self, slopes={**self.slopes, request: slope})
 
+    @cached_property
     def weights(self) -> Tensor:
-        """Give what each row's squares are multiplied with, so that their sum is the mean square in the units.
+        """What each row's squares are multiplied with, so that their sum is the square of an effect.
 
-        Each request counts the same, and of each the sources add up: their signs are independent.
+        Each request counts the same, and of each the sources add up: their signs are independent. Samples of channel
+        values have their unit; those of a U-Net's predictions get it from what was measured in images.
         """
-        requests = len({row.request for row in self.passes})
-        counts: dict[tuple[int, str], int] = {}
-        for row in self.passes:
-            counts[row.request, row.source] = counts.get((row.request, row.source), 0) + 1
-        weights = [
-            self.units.get((row.request, row.source), 1.0) ** 2 / counts[row.request, row.source] / requests
-            for row in self.passes
+        weights = torch.zeros(len(self.passes), dtype=torch.float64)
+        sums = self.numbers.double().sum(dim=1).square()  # of everything moved together
+        requests = {row.request for row in self.passes}
+        for request in requests:
+            decoding, others = (self._rows(request, is_decoding=is_decoding) for is_decoding in (True, False))
+            decoded = _MEAN_OF_SIGNS**2 * float(sums[decoding].mean()) if decoding else 0.0
+            weights[decoding] = _MEAN_OF_SIGNS**2 / max(1, len(decoding))
+            weights[others] = self._unit(request, decoded, sums[others]) / max(1, len(others))
+        return weights / max(1, len(requests))
+
+    def _rows(self, request: int, *, is_decoding: bool) -> list[int]:
+        return [
+            place
+            for place, row in enumerate(self.passes)
+            if row.request == request and (row.source == DECODING) is is_decoding
         ]
-        return torch.tensor(weights, dtype=torch.float64)
+
+    def _unit(self, request: int, decoded: float, sums: Tensor) -> float:
+        """Give the square of what makes samples of a request mean absolute differences.
+
+        Args:
+            request: The request.
+            decoded: The square of what the VAE does.
+            sums: The squares of the samples of everything together.
+        """
+        slope, raw = self.slopes.get(request), float(sums.mean()) if len(sums) else 0.0
+        if slope is None or not raw:
+            return _MEAN_OF_SIGNS**2
+        return max(slope**2 - decoded, (_LEAST * slope) ** 2) / raw
 
     def effects(self) -> list[float]:
         """Estimate the effect of each tensor at a ratio larger by 1, in the order of the keys."""
-        squares = self.weights() @ self.numbers.double().square()
+        squares = self.weights @ self.numbers.double().square()
         effects: list[float] = squares.sqrt().tolist()
         return effects
 
@@ -91,7 +118,7 @@ class Samples:
                 no effect.
         """
         ratios = torch.tensor([moves.get(key, 0.0) for key in self.keys], dtype=torch.float64)
-        return math.sqrt(float(self.weights() @ (self.numbers.double() @ ratios).square()))
+        return math.sqrt(float(self.weights @ (self.numbers.double() @ ratios).square()))
 
     def group_effects(self, groups: Sequence[Iterable[str]]) -> list[float]:
         """Estimate the effect of groups of tensors, each at a ratio larger by 1.
@@ -103,7 +130,7 @@ class Samples:
         members = torch.zeros(len(self.keys), len(groups), dtype=torch.float64)
         for column, keys in enumerate(groups):
             members[[places[key] for key in keys if key in places], column] = 1
-        squares = self.weights() @ (self.numbers.double() @ members).square()
+        squares = self.weights @ (self.numbers.double() @ members).square()
         effects: list[float] = squares.sqrt().tolist()
         return effects
 

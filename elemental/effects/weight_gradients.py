@@ -54,6 +54,12 @@ class WeightGradients:
         return frozenset(place.key for places in self._places.values() for place in places)
 
     @property
+    def device(self) -> torch.device:
+        """The device of most parameters: of the first one that belongs to a tensor."""
+        placed = (parameter for parameter in self._parameters if id(parameter) in self._places)
+        return next(placed, torch.empty(0)).device
+
+    @property
     def addresses(self) -> frozenset[int]:
         """The addresses of the parameters in memory."""
         return frozenset(parameter.data_ptr() for parameter in self._parameters)

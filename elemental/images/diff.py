@@ -56,6 +56,15 @@ def compare_images(first: Image.Image, second: Image.Image) -> Difference:
     )
 
 
+def mean_difference(first: Image.Image, second: Image.Image) -> float:
+    """Give the mean absolute difference of two RGB images of the same size, from 0 to 255.
+
+    Raises:
+        ImageError: Their sizes differ.
+    """
+    return float(_distances(first, second).mean())
+
+
 def draw_difference(first: Image.Image, second: Image.Image) -> Image.Image:
     """Draw the absolute difference of each channel value, three times as bright, on black, as an RGB image.
 

@@ -1,0 +1,48 @@
+"""Recipes with other ratios everywhere: moved a little further, or some way from A."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from .block_weights import BlockWeights
+from .recipe import MergeRecipe
+from .rules import RuleSet
+
+_Change = Callable[[float], float]
+
+
+def with_more_alpha(recipe: MergeRecipe, more: float) -> MergeRecipe:
+    """Give a recipe in which alpha is larger by a number everywhere: as such, in block weights and in rules."""
+    return _changed(recipe, lambda alpha: alpha + more, lambda beta: beta)
+
+
+def on_the_way(recipe: MergeRecipe, share: float) -> MergeRecipe:
+    """Give a recipe that is on the way from A to a merge: all of its ratios are multiplied with a share.
+
+    Args:
+        recipe: The merge.
+        share: 0 for A, 1 for the merge.
+    """
+    return _changed(recipe, lambda alpha: alpha * share, lambda beta: beta * share)
+
+
+def _changed(recipe: MergeRecipe, alpha: _Change, beta: _Change) -> MergeRecipe:
+    rules = tuple(
+        rule._replace(alpha=alpha(rule.alpha), beta=None if rule.beta is None else beta(rule.beta))
+        for rule in recipe.rules.rules
+    )
+    return replace(
+        recipe,
+        alpha=alpha(recipe.alpha),
+        beta=None if recipe.beta is None else beta(recipe.beta),
+        block_alpha=_changed_weights(recipe.block_alpha, alpha),
+        block_beta=_changed_weights(recipe.block_beta, beta),
+        rules=RuleSet(rules),
+    )
+
+
+def _changed_weights(weights: BlockWeights | None, change: _Change) -> BlockWeights | None:
+    if weights is None:
+        return None
+    return BlockWeights(tuple(map(change, weights.unet)), None if weights.base is None else change(weights.base))

@@ -1,0 +1,360 @@
+"""Estimate the effect of every element on images, from a few backward passes; in a file that more can be added to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..architectures.keys import is_vae_key
+from ..errors import CheckpointError, ElementalError, HostError, ImageError, Stopped
+from ..hosts.base import CheckpointRef, Host
+from ..images.diff import mean_difference
+from ..images.files import write_whole
+from ..images.image_request import ImageRequest, with_known_sampler
+from ..merge.files.metadata import LABEL_FIELD, name_recipe
+from ..merge.files.model_file import read_signature
+from ..merge.files.model_locator import AS_RECORDED, ModelLocator
+from ..merge.files.open_models import OpenModels
+from ..merge.progress import Controls
+from ..recipe.ratio_changes import with_more_alpha
+from ..recipe.recipe import MergeRecipe
+from ..workflows import live_merge
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..effects.samples import Pass, Samples
+    from ..hosts.base import Differentiator, LiveModel, TracedImage
+    from ..merge.live_merge import LiveMerge
+
+_SMALL_STEP = 0.1
+"""How much further everything is moved to measure the unit: little enough for a change in proportion."""
+_VAE_EVERY = 4
+"""A decoding costs little, and one VAE differs little from another: one for so many passes of the U-Net."""
+
+
+class Method(Enum):
+    """What is differentiated.
+
+    One U-Net step at a time needs the memory of one step; the whole image, from its noise to its pixels, needs little
+    more, and ten times as long for a pass.
+    """
+
+    STEPS = "steps"
+    WHOLE = "whole"
+
+
+@dataclass(frozen=True)
+class EffectOrder:
+    """What to estimate.
+
+    Attributes:
+        recipe: The merge on top of which the effects are estimated: what more of alpha would do here.
+        requests: The images; they count the same.
+        passes: Backward passes in all, beside those of the VAE.
+        method: What is differentiated.
+    """
+
+    recipe: MergeRecipe
+    requests: tuple[ImageRequest, ...]
+    passes: int = 16
+    method: Method = Method.STEPS
+
+    def origin(self, locator: ModelLocator) -> dict[str, Any]:
+        """Say in plain data what samples depend on; more passes of the same are added to the same samples.
+
+        Raises:
+            CheckpointError: A model is missing.
+        """
+        models = {role: locator.locate(source) for role, source in self.recipe.sources.items()}
+        signatures = {role: [str(path), *read_signature(path)] for role, path in models.items()}
+        recipe = {name: value for name, value in self.recipe.to_dict().items() if name != "models"}
+        requests = [request.to_dict() for request in self.requests]
+        return {"models": signatures, "recipe": recipe, "requests": requests, "method": self.method.value}
+
+
+@dataclass(frozen=True)
+class EffectWatcher:
+    """What a caller does while effects are estimated.
+
+    Attributes:
+        on_progress: Called with finished parts of the work, all parts, and what is done next, in words.
+        on_image: Called with each image that is made, and what it shows.
+        on_note: Called with what a user should know, such as the memory that is needed.
+        controls: Progress and stop of each merge.
+    """
+
+    on_progress: Callable[[int, int, str], None] = lambda _done, _total, _text: None
+    on_image: Callable[[Image.Image, str], None] = lambda _image, _text: None
+    on_note: Callable[[str], None] = lambda _text: None
+    controls: Controls = field(default_factory=Controls)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """An estimate.
+
+    Attributes:
+        order: What was asked for.
+        samples: The samples that it consists of.
+        images: The image of each request, as the recipe makes it.
+        file: Where the samples are kept; None if nowhere.
+        made: How many passes were made now; the others were there.
+        generated: How many images were made.
+    """
+
+    order: EffectOrder
+    samples: Samples
+    images: tuple[Image.Image, ...]
+    file: Path | None
+    made: int
+    generated: int
+
+
+def schedule(requests: int, passes: int, method: Method) -> list[Pass]:
+    """List the passes of an estimate; the first ones are the same whatever comes after.
+
+    Args:
+        requests: How many images count together; they take turns.
+        passes: Passes of U-Net steps or whole images, in all.
+        method: What is differentiated.
+    """
+    from ..effects.samples import DECODING, IMAGE, UNET, Pass
+
+    rows = []
+    for index in range(passes):
+        number, request = divmod(index, requests)
+        rows.append(Pass(request, number, IMAGE if method is Method.WHOLE else UNET))
+        if method is Method.STEPS and number % _VAE_EVERY == 0:
+            rows.append(Pass(request, number // _VAE_EVERY, DECODING))
+    return rows
+
+
+def estimate_effects(
+    host: Host,
+    order: EffectOrder,
+    *,
+    folder: Path | None = None,
+    watcher: EffectWatcher | None = None,
+    locator: ModelLocator = AS_RECORDED,
+) -> Effects:
+    """Estimate the effect of every tensor on the images of a merge.
+
+    Args:
+        host: What makes the images, and differentiates them.
+        order: What to estimate.
+        folder: Where samples are kept and found again; None to keep none. After an error or Stop, the passes that are
+            done are kept, too.
+        watcher: Hears of the progress.
+        locator: Finds the models.
+
+    Raises:
+        CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
+        MergeError: The models do not fit together, or cannot be merged into the live model.
+        RecipeError: Block weights are for another architecture.
+        HostError: The host cannot differentiate its images, or fails.
+        ImageError: The samples cannot be written.
+        Stopped: The user asked for it.
+    """
+    path = locator.locate(order.recipe.model_a)
+    live = host.open_model(CheckpointRef(path.stem, path))
+    differentiator = host.differentiator()
+    if differentiator is None:
+        raise HostError("This host cannot differentiate images, which effects are estimated by.")
+    requests = tuple(with_known_sampler(replace(request, batch=1), host.samplers()) for request in order.requests)
+    order = replace(order, requests=requests)
+    with OpenModels(locator) as models, live_merge(live, models) as merge:
+        estimate = _Estimate(differentiator, merge, order, watcher or EffectWatcher())
+        estimate.prepare(live, models)
+        order = estimate.choose_method()
+        keeper = _Keeper(folder, order.origin(locator), estimate.keys)
+        try:
+            estimate.run(keeper.samples)
+        except Stopped as exc:
+            raise Stopped(keeper.keep(estimate.samples)) from exc
+        except (ElementalError, KeyboardInterrupt):
+            keeper.keep(estimate.samples)
+            raise
+        keeper.keep(estimate.samples)
+        made = len(estimate.samples.passes) - len(keeper.samples.passes)
+        return Effects(order, estimate.samples, estimate.images, keeper.file, made, estimate.generated)
+
+
+class _Keeper:
+    """Keeps samples in a file, and finds those that are there.
+
+    Args:
+        folder: Its folder; None to keep none.
+        origin: What the samples are made from.
+        keys: The tensors that they are of.
+
+    Attributes:
+        file: The file; None if there is none.
+        samples: Those that were found.
+    """
+
+    def __init__(self, folder: Path | None, origin: Mapping[str, Any], keys: Sequence[str]) -> None:
+        from ..effects.samples import no_samples
+        from ..effects.samples_file import file_of, read_samples
+
+        self._origin = origin
+        self.samples = no_samples(keys)
+        self.file = None if folder is None else file_of(folder, origin)
+        if self.file is not None and self.file.is_file():
+            with suppress(CheckpointError):  # a damaged file is made anew
+                found, _ = read_samples(self.file)
+                self.samples = found if found.keys == self.samples.keys else self.samples
+
+    def keep(self, samples: Samples) -> str:
+        """Write samples, and say what is kept.
+
+        Raises:
+            ImageError: They cannot be written.
+        """
+        from ..effects.samples_file import encode_samples
+
+        if self.file is None or not samples.passes:
+            return ""
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ImageError(f"Cannot make the folder {self.file.parent}: {exc.strerror or exc}.") from exc
+        write_whole(self.file, encode_samples(samples, self._origin), replace=True)
+        return f"Stopped; {len(samples.passes)} passes are kept, and the same order goes on from there."
+
+
+class _Estimate:
+    """The work on one estimate.
+
+    Attributes:
+        samples: What is done so far.
+        keys: The tensors that it is about.
+        generated: How many images were made.
+    """
+
+    def __init__(
+        self, differentiator: Differentiator, merge: LiveMerge, order: EffectOrder, watcher: EffectWatcher
+    ) -> None:
+        self._differentiator = differentiator
+        self._merge = merge
+        self._order = order
+        self._watcher = watcher
+        self._traces: list[TracedImage] = []
+        self._done = 0
+        self._total = 2 * len(order.requests) + len(schedule(len(order.requests), order.passes, order.method))
+        self.generated = 0
+
+    def prepare(self, live: LiveModel, models: OpenModels) -> None:
+        """Merge the recipe, and find out what can be differentiated by."""
+        from ..effects.directions import Directions, more_alpha
+        from ..effects.passes import PassMaker
+        from ..effects.samples import no_samples
+
+        recipe = self._order.recipe
+        self._merge.apply(recipe, controls=self._watcher.controls)
+        directions = Directions(more_alpha(models.planner(recipe).plan(recipe)), models.open(recipe))
+        self._maker = PassMaker(
+            self._differentiator.networks(),
+            live.tensors(),
+            directions,
+            should_stop=self._watcher.controls.should_stop,
+        )
+        self.keys = self._maker.keys
+        self.samples = no_samples(self.keys)
+        for request in self._order.requests:
+            self._trace(request)
+
+    @property
+    def images(self) -> tuple[Image.Image, ...]:
+        """The image of each request."""
+        return tuple(trace.image.image for trace in self._traces)
+
+    def choose_method(self) -> EffectOrder:
+        """Say what memory a pass needs, and choose single steps where the whole image cannot be had.
+
+        Raises:
+            HostError: A step does not fit into memory, either.
+        """
+        from ..effects.samples import DECODING, UNET
+
+        largest = max(self._traces, key=lambda trace: trace.image.image.width * trace.image.image.height)
+        needed, free = self._maker.memory(largest, UNET), self._maker.free_memory()
+        method = self._order.method
+        if method is Method.WHOLE and not largest.whole:
+            self._watcher.on_note("This host cannot differentiate whole images: single steps are used.")
+            method = Method.STEPS
+        elif method is Method.WHOLE:
+            whole = max(needed, self._maker.memory(largest, DECODING))
+            if free is not None and whole > free:
+                self._watcher.on_note(
+                    f"Whole images need {_in_mb(whole)}, and {_in_mb(free)} are free: steps are used."
+                )
+                method = Method.STEPS
+            needed = max(needed, whole) if method is Method.WHOLE else needed
+        self._watcher.on_note(f"A backward pass needs about {_in_mb(needed)} beside the model.")
+        if free is not None and needed > free:
+            raise HostError(
+                f"A backward pass needs about {_in_mb(needed)}, and {_in_mb(free)} are free: use smaller images, or "
+                "close other programs."
+            )
+        self._order = replace(self._order, method=method)
+        return self._order
+
+    def run(self, samples: Samples) -> None:
+        """Make the passes that are not there, and what measures their unit.
+
+        Args:
+            samples: Those that are there.
+        """
+        self.samples = samples
+        rows = self._missing()
+        unmeasured = [index for index in range(len(self._order.requests)) if index not in samples.slopes]
+        self._total = self._done + len(rows) + len(unmeasured)
+        for number, row in enumerate(rows, 1):
+            self._progress(f"pass {number} of {len(rows)}")
+            self._add(row)
+        for index in unmeasured:
+            self._progress("measuring")
+            self.samples = self.samples.with_slope(index, self._measure(index))
+        self._progress("done")
+
+    def _missing(self) -> list[Pass]:
+        """List the passes that are not there."""
+        from ..effects.samples import DECODING
+
+        known = set(self.samples.passes)
+        rows = schedule(len(self._order.requests), self._order.passes, self._order.method)
+        has_vae = any(map(is_vae_key, self.keys))
+        return [row for row in rows if row not in known and (has_vae or row.source != DECODING)]
+
+    def _progress(self, text: str) -> None:
+        self._watcher.on_progress(self._done, self._total, text)
+        self._done += 1
+
+    def _trace(self, request: ImageRequest) -> None:
+        self._progress("generating")
+        model = {LABEL_FIELD: name_recipe(self._order.recipe)}
+        self._traces.append(self._differentiator.trace(request, model=model))
+        self.generated += 1
+        self._watcher.on_image(self._traces[-1].image.image, request.prompt)
+
+    def _add(self, row: Pass) -> None:
+        self.samples = self.samples.with_pass(row, self._maker.sample(self._traces[row.request], row))
+
+    def _measure(self, index: int) -> float:
+        """Measure how much of 255 an image changes when everything moves a little, for ratio 1 in proportion."""
+        self._merge.apply(with_more_alpha(self._order.recipe, _SMALL_STEP), controls=self._watcher.controls)
+        try:
+            moved = self._differentiator.trace(self._order.requests[index], model={LABEL_FIELD: "a small step"})
+        finally:
+            self._merge.apply(self._order.recipe, controls=self._watcher.controls)
+        self.generated += 1
+        return mean_difference(self._traces[index].image.image, moved.image.image) / _SMALL_STEP
+
+
+def _in_mb(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
