@@ -1,4 +1,4 @@
-"""Effects in images: the scale, and the effect map."""
+"""Effects in images: the scale, the effect map, the chart, and the table beside it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from elemental.images.effect_chart import RankedEffect, draw_effect_chart, format_effects
 from elemental.images.effect_map_drawing import EffectMap, EffectRow, draw_effect_map
 from elemental.images.effect_scale import COLOURS, EffectScale, format_effect, format_share, scale_for
 from elemental.images.grid_drawing import PAPER
@@ -94,3 +95,36 @@ def test_bars_are_the_totals() -> None:
 def test_maps_with_hardly_anything_are_drawn(effects: dict[str, float]) -> None:
     rows = [EffectRow("a" * 90, effects, 0.0)] if effects else []
     assert draw_effect_map(EffectMap(BLOCKS, rows, effects, "x" * 300, "y " * 300)).width < 2000
+
+
+EFFECTS = [
+    RankedEffect("IN01", "attn1.to_q", 5.0, 0.02),
+    RankedEffect("OUT05", 'a,"b"', 20.0, 0.3, 15.0),
+    RankedEffect("M00", "", 20.0, 0.25),
+]
+
+
+def test_the_table_of_effects_has_the_largest_first() -> None:
+    assert format_effects(EFFECTS).decode("utf-8-sig").split("\r\n") == [
+        "rank,block,element,effect,share_percent,true_effect",
+        '1,OUT05,"a,""b""",20.0000,30.000,15.0000',
+        "2,M00,,20.0000,25.000,",
+        "3,IN01,attn1.to_q,5.0000,2.000,",
+        "",
+    ]
+    assert format_effects([]).decode("utf-8-sig").count("\n") == 1
+
+
+def test_the_chart_of_effects_has_bars_and_marks() -> None:
+    pixels = np.asarray(draw_effect_chart(EFFECTS, title="what does most"))
+    assert pixels.shape[1] == 1000
+    bars = (pixels == (74, 116, 196)).all(axis=2)[:, 120:]  # beside the key
+    lengths = [int(row.sum()) for row in bars if row.any()]
+    assert min(lengths) / max(lengths) == pytest.approx(0.25, abs=0.01)
+    marks = np.argwhere((pixels == (196, 52, 28)).all(axis=2)[:, 200:])[:, 1] + 200
+    starts = np.argwhere(bars)[:, 1].min() + 120
+    assert (marks.mean() - starts) / max(lengths) == pytest.approx(0.75, abs=0.01)
+    plain = [effect._replace(confirmed=None) for effect in EFFECTS]
+    assert draw_effect_chart(plain, title="what does most").height == pixels.shape[0] - 24  # no key
+    assert draw_effect_chart([], title="").height > 0
+    assert draw_effect_chart([EFFECTS[0]._replace(effect=0.0)], title="x").height > 0
