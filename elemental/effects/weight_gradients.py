@@ -127,7 +127,8 @@ def _require_grad(parameter: nn.Parameter) -> None:
 
 def _set_back(parameter: nn.Parameter, requires_grad: bool, gradient: Tensor | None) -> None:
     parameter.grad = gradient
-    parameter.requires_grad_(requires_grad)
+    if parameter.requires_grad is not requires_grad:  # of tensors made in inference mode it cannot be set at all
+        parameter.requires_grad_(requires_grad)
 
 
 def _laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
