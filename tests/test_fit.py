@@ -369,17 +369,34 @@ def moved(*pairs: tuple[str, str]) -> Callable[[State], State]:
     return move
 
 
+BOTH_TEXTS, SOME_TEXT = "CLIP-G and CLIP-L", "the text encoder"
+"""Text encoders that are missing: those of SDXL, and one of a model that is not known to have two."""
+
+
 @pytest.mark.parametrize(
-    ("move", "count"),
+    ("move", "count", "usual", "other"),
     [
-        (moved((XL_G + "model.transformer.resblocks.", "text_encoders.clip_g.transformer.text_model.layers.")), 384),
-        (moved((XL_L, "conditioner.0."), (XL_G, "conditioner.1.")), 582),
-        (moved((XL_L, "cond_stage_model.")), 196),
+        (
+            moved((XL_G + "model.transformer.resblocks.", "text_encoders.clip_g.transformer.text_model.layers.")),
+            384,
+            "CLIP-G",
+            SOME_TEXT,
+        ),
+        (moved((XL_L, "conditioner.0."), (XL_G, "conditioner.1.")), 582, BOTH_TEXTS, SOME_TEXT),
+        (moved((XL_L, "cond_stage_model.")), 196, "CLIP-L", SOME_TEXT),
+        (moved((XL_L, "text_encoders.embedders.0.")), 196, "CLIP-L", SOME_TEXT),
+        (moved(("conditioner.", "text_encoders.")), 582, BOTH_TEXTS, SOME_TEXT),
     ],
 )
 @pytest.mark.parametrize("owner", ["A", "B"])
 def test_text_encoders_under_names_of_others_are_told_of(
-    tmp_path: Path, move: Callable[[State], State], count: int, owner: str, capsys: Capture
+    tmp_path: Path,
+    move: Callable[[State], State],
+    count: int,
+    usual: str,
+    other: str,
+    owner: str,
+    capsys: Capture,
 ) -> None:
     states = [without(whole(seed, layout="sdxl"), "position_ids|text_projection") for seed in (1, 2)]
     if count == 384:
@@ -388,9 +405,10 @@ def test_text_encoders_under_names_of_others_are_told_of(
     a, b = map(str, save_all(tmp_path, states))
     assert main(["plan", a, b, "--alpha", "0.3"]) == DONE
     (line,) = capsys.readouterr().err.splitlines()
-    found = re.findall(r"([\d,]+) tensors such as (\S+) are only in model (\w)", line)
+    found = re.findall(r"([\d,]+) tensors of ([\w -]+), such as (\S+), are only in model (\w)", line)
     assert line.startswith("warning: A text encoder has other names in B than in A: "), line
-    assert {(letter, abs(int(number) - count) <= 2) for number, _, letter in found} == {("A", True), ("B", True)}
+    assert {(letter, abs(int(number) - count) <= 2) for number, _, _, letter in found} == {("A", True), ("B", True)}
+    assert {letter: parts for _, parts, _, letter in found} == {owner: other, "AB".replace(owner, ""): usual}
 
 
 def test_pruned_text_encoders_are_not_worth_a_warning(tmp_path: Path, capsys: Capture) -> None:
