@@ -134,6 +134,12 @@ def part_name(key: str) -> str | None:
     return next((name for prefix, name in _PARTS.items() if key.startswith(prefix)), None)
 
 
+def listed(parts: Iterable[str]) -> str:
+    """Name parts in a sentence: "CLIP-L", "CLIP-G and CLIP-L", "CLIP-G, CLIP-L and the VAE"."""
+    *names, last = sorted(parts)
+    return f"{', '.join(names)} and {last}" if names else last
+
+
 def warn_of_unknown_names(infos_a: Infos, infos: Infos, role: Role) -> Iterator[str]:
     """Say in sentences which parts have probably other names in one model than in the other.
 
@@ -158,7 +164,7 @@ def warn_of_unknown_names(infos_a: Infos, infos: Infos, role: Role) -> Iterator[
     ):
         if lacking and len(unknown) >= _FEW:
             some = f"{len(unknown):,} tensors have unknown names, such as {shown_key(unknown[0])}"
-            named, verb = _listed(lacking), "is" if len(lacking) == 1 else "are"
+            named, verb = listed(lacking), "is" if len(lacking) == 1 else "are"
             yield f"{named[0].upper()}{named[1:]} {verb} missing in {owner}, of which {some}; they are not merged."
 
 
@@ -173,13 +179,7 @@ def _count(parts: _Parts) -> int:
 
 def _only_in(model: str, texts: _Parts) -> str:
     first = shown_key(next(iter(texts.values()))[0])
-    return f"{_count(texts):,} tensors of {_listed(texts)}, such as {first}, are only in {model}"
-
-
-def _listed(parts: Iterable[str]) -> str:
-    """Name parts in a sentence: "CLIP-L", "CLIP-G and CLIP-L", "CLIP-G, CLIP-L and the VAE"."""
-    *names, last = sorted(parts)
-    return f"{', '.join(names)} and {last}" if names else last
+    return f"{_count(texts):,} tensors of {listed(texts)}, such as {first}, are only in {model}"
 
 
 def _unknown(infos: Infos) -> list[str]:
