@@ -369,17 +369,34 @@ def moved(*pairs: tuple[str, str]) -> Callable[[State], State]:
     return move
 
 
+BOTH_TEXTS, SOME_TEXT = "CLIP-G and CLIP-L", "the text encoder"
+"""Text encoders that are missing: those of SDXL, and one of a model that is not known to have two."""
+
+
 @pytest.mark.parametrize(
-    ("move", "count"),
+    ("move", "count", "usual", "other"),
     [
-        (moved((XL_G + "model.transformer.resblocks.", "text_encoders.clip_g.transformer.text_model.layers.")), 384),
-        (moved((XL_L, "conditioner.0."), (XL_G, "conditioner.1.")), 582),
-        (moved((XL_L, "cond_stage_model.")), 196),
+        (
+            moved((XL_G + "model.transformer.resblocks.", "text_encoders.clip_g.transformer.text_model.layers.")),
+            384,
+            "CLIP-G",
+            SOME_TEXT,
+        ),
+        (moved((XL_L, "conditioner.0."), (XL_G, "conditioner.1.")), 582, BOTH_TEXTS, SOME_TEXT),
+        (moved((XL_L, "cond_stage_model.")), 196, "CLIP-L", SOME_TEXT),
+        (moved((XL_L, "text_encoders.embedders.0.")), 196, "CLIP-L", SOME_TEXT),
+        (moved(("conditioner.", "text_encoders.")), 582, BOTH_TEXTS, SOME_TEXT),
     ],
 )
 @pytest.mark.parametrize("owner", ["A", "B"])
 def test_text_encoders_under_names_of_others_are_told_of(
-    tmp_path: Path, move: Callable[[State], State], count: int, owner: str, capsys: Capture
+    tmp_path: Path,
+    move: Callable[[State], State],
+    count: int,
+    usual: str,
+    other: str,
+    owner: str,
+    capsys: Capture,
 ) -> None:
     states = [without(whole(seed, layout="sdxl"), "position_ids|text_projection") for seed in (1, 2)]
     if count == 384:
@@ -388,9 +405,67 @@ def test_text_encoders_under_names_of_others_are_told_of(
     a, b = map(str, save_all(tmp_path, states))
     assert main(["plan", a, b, "--alpha", "0.3"]) == DONE
     (line,) = capsys.readouterr().err.splitlines()
-    found = re.findall(r"([\d,]+) tensors such as (\S+) are only in model (\w)", line)
+    found = re.findall(r"([\d,]+) tensors of ([\w -]+), such as (\S+), are only in model (\w)", line)
     assert line.startswith("warning: A text encoder has other names in B than in A: "), line
-    assert {(letter, abs(int(number) - count) <= 2) for number, _, letter in found} == {("A", True), ("B", True)}
+    assert {(letter, abs(int(number) - count) <= 2) for number, _, _, letter in found} == {("A", True), ("B", True)}
+    assert {letter: parts for _, parts, _, letter in found} == {owner: other, "AB".replace(owner, ""): usual}
+
+
+FIRST_STAGE, TEXT = "first_stage_model.", "cond_stage_model."
+
+
+def integers(state: State) -> State:
+    return {key: tensor.long() for key, tensor in state.items()}
+
+
+def some_of_all(seed: int, layout: str = "sd1") -> State:
+    """Give some tensors of each part, of OpenCLIP's text encoders, too."""
+    state = whole(seed, layout=layout)
+    return {**some_elements(state), **{key: tensor for key, tensor in state.items() if ".mlp.c_fc." in key}}
+
+
+def wrapped(parts: Sequence[str]) -> Callable[[State], State]:
+    return moved(*((part, f"x_{part}") for part in parts))
+
+
+@pytest.mark.parametrize("damaged", ["", "A", "B"], ids=["floats", "A of integers", "B of integers"])
+@pytest.mark.parametrize(
+    ("layout", "parts", "said"),
+    [
+        ("sd1", [TEXT], "The text encoder is"),
+        ("sd1", [FIRST_STAGE], "The VAE is"),
+        ("sd2", [TEXT, FIRST_STAGE], "The VAE and the text encoder are"),
+        ("sdxl", [XL_L], "CLIP-L is"),
+        ("sdxl", [XL_G, XL_L, FIRST_STAGE], "CLIP-G, CLIP-L and the VAE are"),
+    ],
+)
+@pytest.mark.parametrize("owner", "ABC")
+def test_parts_under_unknown_names_are_told_of(
+    tmp_path: Path, owner: str, layout: str, parts: Sequence[str], said: str, damaged: str, capsys: Capture
+) -> None:
+    """Also where none of the rest can be merged, so that the result is model A."""
+    states = [some_of_all(seed, layout) for seed in (1, 2, 3)]
+    states["ABC".index(owner)] = wrapped(parts)(states["ABC".index(owner)])
+    if damaged:
+        states["AB".index(damaged)] = integers(states["AB".index(damaged)])
+    states = [{key: tensor.clone() for key, tensor in state.items()} for state in states]
+    paths = [*map(str, save_all(tmp_path, states))]
+    mode = ["--mode", "add-difference"] if owner == "C" else []
+    assert main(["plan", *(paths if mode else paths[:2]), *mode]) == DONE
+    warnings = capsys.readouterr().err.splitlines()
+    lines = [line for line in warnings if line.startswith(f"warning: {said} missing in model {owner}, of which ")]
+    assert len(lines) == 1, warnings
+    assert re.search(r"have unknown names, such as x_\S+; they are not merged\.", lines[0])
+    assert main(["plan", *(paths if mode else paths[:2]), *mode, "--alpha", "0"]) == DONE
+    assert "unknown names" not in capsys.readouterr().err
+
+
+def test_parts_under_unknown_names_are_told_of_where_the_vae_alone_is_taken(tmp_path: Path, capsys: Capture) -> None:
+    states = [wrapped([TEXT])(integers(some_of_all(1))), some_of_all(2)]
+    a, b = map(str, save_all(tmp_path, [{key: t.clone() for key, t in state.items()} for state in states]))
+    vae = str(save(tmp_path / "vae.safetensors", only(some_of_all(3), FIRST_STAGE)))
+    assert main(["plan", a, b, "--vae", vae]) == DONE
+    assert "The text encoder is missing in model A, of which " in capsys.readouterr().err
 
 
 def test_pruned_text_encoders_are_not_worth_a_warning(tmp_path: Path, capsys: Capture) -> None:

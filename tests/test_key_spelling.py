@@ -22,7 +22,7 @@ from elemental.errors import CheckpointError
 from elemental.merge.files.checkpoint import Checkpoint, VaeFile
 
 from .conftest import LAYOUTS, save
-from .merging import SPEC, State, assert_merged, ema_of, merge, only, same_bits, save_all, whole
+from .merging import SPEC, State, assert_merged, ema_of, merge, only, same_bits, save_all, some_elements, whole
 
 UNET, VAE, CLIP = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
 XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
@@ -208,6 +208,50 @@ def test_a_vae_file_in_another_spelling(name: str, tmp_path: Path) -> None:
         assert file.tensors.keys() == vae.keys()
         assert all(same_bits(file.tensor(key), tensor) for key, tensor in vae.items())
     assert spell_vae(list(vae)).renamings == ()
+
+
+def spelled_and_left(layout: str, known: Mapping[str, str], unknown: Mapping[str, str]) -> State:
+    """Give a model with some starts of its keys replaced, and with some of its tensors again under other names."""
+    state = some_elements(whole(1, layout=layout))
+    copies = {
+        new + key.removeprefix(old): t + 1
+        for old, new in unknown.items()
+        for key, t in state.items()
+        if key.startswith(old)
+    }
+    return {**{swap(*known.items())(key): tensor for key, tensor in state.items()}, **copies}
+
+
+TWICE: dict[str, tuple[str, Mapping[str, str], Mapping[str, str], str]] = {
+    "a wrapped model, and one below unknown names": (
+        "sd1",
+        {"": "module."},
+        {"": "wrapper.inner."},
+        "the U-Net, the VAE and the text encoder twice; those under unknown names, such as wrapper.inner.",
+    ),
+    "a bare U-Net and its average": ("sd2", {UNET: "net."}, {UNET: "net_ema."}, "the U-Net twice; those"),
+    "a VAE": ("sd1", {VAE: "vae."}, {VAE: "x_first_stage_model."}, "the VAE twice; those"),
+    "CLIP-L": ("sdxl", {XL_CLIP: "clip_l."}, {XL_CLIP: f"backup.{XL_CLIP}"}, "CLIP-L twice; those"),
+    "one tensor": ("sd1", {UNET: "unet."}, {UNET + "input_blocks.0.0.bias": f"x_{UNET}input_blocks.0.0.bias"}, "U-Net"),
+    "a copy of a model with its usual names": ("sd1", {}, {"": "backup."}, ""),
+    "a ControlNet": ("sd1", {UNET: "net."}, {f"{UNET}input_blocks.": "controlnet.input_blocks."}, ""),
+    "another encoder": ("sdxl", {XL_CLIP: "clip_l."}, {XL_CLIP: "t5.transformer."}, ""),
+}
+
+
+@pytest.mark.parametrize("owner", "AB")
+@pytest.mark.parametrize("name", TWICE)
+def test_another_model_under_unknown_names_is_told_of(
+    name: str, owner: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout, known, unknown, words = TWICE[name]
+    states = [some_elements(whole(seed, layout=layout)) for seed in (1, 2)]
+    states["AB".index(owner)] = spelled_and_left(layout, known, unknown)
+    a, b = map(str, save_all(tmp_path, states))
+    assert main(["plan", a, b]) == DONE
+    warnings = capsys.readouterr().err
+    assert (f"Model {owner} holds tensors of " in warnings) is bool(words), warnings
+    assert words in warnings
 
 
 def test_a_vae_that_a_lacks_gets_usual_names(tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ _MOST_LAYERS = 0.05
 _FEW = 3
 _NAMED = 2
 
+_Parts = Mapping[str, Sequence[str]]
+"""The tensors of each part."""
+
 
 class Partners(NamedTuple):
     """One part of model A, compared with that of another model.
@@ -131,6 +134,12 @@ def part_name(key: str) -> str | None:
     return next((name for prefix, name in _PARTS.items() if key.startswith(prefix)), None)
 
 
+def listed(parts: Iterable[str]) -> str:
+    """Name parts in a sentence: "CLIP-L", "CLIP-G and CLIP-L", "CLIP-G, CLIP-L and the VAE"."""
+    *names, last = sorted(parts)
+    return f"{', '.join(names)} and {last}" if names else last
+
+
 def warn_of_unknown_names(infos_a: Infos, infos: Infos, role: Role) -> Iterator[str]:
     """Say in sentences which parts have probably other names in one model than in the other.
 
@@ -144,7 +153,7 @@ def warn_of_unknown_names(infos_a: Infos, infos: Infos, role: Role) -> Iterator[
     own, theirs = _by_part(infos_a), _by_part(infos)
     parts = set(own), set(theirs)
     texts_a, texts = _texts_alone(own, theirs), _texts_alone(theirs, own)
-    if min(len(texts_a), len(texts)) >= _FEW:
+    if min(_count(texts_a), _count(texts)) >= _FEW:
         yield (
             f"A text encoder has other names in {role.name} than in A: {_only_in('model A', texts_a)} and "
             f"{_only_in(role.spoken, texts)}; none of them is merged."
@@ -155,16 +164,22 @@ def warn_of_unknown_names(infos_a: Infos, infos: Infos, role: Role) -> Iterator[
     ):
         if lacking and len(unknown) >= _FEW:
             some = f"{len(unknown):,} tensors have unknown names, such as {shown_key(unknown[0])}"
-            yield f"{' and '.join(sorted(lacking))} is missing in {owner}, of which {some}; they are not merged."
+            named, verb = listed(lacking), "is" if len(lacking) == 1 else "are"
+            yield f"{named[0].upper()}{named[1:]} {verb} missing in {owner}, of which {some}; they are not merged."
 
 
-def _texts_alone(own: Mapping[str, Sequence[str]], theirs: Mapping[str, Sequence[str]]) -> list[str]:
-    """List the tensors of text encoders of which the other model has none."""
-    return [key for part, keys in own.items() if part in _TEXTS and part not in theirs for key in keys]
+def _texts_alone(own: _Parts, theirs: _Parts) -> _Parts:
+    """Give the text encoders of which the other model has no tensor."""
+    return {part: keys for part, keys in own.items() if part in _TEXTS and part not in theirs}
 
 
-def _only_in(model: str, keys: Sequence[str]) -> str:
-    return f"{len(keys):,} tensors such as {shown_key(keys[0])} are only in {model}"
+def _count(parts: _Parts) -> int:
+    return sum(map(len, parts.values()))
+
+
+def _only_in(model: str, texts: _Parts) -> str:
+    first = shown_key(next(iter(texts.values()))[0])
+    return f"{_count(texts):,} tensors of {listed(texts)}, such as {first}, are only in {model}"
 
 
 def _unknown(infos: Infos) -> list[str]:
@@ -200,7 +215,7 @@ def _share(keys: Sequence[str], others: Infos, one: str, other: str) -> str:
     return f"{alone:,} of {len(keys):,} U-Net tensors of {one} have no partner in {other}" if alone else ""
 
 
-def _by_part(keys: Iterable[str]) -> Mapping[str, Sequence[str]]:
+def _by_part(keys: Iterable[str]) -> _Parts:
     parts: dict[str, list[str]] = defaultdict(list)
     for key in keys:
         part = part_name(key)

@@ -272,10 +272,16 @@ class Planner:
             taken = any(partners.role in tensors[self._places[key]].inputs for key in partners.own)
             if taken and partners.left_out_text:
                 yield SpecWarning(partners.left_out_text)
+        used = self._roles_used(tensors)
         for role, texts in self._unknown_names.items():
-            if any(role in tensor.inputs for tensor in tensors):
+            if role in used:
                 yield from map(SpecWarning, texts)
         yield from self._no_floats
+
+    def _roles_used(self, tensors: Sequence[TensorPlan]) -> set[Role]:
+        """Give the models that a recipe takes something from, or would take if it could be merged."""
+        ratios = {(tensor.alpha, tensor.beta) for tensor in tensors}
+        return {role for pair in ratios for role in self._use(*pair).roles}.union(*(t.inputs for t in tensors))
 
     def _why_not_merged(self, name: KeyName) -> str:
         if name.component is Component.VAE and self._recipe.vae is not VaeChoice.MERGED:

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from elemental import ElementalError, MergeRecipe, MergeResult, merge_to_file, model_source
+from elemental import ElementalError, MergeRecipe, merge_to_file, model_source
 
 from ..merging import ema_of, whole
 from ..reference import float64_formula, ulps
@@ -238,15 +238,14 @@ def strike(number: int, seed: int, folder: Path) -> tuple[str, list[str]]:
         return "refused", []
     except Exception as exc:
         return "crashed", [f"{', '.join(done)}: {type(exc).__name__}: {exc}"]
-    wrong = silent_faults(models, result)
+    words = "\n".join(warning.message for warning in result.plan.warnings)
+    wrong = silent_faults(models, load_file(result.path), words)
     outcome = "wrong" if wrong else "told of" if result.plan.warnings else "right"
     return outcome, [f"{', '.join(done)}: {text}" for text in wrong[:3]]
 
 
-def silent_faults(models: list[Model], result: MergeResult) -> list[str]:
+def silent_faults(models: list[Model], merged: dict[str, Tensor], words: str) -> list[str]:
     """List the tensors that are not what the formula gives, and that no warning names, by key or by part."""
-    merged = load_file(result.path)
-    words = "\n".join(warning.message for warning in result.plan.warnings)
     a, b = models
     faults = []
     for key, place in a.places.items():
@@ -275,8 +274,9 @@ def _part(key: str) -> str:
 
 
 def _is_named(key: str, words: str) -> bool:
+    """Tell whether a text names a tensor, as most do by its usual key whatever that in the file, or its part."""
     part = _part(key)
-    return bool(part) and part in words
+    return key in words or (bool(part) and part in words)
 
 
 def attack(rounds: int, seed: int, *, first: int = 0) -> Figures:

@@ -14,6 +14,7 @@ from ...architectures.keys import FIRST_CONV
 from ...errors import CheckpointError
 from ...recipe.recipe import MergeRecipe, ModelSource
 from ..model_fit import FileFacts, refuse_quantised
+from ..part_copies import describe_copies
 from ..plan import Role
 from ..planner import Planner, planning_key
 from .beside import predicts_v, read_config
@@ -104,6 +105,7 @@ def _make_planner(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> Pla
     renamings = {role: model.renamings for role, model in models.items() if model.renamings}
     v_configs = tuple(role for role, model in models.items() if role is not Role.VAE and _has_v_config(model))
     doubts = [text for model in models.values() for text in model.warnings]
+    doubts += [describe_copies(model.file_keys, role) for role, model in models.items()]
     doubts += [describe_doubt(recipe.sources[role.value], model.path, role.spoken) for role, model in models.items()]
     facts = FileFacts(headers, tuple(_same_files(models)), renamings, v_configs, tuple(filter(None, doubts)))
     return Planner(recipe, {role: model.tensors for role, model in models.items()}, facts)
