@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 from ..architectures.keys import KeyName, shown_key
 from ..architectures.tensor_sets import TensorSet, members, union
@@ -12,11 +11,13 @@ from ..errors import RecipeError
 from .covering.name_parts import find_blocks, find_parts, is_writable
 from .covering.search import find_patches
 from .covering.task import RatioSets, Task
-from .covering.wording import Wording, reading_effort, write_rules
+from .covering.wording import Wording, reading_effort
+from .covering.writing import write_rules
 from .rule_matching import RuleMatcher
 from .rules import BlockSelector, ElementSelector, Ratios, Rule
 
-_MOST_WORDINGS = 4
+_MOST_WRITTEN = 60
+"""Rules of one length of which the shortest are chosen."""
 
 
 def cover(names: Sequence[KeyName], wanted: RatioSets, base: RatioSets) -> tuple[Rule, ...]:
@@ -39,7 +40,8 @@ def cover(names: Sequence[KeyName], wanted: RatioSets, base: RatioSets) -> tuple
     matcher = RuleMatcher(names)
     asked = Task(matcher, wanted, base)
     task = Task(matcher, *_without_beta(wanted, base)) if _keeps_beta(asked) else asked
-    rules = min(_write(task), key=_effort, default=None)
+    right = [rules for rules in _write(task) if task.is_solved_by(rules)]
+    rules = min(right, key=_effort, default=None)
     if rules is None or len(rules) > task.wrong.bit_count():
         rules = _one_rule_each(task)
     rules = _without_needless_beta(asked, rules)
@@ -65,8 +67,9 @@ def _write(task: Task) -> Iterator[tuple[Rule, ...]]:
     blocks = find_blocks(task.matcher)
     parts = find_parts(task.matcher, union(tensors for tensors in blocks.values() if _is_mixed(task, tensors)))
     wording = Wording(task.matcher, blocks, parts)
-    for patches in islice(find_patches(task, list(blocks.values()), parts), _MOST_WORDINGS):
-        yield from write_rules(wording, task, patches)
+    for count, patches in enumerate(find_patches(task, list(blocks.values()), parts)):
+        if count * len(patches) < _MOST_WRITTEN:
+            yield from write_rules(wording, task, patches)
 
 
 def _is_mixed(task: Task, block: TensorSet) -> bool:
@@ -75,7 +78,7 @@ def _is_mixed(task: Task, block: TensorSet) -> bool:
 
 
 def _effort(rules: Sequence[Rule]) -> tuple[int, int]:
-    return len(rules), sum(reading_effort(rule.blocks) + reading_effort(rule.elements) for rule in rules)
+    return len(rules), sum(reading_effort(rule.blocks, rule.elements) for rule in rules)
 
 
 def _one_rule_each(task: Task) -> tuple[Rule, ...]:

@@ -15,12 +15,12 @@ from .rectangles import find_rectangles
 from .set_cover import choose_sets, improve_choice
 from .task import Patch, Task
 
-_MOST_RECTANGLES = 800
+_MOST_RECTANGLES = 1500
 """For each pair of ratios."""
 _BROAD = 0.6
 """The least share that a broad rule sets right of a part in a block."""
 _MOST_TRIES = 40
-_WORK = 1_000_000
+_WORK = 2_000_000
 """How many sets to look at when broad rules are tried, and again when exact ones are replaced."""
 
 

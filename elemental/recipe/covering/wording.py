@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 from ...architectures.blocks import BASE, TEXT_ENCODER, VAE
 from ...architectures.tensor_sets import TensorSet, union
+from ..rule_matching import RuleMatcher
+from ..rules import BlockSelector, ElementSelector
 from .name_parts import Part
 from .set_cover import drop_needless
-from .task import Patch, Task
-from ..rule_matching import RuleMatcher
-from ..rules import BlockSelector, ElementSelector, Rule
 
 _SHORTEST_RANGE = 3
 _PARTS_OF_BASE = (TEXT_ENCODER, VAE)
+_MOST_EXCEPTIONS = 5
 _EFFORT_OF_EXCEPTION = 8
 """What is left when several names are taken away is harder to see than what is named."""
 
@@ -51,7 +50,7 @@ class Wording:
             for elements in self._elements(must, narrow, forbidden & narrow)
             for blocks in self._blocks(must, forbidden & self.matcher.of_elements(elements), needed)
         ]
-        return min(found, key=lambda sides: (sum(map(reading_effort, sides)), str(sides[0])), default=None)
+        return min(found, key=lambda sides: (reading_effort(*sides), str(sides[0])), default=None)
 
     def _needed_blocks(self, must: TensorSet) -> list[str]:
         own_parts = union(self.blocks.get(word, 0) for word in _PARTS_OF_BASE)
@@ -65,7 +64,7 @@ class Wording:
         right = [part for part in self.parts if part.text and part.tensors & must and not part.tensors & forbidden]
         wrong = [part for part in self.parts if part.tensors & forbidden and not part.tensors & must]
         for weighted in (True, False):
-            if forbidden and (parts := _fewest(forbidden, wrong, weighted=weighted)):
+            if forbidden and (parts := _fewest(forbidden, wrong, weighted=weighted, most=_MOST_EXCEPTIONS)):
                 yield ElementSelector(parts, inverted=True)
             if parts := _fewest(must & narrow, right, weighted=weighted):
                 yield ElementSelector(parts)
@@ -91,10 +90,10 @@ class Wording:
                 yield (*base, *unet)
 
 
-def reading_effort(selector: BlockSelector | ElementSelector) -> int:
-    """Say how hard one side of a rule is to read, in characters."""
-    exceptions = (len(str(selector).split()) - 1) * selector.inverted
-    return len(str(selector)) + _EFFORT_OF_EXCEPTION * exceptions
+def reading_effort(blocks: BlockSelector, elements: ElementSelector) -> int:
+    """Say how hard the sides of a rule are to read, in characters."""
+    exceptions = len(blocks.words) * blocks.inverted + len(elements.parts) * elements.inverted
+    return len(f"{blocks}{elements}") + _EFFORT_OF_EXCEPTION * exceptions
 
 
 def _with_ranges(order: Sequence[str], chosen: Collection[str], spared: Collection[str]) -> list[str]:
@@ -107,64 +106,28 @@ def _with_ranges(order: Sequence[str], chosen: Collection[str], spared: Collecti
     return [word for run in runs for word in (run if len(run) < _SHORTEST_RANGE else [f"{run[0]}-{run[-1]}"])]
 
 
-def _fewest(tensors: TensorSet, parts: Sequence[Part], *, weighted: bool) -> tuple[str, ...]:
+def _fewest(tensors: TensorSet, parts: Sequence[Part], *, weighted: bool, most: int = 10_000) -> tuple[str, ...]:
     """Choose parts that match all of some tensors; none if that cannot be done.
 
     Args:
         tensors: The tensors to match.
         parts: The parts to choose from.
         weighted: Whether short parts are preferred to those that match many.
+        most: The largest number of parts that is of use.
     """
     texts: dict[TensorSet, str] = {}
     for part in sorted(parts, key=lambda part: len(part.text)):
         texts.setdefault(part.tensors & tensors, part.text)
-    texts.pop(0, None)
     left, chosen = tensors, list[TensorSet]()
-    while left and texts:
-        gains = [(found & left).bit_count() / (len(text) + 1 if weighted else 1) for found, text in texts.items()]
-        chosen.append(list(texts)[gains.index(max(gains))])
-        if not chosen[-1] & left:
+    while left and len(chosen) < most:
+        worth = {
+            found: gain / (len(text) + 1 if weighted else 1)
+            for found, text in texts.items()
+            if (gain := (found & left).bit_count())
+        }
+        if not worth:
             return ()
+        chosen.append(max(worth, key=worth.__getitem__))
         left &= ~chosen[-1]
     by_length = sorted(chosen, key=lambda found: len(texts[found]))
-    return tuple(texts[found] for found in drop_needless(tensors, by_length))
-
-
-def write_rules(wording: Wording, task: Task, patches: Sequence[Patch]) -> Iterator[tuple[Rule, ...]]:
-    """Write patches as rules, in some ways.
-
-    Each rule sets what no other sets right; what others set right as well, it may match or not.
-
-    Args:
-        wording: Writes the sides of a rule.
-        task: What is asked.
-        patches: They solve the task, one after the other.
-    """
-    for order in (range(len(patches)), range(len(patches) - 1, -1, -1)):
-        if rules := _write_in_order(wording, task, list(patches), order):
-            yield rules
-
-
-def _write_in_order(
-    wording: Wording, task: Task, patches: list[Patch], order: Sequence[int]
-) -> tuple[Rule, ...] | None:
-    rules: dict[int, Rule] = {}
-    for index in order:
-        ratios, _ = patches[index]
-        later = union(patch.tensors for patch in patches[index + 1 :])
-        must = _set_by_it_alone(task, patches, index) & ~later
-        sides = wording.shortest(must, task.harm(Patch(ratios, task.at_stake & ~later))) if must else None
-        if must and sides is None:
-            return None
-        if sides:
-            rules[index] = Rule(*sides, *ratios)
-        patches[index] = Patch(ratios, task.at_stake & wording.matcher.matching(rules[index]) if sides else 0)
-    return tuple(rules[index] for index in sorted(rules))
-
-
-def _set_by_it_alone(task: Task, patches: Sequence[Patch], index: int) -> TensorSet:
-    """Give the tensors that a patch sets right, and that the patches before it do not."""
-    wrong = task.wrong
-    for patch in patches[:index]:
-        wrong = task.wrong_after(patch, wrong)
-    return patches[index].tensors & wrong & ~task.harm(patches[index])
+    return () if left else tuple(texts[found] for found in drop_needless(tensors, by_length))
