@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from ..architectures.blocks import BASE, TEXT_ENCODER, VAE
 from ..architectures.keys import KeyName, shown_key
 from ..architectures.tensor_sets import TensorSet, members, union
 from ..errors import RecipeError
@@ -40,6 +41,8 @@ def cover(names: Sequence[KeyName], wanted: RatioSets, base: RatioSets) -> tuple
     matcher = RuleMatcher(names)
     asked = Task(matcher, wanted, base)
     task = Task(matcher, *_without_beta(wanted, base)) if _keeps_beta(asked) else asked
+    if not task.wrong:
+        return ()
     right = [rules for rules in _write(task) if task.is_solved_by(rules)]
     rules = min(right, key=_effort, default=None)
     if rules is None or len(rules) > task.wrong.bit_count():
@@ -65,11 +68,17 @@ def whole_layers(names: Sequence[KeyName], tensors: TensorSet) -> TensorSet:
 
 def _write(task: Task) -> Iterator[tuple[Rule, ...]]:
     blocks = find_blocks(task.matcher)
-    parts = find_parts(task.matcher, union(tensors for tensors in blocks.values() if _is_mixed(task, tensors)))
+    parts = find_parts(task.matcher, union(tensors for tensors in _apart(blocks) if _is_mixed(task, tensors)))
     wording = Wording(task.matcher, blocks, parts)
     for count, patches in enumerate(find_patches(task, list(blocks.values()), parts)):
         if count * len(patches) < _MOST_WRITTEN:
             yield from write_rules(wording, task, patches)
+
+
+def _apart(blocks: Mapping[str, TensorSet]) -> Iterator[TensorSet]:
+    """Give the tensors of each block, those of BASE without its parts."""
+    own_parts = blocks.get(TEXT_ENCODER, 0) | blocks.get(VAE, 0)
+    return (tensors & ~own_parts if word == BASE else tensors for word, tensors in blocks.items())
 
 
 def _is_mixed(task: Task, block: TensorSet) -> bool:
@@ -84,6 +93,7 @@ def _effort(rules: Sequence[Rule]) -> tuple[int, int]:
 def _one_rule_each(task: Task) -> tuple[Rule, ...]:
     """Give each tensor a rule with its full key, and those with longer keys that such a rule matches, too."""
     tensors, before = task.wrong, 0
+    rules: dict[int, Rule] = {}
     while tensors != before:
         before = tensors
         rules = {index: _rule_for(task, index) for index in members(tensors)}

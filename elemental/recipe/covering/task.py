@@ -51,12 +51,15 @@ class Task:
 
     def is_solved_by(self, rules: Sequence[Rule]) -> bool:
         """Tell whether rules give all tensors the ratios that they are to have."""
+        return not self.wrong_with(rules)
+
+    def wrong_with(self, rules: Sequence[Rule]) -> TensorSet:
+        """Give the tensors that rules do not give the ratios that they are to have."""
         decision = self.matcher.decide(rules)
         alphas = dict(self._by_ratio(0, decision.alpha, [rule.alpha for rule in rules]))
         betas = dict(self._by_ratio(1, decision.beta, [rule.beta for rule in rules]))
-        return not any(
-            tensors & ~(alphas.get(alpha, 0) & betas.get(beta, 0)) for (alpha, beta), tensors in self.wanted.items()
-        )
+        right = (tensors & alphas[alpha] & betas[beta] for (alpha, beta), tensors in self.wanted.items())
+        return self.at_stake & ~union(right)
 
     def _by_ratio(
         self, field: int, ruled: Sequence[TensorSet], ratios: Sequence[float | None]

@@ -16,7 +16,10 @@ _SHORTEST_RANGE = 3
 _PARTS_OF_BASE = (TEXT_ENCODER, VAE)
 _MOST_EXCEPTIONS = 5
 _EFFORT_OF_EXCEPTION = 8
-"""What is left when several names are taken away is harder to see than what is named."""
+_EFFORT_OF_CUT = 8
+"""In characters: what is left when names are taken away is harder to see than what is named, and so is what all begins
+with "to_".
+"""
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,11 @@ class Wording:
         if not forbidden:
             yield ElementSelector()
         right = [part for part in self.parts if part.text and part.tensors & must and not part.tensors & forbidden]
-        wrong = [part for part in self.parts if part.tensors & forbidden and not part.tensors & must]
+        wrong = [part for part in self.parts if part.text and part.tensors & forbidden and not part.tensors & must]
         for weighted in (True, False):
             if forbidden and (parts := _fewest(forbidden, wrong, weighted=weighted, most=_MOST_EXCEPTIONS)):
                 yield ElementSelector(parts, inverted=True)
-            if parts := _fewest(must & narrow, right, weighted=weighted):
+            if parts := _fewest(must & narrow, right, weighted=weighted, most=len(right)):
                 yield ElementSelector(parts)
 
     def _blocks(self, must: TensorSet, forbidden: TensorSet, needed: Sequence[str]) -> Iterator[BlockSelector]:
@@ -93,7 +96,11 @@ class Wording:
 def reading_effort(blocks: BlockSelector, elements: ElementSelector) -> int:
     """Say how hard the sides of a rule are to read, in characters."""
     exceptions = len(blocks.words) * blocks.inverted + len(elements.parts) * elements.inverted
-    return len(f"{blocks}{elements}") + _EFFORT_OF_EXCEPTION * exceptions
+    return len(str(blocks)) + sum(map(_effort_of_part, elements.parts)) + _EFFORT_OF_EXCEPTION * exceptions
+
+
+def _effort_of_part(text: str) -> int:
+    return len(text) + 1 + (0 if text[-1].isalnum() else _EFFORT_OF_CUT)
 
 
 def _with_ranges(order: Sequence[str], chosen: Collection[str], spared: Collection[str]) -> list[str]:
@@ -106,7 +113,7 @@ def _with_ranges(order: Sequence[str], chosen: Collection[str], spared: Collecti
     return [word for run in runs for word in (run if len(run) < _SHORTEST_RANGE else [f"{run[0]}-{run[-1]}"])]
 
 
-def _fewest(tensors: TensorSet, parts: Sequence[Part], *, weighted: bool, most: int = 10_000) -> tuple[str, ...]:
+def _fewest(tensors: TensorSet, parts: Sequence[Part], *, weighted: bool, most: int) -> tuple[str, ...]:
     """Choose parts that match all of some tensors; none if that cannot be done.
 
     Args:
@@ -116,12 +123,12 @@ def _fewest(tensors: TensorSet, parts: Sequence[Part], *, weighted: bool, most: 
         most: The largest number of parts that is of use.
     """
     texts: dict[TensorSet, str] = {}
-    for part in sorted(parts, key=lambda part: len(part.text)):
+    for part in sorted(parts, key=lambda part: _effort_of_part(part.text)):
         texts.setdefault(part.tensors & tensors, part.text)
     left, chosen = tensors, list[TensorSet]()
     while left and len(chosen) < most:
         worth = {
-            found: gain / (len(text) + 1 if weighted else 1)
+            found: gain / (_effort_of_part(text) if weighted else 1)
             for found, text in texts.items()
             if (gain := (found & left).bit_count())
         }
@@ -129,5 +136,5 @@ def _fewest(tensors: TensorSet, parts: Sequence[Part], *, weighted: bool, most: 
             return ()
         chosen.append(max(worth, key=worth.__getitem__))
         left &= ~chosen[-1]
-    by_length = sorted(chosen, key=lambda found: len(texts[found]))
+    by_length = sorted(chosen, key=lambda found: _effort_of_part(texts[found]))
     return () if left else tuple(texts[found] for found in drop_needless(tensors, by_length))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 
 from ...architectures.tensor_sets import TensorSet, union
 from ..rules import Rule
@@ -22,7 +23,7 @@ def write_rules(wording: Wording, task: Task, patches: Sequence[Patch]) -> Itera
     """
     for order in (range(len(patches)), range(len(patches) - 1, -1, -1)):
         if rules := _write_in_order(wording, task, list(patches), order):
-            yield _sort(wording, task, rules)
+            yield _sort(wording, task, _join(wording, task, rules))
 
 
 def _write_in_order(
@@ -48,6 +49,21 @@ def _set_by_it_alone(task: Task, patches: Sequence[Patch], index: int) -> Tensor
     for patch in patches[:index]:
         wrong = task.wrong_after(patch, wrong)
     return patches[index].tensors & wrong & ~task.harm(patches[index])
+
+
+def _join(wording: Wording, task: Task, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """Make one rule of two with the same ratios, as long as there are such: what NOT gives, the search does not see."""
+    for first, second in combinations(range(len(rules)), 2):
+        one, other = rules[first], rules[second]
+        if one[2:] == other[2:] and any(rule.elements.inverted or not rule.elements.parts for rule in (one, other)):
+            before, after = (*rules[:first], *rules[first + 1 : second]), rules[second + 1 :]
+            later = union(map(wording.matcher.matching, after))
+            forbidden = task.harm(Patch(one[2:], task.at_stake & ~later))
+            sides = wording.shortest(task.wrong_with((*before, *after)), forbidden)
+            joined = (*before, *([Rule(*sides, *one[2:])] if sides else []), *after)
+            if task.is_solved_by(joined):
+                return _join(wording, task, joined)
+    return rules
 
 
 def _sort(wording: Wording, task: Task, rules: Sequence[Rule]) -> tuple[Rule, ...]:
