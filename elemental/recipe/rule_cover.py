@@ -33,7 +33,7 @@ def cover(names: Sequence[KeyName], wanted: RatioSets, base: RatioSets) -> tuple
         base: The ratios that tensors have without rules.
 
     Returns:
-        Rules to apply in this order; no more than there are tensors that do not have their ratios without rules.
+        Rules to apply in this order: at most one for each tensor that needs one, unless its key is a part of others.
 
     Raises:
         RecipeError: A tensor's key has characters that no rule can have.

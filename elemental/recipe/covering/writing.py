@@ -57,13 +57,21 @@ def _join(wording: Wording, task: Task, rules: tuple[Rule, ...]) -> tuple[Rule, 
         one, other = rules[first], rules[second]
         if one[2:] == other[2:] and any(rule.elements.inverted or not rule.elements.parts for rule in (one, other)):
             before, after = (*rules[:first], *rules[first + 1 : second]), rules[second + 1 :]
-            later = union(map(wording.matcher.matching, after))
-            forbidden = task.harm(Patch(one[2:], task.at_stake & ~later))
-            sides = wording.shortest(task.wrong_with((*before, *after)), forbidden)
-            joined = (*before, *([Rule(*sides, *one[2:])] if sides else []), *after)
+            joined = (*before, *_write_one(wording, task, (*before, *after), after, one), *after)
             if task.is_solved_by(joined):
                 return _join(wording, task, joined)
     return rules
+
+
+def _write_one(
+    wording: Wording, task: Task, others: Sequence[Rule], after: Sequence[Rule], model: Rule
+) -> Iterator[Rule]:
+    """Write a rule for what other rules leave wrong, with the ratios of a model; none if that cannot be done."""
+    must = task.wrong_with(others)
+    spared = task.harm(Patch(model[2:], task.at_stake & ~union(map(wording.matcher.matching, after))))
+    sides = wording.shortest(must, spared) if must else None
+    if sides:
+        yield Rule(*sides, *model[2:])
 
 
 def _sort(wording: Wording, task: Task, rules: Sequence[Rule]) -> tuple[Rule, ...]:
