@@ -142,9 +142,9 @@ def test_tensors_that_nobody_asks_for_may_be_matched() -> None:
 
 def test_beta_is_written_where_it_changes() -> None:
     chosen = where("sd1", "OUT05", "attn2")
-    base = {(0.0, 0.25): where("sd1", "IN00-IN05"), (0.0, 0.5): everything("sd1") & ~where("sd1", "IN00-IN05")}
-    for ratios, text in (((1.0, 0.5), "OUT05:attn2:1"), ((0.0, 0.75), "OUT05:attn2:0:0.75")):
-        wanted = {pair: tensors & ~chosen for pair, tensors in base.items()} | {ratios: chosen}
+    base: Given = {(0.0, 0.25): where("sd1", "IN00-IN05"), (0.0, 0.5): everything("sd1") & ~where("sd1", "IN00-IN05")}
+    for alpha, beta, text in ((1.0, 0.5, "OUT05:attn2:1"), (0.0, 0.75, "OUT05:attn2:0:0.75")):
+        wanted: Given = {pair: tensors & ~chosen for pair, tensors in base.items()} | {(alpha, beta): chosen}
         assert checked(names("sd1"), wanted, base) == [text]
     in_all = where("sd1", "", "attn2")
     wanted = {pair: tensors & ~in_all for pair, tensors in base.items()}

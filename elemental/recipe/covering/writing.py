@@ -10,6 +10,9 @@ from ..rules import Rule
 from .task import Patch, Task
 from .wording import Wording
 
+_MOST_JOINED = 40
+"""Rules that are tried in pairs; the time that takes grows with their square."""
+
 
 def write_rules(wording: Wording, task: Task, patches: Sequence[Patch]) -> Iterator[tuple[Rule, ...]]:
     """Write patches as rules, in some ways.
@@ -23,7 +26,8 @@ def write_rules(wording: Wording, task: Task, patches: Sequence[Patch]) -> Itera
     """
     for order in (range(len(patches)), range(len(patches) - 1, -1, -1)):
         if rules := _write_in_order(wording, task, list(patches), order):
-            yield _sort(wording, task, _join(wording, task, rules))
+            joined = _join(wording, task, rules) if len(rules) <= _MOST_JOINED else rules
+            yield _sort(wording, task, joined)
 
 
 def _write_in_order(
