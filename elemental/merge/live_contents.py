@@ -12,9 +12,10 @@ from ..architectures.keys import UNET_PREFIX
 from ..architectures.tensor_sets import TensorSet
 from ..errors import MergeError
 from ..recipe.recipe import MergeRecipe
+from ..recipe.rules import Ratios
 from .files.checkpoint import Checkpoint
 from .plan import MergePlan, Role, TensorPlan
-from .planner import Planner, Ratios
+from .planner import Planner
 from .tensor_views import count_numbers, equals, first_numbers
 
 Models = Mapping[Role, Checkpoint]

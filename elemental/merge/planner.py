@@ -10,6 +10,7 @@ from ..architectures.tensor_sets import TensorSet, members
 from ..errors import MergeError
 from ..recipe.recipe import MergeRecipe, VaeChoice
 from ..recipe.rule_matching import Decision, RuleMatcher, rule_by_tensor
+from ..recipe.rules import Ratios
 from ..recipe.spec_warnings import SpecWarning, warn_of_ratios, warn_of_rules, warn_of_weights
 from .model_fit import (
     VAE_ROLES,
@@ -28,9 +29,6 @@ from .plan import NOTHING_CHANGES, NOTHING_MERGED, MergePlan, Role, TensorPlan
 from .shape_fit import Misfit, can_merge_shapes, describe_misfits, has_same_numbers
 
 _NO_FACTS = FileFacts()
-
-Ratios = tuple[float, "float | None"]
-"""Alpha, and beta in modes that have it."""
 
 
 def plan_tensors(recipe: MergeRecipe, models: ModelInfos, files: FileFacts = _NO_FACTS) -> MergePlan:

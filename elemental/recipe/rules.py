@@ -12,6 +12,9 @@ from ..errors import Span
 
 NOT = "NOT"
 
+Ratios = tuple[float, "float | None"]
+"""Alpha, and beta in modes that have it."""
+
 
 @dataclass(frozen=True)
 class BlockSelector:
