@@ -16,10 +16,14 @@ _PIECE = 1 << 18
 
 
 class Buffer:
-    """Memory that is used again: new memory from the system costs more time than reading into it."""
+    """Memory that is used again: new memory from the system costs more time than reading into it.
 
-    def __init__(self) -> None:
-        self._bytes = torch.empty(0, dtype=torch.uint8)
+    Args:
+        memory: Bytes to begin with; more is taken from the system when it is needed.
+    """
+
+    def __init__(self, memory: Tensor | None = None) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8) if memory is None else memory
 
     def room(self, size: int) -> Tensor:
         """Give so many bytes, in place of those that were given before."""
