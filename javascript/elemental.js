@@ -114,7 +114,15 @@
         });
         const ratio = cell.dataset.note || `${table.dataset.ratio} ${cell.dataset.r}`;
         const why = cell.dataset.note ? [] : rules.length ? rules : [head.dataset.source || table.dataset.source];
-        return [`${head.dataset.block}  ${key}${tensors === "1" ? "" : `  (${tensors} tensors)`}`, ratio, ...why];
+        const name = `${head.dataset.block}  ${key}${tensors === "1" ? "" : `  (${tensors} tensors)`}`;
+        return [name, ...describeEffect(table, cell), ratio, ...why];
+    }
+
+    function describeEffect(table, cell) {
+        const {effect, rank, share, most} = cell.dataset;
+        if (effect === undefined) return [];
+        const whole = `estimate ${effect} of 255, rank ${rank} of ${table.dataset.ranked}, ${share} of the change`;
+        return [most ? `${whole} (most: ${most})` : whole];
     }
 
     function showTooltip(table, cell, x, y) {
@@ -173,17 +181,25 @@
     let asking = 0;
 
     function writeRules(table, from, to) {
-        const heads = headers(table);
-        const brush = byId("elemental_brush");
         const [left, right] = [from[1], to[1]].sort((a, b) => a - b);
-        const cells = cellsBetween(table, from, to).map((cell) => {
-            const row = cell.parentElement.cells[0];
+        const columns = headers(table).slice(left, right + 1).map((head) => head.dataset.block);
+        queueStroke({columns, cells: namesOf(table, cellsBetween(table, from, to))});
+    }
+
+    /* What a rule calls each cell: its block, and the part of the element's name. */
+    function namesOf(table, cells) {
+        const heads = headers(table);
+        return cells.map((cell) => {
             const {word, part} = cell.dataset;
+            const row = cell.parentElement.cells[0];
             return [word ?? heads[cell.cellIndex - 1].dataset.block, part ?? row.dataset.part];
         });
-        const columns = heads.slice(left, right + 1).map((head) => head.dataset.block);
-        const ratio = brush ? brush.value : "";
-        strokes.push({cells: JSON.stringify({columns, cells, ratio}), asks: [], tries: 0, text: ""});
+    }
+
+    function queueStroke(chosen) {
+        const brush = byId("elemental_brush");
+        const cells = JSON.stringify({...chosen, ratio: brush ? brush.value : ""});
+        strokes.push({cells, asks: [], tries: 0, text: ""});
         if (strokes.length === 1) askForRules();
     }
 
@@ -281,6 +297,109 @@
     function firstCell(table) {
         const cells = Array.from(table.querySelectorAll("td.e"));
         return place(cells.find((cell) => cell.cellIndex > 1) || cells[0]); // of the U-Net: BASE is the first column
+    }
+
+    /* ---- effects: the switch, the first cells, and what is made of them ---- */
+
+    const effectTable = () => root.querySelector(".elemental-map[data-effects]");
+    const effectTools = () => root.querySelector(".elemental-effect-tools");
+    const ranked = (table) => Number(table.dataset.ranked);
+    let effectsSeen = ""; // which effects the map had last
+
+    /* The map is drawn anew with each look at the form; what was chosen beside it stays. */
+    function showEffects() {
+        const table = effectTable();
+        const tools = effectTools();
+        if (!tools) return;
+        tools.hidden = !table;
+        if (table && table.dataset.effects !== effectsSeen) {
+            effectsSeen = table.dataset.effects;
+            paintBy(kept.paint_by === `${effectsSeen} ratio` ? "ratio" : "effect"); // new ones are what was asked for
+        }
+        if (table) showFirst();
+    }
+
+    function paintBy(what) {
+        root.dataset.paint = what;
+        effectTools().querySelector(`[value="${what}"]`).checked = true;
+        kept.paint_by = `${effectsSeen} ${what}`;
+    }
+
+    function firstCount() {
+        const count = Math.round(Number(byId("elemental_first").value));
+        return Math.max(0, Math.min(ranked(effectTable()), count || 0));
+    }
+
+    function firstCells(table) {
+        const cells = Array.from(table.querySelectorAll("td.first"));
+        return cells.sort((one, other) => one.dataset.rank - other.dataset.rank);
+    }
+
+    /* The slider goes from none over 1 to all in steps of equal factors. */
+    function moveFirst(slider) {
+        const steps = Number(slider.max) - 1;
+        const count = slider.value === "0" ? 0 : ranked(effectTable()) ** ((slider.value - 1) / steps);
+        byId("elemental_first").value = String(Math.round(count));
+    }
+
+    function showFirst() {
+        const table = effectTable();
+        const count = firstCount();
+        let tensors = 0;
+        for (const cell of table.querySelectorAll("td[data-rank]")) {
+            const first = Number(cell.dataset.rank) <= count;
+            cell.classList.toggle("first", first);
+            if (first) tensors += Number(cell.dataset.count || 2);
+        }
+        const tools = effectTools();
+        const slider = tools.querySelector("[type=range]");
+        const step = 1 + ((Number(slider.max) - 1) * Math.log(count)) / (Math.log(ranked(table)) || 1);
+        if (document.activeElement !== slider) slider.value = String(count ? step : 0);
+        for (const button of tools.querySelectorAll("button")) button.disabled = !count;
+        const share = table.dataset.together.split("|")[count - 1];
+        const said = count ? `of ${ranked(table)}: ${tensors} tensors, ${share} of the change` : `of ${ranked(table)}`;
+        const output = tools.querySelector("output");
+        if (output.textContent !== said) output.textContent = said; // each change of the page leads here
+    }
+
+    function onEffectTools(input) {
+        if (input.type === "radio") paintBy(input.value);
+        if (!effectTable()) return;
+        if (input.type === "range") moveFirst(input);
+        showFirst();
+    }
+
+    /* Cells of the same rows that are not chosen go along, under all names of theirs: no range may reach over them. */
+    function ruleFirst(table) {
+        const cells = firstCells(table);
+        const rows = new Set(cells.map((cell) => cell.parentElement));
+        const others = Array.from(rows).flatMap((row) => {
+            const left = Array.from(row.querySelectorAll("td.e:not(.first)"));
+            const names = namesOf(table, left);
+            return [...names, ...names.map(([block]) => [block, row.cells[0].dataset.part])];
+        });
+        const columns = headers(table).map((head) => head.dataset.block);
+        queueStroke({columns, cells: namesOf(table, cells), others});
+    }
+
+    function checkFirst(table) {
+        const names = namesOf(table, firstCells(table)).map((pair) => pair.filter(Boolean).join(":"));
+        openPanel("Element check");
+        writeWhenThere("elemental_elements", names.join("\n"), Date.now());
+    }
+
+    /* gradio 3 has plain buttons; later ones have tabs, and hidden copies of them that are plain buttons. */
+    function openPanel(name) {
+        const buttons = Array.from(root.querySelectorAll("#elemental_panels button"));
+        const panels = buttons.filter((button) => visible(button) && button.textContent.trim() === name);
+        const panel = panels.find((button) => button.getAttribute("role") === "tab") || panels[0];
+        if (panel) panel.click();
+    }
+
+    /* Panels may be built when they are opened. */
+    function writeWhenThere(id, text, since) {
+        if (inputOf(id)) write(id, text);
+        else if (Date.now() - since < ANSWER_MS) setTimeout(() => writeWhenThere(id, text, since), SETTLE_MS);
     }
 
     /* ---- block weights: sliders and text ---- */
@@ -445,6 +564,7 @@
             buildSliders(box);
             moveSliders(box);
         }
+        showEffects();
         takeRules();
         noteEnd();
         follow();
@@ -577,6 +697,7 @@
         const owner = event.target.closest("[id^=elemental_]");
         if (!owner) return;
         if (event.target.type === "range" && event.target.dataset.block) onSlider(event.target);
+        if (event.target.closest(".elemental-effect-tools")) onEffectTools(event.target);
         if (owner.id === "elemental_spec") reconcile();
         for (const box of root.querySelectorAll(".elemental-sliders")) moveSliders(box);
         clearTimeout(keeping);
@@ -586,6 +707,8 @@
     function onClick(event) {
         const entry = event.target.closest("[data-entry]");
         const gif = event.target.closest("[data-gif]");
+        const chosen = event.target.closest("[data-chosen]");
+        if (chosen && effectTable()) (chosen.dataset.chosen === "rules" ? ruleFirst : checkFirst)(effectTable());
         if (entry) send("entry", entry.dataset.entry);
         if (gif) showGif(gif);
     }

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ..recipe.rules import format_ratio
+from .bar_chart import Bar, draw_bars
+from .csv_table import format_table
 from .diff import Difference
-from .grid_drawing import FAINT, INK, PAPER
-from .text_drawing import fit_text
-
-_BAR = (74, 116, 196)
-_TRACK = (238, 238, 242)
-_WIDTH = 1000
-_LETTERS = 15
-_ROW = 24
-_MOST_BARS = 200
 
 CSV_COLUMNS = (
     "rank",
@@ -57,15 +48,15 @@ def rank_effects(effects: Sequence[ElementEffect]) -> list[ElementEffect]:
 
 def format_csv(effects: Sequence[ElementEffect]) -> bytes:
     """Write effects as CSV with a header row, largest first; UTF-8 with a byte order mark, for Excel."""
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow(CSV_COLUMNS)
-    for rank, effect in enumerate(rank_effects(effects), 1):
-        difference = effect.difference
-        similarity = "" if difference.similarity is None else f"{difference.similarity:.5f}"
-        numbers = (f"{difference.share:.3f}", f"{difference.mean:.3f}", difference.largest, similarity)
-        writer.writerow((rank, effect.elements, format_ratio(effect.ratio), *numbers, effect.image))
-    return table.getvalue().encode("utf-8-sig")
+    rows = [(rank, *_figures(effect)) for rank, effect in enumerate(rank_effects(effects), 1)]
+    return format_table(CSV_COLUMNS, rows)
+
+
+def _figures(effect: ElementEffect) -> tuple[object, ...]:
+    difference = effect.difference
+    similarity = "" if difference.similarity is None else f"{difference.similarity:.5f}"
+    numbers = (f"{difference.share:.3f}", f"{difference.mean:.3f}", difference.largest, similarity)
+    return effect.elements, format_ratio(effect.ratio), *numbers, effect.image
 
 
 def describe_share(difference: Difference) -> str:
@@ -85,29 +76,5 @@ def draw_ranking(effects: Sequence[ElementEffect], *, title: str) -> Image.Image
         An RGB image, 1000 pixels wide.
     """
     ranked = rank_effects(effects)
-    listed = ranked[:_MOST_BARS]
-    left = out = 16
-    names = [fit_text(effect.elements, width=_WIDTH // 2, size=_LETTERS, most_lines=1) for effect in listed]
-    heading = fit_text(title, width=_WIDTH - 2 * out, size=_LETTERS)
-    heights = [max(_ROW, name.height + 6) for name in names]
-    rest = f"and {len(ranked) - len(listed)} more with less effect" if len(ranked) > len(listed) else ""
-    bottom = fit_text(rest, width=_WIDTH - 2 * out, size=_LETTERS)
-    image = Image.new("RGB", (_WIDTH, 3 * out + heading.height + sum(heights) + bottom.height), PAPER)
-    draw = ImageDraw.Draw(image)
-    heading.draw(draw, left, out, colour=FAINT)
-    bar_left = left + max((name.width for name in names), default=0) + 12
-    longest = _WIDTH - bar_left - 100
-    full = max((effect.difference.share for effect in listed), default=0) or 1.0
-    top = 2 * out + heading.height
-    for effect, name, height in zip(listed, names, heights, strict=True):
-        name.draw(draw, left, top + (height - name.height) // 2, colour=INK)
-        box = (bar_left, top + 4, bar_left + longest, top + height - 5)
-        draw.rectangle(box, fill=_TRACK)
-        length = round(longest * effect.difference.share / full)
-        if length:
-            draw.rectangle((*box[:2], bar_left + length, box[3]), fill=_BAR)
-        figure = fit_text(describe_share(effect.difference), width=90, size=_LETTERS)
-        figure.draw(draw, bar_left + longest + 8, top + (height - figure.height) // 2, colour=INK)
-        top += height
-    bottom.draw(draw, left, top + 4, colour=FAINT)
-    return image
+    bars = [Bar(effect.elements, effect.difference.share, describe_share(effect.difference)) for effect in ranked]
+    return draw_bars(bars, title=title)

@@ -10,29 +10,33 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
+from typing import NamedTuple
 
 from ..architectures.blocks import BASE, TEXT_ENCODER, VAE, Architecture
 from ..architectures.element_groups import Group, Place
 from ..architectures.keys import FULL_KEY_PREFIXES, UNET_PREFIX
 from ..merge.plan import MergePlan, TensorPlan
 from ..recipe.rules import NOT, format_ratio
+from .map_effects import MapEffects
 
 _MOST_RATIOS = 4
 
 
-def draw_map(plan: MergePlan, groups: Sequence[Group]) -> str:
+def draw_map(plan: MergePlan, groups: Sequence[Group], effects: MapEffects | None = None) -> str:
     """Draw a plan as one table for each ratio that its mode has, and list the names for the editor beside them.
 
     Args:
         plan: What is drawn.
         groups: The rows, made from the names of the same tensors.
+        effects: What the cells do to the image, for the other way to paint them.
     """
-    tables = [_draw_table(plan, groups, "alpha")]
+    tables = [_draw_table(_Table(plan, "alpha", effects, {}), groups)]
     if plan.mode.uses_beta:
-        tables.append(_draw_table(plan, groups, "beta"))
+        tables.append(_draw_table(_Table(plan, "beta", None, {}), groups))
     blocks, elements = list_block_words(plan.architecture), list_element_words(groups)
     names = f'data-blocks="{" ".join(blocks)}" data-elements="{escape(" ".join(elements))}"'
-    return "".join([*tables, f'<div class="elemental-names" {names} hidden></div>'])
+    legend = effects.legend if effects else ""
+    return "".join([legend, *tables, f'<div class="elemental-names" {names} hidden></div>'])
 
 
 def list_block_words(architecture: Architecture) -> tuple[str, ...]:
@@ -59,18 +63,27 @@ def list_element_words(groups: Sequence[Group]) -> list[str]:
     return sorted(word for word in words if not word.isdecimal())
 
 
-def _draw_table(plan: MergePlan, groups: Sequence[Group], ratio: str) -> str:
-    blocks = plan.architecture.blocks
-    rules: dict[int, None] = {}
-    rows = "".join(_draw_row(plan, group, blocks, ratio, rules) for group in groups)
+class _Table(NamedTuple):
+    """What one table is drawn from; ``rules`` collects those that its cells name."""
+
+    plan: MergePlan
+    ratio: str
+    effects: MapEffects | None
+    rules: dict[int, None]
+
+
+def _draw_table(table: _Table, groups: Sequence[Group]) -> str:
+    plan, ratio = table.plan, table.ratio
+    rows = "".join(_draw_row(table, group) for group in groups)
     caption = f"<caption>{ratio}</caption>" if plan.mode.uses_beta else ""
     deciding_rules = "".join(
-        f'<i hidden data-rule="{index + 1}">{escape(str(plan.recipe.rules.rules[index]))}</i>' for index in rules
+        f'<i hidden data-rule="{index + 1}">{escape(str(plan.recipe.rules.rules[index]))}</i>' for index in table.rules
     )
     label = f"{ratio} of every element: rows are elements, columns are blocks"
+    effects = table.effects.table_attributes if table.effects else ""
     return (
         f'<table class="elemental-map" data-ratio="{ratio}" data-source="from {ratio}" tabindex="0" role="grid" '
-        f'aria-label="{label}">{caption}<thead>{_draw_head(plan, ratio)}</thead><tbody>{rows}</tbody></table>'
+        f'aria-label="{label}"{effects}>{caption}<thead>{_draw_head(plan, ratio)}</thead><tbody>{rows}</tbody></table>'
         f'<div class="elemental-rules" hidden>{deciding_rules}</div>'
     )
 
@@ -116,11 +129,11 @@ def _key_prefix(block: str) -> str:
     return f"{UNET_PREFIX}{folders[side]}" if side in folders else ""
 
 
-def _draw_row(plan: MergePlan, group: Group, blocks: Sequence[str], ratio: str, rules: dict[int, None]) -> str:
+def _draw_row(table: _Table, group: Group) -> str:
     part = group.places[next(iter(group.places))].part if len(group.places) == 1 else group.label
     cells = "".join(
-        _draw_cell(plan, group, group.places[block], part, ratio, rules) if block in group.places else "<td></td>"
-        for block in blocks
+        _draw_cell(table, group, group.places[block], part) if block in group.places else "<td></td>"
+        for block in table.plan.architecture.blocks
     )
     return (
         f'<tr><th scope="row" data-part="{escape(part)}" data-name="{escape(group.name)}">{escape(group.label)}</th>'
@@ -128,12 +141,12 @@ def _draw_row(plan: MergePlan, group: Group, blocks: Sequence[str], ratio: str, 
     )
 
 
-def _draw_cell(plan: MergePlan, group: Group, place: Place, part: str, ratio: str, rules: dict[int, None]) -> str:
-    tensors = [plan.tensors[index] for index in place.indices]
+def _draw_cell(table: _Table, group: Group, place: Place, part: str) -> str:
+    tensors = [table.plan.tensors[index] for index in place.indices]
     merged = [tensor for tensor in tensors if not tensor.note]
-    ratios = sorted({_ratio(tensor, ratio) for tensor in merged})
-    deciding = sorted({rule for tensor in merged if (rule := _rule(tensor, ratio)) is not None})
-    rules.update(dict.fromkeys(deciding))
+    ratios = sorted({_ratio(tensor, table.ratio) for tensor in merged})
+    deciding = sorted({rule for tensor in merged if (rule := _rule(tensor, table.ratio)) is not None})
+    table.rules.update(dict.fromkeys(deciding))
     marks = dict(_marks(tensors, ratios, deciding))
     if place.part != part:
         marks["data-part"] = escape(place.part)
@@ -143,7 +156,10 @@ def _draw_cell(plan: MergePlan, group: Group, place: Place, part: str, ratio: st
         marks["data-key"] = escape(place.key)
     if len(tensors) != 2:
         marks["data-count"] = str(len(tensors))
-    return f"<td{''.join(f' {name}={_quoted(value)}' for name, value in marks.items())}></td>"
+    style, effect = table.effects.marks(group, place, tensors) if table.effects else ("", "")
+    if style:
+        marks["style"] = ";".join(filter(None, (marks.get("style"), style)))
+    return f"<td{''.join(f' {name}={_quoted(value)}' for name, value in marks.items())}{effect}></td>"
 
 
 def _marks(

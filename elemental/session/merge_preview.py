@@ -27,6 +27,7 @@ from ..merge.planner import Planner, planning_key
 from ..recipe.recipe import MergeRecipe
 from .element_map import draw_map
 from .form import MergeForm, finder
+from .map_effects import MapEffects
 
 _MOST_PLANNERS = 4
 _MOST_WARNINGS = 8
@@ -62,11 +63,15 @@ class Previewer:
     Args:
         checkpoints: Lists the host's checkpoints.
         folder: Gives the host's folder of models.
+
+    Attributes:
+        find_effects: Gives the effects that the map of a plan shows, or None if there are none for it.
     """
 
     def __init__(
         self, checkpoints: Callable[[], Sequence[CheckpointRef]], folder: Callable[[], Path | None] = lambda: None
     ) -> None:
+        self.find_effects: Callable[[MergePlan], MapEffects | None] | None = None
         self._checkpoints = checkpoints
         self._folder = folder
         self._numbers = itertools.count(
@@ -86,7 +91,8 @@ class Previewer:
         except ElementalError as exc:
             return Preview(_draw_error(str(exc), stamps), None)
         self._last = form, plan
-        return Preview(_draw_report(plan, stamps), draw_map(plan, opened.groups), plan.architecture, plan)
+        table = draw_map(plan, opened.groups, self.find_effects(plan) if self.find_effects else None)
+        return Preview(_draw_report(plan, stamps), table, plan.architecture, plan)
 
     def changes_nothing(self, form: MergeForm) -> bool:
         """Tell whether a form that can be planned gives the weights of model A; the plan of the last form is kept."""

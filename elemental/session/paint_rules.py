@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,18 +32,21 @@ class Stroke:
         cells: For each cell the block of its rule and the part of an element's name; the part is empty where the
             whole block is meant.
         ratio: What their tensors get.
+        others: Cells between them that were not chosen, as in ``cells``: no range may reach over them.
     """
 
     columns: tuple[str, ...]
     cells: tuple[tuple[str, str], ...]
     ratio: float
+    others: tuple[tuple[str, str], ...] = ()
 
 
 def read_stroke(text: str) -> Stroke:
     """Read what the page says of a stroke.
 
     Args:
-        text: JSON: ``columns``, a list of block names; ``cells``, a list of pairs of block and part; ``ratio``, a text.
+        text: JSON: ``columns``, a list of block names; ``cells``, a list of pairs of block and part; ``ratio``, a text;
+            ``others``, a list like ``cells``, which may be missing.
 
     Raises:
         RecipeError: It is no such JSON, or the ratio is no finite number.
@@ -51,11 +54,14 @@ def read_stroke(text: str) -> Stroke:
     try:
         data = json.loads(text)
         columns = tuple(_word(column) for column in data["columns"])
-        cells = tuple((_word(block), _word(part)) for block, part in data["cells"])
+        cells, others = (
+            tuple((_word(block), _word(part)) for block, part in listed)
+            for listed in (data["cells"], data.get("others", ()))
+        )
         ratio = _word(data["ratio"])
-    except (ValueError, TypeError, KeyError, RecursionError) as exc:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise RecipeError("The chosen cells cannot be read.") from exc
-    return Stroke(columns, cells, _read_ratio(ratio))
+    return Stroke(columns, cells, _read_ratio(ratio), others)
 
 
 def paint(spec: str, stroke: Stroke) -> str:
@@ -88,20 +94,33 @@ def make_rules(stroke: Stroke) -> list[Rule]:
         ElementalError: A cell has words that no rule may have.
     """
     blocks_of: dict[str, dict[str, None]] = {}
+    kept_of: dict[str, set[str]] = {}
     for block, part in stroke.cells:
         blocks_of.setdefault(part, {})[block] = None
+    for block, part in stroke.others:
+        kept_of.setdefault(part, set()).add(block)
     parts_of: dict[tuple[str, ...], list[str]] = {}
     for part, blocks in blocks_of.items():
-        parts_of.setdefault(_shorten(tuple(blocks), stroke.columns), []).append(part)
+        shortened = _shorten(tuple(blocks), stroke.columns, kept_of.get(part, set()))
+        parts_of.setdefault(shortened, []).append(part)
     return [_make_rule(blocks, parts, stroke.ratio) for blocks, parts in parts_of.items()]
 
 
-def _shorten(blocks: tuple[str, ...], columns: Sequence[str]) -> tuple[str, ...]:
-    """Write a run of blocks as a range; blocks in between were passed over because they have no such element."""
+def _shorten(blocks: tuple[str, ...], columns: Sequence[str], kept: Set[str]) -> tuple[str, ...]:
+    """Write each run of blocks as a range; other blocks in between were passed over because they lack the element."""
     if len(blocks) < _SHORTEST_RANGE or not set(blocks) <= set(columns):
         return blocks
-    ordered = sorted(blocks, key=columns.index)
-    return (f"{ordered[0]}-{ordered[-1]}",)
+    runs: list[list[str]] = [[]]
+    for column in columns:
+        if column in kept:
+            runs.append([])
+        elif column in blocks:
+            runs[-1].append(column)
+    return tuple(name for run in runs for name in _shorten_run(run))
+
+
+def _shorten_run(run: Sequence[str]) -> Sequence[str]:
+    return run if len(run) < _SHORTEST_RANGE else (f"{run[0]}-{run[-1]}",)
 
 
 def _make_rule(blocks: Sequence[str], parts: Sequence[str], ratio: float) -> Rule:

@@ -36,6 +36,19 @@ _TOOLS = """
 completes names (Esc, then Tab leaves it), and Ctrl+Enter runs.</span>
 </div>"""
 
+_EFFECT_TOOLS = """
+<div class="elemental-effect-tools" hidden>
+<fieldset><legend>Paint by</legend>
+<label><input type="radio" name="elemental_paint_by" value="ratio" checked><span>ratio</span></label>
+<label><input type="radio" name="elemental_paint_by" value="effect"><span>effect</span></label></fieldset>
+<label>The first <input id="elemental_first" type="number" min="0" step="1" value="0"></label>
+<input type="range" min="0" max="200" step="1" value="0" aria-label="the first cells by effect">
+<output aria-live="polite"></output>
+<button type="button" data-chosen="rules" title="Add rules with the paint ratio">Make rules of these</button>
+<button type="button" data-chosen="check" title="Fill in the Element check panel">Check these</button>
+</div>"""
+"""Beside the map and not in it, so that nothing of it is lost when the map is drawn anew."""
+
 
 class MergePanel:
     """The components of the panel, and what they do.
@@ -56,6 +69,7 @@ class MergePanel:
         self._draw_buttons()
         self._draw_save(form)
         make("HTML", value=_TOOLS, elem_id="elemental_tools")
+        make("HTML", value=_EFFECT_TOOLS, elem_id="elemental_effect_tools")
         self.table = make("HTML", value="", elem_id="elemental_map")
 
     @property
