@@ -41,6 +41,14 @@ def stroke(*parts: str, columns: tuple[str, ...] = OUT, ratio: float = 0.25) -> 
         ),
         (Stroke(OUT, tuple((block, "op") for block in (OUT[0], OUT[1], OUT[3])), 1.0), ["OUT03-OUT06:op:1"]),
         (Stroke((), (), 1.0), []),
+        (
+            Stroke(OUT, tuple((block, "op") for block in (OUT[0], OUT[1], OUT[3])), 1.0, ((OUT[2], "op"),)),
+            ["OUT03 OUT04 OUT06:op:1"],
+        ),
+        (
+            Stroke((*OUT, "OUT07"), tuple((block, "op") for block in (*OUT[:3], "OUT07")), 1.0, ((OUT[3], "op"),)),
+            ["OUT03-OUT05 OUT07:op:1"],
+        ),
     ],
 )
 def test_parts_in_the_same_blocks_share_a_rule(chosen: Stroke, rules: list[str]) -> None:
@@ -102,10 +110,32 @@ def test_a_range_selects_the_chosen_cells_and_no_others(layout: object) -> None:
             assert selected == {index for place in places for index in place.indices}, (group.name, run)
 
 
+@pytest.mark.parametrize("layout", [SD1_LAYOUT, SD2_LAYOUT, SDXL_LAYOUT])
+def test_rules_of_any_cells_select_these_and_no_others(layout: object) -> None:
+    """Random choices over the whole map, as the first by effect are; the page names what is left of their rows."""
+    shapes = tensor_shapes(layout)  # type: ignore[arg-type]
+    architecture = detect_architecture(shapes, name="x")
+    names = [name_key(key, architecture) for key in shapes]
+    matcher, rng = RuleMatcher(names), random.Random(1)
+    groups = find_groups(names)
+    cells = [(group, place) for group in groups for place in group.places.values()]
+    for count in (1, 3, 10, 30, 100, 200, len(cells)):
+        chosen = rng.sample(cells, count)
+        rows = {group.name for group, _ in chosen}
+        left = [(group, place) for group, place in cells if group.name in rows and (group, place) not in chosen]
+        others = [(place.word, part) for group, place in left for part in (place.part, group.label)]
+        pairs = tuple((place.word, place.part) for _, place in chosen)
+        rules = make_rules(Stroke(architecture.blocks, pairs, 1.0, tuple(others)))
+        selected = {index for rule in rules for index in members(matcher.matching(rule))}
+        assert selected == {index for _, place in chosen for index in place.indices}
+        assert len(rules) <= len(rows)
+
+
 def test_what_the_page_says_is_read() -> None:
     said = {"columns": ["OUT03"], "cells": [["OUT03", "attn2"]], "ratio": "0.30"}
     assert read_stroke(json.dumps(said)) == Stroke(("OUT03",), (("OUT03", "attn2"),), 0.3)
     assert read_stroke(json.dumps({**said, "ratio": ""})).ratio == 1.0
+    assert read_stroke(json.dumps({**said, "others": [["OUT04", "attn2"]]})).others == (("OUT04", "attn2"),)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +148,8 @@ def test_what_the_page_says_is_read() -> None:
         "[" * 100_000,
         '{"columns": [1], "cells": [], "ratio": "1"}',
         '{"columns": [], "cells": [["OUT03"]], "ratio": "1"}',
+        '{"columns": [], "cells": [], "others": [["OUT03", 1]], "ratio": "1"}',
+        '{"columns": [], "cells": [], "others": null, "ratio": "1"}',
         '{"columns": [], "cells": [["OUT03", null]], "ratio": "1"}',
         '{"columns": [], "cells": [], "ratio": 1}',
         '{"columns": [], "cells": [], "ratio": "1e999"}',

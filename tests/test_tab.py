@@ -16,6 +16,7 @@ from elemental.session.session import session_of
 from elemental.workflows import read_recipe
 
 from .browser import Page, browser
+from .map_effects import demo_effects
 from .serving import Site, served
 
 pytest.importorskip("gradio")
@@ -209,6 +210,83 @@ def test_cells_write_rules(tab: Page) -> None:
     tab.report("1 rule sets")
     cells.nth(18).click()
     tab.wait(lambda: tab.read("spec") == "OUT04:attn2.to_k:0.3  # mine\nOUT04:attn2.to_k:1", "a rule below the comment")
+
+
+def test_the_map_is_painted_by_effect_and_its_first_cells_are_used(tab: Page, site: Site) -> None:
+    tools = tab.page.locator(".elemental-effect-tools")
+    assert not tools.is_visible()
+    effects = demo_effects()
+    previewer = session_of(site.host).previewer
+    previewer.find_effects = lambda plan: effects if plan is not None else None
+    try:
+        tab.write("spec", "OUT11::1")
+        tools.wait_for()
+        _look_at_effects(tab)
+        _choose_the_first(tab, len(effects.cells))
+        _use_the_first(tab)
+    finally:
+        previewer.find_effects = None
+    tab.write("spec", "")
+    tools.wait_for(state="hidden")
+
+
+def _look_at_effects(tab: Page) -> None:
+    largest = tab.page.locator(".elemental-map td[data-rank='1']")
+    background = "cell => getComputedStyle(cell).backgroundImage + getComputedStyle(cell).backgroundPosition"
+    assert "22, 6, 79" in largest.evaluate(background)
+    assert tab.page.locator(".elemental-legend").is_visible()
+    largest.hover()
+    tip = tab.page.locator("#elemental_tooltip")
+    count = tab.page.locator(".elemental-map td[data-rank]").count()
+    assert f"estimate 20 of 255, rank 1 of {count}, 10 % of the change\nalpha" in tip.inner_text()
+    tab.screenshot("effect-map")
+    tab.page.locator(".elemental-effect-tools fieldset span").first.click()
+    assert "linear-gradient(135deg" in largest.evaluate(background)
+    assert not tab.page.locator(".elemental-legend").is_visible()
+    tab.write("spec", "OUT10::1")  # the map is drawn anew, and stays as it was chosen
+    tab.page.locator(".elemental-map td.ruled").first.wait_for()
+    tab.report("1 rule sets")
+    tab.page.wait_for_timeout(200)
+    assert "linear-gradient(135deg" in largest.evaluate(background)
+    tab.page.locator(".elemental-effect-tools fieldset span").last.click()
+    assert "22, 6, 79" in largest.evaluate(background)
+
+
+def _choose_the_first(tab: Page, count: int) -> None:
+    said, first = tab.page.locator(".elemental-effect-tools output"), tab.page.locator(".elemental-map td.first")
+    slider = tab.page.locator(".elemental-effect-tools [type=range]")
+    buttons = tab.page.locator(".elemental-effect-tools button")
+    assert said.inner_text() == f"of {count}"
+    assert buttons.first.is_disabled()
+    slider.fill("200")
+    assert (tab.page.locator("#elemental_first").input_value(), first.count()) == (str(count), count)
+    assert "100 % of the change" in said.inner_text()
+    slider.fill("1")
+    assert (tab.page.locator("#elemental_first").input_value(), first.count()) == ("1", 1)
+    tab.page.locator("#elemental_first").fill("2")
+    assert said.inner_text() == f"of {count}: 2 tensors, 19 % of the change"
+    assert 1 < int(slider.input_value()) < 40
+    tab.write("spec", "OUT09::1")
+    tab.page.wait_for_timeout(800)
+    assert first.count() == 2  # on the map that was drawn anew
+    tab.page.locator("#elemental_first").fill("9999")
+    assert first.count() == count
+
+
+def _use_the_first(tab: Page) -> None:
+    tab.page.locator("#elemental_brush").fill("0.75")
+    tab.page.locator("#elemental_first").fill("3")
+    tab.write("spec", "")
+    tab.page.locator("[data-chosen=rules]").click()
+    tab.wait(lambda: tab.read("spec") == "OUT05 OUT07:attn2.to_k:0.75\nTE::0.75", "the rules")
+    tab.report("2 rules set")
+    tab.page.locator("[data-chosen=check]").click()
+    elements = tab.page.locator("#elemental_elements textarea")
+    elements.wait_for()
+    tab.wait(lambda: elements.input_value() == "OUT05:attn2.to_k\nOUT07:attn2.to_k\nTE", "the elements to check")
+    tab.press("estimate_check")
+    tab.wait(lambda: "4 images" in tab.text("check_answer"), "the estimate, of the server's own field")
+    tab.panel("Merge")
 
 
 def test_an_edit_that_is_newer_than_the_answer_is_kept(tab: Page) -> None:
