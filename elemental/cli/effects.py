@@ -183,7 +183,7 @@ def _table(ranking: EffectRanking, recipe: MergeRecipe) -> Iterator[str]:
     shown, columns = ranking.shown[:_ROWS], ["effect", "share", "together"]
     together = ranking.shares_together(shown)
     what = "tensors" if ranking.is_confirmed else "groups of elements"
-    yield f"{title_of(recipe)}: the first {len(shown)} of {len(ranking.shown)} {what}."
+    yield f"{title_of(recipe)}: the first {len(shown)} of {len(ranking.shown):,} {what}."
     yield ""
     if ranking.is_confirmed:
         columns.insert(0, "true")
