@@ -93,7 +93,7 @@ def test_more_passes_and_true_figures(again: Path, capsys: pytest.CaptureFixture
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "4 images and 3 backward passes at most."
     assert lines[1].startswith("What more of b changes: the first 20 of 1,")
-    assert lines[3].split() == ["true", "effect", "share", "together", "elements"]
+    assert lines[4].split() == ["true", "effect", "share", "together", "elements"]
     assert lines[-8:-1] == [str(again / name) for name in RESULTS]
     assert lines[-1].startswith("3 backward passes (2 of them were there) and 3 new images in ")
     assert passes_in(again) == [4]
@@ -194,6 +194,19 @@ def test_a_host_that_cannot_differentiate(
     monkeypatch.setattr(StandaloneHost, "differentiator", lambda _: None)
     assert main(["effects", *FIRST, "-o", str(tmp_path)]) == FAILED
     assert "This host cannot differentiate images" in capsys.readouterr().err
+
+
+def test_whole_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["effects", *FIRST, "--passes", "1", "--whole-image", "-o", str(tmp_path), "--json"]) == DONE
+    told = json.loads(capsys.readouterr().out)
+    assert (told["method"], told["passes"]) == ("whole", 1)
+    assert told["tensors"][0]["effect"] > 0
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["effects", *FIRST, "-o", str(tmp_path / "file" / "x")]) == FAILED
+    assert "Cannot make the folder" in capsys.readouterr().err
 
 
 def test_equal_models_have_no_effects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

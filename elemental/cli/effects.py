@@ -19,6 +19,7 @@ from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options
 from .standalone_host import make_host, require_packages
 
 if TYPE_CHECKING:
+    from ..hosts.base import Host
     from ..images.image_request import ImageRequest
     from ..merge.plan import MergePlan
     from ..runs.effect_estimate import EffectOrder, Effects
@@ -98,15 +99,21 @@ def run_effects(options: EffectOptions, interrupts: Interrupts) -> None:
         Stopped: The user asked for it; what is done is kept.
     """
     require_packages()
+    from ..images.files import make_folder
+    from ..images.image_request import with_known_sampler
     from ..runs.effect_results import effects_to_dict, write_effects
 
     started = time.perf_counter()
     order = _order(options)
     plan = _plan(order.recipe, options)
+    host = make_host(options.images.device)
+    for request in order.requests:
+        with_known_sampler(request, host.samplers())
+    make_folder(options.output)
     if not options.json:
         print_lines([_describe_work(options, order)])
     with ProgressBar() as bar:
-        effects, ranking, generated = _estimate(options, order, plan, bar, interrupts)
+        effects, ranking, generated = _estimate(host, order, plan, options=options, bar=bar, interrupts=interrupts)
     files = write_effects(options.output, effects, ranking, plan.architecture)
     if options.json:
         print_json(effects_to_dict(effects, ranking))
@@ -157,14 +164,14 @@ def _describe_work(options: EffectOptions, order: EffectOrder) -> str:
 
 
 def _estimate(
-    options: EffectOptions, order: EffectOrder, plan: MergePlan, bar: ProgressBar, interrupts: Interrupts
+    host: Host, order: EffectOrder, plan: MergePlan, *, options: EffectOptions, bar: ProgressBar, interrupts: Interrupts
 ) -> tuple[Effects, EffectRanking, int]:
     """Estimate and confirm; gives the ranking and the number of images, too."""
     from ..runs.effect_confirmation import confirm_effects
     from ..runs.effect_estimate import estimate_effects
     from ..runs.effect_ranking import rank_effects
 
-    host, watcher, locator = make_host(options.images.device), effect_watcher(bar, interrupts), options.recipe.locator
+    watcher, locator = effect_watcher(bar, interrupts), options.recipe.locator
     effects = estimate_effects(host, order, folder=options.output, watcher=watcher, locator=locator)
     ranking = rank_effects(effects.samples, [tensor.name for tensor in plan.tensors])
     by_key = {tensor.name.key: tensor for tensor in plan.tensors}
@@ -183,20 +190,22 @@ def _table(ranking: EffectRanking, recipe: MergeRecipe) -> Iterator[str]:
     shown, columns = ranking.shown[:_ROWS], ["effect", "share", "together"]
     together = ranking.shares_together(shown)
     what = "tensors" if ranking.is_confirmed else "groups of elements"
+    figures = "in real images, and estimated" if ranking.is_confirmed else "estimated"
     yield f"{title_of(recipe)}: the first {len(shown)} of {len(ranking.shown):,} {what}."
+    yield f"Mean change of channel values, of 255, with alpha larger by 1: {figures}."
     yield ""
     if ranking.is_confirmed:
         columns.insert(0, "true")
     yield _row("", columns, "elements")
     for rank, (effect, share) in enumerate(zip(shown, together, strict=True), 1):
-        figures = [format_effect(effect.effect), format_share(effect.share), format_share(share)]
+        cells = [format_effect(effect.effect), format_share(effect.share), format_share(share)]
         if ranking.is_confirmed:
-            figures.insert(0, "" if effect.confirmed is None else format_effect(effect.confirmed))
-        yield _row(str(rank), figures, effect.ranked().name)
+            cells.insert(0, "" if effect.confirmed is None else format_effect(effect.confirmed))
+        yield _row(str(rank), cells, effect.ranked().name)
 
 
-def _row(rank: str, figures: Sequence[str], name: str) -> str:
-    return f"{rank:>3}  {'  '.join(f'{figure:>8}' for figure in figures)}  {name}"
+def _row(rank: str, cells: Sequence[str], name: str) -> str:
+    return f"{rank:>3}  {'  '.join(f'{cell:>8}' for cell in cells)}  {name}"
 
 
 def _describe_time(effects: Effects, generated: int, seconds: float) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..architectures.keys import is_vae_key
-from ..errors import CheckpointError, HostError, ImageError, MergeError, RecipeError, Stopped
+from ..errors import CheckpointError, HostError, MergeError, RecipeError, Stopped
 from ..hosts.base import CheckpointRef, Host
 from ..images.diff import mean_difference
-from ..images.files import write_whole
+from ..images.files import make_folder, write_whole
 from ..images.image_request import ImageRequest, with_known_sampler
 from ..merge.files.metadata import LABEL_FIELD, name_recipe
 from ..merge.files.model_file import read_signature
@@ -236,10 +236,7 @@ class _Keeper:
 
         if self.file is None or not samples.passes:
             return
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise ImageError(f"Cannot make the folder {self.file.parent}: {exc.strerror or exc}.") from exc
+        make_folder(self.file.parent)
         write_whole(self.file, encode_samples(samples, self._origin), replace=True)
 
 

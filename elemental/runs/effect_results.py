@@ -11,10 +11,9 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from ..architectures.blocks import Architecture
-from ..errors import ImageError
 from ..images.effect_chart import draw_effect_chart, format_effects
 from ..images.effect_map_drawing import draw_effect_map
-from ..images.files import write_png, write_whole
+from ..images.files import make_folder, write_png, write_whole
 from ..images.image_request import GeneratedImage
 from ..images.infotext import format_infotext
 from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe, recipe_to_share, without_folders
@@ -124,7 +123,7 @@ def write_effects(folder: Path, effects: Effects, ranking: EffectRanking, archit
     Raises:
         ImageError: A file cannot be written.
     """
-    _make_folder(folder)
+    make_folder(folder)
     writer = _find_names(folder, effects)
     figures = writer.write(_JSON, _encode(effects, ranking, samples=writer.samples))  # first: it says whose files
     tables = {"tensors": ranking.tensors, "groups": ranking.groups, "blocks": ranking.blocks}
@@ -175,7 +174,7 @@ class _Writer:
     def write_images(self, effects: Effects) -> Path:
         """Write the image of each request, and give their folder."""
         folder = self.files.path(_IMAGES)
-        _make_folder(folder)
+        make_folder(folder)
         recipe = effects.order.recipe
         for index, (request, image) in enumerate(zip(effects.order.requests, effects.images, strict=True)):
             infotext = format_infotext(request, seed=request.seed, model={LABEL_FIELD: name_recipe(recipe)})
@@ -209,10 +208,3 @@ def _samples_of(path: Path) -> str:
     with suppress(OSError, ValueError, LookupError, TypeError):
         return str(json.loads(read_text(path))["samples"])
     return ""
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ImageError(f"Cannot make the folder {folder}: {exc.strerror or exc}.") from exc
