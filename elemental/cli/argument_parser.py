@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from .check import CHECK
 from .command import Command, Interrupts, join_negative_numbers
 from .demo import DEMO
+from .effects import EFFECTS
 from .generate import GENERATE
 from .inspect import INSPECT
 from .merge import MERGE
@@ -37,6 +38,7 @@ COMMANDS: Mapping[str, Command[Any]] = {
     "generate": GENERATE,
     "plot": PLOT,
     "check": CHECK,
+    "effects": EFFECTS,
     "ui": UI,
     "demo": DEMO,
 }

@@ -6,7 +6,6 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ImageError
 from ..merge.files.model_locator import model_source
 from ..merge.progress import Controls
 from ..recipe.recipe import MergeRecipe, ModelSource
@@ -46,15 +45,15 @@ def run_generate(options: GenerateOptions, interrupts: Interrupts) -> None:
     """
     model = _model(options.recipe)
     require_packages()
-    from ..images.files import free_names, write_png
+    from ..images.files import free_names, make_folder, write_png
 
     request = options.images.request()
-    folder = _make_folder(options.output)
+    make_folder(options.output)
     with ProgressBar() as bar:
         host = make_host(options.images.device, report=StepReport(bar))
         controls = Controls(should_stop=lambda: bool(interrupts))
         images = make_images(host, request, model, locator=options.recipe.locator, controls=controls)
-    for path, image in zip(free_names(folder, [image.seed for image in images]), images, strict=True):
+    for path, image in zip(free_names(options.output, [image.seed for image in images]), images, strict=True):
         write_png(path, image)
         print_lines([str(path)])
 
@@ -75,14 +74,6 @@ def _refuse_merge_options(options: RecipeOptions) -> None:
     unused = [f"--{name.replace('_', '-')}" for name in _OF_MERGES_ONLY if getattr(options, name) is not None]
     if unused:
         raise UsageError(f"{', '.join(unused)}: one model alone is not merged; name two, or three")
-
-
-def _make_folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ImageError(f"Cannot make the folder {folder}: {exc.strerror or exc}.") from exc
-    return folder
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:

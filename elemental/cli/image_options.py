@@ -59,18 +59,20 @@ class ImageOptions:
         return replace(base or ImageRequest(""), **said)
 
 
-def add_image_options(command: argparse.ArgumentParser, *, batch: bool = True) -> None:
+def add_image_options(command: argparse.ArgumentParser, *, batch: bool = True, several: bool = False) -> None:
     """Declare the options of images.
 
     Args:
         command: The command that takes them.
         batch: Whether it can make several images at once.
+        several: Whether prompts and seeds can be given several times; they are lists then.
     """
     group = command.add_argument_group("images")
-    group.add_argument("--prompt", metavar="TEXT", help="prompt")
+    action, again = ("append", "; may be repeated") if several else ("store", "")
+    group.add_argument("--prompt", action=action, metavar="TEXT", help=f"prompt{again}")
     group.add_argument("--negative", metavar="TEXT", help="negative prompt")
-    more = " of the first image; each further image adds 1" if batch else ""
-    group.add_argument("--seed", type=read_integer, metavar="N", help=f"seed{more} (default: 0)")
+    more = " of the first image; each further image adds 1" if batch else again
+    group.add_argument("--seed", action=action, type=read_integer, metavar="N", help=f"seed{more} (default: 0)")
     group.add_argument("--steps", type=read_integer, metavar="N", help="sampling steps (default: 20)")
     group.add_argument("--sampler", metavar="NAME", help=_SAMPLERS)
     group.add_argument("--cfg", type=read_number, metavar="X", help="CFG scale (default: 7)")

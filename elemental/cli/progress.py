@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..merge.progress import Controls
 from .command import Interrupts
+from .output import printable
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from ..runs.cells import Cell
+    from ..runs.effect_estimate import EffectWatcher
     from ..runs.runner import Progress, RunWatcher
 
 _CELLS = "{desc}{n_fmt}/{total_fmt} |{bar}|{postfix}"
+_PARTS = "{desc}{n_fmt}/{total_fmt} |{bar}| {elapsed}"
 
 
 class ProgressBar:
@@ -57,6 +60,15 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
 
+    def show(self, done: int, total: int, text: str) -> None:
+        """Draw how much is done, of how much, and what is done next; the whole may change."""
+        self.begin(total, bar_format=_PARTS)
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.set_description(text, refresh=False)
+            self._bar.n = done
+            self._bar.refresh()
+
     def close(self) -> None:
         """Take it away."""
         if self._bar is not None:
@@ -86,6 +98,23 @@ class StepReport:
         self._bar.move_to(done)
         if done >= total:
             self._bar.close()
+
+
+def effect_watcher(bar: ProgressBar, interrupts: Interrupts) -> EffectWatcher:
+    """Show passes and images done, print notes on stderr, and stop after an interrupt.
+
+    Args:
+        bar: What progress is shown on.
+        interrupts: Signals that asked to stop.
+    """
+    from ..runs.effect_estimate import EffectWatcher
+
+    def print_note(text: str) -> None:
+        bar.close()
+        print(printable(f"note: {text}"), file=sys.stderr)
+
+    controls = Controls(should_stop=lambda: bool(interrupts))
+    return EffectWatcher(on_progress=bar.show, on_note=print_note, controls=controls)
 
 
 def run_watcher(bar: ProgressBar, interrupts: Interrupts) -> RunWatcher:

@@ -38,14 +38,19 @@ class RankedEffect(NamedTuple):
         return f"{self.block}:{self.element}" if self.element else self.block
 
 
-def rank_by_estimate(effects: Sequence[RankedEffect]) -> list[RankedEffect]:
-    """Sort effects by their estimates, largest first; equal ones stay in order."""
-    return sorted(effects, key=lambda effect: -effect.effect)
+def order_effects(effects: Sequence[RankedEffect]) -> list[RankedEffect]:
+    """Sort effects as :func:`order_key` says; equal ones stay in order."""
+    return sorted(effects, key=lambda effect: order_key(effect.effect, effect.confirmed))
+
+
+def order_key(effect: float, confirmed: float | None) -> tuple[bool, float]:
+    """Give what effects are sorted by: those that images confirmed by true figure, then the rest by their estimates."""
+    return confirmed is None, -(effect if confirmed is None else confirmed)
 
 
 def format_effects(effects: Sequence[RankedEffect]) -> bytes:
-    """Write effects as CSV with a header row, largest estimate first; UTF-8 with a byte order mark, for Excel."""
-    return format_table(CSV_COLUMNS, (_row(rank, effect) for rank, effect in enumerate(rank_by_estimate(effects), 1)))
+    """Write effects as CSV with a header row, sorted by :func:`order_effects`; UTF-8 with a mark, for Excel."""
+    return format_table(CSV_COLUMNS, (_row(rank, effect) for rank, effect in enumerate(order_effects(effects), 1)))
 
 
 def _row(rank: int, effect: RankedEffect) -> tuple[object, ...]:
@@ -54,7 +59,7 @@ def _row(rank: int, effect: RankedEffect) -> tuple[object, ...]:
 
 
 def draw_effect_chart(effects: Sequence[RankedEffect], *, title: str) -> Image.Image:
-    """Draw the 200 largest estimates as bars, the largest on top, with a mark where an image tells the true effect.
+    """Draw the first 200 effects as bars, the largest on top, with a mark where an image tells the true effect.
 
     Args:
         effects: In any order.
@@ -63,9 +68,8 @@ def draw_effect_chart(effects: Sequence[RankedEffect], *, title: str) -> Image.I
     Returns:
         An RGB image, 1000 pixels wide.
     """
-    bars = [
-        Bar(effect.name, effect.effect, _describe(effect), effect.confirmed) for effect in rank_by_estimate(effects)
-    ]
+    ordered = order_effects(effects)
+    bars = [Bar(effect.name, effect.effect, _describe(effect), effect.confirmed) for effect in ordered]
     return draw_bars(bars, title=f"{title}\n{UNIT}; share of the whole change", meaning=("estimate", "in a real image"))
 
 

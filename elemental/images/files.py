@@ -106,6 +106,18 @@ def write_whole(path: Path, data: bytes, *, replace: bool = False) -> None:
         raise ImageError(f"Cannot write {path}: {exc.strerror or exc}.") from exc
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for images, and those that it is in, unless it exists.
+
+    Raises:
+        ImageError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ImageError(f"Cannot make the folder {folder}: {exc.strerror or exc}.") from exc
+
+
 def read_image(path: Path) -> Image.Image:
     """Read an image as RGB.
 

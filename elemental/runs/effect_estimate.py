@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..architectures.keys import is_vae_key
-from ..errors import CheckpointError, ElementalError, HostError, ImageError, Stopped
+from ..errors import CheckpointError, HostError, MergeError, RecipeError, Stopped
 from ..hosts.base import CheckpointRef, Host
 from ..images.diff import mean_difference
-from ..images.files import write_whole
+from ..images.files import make_folder, write_whole
 from ..images.image_request import ImageRequest, with_known_sampler
 from ..merge.files.metadata import LABEL_FIELD, name_recipe
 from ..merge.files.model_file import read_signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.files.open_models import OpenModels
 from ..merge.progress import Controls
+from ..recipe.modes import MergeMode
 from ..recipe.ratio_changes import with_more_alpha
 from ..recipe.recipe import MergeRecipe
 from ..workflows import live_merge
@@ -115,6 +116,18 @@ class Effects:
     generated: int
 
 
+def refuse_same_file(recipe: MergeRecipe, locator: ModelLocator = AS_RECORDED) -> None:
+    """Refuse a recipe in which more of alpha changes nothing, since both models that it moves between are one file.
+
+    Raises:
+        CheckpointError: A model is missing.
+        RecipeError: They are one.
+    """
+    name, other = ("C", recipe.model_c) if recipe.mode is MergeMode.ADD_DIFFERENCE else ("A", recipe.model_a)
+    if other is not None and locator.locate(other).samefile(locator.locate(recipe.model_b)):
+        raise RecipeError(f"Model B is the same file as model {name}: more of it changes nothing.")
+
+
 def schedule(requests: int, passes: int, method: Method) -> list[Pass]:
     """List the passes of an estimate; the first ones are the same whatever comes after.
 
@@ -154,12 +167,13 @@ def estimate_effects(
 
     Raises:
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
-        MergeError: The models do not fit together, or cannot be merged into the live model.
-        RecipeError: Block weights are for another architecture.
+        MergeError: The models do not fit together, or cannot be merged into the live model; or no tensor has an effect.
+        RecipeError: Block weights are for another architecture, or the models are one file.
         HostError: The host cannot differentiate its images, or fails.
         ImageError: The samples cannot be written.
         Stopped: The user asked for it.
     """
+    refuse_same_file(order.recipe, locator)
     path = locator.locate(order.recipe.model_a)
     live = host.open_model(CheckpointRef(path.stem, path))
     differentiator = host.differentiator()
@@ -174,12 +188,15 @@ def estimate_effects(
         keeper = _Keeper(folder, order.origin(locator), estimate.keys)
         try:
             estimate.run(keeper.samples)
-        except Stopped as exc:
-            raise Stopped(keeper.keep(estimate.samples)) from exc
-        except (ElementalError, KeyboardInterrupt):
+        except (Stopped, KeyboardInterrupt) as exc:
+            keeper.keep(estimate.samples)
+            raise _stopped(estimate.samples, keeper.file) from exc
+        except Exception:  # torch, hit by an interrupt, raises errors of other types
             keeper.keep(estimate.samples)
             raise
         keeper.keep(estimate.samples)
+        if not estimate.samples.numbers.any():
+            raise MergeError("No tensor has an effect on these images: where it counts, the models are equal.")
         made = len(estimate.samples.passes) - len(keeper.samples.passes)
         return Effects(order, estimate.samples, estimate.images, keeper.file, made, estimate.generated)
 
@@ -209,8 +226,8 @@ class _Keeper:
                 found, _ = read_samples(self.file)
                 self.samples = found if found.keys == self.samples.keys else self.samples
 
-    def keep(self, samples: Samples) -> str:
-        """Write samples, and say what is kept.
+    def keep(self, samples: Samples) -> None:
+        """Write samples.
 
         Raises:
             ImageError: They cannot be written.
@@ -218,13 +235,16 @@ class _Keeper:
         from ..effects.samples_file import encode_samples
 
         if self.file is None or not samples.passes:
-            return ""
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise ImageError(f"Cannot make the folder {self.file.parent}: {exc.strerror or exc}.") from exc
+            return
+        make_folder(self.file.parent)
         write_whole(self.file, encode_samples(samples, self._origin), replace=True)
-        return f"Stopped; {len(samples.passes)} passes are kept, and the same order goes on from there."
+
+
+def _stopped(samples: Samples, file: Path | None) -> Stopped:
+    """Say what is kept after a stop."""
+    if file is None or not samples.passes:
+        return Stopped()
+    return Stopped(f"Stopped; passes that are kept: {len(samples.passes)}. Start again to go on from there.")
 
 
 class _Estimate:

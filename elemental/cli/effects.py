@@ -1,0 +1,272 @@
+"""``elemental effects``: estimates how much each element changes images, and confirms the first by real images."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..recipe.recipe import MergeRecipe
+from ..workflows import doubts_of, identify_models, name_where_found, plan_merge
+from .command import Command, Interrupts, UsageError, read_as, read_integer
+from .image_options import ImageOptions, add_image_options
+from .output import count_of, print_json, print_lines, print_warnings
+from .progress import ProgressBar, effect_watcher
+from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
+from .standalone_host import make_host, require_packages
+
+if TYPE_CHECKING:
+    from ..hosts.base import Host
+    from ..images.image_request import ImageRequest
+    from ..merge.plan import MergePlan
+    from ..runs.effect_estimate import EffectOrder, Effects
+    from ..runs.effect_ranking import EffectRanking
+
+_PASSES, _MOST_PASSES = 16, 10_000
+_ROWS = 20
+
+_NOTES = """\
+An effect says how much an element alone changes the images if its alpha is
+larger by 1, on top of the recipe: the mean change of channel values, of 255. It
+is estimated from gradients, so all elements together cost about as much as ten
+images. With --alpha 0 the recipe is model A, and the effects are what more of B
+does to A; with another alpha or rules, what more of B does to that merge.
+A share is the effect beside that of everything at once; effects of several
+elements do not just add up: they overlap, and some cancel each other.
+
+Each prompt is used with each seed: two prompts and three seeds are six images,
+which count the same. The ranking is worth more with two or three of them.
+
+Results go to DIR: effect-map.png, effect-chart.png, effects.csv (tensors),
+effect-groups.csv, effect-blocks.csv, effects.json and effect-images/. The
+passes are kept there, too: the same command with more --passes adds to them,
+with --confirm it uses them, and after a stop it goes on. Results of other
+models, recipes, prompts or seeds in the same DIR get numbered names.
+
+The order of the very largest is the least certain, since ratio 1 is no small
+change; --confirm makes their images, and ranks them by what these show.
+
+"""
+
+
+@dataclass(frozen=True)
+class EffectOptions:
+    """What to estimate.
+
+    Attributes:
+        recipe: The merge on top of which the effects are estimated.
+        images: What the images have in common.
+        prompts: Their prompts.
+        seeds: Their seeds; each prompt is used with each of them.
+        passes: Backward passes in all; None for as many as are usual.
+        whole_image: Whether to differentiate whole images instead of single U-Net steps.
+        confirm: How many tensors to confirm by real images.
+        yes: Whether to make more images than a user usually means.
+        output: The folder for the results.
+        json: Whether to print JSON.
+    """
+
+    recipe: RecipeOptions
+    images: ImageOptions
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    passes: int | None
+    whole_image: bool
+    confirm: int
+    yes: bool
+    output: Path
+    json: bool
+
+    def requests(self) -> tuple[ImageRequest, ...]:
+        """Make the requests that the options ask for.
+
+        Raises:
+            ImageError: A number is out of its range.
+        """
+        common = self.images.request()
+        return tuple(replace(common, prompt=prompt, seed=seed) for prompt in self.prompts for seed in self.seeds)
+
+
+def run_effects(options: EffectOptions, interrupts: Interrupts) -> None:
+    """Estimate effects, confirm the first, and write and print what was found.
+
+    Raises:
+        UsageError: The options do not go together.
+        ElementalError: Something cannot be read or does not fit, or the images cannot be made or differentiated.
+        Stopped: The user asked for it; what is done is kept.
+    """
+    require_packages()
+    from ..images.files import make_folder
+    from ..images.image_request import with_known_sampler
+    from ..runs.effect_results import effects_to_dict, write_effects
+
+    started = time.perf_counter()
+    order = _order(options)
+    plan = _plan(order.recipe, options)
+    host = make_host(options.images.device)
+    for request in order.requests:
+        with_known_sampler(request, host.samplers())
+    make_folder(options.output)
+    if not options.json:
+        print_lines([_describe_work(options, order)])
+    with ProgressBar() as bar:
+        effects, ranking, generated = _estimate(host, order, plan, options=options, bar=bar, interrupts=interrupts)
+    files = write_effects(options.output, effects, ranking, plan.architecture)
+    if options.json:
+        print_json(effects_to_dict(effects, ranking))
+    else:
+        print_lines([*_table(ranking, order.recipe), "", *map(str, files)])
+        print_lines([_describe_time(effects, generated, time.perf_counter() - started)])
+
+
+def _order(options: EffectOptions) -> EffectOrder:
+    """Read what to estimate, and refuse what cannot have been meant."""
+    from ..runs.effect_estimate import EffectOrder, Method
+    from ..runs.estimate import MOST_CELLS, refuse_many
+
+    requests = options.requests()
+    passes = max(_PASSES, len(requests)) if options.passes is None else options.passes
+    if passes < len(requests):
+        raise UsageError(f"--passes {passes}: {len(requests)} images need {len(requests)} passes or more")
+    refuse_many(_count_images(options), None if options.yes else MOST_CELLS)
+    recipe, remarks = make_recipe(options.recipe)
+    found = name_where_found(identify_models(recipe, locator=options.recipe.locator), options.recipe.locator)
+    print_warnings([*remarks, *doubts_of(recipe, found)], strict=options.recipe.strict)
+    return EffectOrder(found, requests, passes, Method.WHOLE if options.whole_image else Method.STEPS)
+
+
+def _plan(recipe: MergeRecipe, options: EffectOptions) -> MergePlan:
+    """Plan the recipe and print warnings; that it is model A is what most want here."""
+    from ..merge.plan import ONLY_MODEL_A
+    from ..runs.effect_estimate import refuse_same_file
+
+    refuse_same_file(recipe, options.recipe.locator)
+    plan = plan_merge(recipe, locator=options.recipe.locator)
+    texts = [warning.message for warning in plan.warnings if warning not in ONLY_MODEL_A]
+    print_warnings(texts, strict=options.recipe.strict)
+    return plan
+
+
+def _count_images(options: EffectOptions) -> int:
+    """Count the images that are made at most: of each request one, one to measure by, and those that confirm."""
+    return len(options.prompts) * len(options.seeds) * (2 + options.confirm)
+
+
+def _describe_work(options: EffectOptions, order: EffectOrder) -> str:
+    work = f"{count_of(_count_images(options), 'image')} and {order.passes:,} backward passes at most."
+    if len(order.requests) == 1:
+        return work
+    pairs = f"{count_of(len(options.prompts), 'prompt')} with {count_of(len(options.seeds), 'seed')}"
+    return f"{pairs}{' each' if len(options.prompts) > 1 else ''}: {work}"
+
+
+def _estimate(
+    host: Host, order: EffectOrder, plan: MergePlan, *, options: EffectOptions, bar: ProgressBar, interrupts: Interrupts
+) -> tuple[Effects, EffectRanking, int]:
+    """Estimate and confirm; gives the ranking and the number of images, too."""
+    from ..runs.effect_confirmation import confirm_effects
+    from ..runs.effect_estimate import estimate_effects
+    from ..runs.effect_ranking import rank_effects
+
+    watcher, locator = effect_watcher(bar, interrupts), options.recipe.locator
+    effects = estimate_effects(host, order, folder=options.output, watcher=watcher, locator=locator)
+    ranking = rank_effects(effects.samples, [tensor.name for tensor in plan.tensors])
+    by_key = {tensor.name.key: tensor for tensor in plan.tensors}
+    first = [by_key[effect.name] for effect in ranking.tensors[: options.confirm] if effect.effect]
+    if not first:
+        return effects, ranking, effects.generated
+    confirmed = confirm_effects(host, effects, first, folder=options.output, watcher=watcher, locator=locator)
+    return effects, ranking.with_confirmed(confirmed.figures), effects.generated + confirmed.generated
+
+
+def _table(ranking: EffectRanking, recipe: MergeRecipe) -> Iterator[str]:
+    """Show the first of the ranking: groups of elements, or tensors if images confirmed some."""
+    from ..images.effect_scale import format_effect, format_share
+    from ..runs.effect_results import title_of
+
+    shown, columns = ranking.shown[:_ROWS], ["effect", "share", "together"]
+    together = ranking.shares_together(shown)
+    what = "tensors" if ranking.is_confirmed else "groups of elements"
+    figures = "in real images, and estimated" if ranking.is_confirmed else "estimated"
+    yield f"{title_of(recipe)}: the first {len(shown)} of {len(ranking.shown):,} {what}."
+    yield f"Mean change of channel values, of 255, with alpha larger by 1: {figures}."
+    yield ""
+    if ranking.is_confirmed:
+        columns.insert(0, "true")
+    yield _row("", columns, "elements")
+    for rank, (effect, share) in enumerate(zip(shown, together, strict=True), 1):
+        cells = [format_effect(effect.effect), format_share(effect.share), format_share(share)]
+        if ranking.is_confirmed:
+            cells.insert(0, "" if effect.confirmed is None else format_effect(effect.confirmed))
+        yield _row(str(rank), cells, effect.ranked().name)
+
+
+def _row(rank: str, cells: Sequence[str], name: str) -> str:
+    return f"{rank:>3}  {'  '.join(f'{cell:>8}' for cell in cells)}  {name}"
+
+
+def _describe_time(effects: Effects, generated: int, seconds: float) -> str:
+    from ..runs.effect_results import count_passes
+
+    total = count_passes(effects.samples)
+    found = total - count_passes(effects.samples, skipped=len(effects.samples.passes) - effects.made)
+    there = f" ({found:,} of them were there)" if found else ""
+    return f"{total:,} backward passes{there} and {count_of(generated, 'new image')} in {seconds:.1f} s."
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
+    add_recipe_options(command)
+    add_image_options(command, batch=False, several=True)
+    group = command.add_argument_group("estimate")
+    group.add_argument(
+        "--passes",
+        type=read_integer,
+        metavar="N",
+        help=f"backward passes, shared by all images (default: {_PASSES}, or one per image if these are more)",
+    )
+    group.add_argument(
+        "--whole-image",
+        action="store_true",
+        help="differentiate whole images: more exact, about ten times as slow; "
+        "by default single U-Net steps, which need less memory",
+    )
+    group.add_argument(
+        "--confirm",
+        type=read_integer,
+        default=0,
+        metavar="N",
+        help="make real images of the first N tensors, each alone with alpha larger by 1",
+    )
+    group.add_argument("--yes", action="store_true", help="allow more than 1,000 images")
+    group = command.add_argument_group("result")
+    group.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", required=True, help="the folder for the results (required)"
+    )
+    group.add_argument("--json", action="store_true", help="print all effects as JSON, and nothing else")
+
+
+def _read(args: argparse.Namespace) -> EffectOptions:
+    if not args.prompt:
+        raise UsageError("a prompt is needed: --prompt TEXT, once or several times")
+    if args.passes is not None and not 1 <= args.passes <= _MOST_PASSES:
+        raise UsageError(f"--passes {args.passes}: it must be from 1 to {_MOST_PASSES:,}")
+    if args.confirm < 0:
+        raise UsageError(f"--confirm {args.confirm}: it must be 0 or more")
+    images = read_as(ImageOptions, args, prompt=None, seed=None)
+    prompts, seeds = (tuple(dict.fromkeys(values)) for values in (args.prompt, args.seed or (0,)))
+    return read_as(EffectOptions, args, recipe=read_recipe_options(args), images=images, prompts=prompts, seeds=seeds)
+
+
+EFFECTS = Command(
+    purpose="estimate how much each element changes images, and map it",
+    arguments="[options] -o DIR A B [C] | -o DIR --recipe FILE",
+    example="elemental effects a.safetensors b.safetensors --alpha 0 -o effects \\\n"
+    '    --prompt "a cat" --prompt "a house by the sea" --seed 3 --seed 4',
+    add_options=_add_options,
+    read=_read,
+    run=run_effects,
+    notes=_NOTES + SHORT_RECIPE_HELP,
+)
