@@ -17,6 +17,7 @@ from .inspect import INSPECT
 from .merge import MERGE
 from .plan import PLAN
 from .plot import PLOT
+from .simplify import SIMPLIFY
 from .ui import UI
 from .version import VERSION
 
@@ -39,6 +40,7 @@ COMMANDS: Mapping[str, Command[Any]] = {
     "plot": PLOT,
     "check": CHECK,
     "effects": EFFECTS,
+    "simplify": SIMPLIFY,
     "ui": UI,
     "demo": DEMO,
 }

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..recipe.recipe import MergeRecipe
 from ..workflows import doubts_of, identify_models, name_where_found, plan_merge
 from .command import Command, Interrupts, UsageError, read_as, read_integer
-from .image_options import ImageOptions, add_image_options
+from .image_options import EachPromptAndSeed, add_image_options, read_each_prompt_and_seed
 from .output import count_of, print_json, print_lines, print_warnings
 from .progress import ProgressBar, effect_watcher
 from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
@@ -20,7 +20,6 @@ from .standalone_host import make_host, require_packages
 
 if TYPE_CHECKING:
     from ..hosts.base import Host
-    from ..images.image_request import ImageRequest
     from ..merge.plan import MergePlan
     from ..runs.effect_estimate import EffectOrder, Effects
     from ..runs.effect_ranking import EffectRanking
@@ -58,9 +57,7 @@ class EffectOptions:
 
     Attributes:
         recipe: The merge on top of which the effects are estimated.
-        images: What the images have in common.
-        prompts: Their prompts.
-        seeds: Their seeds; each prompt is used with each of them.
+        images: The images that count together.
         passes: Backward passes in all; None for as many as are usual.
         whole_image: Whether to differentiate whole images instead of single U-Net steps.
         confirm: How many tensors to confirm by real images.
@@ -70,24 +67,13 @@ class EffectOptions:
     """
 
     recipe: RecipeOptions
-    images: ImageOptions
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
+    images: EachPromptAndSeed
     passes: int | None
     whole_image: bool
     confirm: int
     yes: bool
     output: Path
     json: bool
-
-    def requests(self) -> tuple[ImageRequest, ...]:
-        """Make the requests that the options ask for.
-
-        Raises:
-            ImageError: A number is out of its range.
-        """
-        common = self.images.request()
-        return tuple(replace(common, prompt=prompt, seed=seed) for prompt in self.prompts for seed in self.seeds)
 
 
 def run_effects(options: EffectOptions, interrupts: Interrupts) -> None:
@@ -106,7 +92,7 @@ def run_effects(options: EffectOptions, interrupts: Interrupts) -> None:
     started = time.perf_counter()
     order = _order(options)
     plan = _plan(order.recipe, options)
-    host = make_host(options.images.device)
+    host = make_host(options.images.common.device)
     for request in order.requests:
         with_known_sampler(request, host.samplers())
     make_folder(options.output)
@@ -127,7 +113,7 @@ def _order(options: EffectOptions) -> EffectOrder:
     from ..runs.effect_estimate import EffectOrder, Method
     from ..runs.estimate import MOST_CELLS, refuse_many
 
-    requests = options.requests()
+    requests = options.images.requests()
     passes = max(_PASSES, len(requests)) if options.passes is None else options.passes
     if passes < len(requests):
         raise UsageError(f"--passes {passes}: {len(requests)} images need {len(requests)} passes or more")
@@ -152,15 +138,15 @@ def _plan(recipe: MergeRecipe, options: EffectOptions) -> MergePlan:
 
 def _count_images(options: EffectOptions) -> int:
     """Count the images that are made at most: of each request one, one to measure by, and those that confirm."""
-    return len(options.prompts) * len(options.seeds) * (2 + options.confirm)
+    return len(options.images.prompts) * len(options.images.seeds) * (2 + options.confirm)
 
 
 def _describe_work(options: EffectOptions, order: EffectOrder) -> str:
     work = f"{count_of(_count_images(options), 'image')} and {order.passes:,} backward passes at most."
     if len(order.requests) == 1:
         return work
-    pairs = f"{count_of(len(options.prompts), 'prompt')} with {count_of(len(options.seeds), 'seed')}"
-    return f"{pairs}{' each' if len(options.prompts) > 1 else ''}: {work}"
+    pairs = f"{count_of(len(options.images.prompts), 'prompt')} with {count_of(len(options.images.seeds), 'seed')}"
+    return f"{pairs}{' each' if len(options.images.prompts) > 1 else ''}: {work}"
 
 
 def _estimate(
@@ -249,15 +235,12 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 
 
 def _read(args: argparse.Namespace) -> EffectOptions:
-    if not args.prompt:
-        raise UsageError("a prompt is needed: --prompt TEXT, once or several times")
     if args.passes is not None and not 1 <= args.passes <= _MOST_PASSES:
         raise UsageError(f"--passes {args.passes}: it must be from 1 to {_MOST_PASSES:,}")
     if args.confirm < 0:
         raise UsageError(f"--confirm {args.confirm}: it must be 0 or more")
-    images = read_as(ImageOptions, args, prompt=None, seed=None)
-    prompts, seeds = (tuple(dict.fromkeys(values)) for values in (args.prompt, args.seed or (0,)))
-    return read_as(EffectOptions, args, recipe=read_recipe_options(args), images=images, prompts=prompts, seeds=seeds)
+    images = read_each_prompt_and_seed(args)
+    return read_as(EffectOptions, args, recipe=read_recipe_options(args), images=images)
 
 
 EFFECTS = Command(

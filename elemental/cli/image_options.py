@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from .command import read_integer, read_number
+from .command import UsageError, read_as, read_integer, read_number
 from .standalone_host import DEFAULT_DEVICE
 
 if TYPE_CHECKING:
@@ -57,6 +57,42 @@ class ImageOptions:
         names = [field.name for field in fields(self) if field.name != "device"]
         said = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return replace(base or ImageRequest(""), **said)
+
+
+@dataclass(frozen=True)
+class EachPromptAndSeed:
+    """Images of several prompts, each with several seeds.
+
+    Attributes:
+        common: What they have in common.
+        prompts: Their prompts.
+        seeds: Their seeds.
+    """
+
+    common: ImageOptions
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def requests(self) -> tuple[ImageRequest, ...]:
+        """Make the requests.
+
+        Raises:
+            ImageError: A number is out of its range.
+        """
+        common = self.common.request()
+        return tuple(replace(common, prompt=prompt, seed=seed) for prompt in self.prompts for seed in self.seeds)
+
+
+def read_each_prompt_and_seed(args: argparse.Namespace) -> EachPromptAndSeed:
+    """Read the options of a command that takes prompts and seeds several times; repeated ones count once.
+
+    Raises:
+        UsageError: There is no prompt.
+    """
+    if not args.prompt:
+        raise UsageError("a prompt is needed: --prompt TEXT, once or several times")
+    prompts, seeds = (tuple(dict.fromkeys(values)) for values in (args.prompt, args.seed or (0,)))
+    return EachPromptAndSeed(read_as(ImageOptions, args, prompt=None, seed=None), prompts, seeds)
 
 
 def add_image_options(command: argparse.ArgumentParser, *, batch: bool = True, several: bool = False) -> None:
