@@ -34,8 +34,8 @@ prompt and seed tell how many are enough.
 --leave-out finds the opposite: rules to add to the merge that leave out just so
 many elements that its images are like A's.
 
-Each prompt is used with each seed. What a spec was not tried on can differ more:
-use prompts and seeds that matter to you.
+Each prompt is used with each seed. On other prompts the images can differ more:
+give the ones that matter to you.
 
 Results go to DIR: simplified.png (A, the merge, the simplified merge, the
 difference; it holds the recipe) and simplified.txt (the spec).
@@ -118,7 +118,8 @@ def _describe(order: SimplifyOrder, result: Simplified) -> Iterator[str]:
     yield ""
     near = "A" if order.leave_out else "the merge"
     share = result.distance / result.full_distance
-    yield f"Its images differ from {near}'s by {result.distance:.2f} of 255: {share:.1%} of A's distance from the merge."
+    difference = f"{result.distance:.2f} of 255, {share:.1%} of A's distance from the merge"
+    yield f"Its images differ from {near}'s by {difference}."
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
@@ -139,7 +140,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="backward passes for each image, which rank the elements (default: %(default)s)",
     )
-    group.add_argument("--leave-out", action="store_true", help="find the rules that leave out what makes a difference")
+    group.add_argument("--leave-out", action="store_true", help="find rules that leave out what makes the difference")
     group = command.add_argument_group("result")
     group.add_argument(
         "-o", "--output", type=Path, metavar="DIR", required=True, help="the folder for the results (required)"

@@ -268,14 +268,18 @@ def least_enough(most: int, probe: Callable[[int], _Probe], allowed: float) -> _
         allowed: The distance.
     """
     low, high, best = 0, most, None
-    while best is None or (high > low + 1 and high / max(1, low) > _CLOSE):
-        count = high if low >= most - 1 else min(high - 1, max(low + 1, round(math.sqrt(max(1, low) * high))))
+    while best is None or not _is_close(low, high):
+        count = high if _is_close(low, high) else min(high - 1, max(low + 1, round(math.sqrt(max(1, low) * high))))
         tried = probe(count)
         if tried.distance <= allowed or count == most:
             high, best = count, tried
         else:
             low = count
     return best
+
+
+def _is_close(low: int, high: int) -> bool:
+    return high <= low + 1 or high / max(1, low) <= _CLOSE
 
 
 def _mean_distance(ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
