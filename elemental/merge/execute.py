@@ -290,13 +290,23 @@ class _Run:
         if len(inputs) == 1:
             return round_to(inputs[0], saved)
         if self._is_half_weight_sum(plan, inputs):
-            return half_weight_sum(inputs[0].to(self._device), inputs[1].to(self._device), plan.alpha)
+            a, b = (tensor.to(self._device) for tensor in inputs)
+            return half_weight_sum(a, b, plan.alpha, out=self._room_for_halves(len(a)))
         copies = dict(zip(plan.inputs, self._working_copies(inputs), strict=True))
         spare = copies[plan.inputs[0]]
         if self._plan.mode.uses_c and len(inputs) < len(_OPERANDS):
             spare = torch.zeros_like(spare)  # for a model that is no input, since its coefficient is 0
         a, b, c = (copies.get(role, spare) for role in _OPERANDS)
         return round_to(FORMULAS[self._plan.mode](a, b, c, alpha=plan.alpha, beta=plan.beta or 0.0), saved)
+
+    def _room_for_halves(self, count: int) -> Tensor | None:
+        """Give this thread's memory for a result on the CPU: new memory of this size costs more time than the sum."""
+        if self._device.type != "cpu":
+            return None
+        if not hasattr(self._memory, "halves"):
+            self._memory.halves = torch.empty(_CPU_PIECE, dtype=torch.float16)
+        halves: Tensor = self._memory.halves[:count]
+        return halves
 
     def _working_copies(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         dtype = working_dtype(self._device)

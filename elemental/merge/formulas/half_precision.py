@@ -21,7 +21,7 @@ _HALF_UNIT = 2**-12 * 0.99
 is kept in reserve for errors that :func:`half_weight_sum` does not count."""
 
 
-def half_weight_sum(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+def half_weight_sum(a: Tensor, b: Tensor, alpha: float, *, out: Tensor | None = None) -> Tensor:
     """Give (1 - alpha) A + alpha B of fp16 tensors, to within one unit in the last place.
 
     torch's ``lerp`` computes in float32 internally, needs no copies, and is ten times as fast as float64. It gives
@@ -35,13 +35,15 @@ def half_weight_sum(a: Tensor, b: Tensor, alpha: float) -> Tensor:
         a: A's numbers, fp16, 1-D.
         b: B's numbers, fp16, 1-D, of the same length.
         alpha: The ratio.
+        out: Memory for the result, fp16, of the same length, on the same device; None for new memory.
 
     Returns:
-        A new fp16 tensor.
+        The result, fp16.
     """
-    result = (
-        torch.lerp(a, b, alpha) if _has_half_lerp(a.device.type) else torch.lerp(a.float(), b.float(), alpha).half()
-    )
+    if _has_half_lerp(a.device.type):
+        result = torch.lerp(a, b, alpha, out=out)
+    else:
+        result = torch.lerp(a.float(), b.float(), alpha).half()
     rounded = float(np.float32(alpha))
     factor = abs(rounded) if abs(rounded) < 0.5 else abs(1 - rounded)
     error = abs(alpha - rounded) + 3 * 2**-24 * factor  # of a result, as a part of |B - A|
