@@ -7,7 +7,7 @@ is called with. The calls are then made again through the same functions of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import torch
@@ -22,6 +22,7 @@ from .extra_networks import ExtraNetworks
 from .live_model import forget_prompts
 from .load_count import count_loads
 from .loading import LOADING_OPTIONS
+from .recomputed_blocks import recomputed_blocks
 from .tensor_names import networks_of
 from .trace_recorder import TraceRecorder, UNetCall, map_tensors
 from .traced_prompts import TracedPrompts
@@ -99,7 +100,8 @@ class WebUITrace:
             if not self._extra.use():
                 with torch.no_grad():  # the Lora extension writes its changes into the weights as they are used
                     self._guided(step)
-            return self._guided(step)
+            with self._less_memory():
+                return self._guided(step)
 
     def draw(self) -> NoReturn:
         """Say that a whole image cannot be computed.
@@ -120,6 +122,12 @@ class WebUITrace:
         with self._as_during_image(), devices.without_autocast():
             pixels: Tensor = self._model.first_stage_model.decode(self._latents)
         return (pixels.float() + 1).div(2).clamp(0, 1) * 255
+
+    def _less_memory(self) -> AbstractContextManager[None]:
+        """Have blocks computed again on the way back, which comes after :meth:`_as_during_image`."""
+        as_set_up_now = not self._settings and not self._token_merging
+        needed = torch.is_grad_enabled() and as_set_up_now
+        return recomputed_blocks(self._model.model) if needed else nullcontext()
 
     def _guided(self, step: int) -> Tensor:
         calls = self._calls[step]
