@@ -313,6 +313,22 @@ def test_settings_and_token_merging_are_those_of_the_image(rig: Rig, monkeypatch
     assert (rig.webui.opts.data.get("clip_skip"), model.applied_token_merged_ratio) == (None, 0)
 
 
+def test_a_vae_for_an_image_only_is_refused(rig: Rig) -> None:
+    rig.tab = tab_values(overrides=["sd_vae: other.vae"])
+    image = trace(rig)
+    assert_repeated(rig, image)
+    with pytest.raises(HostError, match="choose a VAE for an image only"):
+        image.decode()
+
+
+def test_an_image_that_the_vae_did_not_decode(rig: Rig) -> None:
+    rig.webui.decodes = lambda latents: latents.new_zeros(1, 3, 64, 64)  # TAESD is no part of the model
+    image = trace(rig)
+    assert_repeated(rig, image)
+    with pytest.raises(HostError, match="VAE type for decode"):
+        image.decode()
+
+
 def test_what_an_extension_made_of_a_prompt_is_kept(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     def change(step: int) -> None:
         if step == 0:

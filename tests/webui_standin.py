@@ -56,6 +56,7 @@ class StandIn:
         skips_uncond: Whether steps leave the negative prompt out, as some settings have it.
         pads_by_last: Whether prompts are padded by their last token, rather than by the empty prompt.
         changes_unet: By what an extension multiplies the U-Net's output.
+        decodes: Decodes latents in place of the model's VAE.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,6 +69,7 @@ class StandIn:
         self.computes = self.skips_uncond = self.pads_by_last = False
         self.guided: list[torch.Tensor] = []
         self.changes_unet = 1.0
+        self.decodes: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.networks: Any = SimpleNamespace(loaded_networks=[])
         self.lora = LoraNetwork(self.networks)
         self.extra_images = 0

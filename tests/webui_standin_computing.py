@@ -161,7 +161,8 @@ def _sample_image(webui: StandIn, p: Any, seed: int) -> Image.Image:
     if p.enable_hr:
         p.is_hr_pass = True
         latents = _sample_pass(webui, p, latents.repeat_interleave(2, 2).repeat_interleave(2, 3))
-    pixels = (model.first_stage_model.decode(latents / 0.18215)[0] + 1) / 2
+    decode = webui.decodes or model.first_stage_model.decode
+    pixels = (decode(latents / 0.18215)[0] + 1) / 2
     return Image.fromarray((255 * pixels.clamp(0, 1).permute(1, 2, 0).numpy()).astype(np.uint8))
 
 

@@ -29,6 +29,7 @@ from .traced_prompts import TracedPrompts
 
 _TOLERANCE = 0.05
 """How far the U-Net's output may be from that during the image, of its length: fp16 in other batches stays below."""
+_VAE_OPTION = "sd_vae"
 _NEEDED = ("apply_model", "first_stage_model", "get_learned_conditioning", "model")
 
 _MOVED = (
@@ -47,6 +48,10 @@ _NOT_REPEATED = (
 _NO_DECODING = (
     "The VAE's effect cannot be estimated: the image was not decoded by the model's VAE. "
     'Set "VAE type for decode" to Full in the WebUI\'s settings.'
+)
+_OTHER_VAE = (
+    "The VAE's effect cannot be estimated: the override settings of the txt2img tab choose a VAE for an image only. "
+    "Choose it in the WebUI's settings."
 )
 _OUT_OF_MEMORY = "Out of memory: an estimate of effects needs more than an image does. Make smaller images."
 
@@ -119,8 +124,11 @@ class WebUITrace:
         """
         if self._latents is None:
             raise HostError(_NO_DECODING)
+        if _VAE_OPTION in self._settings:
+            raise HostError(_OTHER_VAE)
+        vae = self._model.first_stage_model
         with self._as_during_image(), devices.without_autocast():
-            pixels: Tensor = self._model.first_stage_model.decode(self._latents)
+            pixels: Tensor = vae.decode(self._latents.to(next(vae.parameters()).dtype))
         return (pixels.float() + 1).div(2).clamp(0, 1) * 255
 
     def _less_memory(self) -> AbstractContextManager[None]:
