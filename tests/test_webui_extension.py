@@ -237,7 +237,13 @@ def test_reload_ui_registers_everything_once(
         rig.webui.callbacks.clear()
         module = run_script(monkeypatch, tab)
         counts = {event: len(calls) for event, calls in rig.webui.callbacks.items()}
-        assert counts == {"after_component": 2, "ui_tabs": 1, "infotext_pasted": 1, "model_loaded": 1}
+        assert counts == {
+            "after_component": 2,
+            "ui_tabs": 1,
+            "infotext_pasted": 1,
+            "model_loaded": 1,
+            "cfg_denoiser": 1,
+        }
         classes = [value for value in vars(module).values() if isinstance(value, type)]
         assert [kind for kind in classes if issubclass(kind, rig.webui.scripts.Script)] == [rig.hooks.ElementalScript]
         (((host, _), title, name),) = rig.webui.fire("ui_tabs")[0]

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from .webui_standin_computing import LoraNetwork, make_computing, sample_images
 from .webui_standin_models import LORA, build_model, digest, hijack, set_lora, undo_hijack
 from .webui_standin_parts import (
     DEFAULTS,
@@ -50,6 +51,12 @@ class StandIn:
     Attributes:
         on_step: Called at each step of an image, with what is done as its argument.
         loads: The file of each load.
+        computes: Whether images are sampled with networks that compute, which takes longer; set before it loads.
+        guided: The guided predictions of sampled images.
+        skips_uncond: Whether steps leave the negative prompt out, as some settings have it.
+        pads_by_last: Whether prompts are padded by their last token, rather than by the empty prompt.
+        changes_unet: By what an extension multiplies the U-Net's output.
+        decodes: Decodes latents in place of the model's VAE.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,6 +66,12 @@ class StandIn:
         self.opts, self.state, self.lock = Options(), State(), QueueLock()
         self.loads: list[str] = []
         self.on_step: Callable[[int], None] = lambda _step: None
+        self.computes = self.skips_uncond = self.pads_by_last = False
+        self.guided: list[torch.Tensor] = []
+        self.changes_unet = 1.0
+        self.decodes: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.networks: Any = SimpleNamespace(loaded_networks=[])
+        self.lora = LoraNetwork(self.networks)
         self.extra_images = 0
         self.callbacks: dict[str, list[Callable[..., Any]]] = {}
         self.scripts: Any = SimpleNamespace(Script=Script, AlwaysVisible=object(), scripts_txt2img=Runner([]))
@@ -68,6 +81,7 @@ class StandIn:
             fp8=False,
             torch_gc=lambda: None,
             autocast=nullcontext,
+            without_autocast=nullcontext,
             NansException=type("NansException", (Exception,), {}),
         )
         self.sd_vae: Any = SimpleNamespace(loaded_vae_file=None, base_vae=None, checkpoint_info=None)
@@ -104,11 +118,16 @@ class StandIn:
             "script_callbacks": SimpleNamespace(
                 **{
                     f"on_{name}": self._register(name)
-                    for name in ("after_component", "ui_tabs", "infotext_pasted", "model_loaded")
+                    for name in ("after_component", "cfg_denoiser", "ui_tabs", "infotext_pasted", "model_loaded")
                 }
             ),
             "call_queue": SimpleNamespace(queue_lock=self.lock),
             "devices": self.devices,
+            "extra_networks": SimpleNamespace(
+                extra_network_registry={"lora": self.lora},
+                lookup_extra_networks=lambda data: {self.lora: data["lora"]} if data.get("lora") else {},
+            ),
+            "sd_unet": SimpleNamespace(current_unet=None),
             "sd_samplers": samplers,
             "sd_schedulers": SimpleNamespace(schedulers=[SimpleNamespace(label=label) for label in labels]),
             "processing": SimpleNamespace(
@@ -120,7 +139,12 @@ class StandIn:
         }
         root = ModuleType("modules")
         root.__dict__.update(parts)
-        return {"modules": root, **{f"modules.{name}": part for name, part in parts.items()}}
+        own = {"networks": self.networks}  # of the Lora extension
+        return {"modules": root, **own, **{f"modules.{name}": part for name, part in parts.items()}}
+
+    def apply_loras(self) -> None:
+        """Do what the Lora extension does when layers are used."""
+        set_lora(self.model, active=bool(self.networks.loaded_networks))
 
     def make_page(self) -> None:
         """Make the txt2img tab, and tell extensions of its Generate button."""
@@ -152,6 +176,7 @@ class StandIn:
         models.get_closet_checkpoint_match = self.closest
         models.get_empty_cond = lambda model: torch.tensor([float(int(digest(model, *TEXT)[:6], 16))])
         models.SkipWritingToConfig = self._skipping
+        models.apply_token_merging = lambda model, ratio: setattr(model, "applied_token_merged_ratio", ratio)
         return models
 
     @contextmanager
@@ -220,6 +245,8 @@ class StandIn:
         self.sd_vae.base_vae = self.sd_vae.checkpoint_info = self.sd_vae.loaded_vae_file = None
         hijack(model)
         self._use(model)
+        if self.computes:
+            make_computing(model, self)
         self.fire("model_loaded", model)
 
     def _use(self, model: Any) -> None:
@@ -305,7 +332,11 @@ class StandIn:
         return SimpleNamespace(images=images, infotexts=texts, info=texts[0], all_seeds=seeds, index_of_first_image=0)
 
     def _sample(self, p: Any, seeds: Sequence[int]) -> Iterator[Image.Image]:
-        set_lora(self.model, active=LORA in p.prompt)
+        if self.computes:
+            yield from sample_images(self, p, seeds)
+            return
+        with torch.no_grad():
+            set_lora(self.model, active=LORA in p.prompt)
         params = (p.prompt, p.negative_prompt, self.model.sd_checkpoint_info)
         if p.cached_c[0] != params:
             p.cached_c[:] = [params, digest(self.model, *TEXT)]

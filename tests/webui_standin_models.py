@@ -107,10 +107,10 @@ def set_lora(model: nn.Module, *, active: bool) -> None:
             layer.network_bias_backup = _bias(layer)
         if current == names:
             continue
-        with torch.no_grad():
-            if layer.network_weights_backup is not None:
-                _restore(layer)
-            if active:
+        if layer.network_weights_backup is not None:
+            _restore(layer)  # not without gradients, so that it fails for weights that are differentiated by
+        if active:
+            with torch.no_grad():
                 _add(layer)
         layer.network_current_names = names
 

@@ -66,6 +66,7 @@ def register(make_tab: MakeTab, make_error_page: MakeErrorPage) -> None:
     script_callbacks.on_ui_tabs(functools.partial(_make_tabs, make_tab, make_error_page, host, form))
     script_callbacks.on_infotext_pasted(functools.partial(_on_infotext_pasted, host))
     script_callbacks.on_model_loaded(_on_model_loaded)
+    script_callbacks.on_cfg_denoiser(_on_step)
 
 
 class Txt2imgForm:
@@ -159,10 +160,14 @@ class ElementalScript(scripts.Script):  # type: ignore[misc]
             p.sd_model_name = p.sd_model_hash = None
 
     def postprocess_batch(self, p: Any, *_: Any, **__: Any) -> None:
-        """Note that an image was skipped, which the WebUI forgets before the next one."""
+        """Note that an image was skipped, which the WebUI forgets before the next one, and that it is decoded."""
         marked = mark_of(p)
-        if marked is not None and shared.state.skipped:
+        if marked is None:
+            return
+        if shared.state.skipped:
             marked.skipped = True
+        if marked.recorder is not None:
+            marked.recorder.finish()
 
 
 def _asks_for_checkpoint(p: Any, live: WebUIModel) -> bool:
@@ -200,6 +205,13 @@ def _watch_checkpoint_list(host: WebUIHost, component: Any, **_: Any) -> None:
 def _on_model_loaded(module: Any) -> None:
     count_loads(module).note_host()
     forget_prompts()  # the WebUI keeps them if the checkpoint is the same, even if a merge was in the model
+
+
+def _on_step(params: Any) -> None:
+    """Note a step of an image whose way is traced; other images have no recorder."""
+    marked = mark_of(getattr(params.denoiser, "p", None))
+    if marked is not None and marked.recorder is not None:
+        marked.recorder.begin_step(params.denoiser, shared.opts.data)
 
 
 def _on_infotext_pasted(host: WebUIHost, _infotext: str, params: dict[str, Any]) -> None:

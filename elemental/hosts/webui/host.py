@@ -30,7 +30,11 @@ from .checkpoints import (
 from .images import AUTOMATIC, ImageMaker
 from .live_model import WebUIModel
 from .loading import HostQueue, LoadCalls, LoadGate, put_gates
+from .trace_recorder import TraceRecorder
+from .traced_image import WebUIDifferentiator
 from .txt2img_settings import TabInput, Txt2imgSettings, read_settings
+
+_NO_MODEL = "No model is loaded."
 
 
 @dataclass
@@ -170,19 +174,38 @@ class WebUIHost:
             HostError: The images cannot be made, or a script of another extension failed.
             Stopped: The user pressed Interrupt, or Stop before all images were begun.
         """
+        return self._make(request, model, fields)
+
+    def _make(
+        self,
+        request: ImageRequest,
+        model: Mapping[str, str],
+        fields: Mapping[str, str] = NO_FIELDS,
+        recorder: TraceRecorder | None = None,
+    ) -> Sequence[GeneratedImage]:
         with self.job("Elemental", request.batch):
             info = loaded_info()
             if info is None:
-                raise HostError("No model is loaded.")
+                raise HostError(_NO_MODEL)
             settings = None if self._job is None else self._job.settings
             values = settings.values if isinstance(settings, Txt2imgSettings) else None
             maker = ImageMaker(values, find_checkpoint(ref_of(info).path), self.samplers())
-            images = maker.make(request, model=model, fields=fields)
+            images = maker.make(request, model=model, fields=fields, recorder=recorder)
             self._count(len(images))
         return images
 
-    def differentiator(self) -> None:
-        """There is nothing yet that differentiates the WebUI's images."""
+    def differentiator(self) -> WebUIDifferentiator:
+        """Give what differentiates images by the tensors of the WebUI's model.
+
+        Raises:
+            HostError: No model is loaded.
+        """
+        if loaded_info() is None:
+            raise HostError(_NO_MODEL)
+        return WebUIDifferentiator(sd_models.model_data.sd_model, self._make_traced)
+
+    def _make_traced(self, request: ImageRequest, model: Mapping[str, str], recorder: TraceRecorder) -> GeneratedImage:
+        return self._make(request, model, recorder=recorder)[0]
 
     def report(self, done: int, total: int, text: str) -> None:
         """Show the progress of a job as the WebUI's text; the WebUI's bar shows the images."""

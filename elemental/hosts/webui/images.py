@@ -19,6 +19,7 @@ from ...images.image_request import GeneratedImage, ImageRequest, with_known_sam
 from .checkpoints import is_file_of, override_checkpoint, ref_of, secure_settings, selected_checkpoint
 from .errors import as_host_errors
 from .loading import CHECKPOINT_OPTION
+from .trace_recorder import TraceRecorder
 
 LABEL = "Elemental"
 """The infotext name of a merge; an image that has it was not made with the checkpoint alone."""
@@ -56,11 +57,13 @@ class Mark:
         ours: Whether this program made the request.
         merged: Whether a merge is in the model.
         skipped: Whether the user skipped one of its images.
+        recorder: Notes how the image is made; None if nobody asked for that.
     """
 
     ours: bool
     merged: bool
     skipped: bool = False
+    recorder: TraceRecorder | None = None
 
 
 def mark(p: Any, value: Mark) -> None:
@@ -171,9 +174,14 @@ class ImageMaker:
         self._samplers = samplers
 
     def make(
-        self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str]
+        self,
+        request: ImageRequest,
+        *,
+        model: Mapping[str, str],
+        fields: Mapping[str, str],
+        recorder: TraceRecorder | None = None,
     ) -> Sequence[GeneratedImage]:
-        """Make the images of a request.
+        """Make the images of a request, while a recorder notes how.
 
         Raises:
             HostError: The images cannot be made.
@@ -185,7 +193,7 @@ class ImageMaker:
             self._keep_model(p)
             secure_settings(p)
             p.extra_generation_params.update(infotext_names(model, fields))
-            mark(p, Mark(ours=True, merged=LABEL in model))
+            mark(p, Mark(ours=True, merged=LABEL in model, recorder=recorder))
             processed = p.scripts.run(p, *p.script_args)
             if processed is None:
                 processed = processing.process_images(p)

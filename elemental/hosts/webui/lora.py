@@ -17,6 +17,11 @@ _WEIGHTS = "network_weights_backup"
 _BIAS = "network_bias_backup"
 
 
+def lora_names(layer: nn.Module) -> tuple[object, ...]:
+    """Name the LoRAs in a layer's weights, each with its strengths."""
+    return tuple(getattr(layer, _NAMES, None) or ())
+
+
 def undo_lora(layer: nn.Module) -> None:
     """Give a layer its weights without LoRAs, bit for bit, and drop the extension's copies of them."""
     names, weights, bias = (getattr(layer, name, None) for name in (_NAMES, _WEIGHTS, _BIAS))

@@ -11,7 +11,8 @@ WebUI's do nothing there, and a setting that is changed within a request would w
 
 NEEDED = {
     "call_queue": ("queue_lock",),
-    "devices": ("NansException", "autocast", "torch_gc"),
+    "devices": ("NansException", "autocast", "torch_gc", "without_autocast"),
+    "extra_networks": ("extra_network_registry", "lookup_extra_networks"),
     "processing": (
         "StableDiffusionProcessing.cached_c",
         "StableDiffusionProcessing.cached_uc",
@@ -19,10 +20,17 @@ NEEDED = {
         "StableDiffusionProcessingTxt2Img.cached_hr_uc",
         "process_images",
     ),
-    "script_callbacks": ("on_after_component", "on_infotext_pasted", "on_model_loaded", "on_ui_tabs"),
+    "script_callbacks": (
+        "on_after_component",
+        "on_cfg_denoiser",
+        "on_infotext_pasted",
+        "on_model_loaded",
+        "on_ui_tabs",
+    ),
     "scripts": ("AlwaysVisible", "Script", "scripts_txt2img"),
     "sd_models": (
         "SkipWritingToConfig",
+        "apply_token_merging",
         "checkpoint_aliases",
         "checkpoints_list",
         "checkpoints_loaded",
@@ -37,6 +45,7 @@ NEEDED = {
     ),
     "sd_samplers": ("visible_sampler_names",),
     "sd_schedulers": ("schedulers",),
+    "sd_unet": ("current_unet",),
     "sd_vae": ("get_base_vae", "loaded_vae_file"),
     "shared": ("cmd_opts.ckpt_dir", "opts.data", "opts.data_labels", "opts.sd_checkpoints_limit", "state"),
     "txt2img": ("txt2img_create_processing",),

@@ -43,14 +43,18 @@ class FileNames:
         return next((name for name in (live_name, *others) if name in self._keys), None)
 
 
+def networks_of(model: nn.Module) -> Mapping[str, nn.Module]:
+    """Give the U-Net, the VAE and the text encoders of a live model, by the beginning of their names in checkpoints."""
+    text = "conditioner" if hasattr(model, "conditioner") else "cond_stage_model"
+    parts = {part: getattr(model, part, None) for part in (*_PARTS, text)}
+    return {part: network for part, network in parts.items() if isinstance(network, nn.Module)}
+
+
 def modules_with_tensors(model: nn.Module) -> Mapping[str, nn.Module]:
     """Give the modules of a live model that hold parameters, by their names in checkpoints."""
-    text = "conditioner" if hasattr(model, "conditioner") else "cond_stage_model"
     modules: dict[str, nn.Module] = {}
-    for part in (*_PARTS, text):
-        root = getattr(model, part, None)
-        if isinstance(root, nn.Module):
-            modules.update(root.named_modules(prefix=part))
+    for part, network in networks_of(model).items():
+        modules.update(network.named_modules(prefix=part))
     return {_without_wrappers(name): module for name, module in modules.items() if _has_parameters(module)}
 
 
