@@ -388,7 +388,7 @@ def test_a_stopped_estimate_keeps_its_passes(
         if text.startswith("pass 3"):
             raise Stopped
 
-    with pytest.raises(Stopped, match="2 passes are kept"):
+    with pytest.raises(Stopped, match="passes that are kept: 2"):
         estimate(host, order, tmp_path, on_progress=stop_at_the_third)
     assert estimate(host, order, tmp_path).made == 3  # of four, and one of the VAE
     path = Path(recipe.model_a.path)

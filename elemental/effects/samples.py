@@ -22,6 +22,7 @@ UNET, IMAGE, DECODING = SOURCES = ("unet", "image", "vae")
 
 _MEAN_OF_SIGNS = math.sqrt(2 / math.pi)
 """The mean absolute value of normally distributed numbers whose root mean square is 1."""
+_TINY = 1e-60
 _LEAST = 0.1
 """The U-Net's share of a measured change at the least: estimates of what the VAE does can be too large."""
 
@@ -72,36 +73,39 @@ class Samples:
         """What each row's squares are multiplied with, so that their sum is the square of an effect.
 
         Each request counts the same, and of each the sources add up: their signs are independent. Samples of channel
-        values have their unit; those of a U-Net's predictions get it from what was measured in images.
+        values have their unit; those of a U-Net's predictions get it from what was measured in images, and each of
+        them counts by its proportions, since predictions of early and late steps differ in size.
         """
         weights = torch.zeros(len(self.passes), dtype=torch.float64)
-        sums = self.numbers.double().sum(dim=1).square()  # of everything moved together
+        numbers = self.numbers.double()
+        sums = numbers.sum(dim=1).square()  # of everything moved together
+        sizes = numbers.square().sum(dim=1).clamp(min=_TINY)
         requests = {row.request for row in self.passes}
         for request in requests:
-            decoding, others = (self._rows(request, is_decoding=is_decoding) for is_decoding in (True, False))
-            decoded = _MEAN_OF_SIGNS**2 * float(sums[decoding].mean()) if decoding else 0.0
+            decoding = self._rows(request, DECODING)
             weights[decoding] = _MEAN_OF_SIGNS**2 / max(1, len(decoding))
-            weights[others] = self._unit(request, decoded, sums[others]) / max(1, len(others))
+            decoded = float(weights[decoding] @ sums[decoding])
+            for source in (UNET, IMAGE):
+                rows = self._rows(request, source)
+                weights[rows] = 1 / (sizes[rows] if source == UNET else torch.ones(len(rows), dtype=torch.float64))
+                weights[rows] *= self._unit(request, decoded, float(weights[rows] @ sums[rows]), count=len(rows))
         return weights / max(1, len(requests))
 
-    def _rows(self, request: int, *, is_decoding: bool) -> list[int]:
-        return [
-            place
-            for place, row in enumerate(self.passes)
-            if row.request == request and (row.source == DECODING) is is_decoding
-        ]
+    def _rows(self, request: int, source: str) -> list[int]:
+        return [place for place, row in enumerate(self.passes) if row.request == request and row.source == source]
 
-    def _unit(self, request: int, decoded: float, sums: Tensor) -> float:
-        """Give the square of what makes samples of a request mean absolute differences.
+    def _unit(self, request: int, decoded: float, raw: float, *, count: int) -> float:
+        """Give what makes the weighted squares of a request's samples mean absolute differences.
 
         Args:
             request: The request.
             decoded: The square of what the VAE does.
-            sums: The squares of the samples of everything together.
+            raw: The weighted square of everything together, so far.
+            count: How many samples there are.
         """
-        slope, raw = self.slopes.get(request), float(sums.mean()) if len(sums) else 0.0
+        slope = self.slopes.get(request)
         if slope is None or not raw:
-            return _MEAN_OF_SIGNS**2
+            return _MEAN_OF_SIGNS**2 / max(1, count)
         return max(slope**2 - decoded, (_LEAST * slope) ** 2) / raw
 
     def effects(self) -> list[float]:

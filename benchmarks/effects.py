@@ -1,0 +1,184 @@
+"""Estimated effects against those of real images, on the demo's pair, over three prompts and seeds together.
+
+Run ``python -m benchmarks.effects [--make-truth]``. The truth are images with one tensor, one group of a block or one
+block of B, and the rest of A: their mean absolute difference from A's image, in ``benchmarks/effects_truth.json``;
+``--make-truth`` makes these 3,318 images anew, which takes an hour or two. Estimates of both methods stand beside two
+simpler rankings: the size of B - A, and this relative to A.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import elemental
+from elemental.architectures.element_groups import find_groups
+from elemental.architectures.keys import Component, KeyName
+from elemental.demo.checkpoint_pair import copy_pair
+from elemental.effects.samples import Samples
+from elemental.hosts.base import CheckpointRef
+from elemental.hosts.standalone.host import StandaloneHost
+from elemental.images.diff import mean_difference
+from elemental.images.image_request import ImageRequest
+from elemental.merge.files.checkpoint import Checkpoint
+from elemental.recipe.rules import BlockSelector, ElementSelector, Rule, RuleSet
+from elemental.runs.effect_estimate import EffectOrder, Method, estimate_effects
+from elemental.workflows import live_merge
+
+TRUTH = Path(__file__).with_name("effects_truth.json")
+PROMPTS = (("a red circle on blue", 3), ("a white star on red", 11), ("a blue circle on white", 7))
+REQUESTS = tuple(ImageRequest(prompt, seed=seed, steps=16, cfg=4.0, width=128, height=128) for prompt, seed in PROMPTS)
+_PASSES = {Method.STEPS: (4, 8, 16, 32, 48), Method.WHOLE: (4, 8, 16)}
+
+Figures = dict[str, dict[str, list[float]]]
+"""By kind (tensor, group, block) and name, the figure for each request."""
+
+
+class Unit(NamedTuple):
+    """A tensor, a group of a block, or a block."""
+
+    kind: str
+    name: str
+    keys: tuple[str, ...]
+    rule: Rule
+
+
+def main() -> None:
+    """Make the truth anew, or compare the estimates with it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--make-truth", action="store_true", help="make the images of the truth anew")
+    parser.add_argument("--steps-only", action="store_true", help="leave out whole images, which take long")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        a, b = map(elemental.model_source, copy_pair(Path(folder)))
+        recipe = elemental.MergeRecipe(a, b, alpha=0)
+        names = [tensor.name for tensor in elemental.plan_merge(recipe).tensors]
+        units = list(units_of(names))
+        if args.make_truth:
+            TRUTH.write_text(json.dumps(make_truth(recipe, units)) + "\n")
+        compare(recipe, units, [Method.STEPS] if args.steps_only else list(Method))
+
+
+def units_of(names: Sequence[KeyName]) -> Iterator[Unit]:
+    """List the tensors of the U-Net, the groups of each of its blocks, and its blocks."""
+    unet = [name for name in names if name.component is Component.UNET]
+    for name in unet:
+        yield Unit("tensor", name.key, (name.key,), _rule(name.block, name.key))
+    for group in find_groups(names):
+        for block, place in group.places.items():
+            if block != "BASE":
+                keys = tuple(names[index].key for index in place.indices)
+                yield Unit("group", f"{block}:{place.part}", keys, _rule(block, place.part))
+    for block in dict.fromkeys(name.block for name in unet):
+        keys = tuple(name.key for name in unet if name.block == block)
+        yield Unit("block", block, keys, _rule(block))
+
+
+def _rule(block: str, *parts: str) -> Rule:
+    return Rule(BlockSelector((block,)), ElementSelector(parts), 1.0)
+
+
+def make_truth(recipe: elemental.MergeRecipe, units: Sequence[Unit]) -> Figures:
+    """Make the images, and measure them."""
+    host, figures = StandaloneHost(), Figures()
+    path = Path(recipe.model_a.path).expanduser()
+    live = host.open_model(CheckpointRef("a", path))
+    with live_merge(live) as merge:
+        merge.apply(recipe)
+        base = [host.make_images(request, model={})[0].image for request in REQUESTS]
+        for unit in units:
+            merge.apply(replace(recipe, rules=RuleSet((unit.rule,))))
+            moved = [host.make_images(request, model={})[0].image for request in REQUESTS]
+            distances = [round(mean_difference(*pair), 4) for pair in zip(base, moved, strict=True)]
+            figures.setdefault(unit.kind, {})[unit.name] = distances
+    return figures
+
+
+def compare(recipe: elemental.MergeRecipe, units: Sequence[Unit], methods: Sequence[Method]) -> None:
+    """Print the table."""
+    truth: Figures = json.loads(TRUTH.read_text())
+    print("| ranking | passes | tensors | groups | blocks | first 20 in 20 | in 40 | in 60 | images' time |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, sizes in simple_rankings(recipe).items():
+        _print_row(name, "", _of_units(sizes, units), truth, units, "")
+    for method in methods:
+        samples, seconds, per_image = _estimate(recipe, method)
+        for passes in _PASSES[method]:
+            some = first_passes(samples, passes)
+            effects = dict(zip([u.name for u in units], some.group_effects([u.keys for u in units]), strict=True))
+            price = len(REQUESTS) + seconds * passes / max(_PASSES[method]) / per_image
+            _print_row(method.value, str(passes), effects, truth, units, f"{price:.1f}")
+
+
+def _estimate(recipe: elemental.MergeRecipe, method: Method) -> tuple[Samples, float, float]:
+    """Estimate; gives the samples, the seconds of all passes, and those of an image."""
+    host, most = StandaloneHost(), max(_PASSES[method])
+    started = time.perf_counter()
+    host.open_model(CheckpointRef("a", Path(recipe.model_a.path).expanduser()))
+    host.make_images(REQUESTS[0], model={})
+    started = time.perf_counter()
+    for request in REQUESTS:
+        host.make_images(request, model={})
+    per_image = (time.perf_counter() - started) / len(REQUESTS)
+    started = time.perf_counter()
+    effects = estimate_effects(host, EffectOrder(recipe, REQUESTS, most, method))
+    seconds = time.perf_counter() - started - effects.generated * per_image
+    return effects.samples, seconds, per_image
+
+
+def first_passes(samples: Samples, count: int) -> Samples:
+    """Give the samples of the first passes, as if there were no others."""
+    places = [place for place, row in enumerate(samples.passes) if row.source != "vae"][:count]
+    rows = tuple(samples.passes[place] for place in places)
+    return replace(samples, passes=rows, numbers=samples.numbers[places])
+
+
+def simple_rankings(recipe: elemental.MergeRecipe) -> Mapping[str, Mapping[str, float]]:
+    """Rank tensors by the size of B - A, and by this relative to A."""
+    paths = (Path(source.path).expanduser() for source in (recipe.model_a, recipe.model_b))
+    with Checkpoint(next(paths)) as a, Checkpoint(next(paths)) as b:
+        sizes, relative = {}, {}
+        for key, info in a.tensors.items():
+            if info.is_float and key in b.tensors:
+                first, second = a.tensor(key).double(), b.tensor(key).double()
+                sizes[key] = float((second - first).norm())
+                relative[key] = sizes[key] / max(1e-12, float(first.norm()))
+    return {"size of B - A": sizes, "size of B - A, relative to A": relative}
+
+
+def _of_units(sizes: Mapping[str, float], units: Sequence[Unit]) -> dict[str, float]:
+    return {unit.name: float(np.sqrt(sum(sizes[key] ** 2 for key in unit.keys))) for unit in units}
+
+
+def _print_row(
+    name: str, passes: str, effects: Mapping[str, float], truth: Figures, units: Sequence[Unit], price: str
+) -> None:
+    cells = [name, passes]
+    for kind in ("tensor", "group", "block"):
+        listed = [unit.name for unit in units if unit.kind == kind]
+        true = np.array([np.mean(truth[kind][each]) for each in listed])
+        cells.append(f"{rank_correlation(np.array([effects[each] for each in listed]), true):.3f}")
+    listed = [unit.name for unit in units if unit.kind == "tensor"]
+    by_truth = sorted(listed, key=lambda each: -float(np.mean(truth["tensor"][each])))[:20]
+    by_effect = sorted(listed, key=lambda each: -effects[each])
+    cells += [str(len(set(by_truth) & set(by_effect[:count]))) for count in (20, 40, 60)]
+    print("|", " | ".join([*cells, price]), "|", flush=True)
+
+
+def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Give Spearman's rank correlation of figures without ties."""
+    ranks = [np.argsort(np.argsort(figures)).astype(float) for figures in (one, other)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+if __name__ == "__main__":
+    main()
