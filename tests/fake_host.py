@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from elemental.errors import HostError, Stopped
 from elemental.hosts.base import NO_FIELDS, CheckpointRef, Claim, HostSettings, StepProgress, refuse_settings
@@ -42,6 +42,14 @@ class FakeModel:
         self.described: Mapping[str, str] = {}
         self.is_replaced = False
         self._tensors = tensors
+        self._weights: nn.ParameterList | None = None
+
+    def weights(self) -> nn.ParameterList:
+        """Give the float tensors as parameters, which share their memory."""
+        if self._weights is None:
+            parts = [part for parts in self._tensors.values() for part in parts if part.is_floating_point()]
+            self._weights = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in parts)
+        return self._weights
 
     def tensors(self) -> Mapping[str, Sequence[Tensor]]:
         """Give the tensors."""
@@ -79,6 +87,54 @@ class FakeModel:
         return digest.digest()
 
 
+class FakeTrace:
+    """An image, and a prediction made of the first numbers of each tensor.
+
+    Attributes:
+        image: The image.
+        steps: How many steps it is said to have.
+        whole: Whether the whole image can be computed.
+    """
+
+    steps, whole = 3, False
+
+    def __init__(self, image: GeneratedImage, weights: nn.ParameterList) -> None:
+        self.image = image
+        self._weights = weights
+
+    def predict(self, step: int) -> Tensor:
+        """Give a prediction that is in proportion to the tensors."""
+        return torch.cat([weight.flatten()[:8].float() * (step + 1) for weight in self._weights])
+
+    def decode(self) -> Tensor:
+        """Give the same, as the values of channels."""
+        return self.predict(0)
+
+    def draw(self) -> Tensor:
+        """There is no way back to the noise.
+
+        Raises:
+            HostError: Always.
+        """
+        raise HostError("The host cannot differentiate whole images.")
+
+
+class FakeDifferentiator:
+    """Differentiates what :class:`FakeTrace` computes."""
+
+    def __init__(self, host: FakeHost, live: FakeModel) -> None:
+        self._host = host
+        self._weights = live.weights()
+
+    def networks(self) -> Sequence[nn.Module]:
+        """Give the tensors as the parameters of a network."""
+        return [self._weights]
+
+    def trace(self, request: ImageRequest, *, model: Mapping[str, str]) -> FakeTrace:
+        """Make the image."""
+        return FakeTrace(self._host.make_images(request, model=model)[0], self._weights)
+
+
 class FakeHost:
     """The port over tensors in memory.
 
@@ -92,6 +148,7 @@ class FakeHost:
         stopped: Whether the user pressed Stop.
         jobs: The names of the jobs that were begun.
         load_calls: What is called before the user loads a checkpoint.
+        differentiates: Whether images can be differentiated.
     """
 
     def __init__(self, load: Load, *, output: Path = Path("outputs"), models: Path | None = None) -> None:
@@ -99,6 +156,7 @@ class FakeHost:
         self.stopped = False
         self.jobs: list[str] = []
         self.load_calls: list[Callable[[], None]] = []
+        self.differentiates = False
         self._load = load
         self._output = output
         self._models = models
@@ -132,8 +190,9 @@ class FakeHost:
     def pasted_recipes(self) -> None:
         """There is no place to paste an infotext."""
 
-    def differentiator(self) -> None:
-        """There is nothing to differentiate."""
+    def differentiator(self) -> FakeDifferentiator | None:
+        """Give what differentiates the images; None if the host was made without it."""
+        return FakeDifferentiator(self, self._live) if self.differentiates and self._live is not None else None
 
     def read_settings(self, data: Mapping[str, Any]) -> NoReturn:
         """Refuse the settings of another host."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from elemental import HostError, MergeRecipe, ModelSource, live_merge, make_images, model_source
 from elemental.hosts.base import CheckpointRef, Host, LiveModel
@@ -185,16 +185,30 @@ def _load(path: Path) -> Mapping[str, Sequence[Tensor]]:
     return found
 
 
+def differentiability(networks: Sequence[nn.Module]) -> object:
+    """Give what backward passes change of networks, and have to put back: gradients, hooks, modes."""
+    modules = [module for network in networks for module in network.modules()]
+    hooks = [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in modules]
+    parameters = [parameter for network in networks for parameter in network.parameters()]
+    marks = [(each.requires_grad, each.grad is None, each._post_accumulate_grad_hooks) for each in parameters]
+    return [bool(hooks) for _, _, hooks in marks], [mark[:2] for mark in marks], hooks, [m.training for m in modules]
+
+
 class FakePlace(Place):
     """The host in memory."""
 
     def __init__(self, paths: Mapping[str, Path], folder: Path) -> None:
         self.fake = FakeHost(_load, output=folder)
+        self.fake.differentiates = True
         super().__init__(self.fake, paths, ImageRequest("a cat", seed=7, steps=1, width=16, height=16))
 
     def digest(self) -> str:
         assert self.fake._live is not None
         return digest_of(self.fake._live.tensors())
+
+    def beside(self) -> object:
+        assert self.fake._live is not None
+        return differentiability([self.fake._live.weights()])
 
     def idle(self) -> bool:
         return self.fake._live is None or _is_free(self.fake._live.claim)
@@ -220,6 +234,10 @@ class StandalonePlace(Place):
     def digest(self) -> str:
         assert self.standalone._live is not None
         return digest_of(self.standalone._live.tensors())
+
+    def beside(self) -> object:
+        assert self.standalone._live is not None
+        return differentiability(list(self.standalone._live.networks.values()))
 
     def idle(self) -> bool:
         live = self.standalone._live

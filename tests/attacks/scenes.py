@@ -15,10 +15,12 @@ from elemental.images.files import read_image
 from elemental.runs.axes.base import Setting
 from elemental.runs.axes.context import make_axis_context
 from elemental.runs.axes.values import parse_axis
+from elemental.runs.effect_estimate import EffectOrder, EffectWatcher, estimate_effects
 from elemental.runs.element_check import parse_check
 from elemental.runs.element_check_run import CheckRun
 from elemental.runs.estimate import Estimate, estimate_check, estimate_plot
 from elemental.runs.runner import Run, RunResult, start_run
+from elemental.runs.simplify import SimplifyOrder, simplify
 from elemental.runs.xy_plot_run import PlotRun, make_plot
 from elemental.session.merged_model import LiveNow, LiveState, MergedModel
 
@@ -250,7 +252,23 @@ class Check(_Run):
         return CheckRun(check), estimate_check(check)
 
 
-SCENES: Sequence[type[Scene]] = (Images, Following, Leaving, Bench, Refused, Plot, Check)
+class Effects(Bench):
+    """A merge that is put aside for an estimate of effects and for simplifying another merge, and is back after it."""
+
+    def act(self, host: Host, trap: Trap) -> None:
+        merged_model = self.merged_model = MergedModel(host)
+        self.step(host, trap, "merge", lambda: merged_model.merge(self.recipes[0], controls=trap.controls()))
+        self.step(host, trap, "run", lambda: self._estimate(host, trap))
+        self.step(host, trap, "images", lambda: self._draw(self.recipes[0], trap))
+
+    def _estimate(self, host: Host, trap: Trap) -> None:
+        watcher, requests = EffectWatcher(controls=trap.controls()), (self.place.request,)
+        with self.model.suspended():
+            estimate_effects(host, EffectOrder(self.recipes[1], requests, passes=2), watcher=watcher)
+            simplify(host, SimplifyOrder(self.recipes[2], requests, tolerance=0.5, passes=3), watcher=watcher)
+
+
+SCENES: Sequence[type[Scene]] = (Images, Following, Leaving, Bench, Refused, Plot, Check, Effects)
 
 
 def _describe(now: LiveNow) -> str:

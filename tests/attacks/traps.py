@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from elemental import Controls, HostError, Stopped
-from elemental.hosts.base import Host, LiveModel
+from elemental.hosts.base import Differentiator, Host, LiveModel, TracedImage
 from elemental.merge import live_merge as live_module
 from elemental.merge.files.tensor_data import Buffer, TensorData
 from elemental.merge.tensor_views import copy_piece
@@ -38,6 +38,8 @@ OF_TENSORS = (READ, WRITE, WRITTEN)
 
 _PROPERTIES = ("checkpoint",)
 _CONTEXTS = ("claim", "job")
+_TRAPPED = ("open_model", "differentiator", "trace")
+"""Calls whose results are trapped, too."""
 
 
 @dataclass
@@ -100,7 +102,7 @@ def trapped_host(host: Host, trap: Trap) -> Host:
 class _Trapped:
     """Passes everything on, and tells the trap before and after."""
 
-    def __init__(self, real: Host | LiveModel, trap: Trap) -> None:
+    def __init__(self, real: Host | LiveModel | Differentiator | TracedImage, trap: Trap) -> None:
         self._real = real
         self._trap = trap
 
@@ -116,7 +118,7 @@ class _Trapped:
         if name in _CONTEXTS:
             return _TrappedContext(result, self._trap, name)
         self._trap(f"{name} has ended")
-        return _Trapped(result, self._trap) if name == "open_model" else result
+        return _Trapped(result, self._trap) if name in _TRAPPED else result
 
 
 class _TrappedContext:
