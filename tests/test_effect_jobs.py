@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("diffusers")
 
 from elemental.demo.checkpoint_pair import copy_pair
+from elemental.effects.samples import IMAGE, Pass, Samples
 from elemental.effects.samples_file import read_samples
 from elemental.errors import ImageError
+from elemental.hosts.base import CheckpointRef
 from elemental.hosts.standalone.host import StandaloneHost
 from elemental.images.image_request import ImageRequest
 from elemental.recipe.modes import MergeMode
+from elemental.runs.effect_ranking import rank_effects
 from elemental.session import effect_jobs, merge_jobs
 from elemental.session.form import MergeForm
+from elemental.session.found_effects import FoundEffects, models_of, ratios_of
 from elemental.session.jobs import JobState
+from elemental.session.merge_preview import Previewer
 from elemental.session.session import Session, session_of
 from elemental.workflows import CONFIG_VARIABLE
 
@@ -138,3 +146,68 @@ def test_passes_that_are_no_number_are_refused(passes: float | None, pair: Path,
     session = session_of(FakeHost(load, output=tmp_path, models=pair))
     with pytest.raises(ImageError, match="enter a whole number from 1 to 1,000"):
         effect_jobs.estimate(session, FORM, REQUEST, passes)
+
+
+KEYS = tuple(
+    f"model.diffusion_model.output_blocks.{number}.1.transformer_blocks.0.attn2.to_k.weight" for number in (3, 4, 5)
+)
+NUMBERS = torch.tensor([[3.0, 0.0, 1.0], [0.0, 4.0, 1.0]])
+"""Two passes over :data:`KEYS`: everything together is the root of 4 * 4 + 5 * 5."""
+
+
+def _previewer(pair: Path, form: MergeForm) -> Previewer:
+    """A previewer with known effects, made on top of a form."""
+    checkpoints = [CheckpointRef(f"{name}.safetensors", pair / f"{name}.safetensors") for name in "ab"]
+    previewer = Previewer(lambda: checkpoints)
+    plan = previewer.look(form).plan
+    assert plan is not None
+    samples = Samples(KEYS, (Pass(0, 0, IMAGE), Pass(0, 1, IMAGE)), NUMBERS, {})
+    ranking = rank_effects(samples, [tensor.name for tensor in plan.tensors])
+    ratios = {key: ratios for key, ratios in ratios_of(plan).items() if key in KEYS}
+    previewer.find_effects = FoundEffects(ranking, "known", models_of(plan.recipe), ratios).find
+    return previewer
+
+
+def _expected(previewer: Previewer, form: MergeForm) -> str:
+    return next(iter(re.findall(r"<p>Estimate: (.*?)</p>", previewer.look(form).report)), "")
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("", "no change."),
+        ("IN00::1", "no change."),
+        ("OUT03:attn2.to_k:0.5", "about 23 % of the change, 1 element."),  # 1.5 / 6.403
+        ("OUT03 OUT04:attn2.to_k:1", "about 78 % of the change, 2 elements."),  # 5 / 6.403
+        ("OUT03:attn2.to_k:1\nOUT05:attn2.to_k:-1", "about 35 % of the change, 2 elements."),  # (2, -1)
+        ("ALL::1", "about 100 % of the change, 3 elements."),
+        ("ALL::2", "about 100 % of the change, 3 elements."),
+    ],
+)
+def test_the_expected_share_is_known(spec: str, said: str, pair: Path) -> None:
+    assert _expected(_previewer(pair, FORM), replace(FORM, spec=spec)) == said
+
+
+def test_the_expected_share_begins_at_the_merge_of_the_estimate(pair: Path) -> None:
+    previewer = _previewer(pair, replace(FORM, alpha=0.5, spec="OUT04:attn2.to_k:0.25"))
+    beside = "beside the merge of the effect map"
+    assert _expected(previewer, replace(FORM, alpha=0.5, spec="OUT04:attn2.to_k:0.25")) == f"no change {beside}."
+    # -0.5, -0.25, -0.5: rows of -2 and -1.5
+    assert _expected(previewer, FORM) == f"about 39 % of the change {beside}, 3 elements."
+    assert _expected(previewer, replace(FORM, model_a="b.safetensors", model_b="a.safetensors")) == ""
+
+
+def test_the_expected_share_of_all_tensors_costs_little(estimated: Session) -> None:
+    plan = estimated.previewer.look(LIVE).plan
+    find = estimated.previewer.find_effects
+    assert plan is not None
+    assert find is not None
+    effects = find(plan)
+    assert effects is not None
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        said = effects.expect(plan)
+        seconds.append(time.perf_counter() - started)
+    assert re.fullmatch(r"Estimate: about \d+ % of the change, 1,\d+ elements\.", said)
+    assert min(seconds) < 0.01

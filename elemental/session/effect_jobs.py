@@ -94,7 +94,7 @@ def _estimate(session: Session, order: EffectOrder, view: _View) -> FoundEffects
             raise
         raise type(exc)(f"{done}\nWhat was in the live model could not be put back: {exc}") from exc
     view.show(done, table=draw_ranking(ranking))
-    return found_effects(effects, ranking, models)
+    return found_effects(effects, ranking, plan, models)
 
 
 def _watch(session: Session, view: _View) -> EffectWatcher:
