@@ -107,7 +107,10 @@ def found_effects(effects: Effects, ranking: EffectRanking, plan: MergePlan, mod
     """
     made_from = "; ".join(describe_estimate(effects.order, effects.samples).splitlines())
     known = ratios_of(plan)
-    return FoundEffects(ranking, made_from, models, {key: known[key] for key in effects.samples.keys if key in known})
+    ratios = {key: known[key] for key in effects.samples.keys if key in known}
+    found = FoundEffects(ranking, made_from, models, ratios)
+    _ = found.shown  # made now, so that the next look at the form need not wait for it
+    return found
 
 
 def models_of(recipe: MergeRecipe) -> Hashable:
