@@ -643,10 +643,13 @@
 
     let ran = false; // a job, when it was looked last
 
-    /* The list of unfinished runs is another one when a run has ended. */
+    /* When a job has ended, the list of unfinished runs can be another one, and the map can show other effects. */
     function noteEnd() {
         const runs = jobRuns();
-        if (ran && !runs) press("elemental_list_runs");
+        if (ran && !runs) {
+            press("elemental_list_runs");
+            press("elemental_sync");
+        }
         ran = runs;
     }
 

@@ -59,6 +59,7 @@ class Site:
             job.wait(job.view.version, 1.0)
         session.model.restore()
         session.board.job = None
+        session.previewer.find_effects = None
         session.panels.clear()
         session.history = History(session.history._path.with_name(f"history-{time.time_ns()}.jsonl"))
         shutil.rmtree(self.output, ignore_errors=True)

@@ -230,6 +230,25 @@ def test_the_map_is_painted_by_effect_and_its_first_cells_are_used(tab: Page, si
     tools.wait_for(state="hidden")
 
 
+def test_the_effect_map_is_made_and_shown(tab: Page, site: Site) -> None:
+    tab.write("passes", "2")
+    try:
+        said = tab.job("run_effects", seconds=200)
+        assert "2 backward passes in " in said
+        tab.page.locator(".elemental-effect-tools").wait_for()
+        assert "from 2 backward passes" in tab.page.locator(".elemental-legend").inner_text()
+        assert tab.page.locator("#elemental_table tbody tr").count() == 20
+        tab.report("Estimate: no change beside the merge of the effect map.")
+        tab.write("spec", "OUT03:attn2:1\nIN00-IN05::0")
+        tab.report("of the change beside the merge of the effect map, ")
+        tab.screenshot("effects")
+        tab.write("passes", "0")
+        tab.press("run_effects")
+        tab.wait(lambda: "enter a whole number" in tab.text("notice"), "the number to be refused")
+    finally:
+        session_of(site.host).previewer.find_effects = None
+
+
 def _look_at_effects(tab: Page) -> None:
     largest = tab.page.locator(".elemental-map td[data-rank='1']")
     background = "cell => getComputedStyle(cell).backgroundImage + getComputedStyle(cell).backgroundPosition"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..architectures.element_groups import Group, Place
 from ..images.effect_scale import COLOURS, UNIT, EffectScale, format_effect, format_share, scale_for
-from ..merge.plan import TensorPlan
+from ..merge.plan import MergePlan, TensorPlan
 
 _MANY_TENSORS = 3
 
@@ -53,12 +53,14 @@ class MapEffects:
         tensors: The effect of each tensor, by key; those that are not known are left out.
         together: The share of the whole change that the first cells make together, from the first alone to all; by
             default the sum of their shares.
+        expect: Says in a line what a plan is expected to change; empty if that is not known.
     """
 
     cells: Mapping[tuple[str, str], CellEffect]
     made_from: str = ""
     tensors: Mapping[str, float] = field(default_factory=dict)
     together: Sequence[float] = ()
+    expect: Callable[[MergePlan], str] = lambda _plan: ""
 
     @cached_property
     def scale(self) -> EffectScale:

@@ -91,8 +91,9 @@ class Previewer:
         except ElementalError as exc:
             return Preview(_draw_error(str(exc), stamps), None)
         self._last = form, plan
-        table = draw_map(plan, opened.groups, self.find_effects(plan) if self.find_effects else None)
-        return Preview(_draw_report(plan, stamps), table, plan.architecture, plan)
+        effects = self.find_effects(plan) if self.find_effects else None
+        report = _draw_report(plan, stamps, effects.expect(plan) if effects else "")
+        return Preview(report, draw_map(plan, opened.groups, effects), plan.architecture, plan)
 
     def changes_nothing(self, form: MergeForm) -> bool:
         """Tell whether a form that can be planned gives the weights of model A; the plan of the last form is kept."""
@@ -139,12 +140,12 @@ def _draw_error(text: str, stamps: str) -> str:
     return f'<div class="elemental-report error" role="alert" {stamps}>{"".join(parts)}</div>'
 
 
-def _draw_report(plan: MergePlan, stamps: str) -> str:
+def _draw_report(plan: MergePlan, stamps: str, expected: str) -> str:
     warnings = [warning.message for warning in plan.warnings if warning not in ONLY_MODEL_A]
     shown = warnings[:_MOST_WARNINGS]
     if len(warnings) > len(shown):
         shown.append(f"... and {len(warnings) - len(shown)} more warnings.")
-    lines = "".join(f"<p>{escape(line)}</p>" for line in (*_count(plan), *describe_names(plan)))
+    lines = "".join(f"<p>{escape(line)}</p>" for line in (*_count(plan), expected, *describe_names(plan)) if line)
     notes = "".join(f'<p class="warning"><b>warning:</b> {escape(warning)}</p>' for warning in shown)
     return f'<div class="elemental-report" role="status" {stamps}>{lines}{notes}</div>'
 

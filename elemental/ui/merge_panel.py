@@ -12,6 +12,7 @@ from ..errors import ElementalError
 from ..recipe.block_weights import format_block_weights
 from ..recipe.modes import MergeMode
 from ..recipe.recipe import SaveDtype, VaeChoice
+from ..session import effect_jobs
 from ..session import merge_jobs as actions
 from ..session.form import FIELDS, KEEP, MergeForm, block_names, form_from_dict, shown_path
 from ..session.jobs import Job
@@ -149,6 +150,11 @@ class MergePanel:
                 elem_id="elemental_print_change",
                 min_width=150,
             )
+        with make("Row", elem_id="elemental_effect_buttons"):
+            self.effects = make("Button", value="Effect map", elem_id="elemental_run_effects", scale=2, min_width=120)
+            self.passes = make(
+                "Number", label="Passes", value=effect_jobs.PASSES, step=1, elem_id="elemental_passes", min_width=90
+            )
 
     def _draw_save(self, form: MergeForm) -> None:
         with make("Accordion", label="Save ...", open=False, elem_id="elemental_save"):
@@ -175,6 +181,7 @@ class MergePanel:
         """
         self._wire_preview(sync, [results.notice, *answers])
         self._wire_fields()
+        self._wire_effects(results)
         session, count = self._session, len(FIELDS)
         form_inputs = [*self.form_components, *self._images.components]
 
@@ -213,6 +220,21 @@ class MergePanel:
             # a size or a number that was refused; those of a host's own page are left alone
             for field in self._images.components:
                 on(field, "change", lambda: results.notice.give(""), [], results.notice.outputs)
+
+    def _wire_effects(self, results: Results) -> None:
+        session, count = self._session, len(FIELDS)
+
+        def estimate(passes: float | None, *values: Any) -> Updates:
+            form = parse_form(values[:count])
+
+            def begin() -> Job:
+                order = self._images.read(values[count:])
+                return effect_jobs.estimate(session, form, order.request, passes, order.settings)
+
+            return results.start(begin, form)
+
+        inputs = [self.passes, *self.form_components, *self._images.components]
+        on(self.effects, "click", estimate, inputs, results.start_outputs)
 
     def wire_painting(self, chosen: Any, painted: Any) -> None:
         """Answer which rules chosen cells of the map are.

@@ -1,0 +1,167 @@
+"""The button Effect map as a job: estimates effects, and paints the element map by them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+
+from ..errors import ElementalError, ImageError
+from ..hosts.base import HostSettings
+from ..images.effect_scale import UNIT, format_effect, format_share
+from ..images.image_request import ImageRequest
+from ..runs.effect_estimate import EffectOrder, Effects, EffectWatcher, estimate_effects
+from ..runs.effect_ranking import Effect, EffectRanking, rank_effects
+from ..runs.effect_results import count_passes
+from ..workflows import plan_merge
+from .form import KEEP, MergeForm, shown_path
+from .found_effects import FoundEffects, found_effects, models_of
+from .job_texts import format_duration
+from .jobs import Job
+from .run_plans import batch_notes
+from .session import Session
+
+PASSES, MOST_PASSES = 16, 1000
+_ROWS = 20
+_IMAGES = 2
+"""One that is differentiated, and one that the unit is measured by."""
+
+
+def estimate(
+    session: Session,
+    form: MergeForm,
+    request: ImageRequest,
+    passes: float | None = PASSES,
+    settings: HostSettings | None = None,
+) -> Job:
+    """Estimate the effects of all elements on an image, and show them on the element map.
+
+    Args:
+        session: The session of the page.
+        form: The merge on top of which the effects are estimated.
+        request: The image; of a batch, the first.
+        passes: Backward passes in all, those that are kept from before included.
+        settings: What else the host's own page says of the image.
+
+    Raises:
+        ElementalError: The form is not a valid recipe, the number of passes is not valid, or a job is running.
+    """
+    recipe = session.recipe(replace(form, dtype=KEEP))  # a number format is one of files
+    order = EffectOrder(recipe, (replace(request, batch=1),), _read_passes(passes))
+
+    def work(job: Job) -> None:
+        view = _View(job, batch_notes(request))
+        with session.host_job(job, "effects", _IMAGES, settings):
+            found = _estimate(session, order, view)
+        session.previewer.find_effects = found.find
+        session.remember("effects", recipe, job.view.text, form)
+
+    return session.board.start("Effect map", work)
+
+
+def _read_passes(passes: float | None) -> int:
+    """Read the number of passes.
+
+    Raises:
+        ImageError: It is blank, or no whole number from 1 to the most.
+    """
+    if passes is None or passes != int(passes) or not 1 <= passes <= MOST_PASSES:
+        shown = "is blank" if passes is None else f"is {passes:g}"
+        raise ImageError(f"Passes {shown}; enter a whole number from 1 to {MOST_PASSES:,}.")
+    return int(passes)
+
+
+def _estimate(session: Session, order: EffectOrder, view: _View) -> FoundEffects:
+    """Estimate while the user's merge is out of the model, and show the result."""
+    done = ""
+    started = time.perf_counter()
+    view.show("planning ...")
+    try:
+        with session.model.suspended():
+            plan, models = plan_merge(order.recipe, locator=session.locator), models_of(order.recipe)
+            effects = estimate_effects(
+                session.host,
+                order,
+                folder=session.host.output_folder() / "effects",
+                watcher=_watch(session, view),
+                locator=session.locator,
+            )
+            ranking = rank_effects(effects.samples, [tensor.name for tensor in plan.tensors])
+            done = _describe(effects, time.perf_counter() - started)
+    except ElementalError as exc:
+        if not done:
+            raise
+        raise type(exc)(f"{done}\nWhat was in the live model could not be put back: {exc}") from exc
+    view.show(done, table=draw_ranking(ranking))
+    return found_effects(effects, ranking, plan, models)
+
+
+def _watch(session: Session, view: _View) -> EffectWatcher:
+    """Show the passes on the job; the controls can stop it, but do not show the progress of each merge."""
+    controls = replace(session.controls(), begin=lambda _: None, advance=lambda _: None, stage=lambda _: None)
+
+    def show(done: int, total: int, text: str) -> None:
+        session.host.report(done, total, "estimating effects")
+        view.show(f"{text} ...", done=min(1.0, done / max(1, total)))
+
+    return EffectWatcher(on_progress=show, on_note=view.note, controls=controls)
+
+
+class _View:
+    """Shows an estimate on its job.
+
+    Args:
+        job: The job.
+        notes: What the user is told from its beginning to its end.
+    """
+
+    def __init__(self, job: Job, notes: Sequence[str]) -> None:
+        self._job = job
+        self._notes = list(notes)
+        self._text = ""
+
+    def show(self, text: str, **parts: object) -> None:
+        """Show a text, and below it the notes."""
+        self._text = text
+        self._job.show(text="\n".join([text, *self._notes]), **parts)
+
+    def note(self, text: str) -> None:
+        """Add a note."""
+        self._notes.append(text)
+        self.show(self._text)
+
+
+def _describe(effects: Effects, seconds: float) -> str:
+    """Say what was made, and where it is kept."""
+    passes = count_passes(effects.samples)
+    found = passes - count_passes(effects.samples, skipped=len(effects.samples.passes) - effects.made)
+    there = f" ({found:,} of them were there)" if found else ""
+    text = f"{passes:,} backward pass{'es' * (passes != 1)}{there} in {format_duration(seconds)}."
+    folder = f" Folder: {shown_path(effects.file.parent)}" if effects.file is not None else ""
+    return f"{text} The element map shows the effects.{folder}"
+
+
+def draw_ranking(ranking: EffectRanking) -> str:
+    """Draw the first groups of elements as an HTML table."""
+    first = ranking.groups[:_ROWS]
+    together = ranking.shares_together(first)
+    rows = [
+        _draw_row(rank, effect, share, first[0].effect)
+        for rank, (effect, share) in enumerate(zip(first, together, strict=True), 1)
+    ]
+    head = "".join(f"<th>{name}</th>" for name in ("", "elements", "effect", "share", "together"))
+    caption = f"The first {len(first)} of {len(ranking.groups):,} groups of elements. Effect: {UNIT}."
+    return (
+        f'<table class="elemental-ranking estimate"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _draw_row(rank: int, effect: Effect, together: float, full: float) -> str:
+    """Draw an effect; its bar is as long as its part of the largest one, ``full``."""
+    bar = f'<td class="bar" style="--v:{100 * effect.effect / (full or 1.0):.0f}%">{format_effect(effect.effect)}</td>'
+    return (
+        f"<tr><td>{rank}</td><td>{escape(effect.ranked().name)}</td>{bar}"
+        f"<td>{format_share(effect.share)}</td><td>{format_share(together)}</td></tr>"
+    )

@@ -1,0 +1,123 @@
+"""What is kept of an estimate of effects for every recipe of the same models and mode: the map, what a plan changes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..errors import ElementalError
+from ..images.effect_scale import format_share
+from ..merge.files.checkpoint import read_signature
+from ..merge.files.model_locator import expand_home
+from ..merge.plan import MergePlan, Role, TensorPlan
+from ..recipe.recipe import MergeRecipe
+from ..runs.effect_estimate import Effects
+from ..runs.effect_ranking import EffectRanking
+from ..runs.effect_results import describe_estimate
+from .map_effects import CellEffect, MapEffects
+
+
+@dataclass(frozen=True)
+class FoundEffects:
+    """An estimate, and what of it is shown.
+
+    Attributes:
+        ranking: Its ranking.
+        made_from: What it was made from, in a line.
+        models: Its models and mode, as :func:`models_of` gives them.
+        ratios: Alpha and beta of each tensor of the merge on top of which the effects were estimated.
+    """
+
+    ranking: EffectRanking
+    made_from: str
+    models: Hashable
+    ratios: Mapping[str, tuple[float, float | None]]
+
+    def find(self, plan: MergePlan) -> MapEffects | None:
+        """Give what the map of a plan shows; None if the plan is of other models, or of another mode."""
+        with suppress(ElementalError):  # a model was deleted a moment ago
+            return self.shown if models_of(plan.recipe) == self.models else None
+        return None
+
+    @cached_property
+    def shown(self) -> MapEffects:
+        """What the map shows."""
+        groups = self.ranking.groups
+        return MapEffects(
+            {
+                (effect.name, effect.column): CellEffect(effect.effect, rank, effect.share)
+                for rank, effect in enumerate(groups, 1)
+            },
+            self.made_from,
+            {effect.name: effect.effect for effect in self.ranking.tensors},
+            self.ranking.shares_together(groups),
+            self.describe,
+        )
+
+    def describe(self, plan: MergePlan) -> str:
+        """Say what share of the change a plan is expected to make, and how many elements it moves.
+
+        The change is that of all elements whose ratios are larger by 1: from A to the whole of B, where the effects
+        are those on A. Empty if the plan has other betas, on which the effects depend.
+        """
+        moves = self.moves(plan)
+        if moves is None or not self.ranking.whole:
+            return ""
+        beside = " beside the merge of the effect map" if any(alpha for alpha, _ in self.ratios.values()) else ""
+        if not moves:
+            return f"Estimate: no change{beside}."
+        share = min(1.0, self.ranking.samples.effect(moves) / self.ranking.whole)
+        count = f"{len(moves):,} element{'s' * (len(moves) != 1)}"
+        return f"Estimate: about {format_share(share)} of the change{beside}, {count}."
+
+    def moves(self, plan: MergePlan) -> dict[str, float] | None:
+        """Give by how much the alpha of each tensor is larger than it was for the estimate, where it is another.
+
+        Returns:
+            None if a beta is another.
+        """
+        planned = {key: ratios for key, ratios in ratios_of(plan).items() if key in self.ratios}
+        if any(beta != self.ratios[key][1] for key, (_, beta) in planned.items()):
+            return None
+        differences = {key: alpha - self.ratios[key][0] for key, (alpha, _) in planned.items()}
+        return {key: difference for key, difference in differences.items() if difference}
+
+
+def ratios_of(plan: MergePlan) -> dict[str, tuple[float, float | None]]:
+    """Give alpha and beta of each tensor; what is copied has the alpha of its model, and the beta of no merge."""
+    return {tensor.name.key: _ratios(tensor) for tensor in plan.tensors}
+
+
+def _ratios(tensor: TensorPlan) -> tuple[float, float | None]:
+    if tensor.note:
+        return float(tensor.inputs == (Role.B,)), None
+    return tensor.alpha, tensor.beta
+
+
+def found_effects(effects: Effects, ranking: EffectRanking, plan: MergePlan, models: Hashable) -> FoundEffects:
+    """Keep what is shown of an estimate.
+
+    Args:
+        effects: The estimate.
+        ranking: Its ranking.
+        plan: The merge on top of which it was made.
+        models: Its models, as they were when it began.
+    """
+    made_from = "; ".join(describe_estimate(effects.order, effects.samples).splitlines())
+    known = ratios_of(plan)
+    ratios = {key: known[key] for key in effects.samples.keys if key in known}
+    found = FoundEffects(ranking, made_from, models, ratios)
+    _ = found.shown  # made now, so that the next look at the form need not wait for it
+    return found
+
+
+def models_of(recipe: MergeRecipe) -> Hashable:
+    """Give the mode of a recipe and its models' files with size and time, which are equal if effects still hold.
+
+    Raises:
+        CheckpointError: A model is missing.
+    """
+    paths = {role: expand_home(source.path) for role, source in recipe.sources.items()}
+    return recipe.mode, tuple((role, path, read_signature(path)) for role, path in paths.items())
