@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 import elemental
 from elemental.architectures.element_groups import find_groups
@@ -30,6 +32,7 @@ from elemental.hosts.standalone.host import StandaloneHost
 from elemental.images.diff import mean_difference
 from elemental.images.image_request import ImageRequest
 from elemental.merge.files.checkpoint import Checkpoint
+from elemental.merge.live_merge import LiveMerge
 from elemental.recipe.rules import BlockSelector, ElementSelector, Rule, RuleSet
 from elemental.runs.effect_estimate import EffectOrder, Method, estimate_effects
 from elemental.workflows import live_merge
@@ -56,6 +59,7 @@ def main() -> None:
     """Make the truth anew, or compare the estimates with it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--make-truth", action="store_true", help="make the images of the truth anew")
+    parser.add_argument("--specs", type=int, default=50, help="random specs whose share is compared (default: 50)")
     parser.add_argument("--steps-only", action="store_true", help="leave out whole images, which take long")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +69,8 @@ def main() -> None:
         units = list(units_of(names))
         if args.make_truth:
             TRUTH.write_text(json.dumps(make_truth(recipe, units)) + "\n")
-        compare(recipe, units, [Method.STEPS] if args.steps_only else list(Method))
+        samples = compare(recipe, units, [Method.STEPS] if args.steps_only else list(Method))
+        compare_specs(recipe, units, first_passes(samples, 16), args.specs)
 
 
 def units_of(names: Sequence[KeyName]) -> Iterator[Unit]:
@@ -93,30 +98,66 @@ def make_truth(recipe: elemental.MergeRecipe, units: Sequence[Unit]) -> Figures:
     path = Path(recipe.model_a.path).expanduser()
     live = host.open_model(CheckpointRef("a", path))
     with live_merge(live) as merge:
-        merge.apply(recipe)
-        base = [host.make_images(request, model={})[0].image for request in REQUESTS]
+        base = _draw(host, merge, recipe)
         for unit in units:
-            merge.apply(replace(recipe, rules=RuleSet((unit.rule,))))
-            moved = [host.make_images(request, model={})[0].image for request in REQUESTS]
+            moved = _draw(host, merge, replace(recipe, rules=RuleSet((unit.rule,))))
             distances = [round(mean_difference(*pair), 4) for pair in zip(base, moved, strict=True)]
             figures.setdefault(unit.kind, {})[unit.name] = distances
     return figures
 
 
-def compare(recipe: elemental.MergeRecipe, units: Sequence[Unit], methods: Sequence[Method]) -> None:
-    """Print the table."""
+def compare_specs(recipe: elemental.MergeRecipe, units: Sequence[Unit], samples: Samples, count: int) -> None:
+    """Compare the share of the change from A to B that random specs are expected to make with that of real images."""
+    draw, host = random.Random(1), StandaloneHost()
+    live = host.open_model(CheckpointRef("a", Path(recipe.model_a.path).expanduser()))
+    whole = samples.effect(dict.fromkeys(samples.keys, 1.0))
+    expected, true = [], []
+    with live_merge(live) as merge:
+        base = _draw(host, merge, recipe)
+        full = _distance(base, _draw(host, merge, replace(recipe, alpha=1.0)))
+        for _ in range(count):
+            chosen = draw.sample([unit for unit in units if unit.kind != "tensor"], draw.choice((1, 2, 4, 8, 16, 32)))
+            ratio = draw.choice((0.25, 0.5, 1.0))
+            rules = tuple(unit.rule._replace(alpha=ratio) for unit in chosen)
+            moved = {key: ratio for unit in chosen for key in unit.keys}
+            expected.append(samples.effect(moved) / whole)
+            true.append(_distance(base, _draw(host, merge, replace(recipe, rules=RuleSet(rules)))) / full)
+    small = [place for place, share in enumerate(true) if share <= 0.5]
+    one, other = (np.array([shares[place] for place in small]) for shares in (expected, true))
+    correlation = float(np.corrcoef(one, other)[0, 1])
+    print(
+        f"\nShares of {count} random specs, of which {len(small)} make up to half of the change: correlation "
+        f"{correlation:.3f}, of ranks {rank_correlation(one, other):.3f}; "
+        f"the true share is {float(np.median(other / one)):.2f} times the expected one (median)."
+    )
+
+
+def _draw(host: StandaloneHost, merge: LiveMerge, recipe: elemental.MergeRecipe) -> list[Image.Image]:
+    merge.apply(recipe)
+    return [host.make_images(request, model={})[0].image for request in REQUESTS]
+
+
+def _distance(ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
+    return float(np.mean([mean_difference(*pair) for pair in zip(ones, others, strict=True)]))
+
+
+def compare(recipe: elemental.MergeRecipe, units: Sequence[Unit], methods: Sequence[Method]) -> Samples:
+    """Print the table; give the samples of the first method."""
     truth: Figures = json.loads(TRUTH.read_text())
     print("| ranking | passes | tensors | groups | blocks | first 20 in 20 | in 40 | in 60 | images' time |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, sizes in simple_rankings(recipe).items():
         _print_row(name, "", _of_units(sizes, units), truth, units, "")
+    found = []
     for method in methods:
         samples, seconds, per_image = _estimate(recipe, method)
+        found.append(samples)
         for passes in _PASSES[method]:
             some = first_passes(samples, passes)
             effects = dict(zip([u.name for u in units], some.group_effects([u.keys for u in units]), strict=True))
             price = len(REQUESTS) + seconds * passes / max(_PASSES[method]) / per_image
             _print_row(method.value, str(passes), effects, truth, units, f"{price:.1f}")
+    return found[0]
 
 
 def _estimate(recipe: elemental.MergeRecipe, method: Method) -> tuple[Samples, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -16,6 +17,8 @@ from ..recipe.modes import Coefficients
 
 _ROLES = (Role.A, Role.B, Role.C)
 _FROM_A: Coefficients = (1.0, 0.0, 0.0)
+_MOST_KEPT = 1 << 26
+"""Numbers of directions that stay in memory, 256 MB: all of a small model, and the first ones of a large one."""
 
 
 def more_alpha(plan: MergePlan) -> dict[str, Coefficients]:
@@ -77,6 +80,8 @@ class Directions:
         self._models = models
         self._buffers = {role: Buffer() for role in _ROLES}
         self._opened: tuple[str, Mapping[Role, TensorData | HeldData]] = "", {}
+        self._kept: dict[str, Tensor] = {}
+        self._room = _MOST_KEPT
         self.keys = frozenset(key for key in coefficients if self._fits(key))
 
     def read(self, key: str, start: int, stop: int) -> Tensor:
@@ -93,6 +98,15 @@ class Directions:
         Raises:
             CheckpointError: A file cannot be read, or has changed.
         """
+        if key not in self._kept and stop - start <= self._room and self._is_whole(key, start, stop):
+            self._kept[key] = self._read(key, start, stop)
+            self._room -= stop - start
+        return self._kept[key][start:stop] if key in self._kept else self._read(key, start, stop)
+
+    def _is_whole(self, key: str, start: int, stop: int) -> bool:
+        return start == 0 and stop == math.prod(self._models[Role.A].data(key).shape)
+
+    def _read(self, key: str, start: int, stop: int) -> Tensor:
         if self._opened[0] != key:
             self._opened = key, self._open(key)
         total = torch.zeros(stop - start)
