@@ -188,12 +188,10 @@ def test_the_expected_share_is_known(spec: str, said: str, pair: Path) -> None:
     assert _expected(_previewer(pair, FORM), replace(FORM, spec=spec)) == said
 
 
-def test_the_expected_share_begins_at_the_merge_of_the_estimate(pair: Path) -> None:
+def test_the_expected_share_is_that_from_a_wherever_effects_were_estimated(pair: Path) -> None:
     previewer = _previewer(pair, replace(FORM, alpha=0.5, spec="OUT04:attn2.to_k:0.25"))
-    beside = "beside the merge of the effect map"
-    assert _expected(previewer, replace(FORM, alpha=0.5, spec="OUT04:attn2.to_k:0.25")) == f"no change {beside}."
-    # -0.5, -0.25, -0.5: rows of -2 and -1.5
-    assert _expected(previewer, FORM) == f"about 39 % of the change {beside}, 3 elements."
+    assert _expected(previewer, FORM) == "no change."
+    assert _expected(previewer, replace(FORM, spec="OUT03:attn2.to_k:0.5")) == "about 23 % of the change, 1 element."
     assert _expected(previewer, replace(FORM, model_a="b.safetensors", model_b="a.safetensors")) == ""
 
 

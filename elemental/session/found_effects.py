@@ -59,21 +59,20 @@ class FoundEffects:
     def describe(self, plan: MergePlan) -> str:
         """Say what share of the change a plan is expected to make, and how many elements it moves.
 
-        The change is that of all elements whose ratios are larger by 1: from A to the whole of B, where the effects
-        are those on A. Empty if the plan has other betas, on which the effects depend.
+        The change is that from A to the whole of B, with the effects as they were estimated. Empty if the plan has
+        other betas, on which the effects depend.
         """
         moves = self.moves(plan)
         if moves is None or not self.ranking.whole:
             return ""
-        beside = " beside the merge of the effect map" if any(alpha for alpha, _ in self.ratios.values()) else ""
         if not moves:
-            return f"Estimate: no change{beside}."
+            return "Estimate: no change."
         share = min(1.0, self.ranking.samples.effect(moves) / self.ranking.whole)
         count = f"{len(moves):,} element{'s' * (len(moves) != 1)}"
-        return f"Estimate: about {format_share(share)} of the change{beside}, {count}."
+        return f"Estimate: about {format_share(share)} of the change, {count}."
 
     def moves(self, plan: MergePlan) -> dict[str, float] | None:
-        """Give by how much the alpha of each tensor is larger than it was for the estimate, where it is another.
+        """Give the alpha of each tensor that a plan moves away from A.
 
         Returns:
             None if a beta is another.
@@ -81,8 +80,7 @@ class FoundEffects:
         planned = {key: ratios for key, ratios in ratios_of(plan).items() if key in self.ratios}
         if any(beta != self.ratios[key][1] for key, (_, beta) in planned.items()):
             return None
-        differences = {key: alpha - self.ratios[key][0] for key, (alpha, _) in planned.items()}
-        return {key: difference for key, difference in differences.items() if difference}
+        return {key: alpha for key, (alpha, _) in planned.items() if alpha}
 
 
 def ratios_of(plan: MergePlan) -> dict[str, tuple[float, float | None]]:
