@@ -285,7 +285,9 @@ def test_samples_of_the_demo_are_finite_differences(
     from elemental.effects.passes import _draw_signs
     from elemental.recipe.rules import BlockSelector, ElementSelector, Rule, RuleSet
 
-    step, which = 1 / 32, Pass(0, 1, source)
+    which = Pass(0, 1, source)
+    # whole images have kinks where channel values end at 0 and 255: steps are smaller, and differences less exact
+    step, tolerance = (1 / 32, 0.03) if source == UNET else (1 / 128, 0.15)
     recipe = replace(recipe, dtype=SaveDtype.FP32)  # rounding to fp16 would be as large as the steps
     live = host.open_model(CheckpointRef("a", Path(recipe.model_a.path)))
     with OpenModels() as models, live_merge(live, models) as merge:
@@ -311,7 +313,7 @@ def test_samples_of_the_demo_are_finite_differences(
             change = (results[0] - results[1]).double() / (2 * step)
             wanted = float((change * _draw_signs(change, which)).sum()) / math.sqrt(change.numel())
             size = float(change.square().mean().sqrt())  # of a sample; this one may be small
-            assert row[key] == pytest.approx(wanted, abs=0.03 * size), key
+            assert row[key] == pytest.approx(wanted, abs=tolerance * size), key
             assert size > 0
 
 

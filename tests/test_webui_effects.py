@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -153,7 +154,7 @@ def _signs(like: Tensor, passes: PassMaker) -> Tensor:
     given.retain_grad()
     passes.sample(image, UNET_PASS)
     assert given.grad is not None
-    return given.grad
+    return given.grad / math.sqrt(given.numel())  # as samples are
 
 
 def _difference(predict: Callable[[], Tensor], live: Any, parts: Mapping[str, Tensor], signs: Tensor) -> float:
