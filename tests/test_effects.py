@@ -155,6 +155,16 @@ def _fail() -> None:
     raise HostError("no")
 
 
+def test_a_pass_that_runs_out_of_memory_says_so() -> None:
+    def fail() -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    known, moves, tensors = make_known()
+    known.failing = fail
+    with pytest.raises(HostError, match="use smaller images"):
+        PassMaker([known.network], tensors, directions_of(moves)).sample(known, Pass(0, 0, UNET))
+
+
 @pytest.mark.parametrize("how", ["done", "prediction", "stop", "file"])
 def test_whatever_happens_the_networks_are_as_before(how: str) -> None:
     known, moves, tensors = make_known()

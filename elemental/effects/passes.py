@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import HostError, Stopped
+from ..merge.out_of_memory import is_out_of_memory
 from .directions import Directions
 from .samples import IMAGE, SOURCES, UNET, Pass
 from .weight_gradients import WeightGradients
@@ -80,10 +82,10 @@ class PassMaker:
 
         Raises:
             CheckpointError: A file cannot be read, or has changed.
-            HostError: The model cannot be differentiated, or its gradients are not finite.
+            HostError: The model cannot be differentiated, its gradients are not finite, or memory runs out.
             Stopped: The user asked for it.
         """
-        with torch.inference_mode(False), torch.enable_grad(), self._gradients:
+        with _out_of_memory(), torch.inference_mode(False), torch.enable_grad(), self._gradients:
             while not self._try(image, which):
                 self._scale /= 2
                 if self._scale < 1:
@@ -138,6 +140,17 @@ class PassMaker:
             direction = self._directions.read(key, start + first, start + first + len(piece))
             total += float(torch.dot(piece, direction.to(piece.device)))
         self._row[key] = self._row.get(key, 0.0) + total
+
+
+@contextmanager
+def _out_of_memory() -> Iterator[None]:
+    """Turn the errors of a full memory into a HostError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as exc:
+        if not is_out_of_memory(exc):
+            raise
+        raise HostError("Out of memory: a backward pass needs more than an image does; use smaller images.") from exc
 
 
 def step_of_pass(number: int, steps: int) -> int:
