@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..recipe.recipe import MergeRecipe
-from ..workflows import doubts_of, identify_models, name_where_found, plan_merge
+from ..workflows import plan_merge
 from .command import Command, Interrupts, UsageError, read_as, read_integer
 from .image_options import EachPromptAndSeed, add_image_options, read_each_prompt_and_seed
 from .output import count_of, print_json, print_lines, print_warnings
 from .progress import ProgressBar, effect_watcher
-from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
+from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, find_recipe, read_recipe_options
 from .standalone_host import make_host, require_packages
 
 if TYPE_CHECKING:
@@ -118,9 +118,8 @@ def _order(options: EffectOptions) -> EffectOrder:
     if passes < len(requests):
         raise UsageError(f"--passes {passes}: {len(requests)} images need {len(requests)} passes or more")
     refuse_many(_count_images(options), None if options.yes else MOST_CELLS)
-    recipe, remarks = make_recipe(options.recipe)
-    found = name_where_found(identify_models(recipe, locator=options.recipe.locator), options.recipe.locator)
-    print_warnings([*remarks, *doubts_of(recipe, found)], strict=options.recipe.strict)
+    found, remarks = find_recipe(options.recipe)
+    print_warnings(remarks, strict=options.recipe.strict)
     return EffectOrder(found, requests, passes, Method.WHOLE if options.whole_image else Method.STEPS)
 
 
@@ -195,12 +194,9 @@ def _row(rank: str, cells: Sequence[str], name: str) -> str:
 
 
 def _describe_time(effects: Effects, generated: int, seconds: float) -> str:
-    from ..runs.effect_results import count_passes
+    from ..runs.effect_results import describe_passes
 
-    total = count_passes(effects.samples)
-    found = total - count_passes(effects.samples, skipped=len(effects.samples.passes) - effects.made)
-    there = f" ({found:,} of them were there)" if found else ""
-    return f"{total:,} backward passes{there} and {count_of(generated, 'new image')} in {seconds:.1f} s."
+    return f"{describe_passes(effects)} and {count_of(generated, 'new image')} in {seconds:.1f} s."
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:

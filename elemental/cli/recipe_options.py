@@ -19,7 +19,14 @@ from ..recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop
 from ..recipe.rules import RuleSet
 from ..recipe.spec_parser import parse_rules
 from ..recipe.text_files import read_text
-from ..workflows import load_presets, read_any_recipe, user_presets_path
+from ..workflows import (
+    doubts_of,
+    identify_models,
+    load_presets,
+    name_where_found,
+    read_any_recipe,
+    user_presets_path,
+)
 from .command import UsageError, read_as, read_number
 
 MODELS_FOLDER_HELP = "the folder of your checkpoints, with its subfolders"
@@ -168,6 +175,21 @@ def make_recipe(options: RecipeOptions) -> tuple[MergeRecipe, list[str]]:
     parts |= _block_weights(options, parts["model_a"])
     recipe = MergeRecipe(**parts)
     return recipe, remarks + _unused_ratios(options, recipe) + _unread_presets(options)
+
+
+def find_recipe(options: RecipeOptions) -> tuple[MergeRecipe, list[str]]:
+    """Make the recipe as :func:`make_recipe` does, with the paths of its models where they were found, and hashes.
+
+    Returns:
+        The recipe, and remarks: also on models that were found by their names alone.
+
+    Raises:
+        UsageError: There are too few models, or too many.
+        ElementalError: Something cannot be read, or does not fit the rest.
+    """
+    recipe, remarks = make_recipe(options)
+    found = name_where_found(identify_models(recipe, locator=options.locator), options.locator)
+    return found, remarks + doubts_of(recipe, found)
 
 
 def _parts_of_file(options: RecipeOptions) -> tuple[dict[str, Any], list[str]]:

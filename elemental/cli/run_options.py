@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from ..errors import ImageError, Stopped
 from ..recipe.recipe import MergeRecipe
 from ..runs.sample_file import Sample, find_samples
-from ..workflows import doubts_of, identify_models, name_where_found
 from .command import Interrupts, UsageError
 from .image_options import ImageOptions
 from .output import count_of, print_lines
 from .progress import ProgressBar, run_watcher
-from .recipe_options import RecipeOptions, make_recipe
+from .recipe_options import RecipeOptions, find_recipe
 from .standalone_host import DEFAULT_DEVICE, make_host, require_packages
 
 if TYPE_CHECKING:
@@ -203,9 +202,7 @@ def prepare(options: RunCommandOptions) -> Preparation:
     from ..runs.axes.context import make_axis_context
 
     locator = options.recipe.locator
-    recipe, remarks = make_recipe(options.recipe)
-    found = name_where_found(identify_models(recipe, locator=locator), locator)
-    remarks += doubts_of(recipe, found)
+    found, remarks = find_recipe(options.recipe)
     host = make_host(options.images.device)
     return Preparation(found, remarks, host, make_axis_context(host, found, locator=locator))
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..workflows import doubts_of, identify_models, name_where_found, plan_merge
+from ..workflows import plan_merge
 from .command import Command, Interrupts, UsageError, read_as, read_integer
 from .image_options import EachPromptAndSeed, add_image_options, read_each_prompt_and_seed
 from .output import count_of, print_json, print_lines, print_warnings
 from .progress import ProgressBar, effect_watcher
-from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
+from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, find_recipe, read_recipe_options
 from .standalone_host import make_host, require_packages
 
 if TYPE_CHECKING:
@@ -99,11 +99,10 @@ def _order(options: SimplifyOptions) -> SimplifyOrder:
     from ..runs.simplify import SimplifyOrder
 
     locator = options.recipe.locator
-    recipe, remarks = make_recipe(options.recipe)
-    found = name_where_found(identify_models(recipe, locator=locator), locator)
+    found, remarks = find_recipe(options.recipe)
     refuse_same_file(found, locator)
     texts = [warning.message for warning in plan_merge(found, locator=locator).warnings]
-    print_warnings([*remarks, *doubts_of(recipe, found), *texts], strict=options.recipe.strict)
+    print_warnings([*remarks, *texts], strict=options.recipe.strict)
     return SimplifyOrder(found, options.images.requests(), options.tolerance, options.passes, options.leave_out)
 
 

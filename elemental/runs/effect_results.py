@@ -54,6 +54,14 @@ def count_passes(samples: Samples, *, skipped: int = 0) -> int:
     return sum(row.source != DECODING for row in samples.passes[skipped:])
 
 
+def describe_passes(effects: Effects) -> str:
+    """Say how many passes an estimate has, and how many of them were there before."""
+    total = count_passes(effects.samples)
+    found = total - count_passes(effects.samples, skipped=len(effects.samples.passes) - effects.made)
+    there = f" ({found:,} of them were there)" if found else ""
+    return f"{total:,} backward pass{'es' * (total != 1)}{there}"
+
+
 def effects_to_dict(effects: Effects, ranking: EffectRanking) -> dict[str, Any]:
     """Give the figures of an estimate as plain data: method, passes, and the effects, in the order of the ranking.
 

@@ -13,7 +13,7 @@ from ..images.effect_scale import UNIT, format_effect, format_share
 from ..images.image_request import ImageRequest
 from ..runs.effect_estimate import EffectOrder, Effects, EffectWatcher, estimate_effects
 from ..runs.effect_ranking import Effect, EffectRanking, rank_effects
-from ..runs.effect_results import count_passes
+from ..runs.effect_results import describe_passes
 from ..workflows import plan_merge
 from .form import KEEP, MergeForm, shown_path
 from .found_effects import FoundEffects, found_effects, models_of
@@ -99,13 +99,12 @@ def _estimate(session: Session, order: EffectOrder, view: _View) -> FoundEffects
 
 def _watch(session: Session, view: _View) -> EffectWatcher:
     """Show the passes on the job; the controls can stop it, but do not show the progress of each merge."""
-    controls = replace(session.controls(), begin=lambda _: None, advance=lambda _: None, stage=lambda _: None)
 
     def show(done: int, total: int, text: str) -> None:
         session.host.report(done, total, "estimating effects")
         view.show(f"{text} ...", done=min(1.0, done / max(1, total)))
 
-    return EffectWatcher(on_progress=show, on_note=view.note, controls=controls)
+    return EffectWatcher(on_progress=show, on_note=view.note, controls=session.stop_controls())
 
 
 class _View:
@@ -134,10 +133,7 @@ class _View:
 
 def _describe(effects: Effects, seconds: float) -> str:
     """Say what was made, and where it is kept."""
-    passes = count_passes(effects.samples)
-    found = passes - count_passes(effects.samples, skipped=len(effects.samples.passes) - effects.made)
-    there = f" ({found:,} of them were there)" if found else ""
-    text = f"{passes:,} backward pass{'es' * (passes != 1)}{there} in {format_duration(seconds)}."
+    text = f"{describe_passes(effects)} in {format_duration(seconds)}."
     folder = f" Folder: {shown_path(effects.file.parent)}" if effects.file is not None else ""
     return f"{text} The element map shows the effects.{folder}"
 

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -262,8 +262,7 @@ def _follow(
 
 def _watch(session: Session, view: RunView) -> RunWatcher:
     """Show the run on its job; the controls can stop it, but do not show the progress of each merge."""
-    controls = replace(session.controls(), begin=lambda _: None, advance=lambda _: None, stage=lambda _: None)
-    return RunWatcher(on_begin=view.show_begin, on_cell=view.show_cell, controls=controls)
+    return RunWatcher(on_begin=view.show_begin, on_cell=view.show_cell, controls=session.stop_controls())
 
 
 def _new_folder(parent: Path) -> Path:

@@ -133,6 +133,10 @@ class Session:
 
         return Controls(begin, stage, advance, lambda: job.should_stop() or self.host.should_stop())
 
+    def stop_controls(self) -> Controls:
+        """Give the controls of a job that shows its progress itself: they tell when the user stops it."""
+        return Controls(should_stop=self.controls().should_stop)
+
     @property
     def images_folder(self) -> Path:
         """The folder for images that are not part of a run."""
