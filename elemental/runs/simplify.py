@@ -19,7 +19,7 @@ from ..recipe.ratio_changes import on_the_way
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rule_cover import cover
 from ..recipe.rules import BlockSelector, ElementSelector, Ratios, Rule, RuleSet
-from ..workflows import live_merge
+from ..workflows import images_of_merge, live_merge
 from .effect_estimate import EffectWatcher
 
 if TYPE_CHECKING:
@@ -214,13 +214,13 @@ class _Simplification:
         return least_enough(len(ranked), probe, allowed)
 
     def _draw(self, recipe: MergeRecipe, label: str) -> tuple[Image.Image, ...]:
-        if self._watcher.controls.should_stop():
-            raise Stopped
-        self._merge.apply(recipe, controls=self._watcher.controls)
         images = []
         for request in self._order.requests:
             self._progress(label)
-            images.append(self._host.make_images(request, model={LABEL_FIELD: label})[0].image)
+            if self._watcher.controls.should_stop():
+                raise Stopped
+            (made,) = images_of_merge(self._host, request, self._merge, recipe, controls=self._watcher.controls)
+            images.append(made.image)
             self._generated += 1
             self._watcher.on_image(images[-1], label)
         return tuple(images)
