@@ -172,20 +172,20 @@ def test_fp16_terms_that_cancel_are_within_a_unit(size: float) -> None:
         a = (torch.rand(100_000, generator=generator) * 2 - 1) * size
         b = a * ((alpha - 1) / alpha) + torch.randn(len(a), generator=generator) * size * 2**-12
         models = [a.half(), b.half()]
-        result = half_precision.half_weight_sum(models[0], models[1], alpha)
+        result = half_precision.half_weight_sum(models[0], models[1], alpha).values
         assert ulps(result, float64_formula("weight-sum", models, alpha, 0)) <= 1
         cut = zip(*(model.view(-1, 800) for model in models), strict=True)
-        pieces = [half_precision.half_weight_sum(some_a, some_b, alpha) for some_a, some_b in cut]
+        pieces = [half_precision.half_weight_sum(some_a, some_b, alpha).values for some_a, some_b in cut]
         assert torch.equal(torch.cat(pieces), result)
 
 
 def test_one_number_that_is_none_spoils_no_other() -> None:
     a, b = torch.tensor([0.7, 300, 1]).half(), torch.tensor([-0.3, -128.6, 2]).half()
-    whole = half_precision.half_weight_sum(a, b, 0.7)
+    whole = half_precision.half_weight_sum(a, b, 0.7).values
     for bad in (float("nan"), float("inf")):
         spoilt = torch.tensor([bad]).half()
         assert torch.equal(
-            half_precision.half_weight_sum(torch.cat([a, spoilt]), torch.cat([b, spoilt]), 0.7)[:3], whole
+            half_precision.half_weight_sum(torch.cat([a, spoilt]), torch.cat([b, spoilt]), 0.7).values[:3], whole
         )
 
 
@@ -193,7 +193,25 @@ def test_one_number_that_is_none_spoils_no_other() -> None:
 def test_the_largest_of_fp16(values: list[float]) -> None:
     assert half_precision.largest(torch.tensor(values, dtype=torch.float16)) == max(map(abs, values))
     for bad in (float("inf"), float("-inf"), float("nan"), -float("nan")):
-        assert not math.isfinite(half_precision.largest(torch.tensor([*values, bad], dtype=torch.float16)))
+        spoilt = torch.tensor([*values, bad], dtype=torch.float16)
+        assert not math.isfinite(half_precision.largest(spoilt))
+        assert not math.isfinite(half_precision.largest(torch.zeros(1).half(), spoilt))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "alpha", "finite"),
+    [
+        ([1, 2], [3, 4], 0.3, True),
+        ([65504, 0], [-65504, 0], 0.5, False),  # may be finite, which is looked at number by number
+        ([1, 2], [3, math.nan], 0.3, False),
+        ([math.inf, 2], [3, 4], 0.3, False),
+        ([30000, 0], [-30000, 0], 0.5, True),
+        ([30000, 0], [-30000, 0], 1.9, False),
+    ],
+)
+def test_a_weight_sum_that_is_surely_finite(a: list[float], b: list[float], alpha: float, *, finite: bool) -> None:
+    result = half_precision.half_weight_sum(torch.tensor(a).half(), torch.tensor(b).half(), alpha)
+    assert result.finite is finite
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from .files.dtypes import TORCH_DTYPES, round_to, working_dtype
 from .files.tensor_data import Buffer, HeldData, TensorData
 from .files.writer import SafetensorsWriter
 from .formulas.by_mode import FORMULAS
-from .formulas.half_precision import half_weight_sum
+from .formulas.half_precision import HalfSum, half_weight_sum
 from .interrupts import raise_error_of, uninterrupted
 from .out_of_memory import is_out_of_memory
 from .plan import MergePlan, Role, TensorPlan
@@ -96,6 +96,29 @@ class _Piece(NamedTuple):
     inputs: tuple[TensorData | HeldData, ...]
     start: int
     stop: int
+    of_halves: bool
+    """Whether it is a weight sum of fp16 numbers in fp16."""
+
+
+class _Memory(threading.local):
+    """What each thread computes in: new memory from the system costs more time than the sums."""
+
+    def __init__(self) -> None:
+        self.buffers = [Buffer() for _ in Role]
+        self._halves: Tensor | None = None
+        self._rows: Tensor | None = None
+
+    def halves(self, count: int) -> Tensor:
+        """Give room for a result in fp16."""
+        if self._halves is None:
+            self._halves = torch.empty(_CPU_PIECE, dtype=torch.float16)
+        return self._halves if count == _CPU_PIECE else self._halves[:count]
+
+    def rows(self, count: int, length: int, dtype: torch.dtype) -> Tensor:
+        """Give room for working copies of some inputs."""
+        if self._rows is None:
+            self._rows = torch.empty(3, _CPU_PIECE, dtype=dtype)
+        return self._rows[:count, :length]
 
 
 def execute(
@@ -194,7 +217,7 @@ class _Run:
         self._end_signal = threading.Lock()  # released when the run ends
         self._end_signal.acquire()
         self._active_threads = 0
-        self._memory = threading.local()
+        self._memory = _Memory()
         self._unreported = 0
 
     def work(self) -> None:
@@ -257,8 +280,9 @@ class _Run:
         size = _CPU_PIECE if self._device.type == "cpu" else _DEVICE_PIECE
         for plan in self._plan.tensors:
             inputs = self._read(plan)
+            of_halves = self._is_half_weight_sum(plan, inputs)
             for start in range(0, plan.info.numel, size):
-                yield _Piece(plan, inputs, start, min(start + size, plan.info.numel))
+                yield _Piece(plan, inputs, start, min(start + size, plan.info.numel), of_halves)
 
     def _read(self, plan: TensorPlan) -> tuple[TensorData | HeldData, ...]:
         inputs = [self._models[role].data(plan.name.key) for role in plan.inputs]
@@ -270,28 +294,25 @@ class _Run:
 
     def _finish(self, piece: _Piece) -> None:
         plan = piece.plan
-        inputs = self._read_piece(piece)
-        result = self._compute(plan, inputs)
-        if plan.info.is_float and not is_finite(result):
+        buffers = zip(piece.inputs, self._memory.buffers, strict=False)
+        inputs = [data.read(piece.start, piece.stop, buffer) for data, buffer in buffers]
+        result, finite = self._sum_halves(plan, inputs) if piece.of_halves else (self._compute(plan, inputs), False)
+        if not finite and plan.info.is_float and not is_finite(result):
             self._report_not_finite(plan, inputs, result.cpu())
         self._sink.write(plan, piece.start, result)
         with self._lock:
-            self._unreported += result.numel() * result.element_size()
+            self._unreported += (piece.stop - piece.start) * result.element_size()
 
-    def _read_piece(self, piece: _Piece) -> list[Tensor]:
-        """Read the numbers of a piece into this thread's memory."""
-        if not hasattr(self._memory, "buffers"):
-            self._memory.buffers = [Buffer() for _ in Role]
-        buffers = zip(piece.inputs, self._memory.buffers, strict=False)
-        return [data.read(piece.start, piece.stop, buffer) for data, buffer in buffers]
+    def _sum_halves(self, plan: TensorPlan, inputs: Sequence[Tensor]) -> HalfSum:
+        a, b = inputs
+        if self._device.type == "cpu":
+            return half_weight_sum(a, b, plan.alpha, out=self._memory.halves(len(a)))
+        return half_weight_sum(a.to(self._device), b.to(self._device), plan.alpha)
 
     def _compute(self, plan: TensorPlan, inputs: Sequence[Tensor]) -> Tensor:
         saved = TORCH_DTYPES[plan.info.dtype]
         if len(inputs) == 1:
             return round_to(inputs[0], saved)
-        if self._is_half_weight_sum(plan, inputs):
-            a, b = (tensor.to(self._device) for tensor in inputs)
-            return half_weight_sum(a, b, plan.alpha, out=self._room_for_halves(len(a)))
         copies = dict(zip(plan.inputs, self._working_copies(inputs), strict=True))
         spare = copies[plan.inputs[0]]
         if self._plan.mode.uses_c and len(inputs) < len(_OPERANDS):
@@ -299,28 +320,16 @@ class _Run:
         a, b, c = (copies.get(role, spare) for role in _OPERANDS)
         return round_to(FORMULAS[self._plan.mode](a, b, c, alpha=plan.alpha, beta=plan.beta or 0.0), saved)
 
-    def _room_for_halves(self, count: int) -> Tensor | None:
-        """Give this thread's memory for a result on the CPU: new memory of this size costs more time than the sum."""
-        if self._device.type != "cpu":
-            return None
-        if not hasattr(self._memory, "halves"):
-            self._memory.halves = torch.empty(_CPU_PIECE, dtype=torch.float16)
-        halves: Tensor = self._memory.halves[:count]
-        return halves
-
     def _working_copies(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         dtype = working_dtype(self._device)
         if self._device.type != "cpu":
             return [tensor.to(device=self._device, dtype=dtype, copy=True) for tensor in inputs]
-        # The CPU reuses the same few buffers: new memory from the system costs more time than the sums.
-        if not hasattr(self._memory, "rows"):
-            self._memory.rows = torch.empty(3, _CPU_PIECE, dtype=dtype)
-        rows = self._memory.rows[: len(inputs), : len(inputs[0])]
+        rows = self._memory.rows(len(inputs), len(inputs[0]), dtype)
         return [row.copy_(tensor) for row, tensor in zip(rows, inputs, strict=True)]
 
-    def _is_half_weight_sum(self, plan: TensorPlan, inputs: Sequence[Tensor]) -> bool:
-        half = plan.info.dtype == "F16" and all(tensor.dtype is torch.float16 for tensor in inputs)
-        return half and self._plan.mode is MergeMode.WEIGHT_SUM
+    def _is_half_weight_sum(self, plan: TensorPlan, inputs: Sequence[TensorData | HeldData]) -> bool:
+        half = plan.info.dtype == "F16" and all(data.dtype is torch.float16 for data in inputs)
+        return half and len(inputs) > 1 and self._plan.mode is MergeMode.WEIGHT_SUM
 
     def _report_not_finite(self, plan: TensorPlan, inputs: Sequence[Tensor], result: Tensor) -> None:
         finite = [torch.isfinite(tensor.float()) for tensor in inputs]

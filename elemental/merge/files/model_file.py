@@ -159,12 +159,14 @@ class ModelFile:
 
     def _fill(self, start: int, buffer: memoryview) -> bool:
         """Fill a buffer, and tell whether the file had enough bytes."""
-        while buffer.nbytes:
-            count = self._read_some(start, buffer[:_MOST])
+        size = len(buffer)
+        done = self._read_some(start, buffer if size <= _MOST else buffer[:_MOST]) if size else 0
+        while 0 < done < size:
+            count = self._read_some(start + done, buffer[done : done + _MOST])
             if not count:
                 return False
-            start, buffer = start + count, buffer[count:]
-        return True
+            done += count
+        return done == size
 
     def _read_some(self, start: int, buffer: memoryview) -> int:
         if hasattr(os, "preadv"):

@@ -24,12 +24,21 @@ class Buffer:
 
     def __init__(self, memory: Tensor | None = None) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8) if memory is None else memory
+        self._last: tuple[int, torch.dtype] | None = None
+        self._room: tuple[Tensor, memoryview]
 
-    def room(self, size: int) -> Tensor:
-        """Give so many bytes, in place of those that were given before."""
+    def room(self, count: int, dtype: torch.dtype) -> tuple[Tensor, memoryview]:
+        """Give memory for numbers, in place of what was given before: as a tensor, and as bytes."""
+        if self._last != (count, dtype):  # most pieces are as long as the one before
+            self._last, self._room = (count, dtype), self._make_room(count, dtype)
+        return self._room
+
+    def _make_room(self, count: int, dtype: torch.dtype) -> tuple[Tensor, memoryview]:
+        size = count * dtype.itemsize
         if len(self._bytes) < size:
             self._bytes = torch.empty(size, dtype=torch.uint8)
-        return self._bytes[:size]
+        room = self._bytes[:size]
+        return room.view(dtype), room.numpy().data
 
 
 class TensorData:
@@ -70,10 +79,9 @@ class TensorData:
             if self._whole is None:
                 self._whole = self.tensor().reshape(-1)
             return self._whole[start:stop]
-        size = self.dtype.itemsize
-        values = buffer.room((stop - start) * size)
-        self._file.read(self._stored.start + start * size, values.numpy().data)
-        return values.view(self.dtype)
+        values, memory = buffer.room(stop - start, self.dtype)
+        self._file.read(self._stored.start + start * self.dtype.itemsize, memory)
+        return values
 
     def tensor(self) -> Tensor:
         """Read the whole tensor into memory of its own.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import struct
+import sys
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +24,19 @@ _HALF_UNIT = 2**-12 * 0.99
 is kept in reserve for errors that :func:`half_weight_sum` does not count."""
 
 
-def half_weight_sum(a: Tensor, b: Tensor, alpha: float, *, out: Tensor | None = None) -> Tensor:
+class HalfSum(NamedTuple):
+    """A weight sum of fp16 tensors.
+
+    Attributes:
+        values: The result, fp16.
+        finite: Whether it surely holds neither NaN nor infinite numbers; if False, it may.
+    """
+
+    values: Tensor
+    finite: bool
+
+
+def half_weight_sum(a: Tensor, b: Tensor, alpha: float, *, out: Tensor | None = None) -> HalfSum:
     """Give (1 - alpha) A + alpha B of fp16 tensors, to within one unit in the last place.
 
     torch's ``lerp`` computes in float32 internally, needs no copies, and is ten times as fast as float64. It gives
@@ -38,7 +53,7 @@ def half_weight_sum(a: Tensor, b: Tensor, alpha: float, *, out: Tensor | None = 
         out: Memory for the result, fp16, of the same length, on the same device; None for new memory.
 
     Returns:
-        The result, fp16.
+        The result.
     """
     if _has_half_lerp(a.device.type):
         result = torch.lerp(a, b, alpha, out=out)
@@ -47,15 +62,21 @@ def half_weight_sum(a: Tensor, b: Tensor, alpha: float, *, out: Tensor | None = 
     rounded = float(np.float32(alpha))
     factor = abs(rounded) if abs(rounded) < 0.5 else abs(1 - rounded)
     error = abs(alpha - rounded) + 3 * 2**-24 * factor  # of a result, as a part of |B - A|
+    most = largest(a, b)
+    finite = (abs(1 - alpha) + abs(alpha)) * most < _LARGEST
     # the first bound costs less than the difference; 1.01 is for the difference's rounding to fp16
-    if error * (largest(a) + largest(b)) * 1.01 <= _HALF_STEP or (most := error * largest(b - a)) <= _HALF_STEP:
-        return result
-    near = _near_zero(result, most / _HALF_UNIT)
+    if error * 2 * most * 1.01 > _HALF_STEP and (lost := error * largest(b - a)) > _HALF_STEP:
+        _mend_cancelled(result, a, b, alpha, error=error, most_lost=lost)
+    return HalfSum(result, finite)
+
+
+def _mend_cancelled(result: Tensor, a: Tensor, b: Tensor, alpha: float, *, error: float, most_lost: float) -> None:
+    """Compute results anew that are small because large terms cancel."""
+    near = _near_zero(result, most_lost / _HALF_UNIT)
     some_a, some_b, from_lerp = a[near], b[near], result[near]
     lost = error * (some_b - some_a).abs().double()
     exact = weight_sum(some_a.double(), some_b.double(), b, alpha=alpha, beta=0.0).to(torch.float16)
     result[near] = torch.where((lost > _HALF_STEP) & (from_lerp.abs() <= lost / _HALF_UNIT), exact, from_lerp)
-    return result
 
 
 def _near_zero(values: Tensor, bound: float) -> Tensor:
@@ -67,18 +88,22 @@ def _near_zero(values: Tensor, bound: float) -> Tensor:
     return torch.from_numpy(np.flatnonzero((values.view(torch.int16).numpy() & 0x7FFF) <= most))
 
 
-def largest(values: Tensor) -> float:
-    """Give the largest absolute value of a non-empty fp16 tensor; it is not finite if any value is not.
+def largest(*tensors: Tensor) -> float:
+    """Give the largest absolute value of non-empty fp16 tensors; it is not finite if any value is not.
 
     Positive fp16 numbers have the same order as their bits read as signed integers, negative ones as unsigned integers:
     numpy finds the largest integer twice as fast as torch finds the largest float.
     """
-    if values.device.type != "cpu":
-        return float(values.abs().max())
-    bits = values.view(torch.int16).numpy()
-    highest, lowest = int(bits.max()), int(bits.view("u2").max())
-    magnitude = max(highest, lowest - 0x8000, 0)
-    return float(np.array(magnitude, dtype="u2").view("f2"))
+    if tensors[0].device.type != "cpu":
+        return float(torch.stack([values.abs().max() for values in tensors]).max())
+    magnitude = max(map(_largest_bits, tensors))
+    number: float = struct.unpack("e", magnitude.to_bytes(2, sys.byteorder))[0]
+    return number
+
+
+def _largest_bits(values: Tensor) -> int:
+    bits = values.numpy().view("i2")
+    return max(int(np.maximum.reduce(bits)), int(np.maximum.reduce(bits.view("u2"))) - 0x8000, 0)
 
 
 @cache
