@@ -1,4 +1,4 @@
-"""Tensors that are kept for the next cells: read twice, right whatever was read since, and not of a changed file."""
+"""Tensors that are kept for the next cells: read once, right whatever was read since, and not of a changed file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elemental import Checkpoint, CheckpointError, MergePlan, MergeRecipe, model_source
+from elemental import Checkpoint, CheckpointError, MergeError, MergePlan, MergeRecipe, model_source
 from elemental.merge.execute import Sink, execute
 from elemental.merge.files.open_models import OpenModels
 from elemental.merge.files.tensor_data import Buffer, TensorData
@@ -80,8 +80,7 @@ def stored(models: Models, plan: MergePlan) -> int:
     return sum(-(-info.nbytes // 64) * 64 for info in inputs)
 
 
-def test_a_tensor_is_read_twice(opened: tuple[Models, MergePlan], reads: list[int]) -> None:
-    """The second time, it is kept."""
+def test_a_tensor_is_read_once(opened: tuple[Models, MergePlan], reads: list[int]) -> None:
     models, whole = opened
     recent, plan = RecentTensors(), only(whole, KEYS)
     wanted = run(plan, models)
@@ -90,7 +89,39 @@ def test_a_tensor_is_read_twice(opened: tuple[Models, MergePlan], reads: list[in
     for _ in range(4):
         assert same(run(plan, recent.readers(models, plan)), wanted)
         counts.append(len(reads))
-    assert counts == [2 * len(KEYS), 4 * len(KEYS), 4 * len(KEYS), 4 * len(KEYS)]
+    assert counts == [2 * len(KEYS)] * 4
+
+
+def test_a_tensor_of_several_pieces_is_read_once(
+    opened: tuple[Models, MergePlan], reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, whole = opened
+    monkeypatch.setattr("elemental.merge.execute._CPU_PIECE", 100)
+    plan = only(whole, KEYS)
+    recent, wanted = RecentTensors(), run(plan, models)
+    for expected in (sum(2 * -(-tensor.info.numel // 100) for tensor in plan.tensors), 0):
+        reads.clear()
+        assert same(run(plan, recent.readers(models, plan)), wanted)
+        assert len(reads) == expected
+
+
+def test_a_merge_that_failed_leaves_what_was_read_right(
+    opened: tuple[Models, MergePlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, whole = opened
+    monkeypatch.setattr("elemental.merge.execute._CPU_PIECE", 100)
+    plan = only(whole, KEYS)
+    recent, wanted = RecentTensors(), run(plan, models)
+
+    class Failing(Fixed):
+        def write(self, tensor: TensorPlan, start: int, values: Tensor) -> None:
+            super().write(tensor, start, values)
+            if start:
+                raise MergeError("the second piece")
+
+    with pytest.raises(MergeError, match="second"):
+        execute(plan, recent.readers(models, plan), Failing())
+    assert same(run(plan, recent.readers(models, plan)), wanted)
 
 
 def test_a_plan_of_more_than_half_of_the_memory_reads_the_files(opened: tuple[Models, MergePlan]) -> None:
@@ -112,13 +143,13 @@ def test_what_was_read_first_makes_room(opened: tuple[Models, MergePlan], reads:
         return len(reads) - 2  # those of the comparison
 
     large, *small = sorted(plans, key=lambda plan: -stored(models, plan))
-    for plan in (*plans, *plans):
+    for plan in plans:
         read(plan)
     assert read(small[-1]) == 0
     read(large)
     assert read(large) == 0
     others = [only(whole, [tensor.name.key]) for tensor in whole.tensors if tensor.info.nbytes <= 1 << 12]
-    for plan in (*others, *others):
+    for plan in others:
         read(plan)
     assert read(large) == 2
     assert sum(held.data.nbytes for held in recent._held.values()) <= recent._capacity
@@ -135,7 +166,8 @@ def test_any_plans_one_after_the_other(
         monkeypatch.setattr("elemental.merge.execute._THREAD_BYTES", 1)
     usual = chance.sample([tensor.name.key for tensor in whole.tensors if tensor.info.nbytes < 1 << 11], 40)
     wanted = run(only(whole, usual), models)
-    recent, from_memory = RecentTensors(chance.choice([1 << 12, 1 << 13, 1 << 14])), 0
+    capacity, from_memory = chance.choice([1 << 12, 1 << 13, 1 << 14]), 0
+    recent = RecentTensors(capacity)
     for _ in range(150):
         plan = only(whole, chance.sample(usual, chance.randint(1, 12)))
         readers = recent.readers(models, plan)
@@ -151,7 +183,7 @@ def test_a_plan_whose_tensors_lie_where_room_is_made_reads_them_again(
     first, second, third = (only(whole, [key]) for key in (KEYS[0], KEYS[4], KEYS[3]))
     all_three = only(whole, [KEYS[0], KEYS[4], KEYS[3]])
     recent = RecentTensors(2 * stored(models, all_three))
-    for plan in (first, first, second, third):
+    for plan in (first, second, third):
         run(plan, recent.readers(models, plan))
     recent._end += recent._capacity - stored(models, first)  # the memory behind the first one has been given to others
     reads.clear()
@@ -159,12 +191,26 @@ def test_a_plan_whose_tensors_lie_where_room_is_made_reads_them_again(
     assert len(reads) == 2 * 6  # all of them, and those of the comparison
 
 
+def test_memory_is_made_ready_during_a_large_merge(opened: tuple[Models, MergePlan], reads: list[int]) -> None:
+    models, whole = opened
+    plan = only(whole, KEYS)
+    recent, wanted = RecentTensors(2 * stored(models, plan)), run(plan, models)
+    assert same(run(whole, recent.readers(models, whole)), run(whole, models))
+    for _ in range(2):
+        reads.clear()
+        assert same(run(plan, recent.readers(models, plan)), wanted)
+    recent.wait()
+    assert not reads
+
+
 def test_without_memory_the_files_are_read(opened: tuple[Models, MergePlan], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("elemental.merge.recent_tensors.torch.empty", fail)
-    assert RecentTensors().readers(opened[0], only(opened[1], KEYS)) is opened[0]
+    recent = RecentTensors()
+    for _ in range(2):
+        assert recent.readers(opened[0], only(opened[1], KEYS)) is opened[0]
 
 
 def test_a_file_that_was_written_to_is_refused(models: Mapping[str, Path], tmp_path: Path) -> None:
@@ -174,8 +220,7 @@ def test_a_file_that_was_written_to_is_refused(models: Mapping[str, Path], tmp_p
     with OpenModels() as open_models:
         files = open_models.open(recipe)
         plan = only(open_models.planner(recipe).plan(recipe), KEYS)
-        for _ in range(2):
-            run(plan, recent.readers(files, plan))
+        run(plan, recent.readers(files, plan))
         paths[0].write_bytes(b"something else")
         with pytest.raises(CheckpointError, match="changed"):
             run(plan, recent.readers(files, plan))

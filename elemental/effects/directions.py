@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..architectures.keys import FIRST_CONV
-from ..merge.execute import TensorReader, extend_channels
-from ..merge.files.tensor_data import Buffer, HeldData, TensorData
+from ..merge.execute import StoredData, TensorReader, extend_channels
+from ..merge.files.tensor_data import Buffer, HeldData
 from ..merge.plan import MergePlan, Role, TensorPlan
 from ..merge.shape_fit import can_merge_shapes
 from ..recipe.modes import Coefficients
@@ -79,7 +79,7 @@ class Directions:
         self._coefficients = coefficients
         self._models = models
         self._buffers = {role: Buffer() for role in _ROLES}
-        self._opened: tuple[str, Mapping[Role, TensorData | HeldData]] = "", {}
+        self._opened: tuple[str, Mapping[Role, StoredData]] = "", {}
         self._kept: dict[str, Tensor] = {}
         self._room = _MOST_KEPT
         self.keys = frozenset(key for key in coefficients if self._fits(key))
@@ -122,8 +122,8 @@ class Directions:
         result = self._models[Role.A].data(key).shape
         return all(can_merge_shapes(key, result, self._models[role].data(key).shape) for role in self._used(key))
 
-    def _open(self, key: str) -> Mapping[Role, TensorData | HeldData]:
-        inputs: dict[Role, TensorData | HeldData] = {role: self._models[role].data(key) for role in self._used(key)}
+    def _open(self, key: str) -> Mapping[Role, StoredData]:
+        inputs: dict[Role, StoredData] = {role: self._models[role].data(key) for role in self._used(key)}
         if key != FIRST_CONV:
             return inputs
         a = self._models[Role.A].data(key).tensor()

@@ -19,7 +19,7 @@ from ..errors import MergeError, Stopped
 from ..recipe.modes import MergeMode
 from ..recipe.rules import format_ratio
 from .files.dtypes import TORCH_DTYPES, round_to, working_dtype
-from .files.tensor_data import Buffer, HeldData, TensorData
+from .files.tensor_data import Buffer, HeldData
 from .files.writer import SafetensorsWriter
 from .formulas.by_mode import FORMULAS
 from .formulas.half_precision import HalfSum, half_weight_sum
@@ -42,10 +42,31 @@ done sooner with torch's threads alone, which are running already."""
 _POLL_SECONDS = 0.1
 
 
+class StoredData(Protocol):
+    """A tensor that can be read piece by piece; see :class:`.files.tensor_data.TensorData`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its dtype."""
+
+    def read(self, start: int, stop: int, buffer: Buffer) -> Tensor:
+        """Give some numbers."""
+
+    def largest(self, start: int, stop: int) -> float | None:
+        """Give the largest absolute value of numbers that were read, of fp16, if it is known; see :func:`largest`."""
+
+    def tensor(self) -> Tensor:
+        """Give the whole tensor."""
+
+
 class TensorReader(Protocol):
     """Reads the tensors of a model."""
 
-    def data(self, key: str) -> TensorData | HeldData:
+    def data(self, key: str) -> StoredData:
         """Give a tensor of the planned shape, to be read piece by piece."""
 
 
@@ -93,7 +114,7 @@ class Findings(NamedTuple):
 
 class _Piece(NamedTuple):
     plan: TensorPlan
-    inputs: tuple[TensorData | HeldData, ...]
+    inputs: tuple[StoredData, ...]
     start: int
     stop: int
     of_halves: bool
@@ -284,7 +305,7 @@ class _Run:
             for start in range(0, plan.info.numel, size):
                 yield _Piece(plan, inputs, start, min(start + size, plan.info.numel), of_halves)
 
-    def _read(self, plan: TensorPlan) -> tuple[TensorData | HeldData, ...]:
+    def _read(self, plan: TensorPlan) -> tuple[StoredData, ...]:
         inputs = [self._models[role].data(plan.name.key) for role in plan.inputs]
         if plan.name.key == FIRST_CONV and len({data.shape[1] for data in inputs}) > 1:
             inputs = [HeldData(tensor) for tensor in extend_channels([data.tensor() for data in inputs])]
@@ -296,18 +317,20 @@ class _Run:
         plan = piece.plan
         buffers = zip(piece.inputs, self._memory.buffers, strict=False)
         inputs = [data.read(piece.start, piece.stop, buffer) for data, buffer in buffers]
-        result, finite = self._sum_halves(plan, inputs) if piece.of_halves else (self._compute(plan, inputs), False)
+        result, finite = self._sum_halves(piece, inputs) if piece.of_halves else (self._compute(plan, inputs), False)
         if not finite and plan.info.is_float and not is_finite(result):
             self._report_not_finite(plan, inputs, result.cpu())
         self._sink.write(plan, piece.start, result)
         with self._lock:
             self._unreported += (piece.stop - piece.start) * result.element_size()
 
-    def _sum_halves(self, plan: TensorPlan, inputs: Sequence[Tensor]) -> HalfSum:
-        a, b = inputs
-        if self._device.type == "cpu":
-            return half_weight_sum(a, b, plan.alpha, out=self._memory.halves(len(a)))
-        return half_weight_sum(a.to(self._device), b.to(self._device), plan.alpha)
+    def _sum_halves(self, piece: _Piece, inputs: Sequence[Tensor]) -> HalfSum:
+        (a, b), alpha = inputs, piece.plan.alpha
+        if self._device.type != "cpu":
+            return half_weight_sum(a.to(self._device), b.to(self._device), alpha)
+        most_a, most_b = (data.largest(piece.start, piece.stop) for data in piece.inputs)
+        most = None if most_a is None or most_b is None else (most_a, most_b)
+        return half_weight_sum(a, b, alpha, most=most, out=self._memory.halves(len(a)))
 
     def _compute(self, plan: TensorPlan, inputs: Sequence[Tensor]) -> Tensor:
         saved = TORCH_DTYPES[plan.info.dtype]
@@ -327,7 +350,7 @@ class _Run:
         rows = self._memory.rows(len(inputs), len(inputs[0]), dtype)
         return [row.copy_(tensor) for row, tensor in zip(rows, inputs, strict=True)]
 
-    def _is_half_weight_sum(self, plan: TensorPlan, inputs: Sequence[TensorData | HeldData]) -> bool:
+    def _is_half_weight_sum(self, plan: TensorPlan, inputs: Sequence[StoredData]) -> bool:
         half = plan.info.dtype == "F16" and all(data.dtype is torch.float16 for data in inputs)
         return half and len(inputs) > 1 and self._plan.mode is MergeMode.WEIGHT_SUM
 

@@ -123,6 +123,7 @@ class LiveMerge:
         try:
             self.give_back()
         finally:
+            self._recent.wait()
             self._files_in_use.pop(id(self), None)
             self._claim.__exit__(None, None, None)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .execute import TensorReader
 from .files.checkpoint import Checkpoint
-from .files.tensor_data import Buffer, HeldData, TensorData
+from .files.tensor_data import Buffer, TensorData
+from .formulas.half_precision import largest
 from .out_of_memory import is_out_of_memory
 from .plan import MergePlan, Role
 
@@ -24,18 +25,66 @@ _ALIGNMENT = 64
 _Name = tuple[Checkpoint, str]
 
 
+class _KeptPiece(NamedTuple):
+    values: Tensor
+    largest: float | None
+    """The largest absolute value of fp16 numbers."""
+
+
+class KeptData:
+    """A tensor of a file, as :class:`.execute.StoredData`; its pieces are kept when they are read.
+
+    Args:
+        data: The tensor.
+        memory: Bytes for its numbers.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its dtype.
+        nbytes: Its size in bytes.
+    """
+
+    def __init__(self, data: TensorData, memory: Tensor) -> None:
+        self.shape = data.shape
+        self.dtype = data.dtype
+        self.nbytes = len(memory)
+        self._data = data
+        self._memory = memory
+        self._pieces: dict[tuple[int, int], _KeptPiece] = {}
+
+    def read(self, start: int, stop: int, buffer: Buffer) -> Tensor:  # noqa: ARG002
+        """Read some numbers as :meth:`TensorData.read` does, or give those that were read before."""
+        piece = self._pieces.get((start, stop))
+        if piece is None:
+            piece = self._pieces[start, stop] = self._read(start, stop)
+        return piece.values
+
+    def largest(self, start: int, stop: int) -> float | None:
+        """Give the largest absolute value of fp16 numbers that were read."""
+        return self._pieces[start, stop].largest
+
+    def tensor(self) -> Tensor:
+        """Read the whole tensor into memory of its own."""
+        return self._data.tensor()
+
+    def _read(self, start: int, stop: int) -> _KeptPiece:
+        size = self.dtype.itemsize
+        values = self._data.read(start, stop, Buffer(self._memory[start * size : stop * size]))
+        return _KeptPiece(values, largest(values) if values.dtype is torch.float16 else None)
+
+
 class _Held(NamedTuple):
     position: int
-    data: HeldData
+    data: KeptData
 
 
 class RecentTensors:
     """Reads tensors of models, and keeps those that were read last.
 
-    A tensor is kept when it is read for the second time: the first time, reading it piece by piece takes less time than
-    reading it into memory that the process has not used yet. For the same reason, one piece of memory is given to
-    tensors one after the other, and then from its start again. A position counts the bytes that were ever given, so
-    that the memory at a position is used again once that count is ``capacity`` further.
+    Memory that the process has not used yet costs more time than reading into it. So one piece of memory, which is made
+    ready while a whole model is merged, is given to tensors one after the other, and then from its start again. A
+    position counts the bytes that were ever given, so that the memory at a position is used again once that count is
+    ``capacity`` further.
 
     Args:
         capacity: The bytes of the memory, a multiple of 64.
@@ -44,9 +93,9 @@ class RecentTensors:
     def __init__(self, capacity: int = MOST_BYTES) -> None:
         self._capacity = capacity
         self._memory: Tensor | None = None
+        self._preparing: threading.Thread | None = None
         self._held: dict[_Name, _Held] = {}
         self._positions: dict[_Name, int] = {}  # where tensors that the plan needs will be
-        self._read_before: WeakKeyDictionary[Checkpoint, set[str]] = WeakKeyDictionary()
         self._end = 0
 
     def readers(self, models: Mapping[Role, Checkpoint], plan: MergePlan) -> Mapping[Role, TensorReader]:
@@ -56,12 +105,20 @@ class RecentTensors:
         """
         names = [(models[role], tensor.name.key) for tensor in plan.tensors for role in tensor.inputs]
         sizes = {(model, key): _aligned(model.tensors[key].nbytes) for model, key in names}
-        if sum(sizes.values()) > self._capacity // 2 or not self._has_memory():
+        fits = sum(sizes.values()) <= self._capacity // 2
+        if not self._reserve() or not fits:
+            self._prepare()
             return models
-        self._make_room({(model, key): sizes[model, key] for model, key in names if self._was_read(model, key)})
+        self.wait()
+        self._make_room(sizes)
         return {role: _Reader(self, model) for role, model in models.items()}
 
-    def data(self, model: Checkpoint, key: str) -> TensorData | HeldData:
+    def wait(self) -> None:
+        """Wait until nothing is done in the background any more."""
+        if self._preparing is not None:
+            self._preparing.join()
+
+    def data(self, model: Checkpoint, key: str) -> KeptData:
         """Give a tensor of a model, of the plan that :meth:`readers` was called for last; valid for this plan.
 
         Raises:
@@ -73,21 +130,12 @@ class RecentTensors:
             if model.has_changed():
                 raise CheckpointError(f"{model.path} changed while it was read.")
             return held.data
-        position = self._positions.get((model, key))
-        if position is None:
-            self._read_before.setdefault(model, set()).add(key)
-            return model.data(key)
-        held = self._held[model, key] = _Held(position, self._read(model, key, position))
-        return held.data
-
-    def _was_read(self, model: Checkpoint, key: str) -> bool:
-        return key in self._read_before.get(model, ())
-
-    def _read(self, model: Checkpoint, key: str, position: int) -> HeldData:
         assert self._memory is not None
-        data, numel = model.data(key), model.tensors[key].numel
-        memory = Buffer(self._memory[position % self._capacity :])
-        return HeldData(data.read(0, numel, memory).view(data.shape))
+        position = self._positions[model, key]
+        place = position % self._capacity
+        memory = self._memory[place : place + model.tensors[key].nbytes]
+        held = self._held[model, key] = _Held(position, KeptData(model.data(key), memory))
+        return held.data
 
     def _make_room(self, sizes: Mapping[_Name, int]) -> None:
         """Find positions for the tensors that are not held, and forget those that were in that memory."""
@@ -113,8 +161,8 @@ class RecentTensors:
             end = positions[name] + sizes[name]
         return positions, end
 
-    def _has_memory(self) -> bool:
-        """Tell whether there is memory for tensors; the first call asks the system for it."""
+    def _reserve(self) -> bool:
+        """Tell whether there is memory; the first call asks the system for it."""
         if self._memory is None:
             try:
                 self._memory = torch.empty(self._capacity, dtype=torch.uint8)
@@ -124,6 +172,12 @@ class RecentTensors:
                 return False
         return True
 
+    def _prepare(self) -> None:
+        """Write to the memory while the files of a large model are merged: only then the system gives it."""
+        if self._memory is not None and self._preparing is None and not self._held:
+            self._preparing = threading.Thread(target=self._memory.zero_, name="memory")
+            self._preparing.start()
+
 
 class _Reader(NamedTuple):
     """Reads the tensors of one model."""
@@ -131,7 +185,7 @@ class _Reader(NamedTuple):
     recent: RecentTensors
     model: Checkpoint
 
-    def data(self, key: str) -> TensorData | HeldData:
+    def data(self, key: str) -> KeptData:
         """Give a tensor."""
         return self.recent.data(self.model, key)
 

@@ -83,6 +83,9 @@ class TensorData:
         self._file.read(self._stored.start + start * self.dtype.itemsize, memory)
         return values
 
+    def largest(self, start: int, stop: int) -> None:
+        """Give None: what the largest absolute value is was not looked at."""
+
     def tensor(self) -> Tensor:
         """Read the whole tensor into memory of its own.
 
@@ -131,6 +134,9 @@ class HeldData:
     def read(self, start: int, stop: int, buffer: Buffer) -> Tensor:  # noqa: ARG002
         """Give some numbers as :meth:`TensorData.read` does."""
         return self._numbers[start:stop]
+
+    def largest(self, start: int, stop: int) -> None:
+        """Give None: what the largest absolute value is was not looked at."""
 
     def tensor(self) -> Tensor:
         """Give the whole tensor."""

@@ -36,7 +36,9 @@ class HalfSum(NamedTuple):
     finite: bool
 
 
-def half_weight_sum(a: Tensor, b: Tensor, alpha: float, *, out: Tensor | None = None) -> HalfSum:
+def half_weight_sum(
+    a: Tensor, b: Tensor, alpha: float, *, most: tuple[float, float] | None = None, out: Tensor | None = None
+) -> HalfSum:
     """Give (1 - alpha) A + alpha B of fp16 tensors, to within one unit in the last place.
 
     torch's ``lerp`` computes in float32 internally, needs no copies, and is ten times as fast as float64. It gives
@@ -50,6 +52,7 @@ def half_weight_sum(a: Tensor, b: Tensor, alpha: float, *, out: Tensor | None = 
         a: A's numbers, fp16, 1-D.
         b: B's numbers, fp16, 1-D, of the same length.
         alpha: The ratio.
+        most: What :func:`largest` gives for A and B, where it is known.
         out: Memory for the result, fp16, of the same length, on the same device; None for new memory.
 
     Returns:
@@ -62,12 +65,11 @@ def half_weight_sum(a: Tensor, b: Tensor, alpha: float, *, out: Tensor | None = 
     rounded = float(np.float32(alpha))
     factor = abs(rounded) if abs(rounded) < 0.5 else abs(1 - rounded)
     error = abs(alpha - rounded) + 3 * 2**-24 * factor  # of a result, as a part of |B - A|
-    most = largest(a, b)
-    finite = (abs(1 - alpha) + abs(alpha)) * most < _LARGEST
+    most_a, most_b = most or (largest(a), largest(b))
     # the first bound costs less than the difference; 1.01 is for the difference's rounding to fp16
-    if error * 2 * most * 1.01 > _HALF_STEP and (lost := error * largest(b - a)) > _HALF_STEP:
+    if not error * (most_a + most_b) * 1.01 <= _HALF_STEP and not (lost := error * largest(b - a)) <= _HALF_STEP:
         _mend_cancelled(result, a, b, alpha, error=error, most_lost=lost)
-    return HalfSum(result, finite)
+    return HalfSum(result, finite=abs(1 - alpha) * most_a + abs(alpha) * most_b < _LARGEST)
 
 
 def _mend_cancelled(result: Tensor, a: Tensor, b: Tensor, alpha: float, *, error: float, most_lost: float) -> None:
@@ -88,22 +90,18 @@ def _near_zero(values: Tensor, bound: float) -> Tensor:
     return torch.from_numpy(np.flatnonzero((values.view(torch.int16).numpy() & 0x7FFF) <= most))
 
 
-def largest(*tensors: Tensor) -> float:
-    """Give the largest absolute value of non-empty fp16 tensors; it is not finite if any value is not.
+def largest(values: Tensor) -> float:
+    """Give the largest absolute value of a non-empty fp16 tensor; it is not finite if any value is not.
 
     Positive fp16 numbers have the same order as their bits read as signed integers, negative ones as unsigned integers:
     numpy finds the largest integer twice as fast as torch finds the largest float.
     """
-    if tensors[0].device.type != "cpu":
-        return float(torch.stack([values.abs().max() for values in tensors]).max())
-    magnitude = max(map(_largest_bits, tensors))
-    number: float = struct.unpack("e", magnitude.to_bytes(2, sys.byteorder))[0]
-    return number
-
-
-def _largest_bits(values: Tensor) -> int:
+    if values.device.type != "cpu":
+        return float(values.abs().max())
     bits = values.numpy().view("i2")
-    return max(int(np.maximum.reduce(bits)), int(np.maximum.reduce(bits.view("u2"))) - 0x8000, 0)
+    highest, lowest = int(np.maximum.reduce(bits)), int(np.maximum.reduce(bits.view("u2")))
+    number: float = struct.unpack("e", max(highest, lowest - 0x8000, 0).to_bytes(2, sys.byteorder))[0]
+    return number
 
 
 @cache
