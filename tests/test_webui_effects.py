@@ -161,7 +161,7 @@ def _difference(predict: Callable[[], Tensor], live: Any, parts: Mapping[str, Te
     from elemental.hosts.webui.tensor_names import modules_with_tensors  # after the stand-in is in place
 
     predict()  # with the LoRA in the weights, which are moved as they are
-    tensors = {key: t for key, _, t in live._walk(modules_with_tensors(live.module)) if key in parts}
+    tensors = {key: t for key, _, t in live._layout._walk(modules_with_tensors(live.module)) if key in parts}
     kept = {key: tensor.clone() for key, tensor in tensors.items()}
     results = []
     for sign in (1, -1):

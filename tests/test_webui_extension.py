@@ -277,7 +277,7 @@ def test_the_generate_buttons_inputs_are_found(rig: Rig) -> None:
     fields = {number: SimpleNamespace(elem_id=f"field {number}") for number in range(5)}
     blocks = SimpleNamespace(parent=None, blocks=fields, dependencies=[])
     button = SimpleNamespace(elem_id="txt2img_generate", _id=9, parent=SimpleNamespace(parent=blocks))
-    form = rig.hooks.Txt2imgForm()
+    form = rig.hooks.Txt2imgForm(rig.host.page)
     assert list(form.components) == []
     for component in (fields[1], button, SimpleNamespace(elem_id="img2img_generate", _id=10, parent=None)):
         form.on_component(component, elem_id="whatever")

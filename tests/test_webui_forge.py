@@ -80,8 +80,9 @@ def test_the_gate_of_0_1_0_would_hang_there(models: dict[str, Path], monkeypatch
     webui: Any = ForgeStandIn(models["a"].parent)
     put_modules(webui, monkeypatch)
     from elemental.hosts.webui.host import WebUIHost
+    from elemental.hosts.webui.kinds import webui_parts
 
-    WebUIHost().guard_loading()
+    WebUIHost(webui_parts()).guard_loading()
     request = threading.Thread(
         target=webui.generate, kwargs={"override_settings": {"sd_model_checkpoint": "b.safetensors"}}, daemon=True
     )

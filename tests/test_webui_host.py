@@ -77,8 +77,8 @@ def test_early_files_spell_the_text_encoder_differently(rig: Rig) -> None:
     early = {key.replace(".text_model.", "."): tensor for key, tensor in state.items()}
     assert set(early) != set(state)
     save_file(early, rig.paths["c"])
-    live = rig.open()
-    renamed = type(live)(live.module, live.checkpoint, early)
+    layout = rig.open()._layout
+    renamed = type(layout)(layout.module, early)
     assert set(renamed.tensors()) == {key for key, tensor in early.items() if tensor.is_floating_point()}
 
 

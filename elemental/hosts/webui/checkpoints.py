@@ -1,25 +1,21 @@
-"""The WebUI's list of checkpoints, and loading one of them without changing the WebUI's settings.
+"""The WebUI's list of checkpoints, and naming one of them without changing the WebUI's settings.
 
 The WebUI describes a checkpoint by an object of its class ``CheckpointInfo``; these objects are called ``info`` here.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modules import devices, sd_models, shared
+from modules import sd_models, shared
 
 from ...errors import HostError
 from ..base import CheckpointRef
-from .errors import describe_error
 from .loading import CHECKPOINT_OPTION
-
-_log = logging.getLogger(__name__)
 
 
 def ref_of(info: Any) -> CheckpointRef:
@@ -45,10 +41,16 @@ def find_checkpoint(path: Path) -> Any:
         info = _listed(path)
     if info is None:
         raise HostError(
-            f"{path} is not among the WebUI's checkpoints.\n"
-            f"Put it into {shared.cmd_opts.ckpt_dir or sd_models.model_path} and refresh the list."
+            f"{path} is not among the WebUI's checkpoints.\nPut it into {models_folder()} and refresh the list."
         )
     return info
+
+
+def models_folder() -> Path:
+    """Give the WebUI's folder of checkpoints; where there can be several, the first."""
+    options = shared.cmd_opts
+    folders = [getattr(options, "ckpt_dir", None), *(getattr(options, "ckpt_dirs", None) or ()), sd_models.model_path]
+    return Path(next(filter(None, folders))).absolute()
 
 
 def _listed(path: Path) -> Any:
@@ -98,57 +100,6 @@ def secure_settings(request: Any) -> None:
     """
     for option in request.override_settings:
         shared.opts.data.setdefault(option, shared.opts.get_default(option))
-
-
-def load(info: Any, *, force: bool) -> None:
-    """Have the WebUI load a checkpoint into its live model; its settings do not change.
-
-    Args:
-        info: The checkpoint.
-        force: Whether to load it even if the WebUI considers it loaded.
-
-    Raises:
-        HostError: It cannot be loaded; the checkpoint before it is then loaded again if possible.
-    """
-    _wait_for_start()
-    before = loaded_info()
-    if force:
-        sd_models.checkpoints_loaded.pop(info, None)
-    try:
-        _load(info, force)
-    except Exception as exc:  # loading a model can raise nearly anything
-        _load_again(before)
-        raise HostError(f"The WebUI could not load {info.name}: {describe_error(exc)}") from exc
-    now = loaded_info()
-    if now is None or not is_file_of(now, ref_of(info).path):
-        raise HostError(f"The WebUI did not load {info.name}; its console says why.")
-
-
-def loaded_info() -> Any:
-    """Give the info of the checkpoint that the live model was loaded from; None if no model is loaded."""
-    return getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)
-
-
-def _load(info: Any, force: bool) -> None:
-    with sd_models.SkipWritingToConfig():
-        sd_models.reload_model_weights(info=info, forced_reload=force)
-
-
-def _load_again(info: Any) -> None:
-    """Give the WebUI a working model after a failed load, which leaves it with an incomplete one."""
-    devices.torch_gc()
-    if info is None:
-        return
-    try:
-        _load(info, force=True)
-    except Exception as exc:  # the user is told of the first error
-        _log.warning("The WebUI could not load %s again: %s", info.name, describe_error(exc))
-
-
-def _wait_for_start() -> None:
-    """Wait until the WebUI has loaded its first model, which it does in a separate thread."""
-    with sd_models.model_data.lock:
-        pass
 
 
 @contextmanager

@@ -11,12 +11,14 @@ from modules import script_callbacks, scripts, sd_models, shared
 
 from ...errors import HostError
 from ..base import ImageOrder
-from .checkpoints import find_checkpoint, is_file_of, override_checkpoint, secure_settings, selected_checkpoint
+from .checkpoints import find_checkpoint, is_file_of
 from .host import WebUIHost
 from .images import NO_MODEL, Mark, infotext_names, mark, mark_of, parse_request
-from .live_model import WebUIModel, forget_prompts
-from .load_count import count_loads
+from .kinds import choose_parts
+from .live_model import WebUIModel
 from .loading import CHECKPOINT_OPTION
+from .parts import Page
+from .prompts import forget_prompts
 from .requirements import why_unsupported
 from .txt2img_settings import TabInput, Txt2imgSettings, name_inputs
 
@@ -35,13 +37,12 @@ RECIPE_NAME = "Elemental recipe"
 """The infotext name of the field elemental_recipe."""
 
 _GENERATE_BUTTON = "txt2img_generate"
-_CHECKPOINT_LIST = "setting_sd_model_checkpoint"
 
 
 @functools.cache
 def webui_host() -> WebUIHost:
     """Give the one host of the process: a running job continues while the WebUI builds its pages again."""
-    return WebUIHost()
+    return WebUIHost(choose_parts())
 
 
 def register(make_tab: MakeTab, make_error_page: MakeErrorPage) -> None:
@@ -59,22 +60,27 @@ def register(make_tab: MakeTab, make_error_page: MakeErrorPage) -> None:
         return
     host = webui_host()
     host.guard_loading()
-    form = Txt2imgForm()
+    form = Txt2imgForm(host.page)
     host.tab_inputs = form.inputs
     script_callbacks.on_after_component(form.on_component)
     script_callbacks.on_after_component(functools.partial(_watch_checkpoint_list, host))
     script_callbacks.on_ui_tabs(functools.partial(_make_tabs, make_tab, make_error_page, host, form))
     script_callbacks.on_infotext_pasted(functools.partial(_on_infotext_pasted, host))
-    script_callbacks.on_model_loaded(_on_model_loaded)
+    script_callbacks.on_model_loaded(functools.partial(_on_model_loaded, host))
     script_callbacks.on_cfg_denoiser(_on_step)
 
 
 class Txt2imgForm:
-    """The txt2img tab as the form of the image."""
+    """The txt2img tab as the form of the image.
+
+    Args:
+        page: Finds its fields.
+    """
 
     own = False
 
-    def __init__(self) -> None:
+    def __init__(self, page: Page) -> None:
+        self._page = page
         self._button: Any = None
 
     def on_component(self, component: Any, **_: Any) -> None:
@@ -85,7 +91,7 @@ class Txt2imgForm:
     @property
     def components(self) -> Sequence[Any]:
         """The inputs of the Generate button, in order, without the first, which names the task; empty if not found."""
-        return find_inputs(self._button)[1:] if self._button is not None else []
+        return self._page.inputs(self._button)[1:] if self._button is not None else []
 
     def inputs(self) -> Sequence[TabInput]:
         """Give the same inputs, with their names."""
@@ -115,18 +121,6 @@ class Txt2imgForm:
         return ImageOrder(parse_request(values), Txt2imgSettings(tuple(values), tuple(self.inputs())))
 
 
-def find_inputs(button: Any) -> list[Any]:
-    """Find the inputs of a button's click event, as gradio 3.41 stores it; empty if there is none."""
-    root = button
-    while getattr(root, "parent", None) is not None:
-        root = root.parent
-    for dependency in getattr(root, "dependencies", []):
-        targets = [target[0] if isinstance(target, (tuple, list)) else target for target in dependency["targets"]]
-        if dependency.get("js") == "submit" and button._id in targets:
-            return [root.blocks[number] for number in dependency["inputs"]]
-    return []
-
-
 class ElementalScript(scripts.Script):  # type: ignore[misc]
     """Has the WebUI's own images made with the merge in the model, and names the merge in their infotexts."""
 
@@ -146,12 +140,12 @@ class ElementalScript(scripts.Script):  # type: ignore[misc]
         live = host.merged()
         if mark_of(p) is not None or live is None:
             return
-        if _asks_for_checkpoint(p, live):
+        if _asks_for_checkpoint(p, live) or host.loader.refusal(p) is not None:
             with host.queue.entered():
                 host.load_calls()
             p.comment("Elemental: this image asks for a checkpoint, so the merge was taken out of the model.")
             return
-        _use_merge(p, live)
+        _use_merge(host, p, live)
 
     def process(self, p: Any, *_: Any) -> None:
         """Leave the checkpoint out of the infotext of an image of a merge."""
@@ -181,29 +175,24 @@ def _asks_for_checkpoint(p: Any, live: WebUIModel) -> bool:
     return any(info is not None and not is_file_of(info, live.opened.path) for info in infos)
 
 
-def _use_merge(p: Any, live: WebUIModel) -> None:
+def _use_merge(host: WebUIHost, p: Any, live: WebUIModel) -> None:
     """Keep the merge in the model for an image, and name it in the infotext.
 
     Dictionaries of the request are replaced, because scripts share them among requests.
     """
     assert live.description is not None
-    chosen = selected_checkpoint()
-    if chosen is None or not is_file_of(chosen, live.opened.path):
-        override_checkpoint(p, find_checkpoint(live.opened.path))
-        secure_settings(p)
+    host.loader.keep(p, find_checkpoint(live.opened.path))
     names = infotext_names(live.description.model, live.description.fields)
     p.extra_generation_params = {**p.extra_generation_params, **names}
     mark(p, Mark(ours=False, merged=True))
 
 
 def _watch_checkpoint_list(host: WebUIHost, component: Any, **_: Any) -> None:
-    """Listen to the list of checkpoints at the top of the page."""
-    if getattr(component, "elem_id", None) == _CHECKPOINT_LIST and hasattr(component, "select"):
-        component.select(fn=host.on_checkpoint_picked, inputs=[component], outputs=[], show_progress=False)
+    host.page.watch_list(component, host.on_checkpoint_picked)
 
 
-def _on_model_loaded(module: Any) -> None:
-    count_loads(module).note_host()
+def _on_model_loaded(host: WebUIHost, module: Any) -> None:
+    host.loader.loaded(module)
     forget_prompts()  # the WebUI keeps them if the checkpoint is the same, even if a merge was in the model
 
 

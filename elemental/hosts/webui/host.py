@@ -1,10 +1,11 @@
-"""The WebUI host: the live model, the images and the queue of AUTOMATIC1111's WebUI.
+"""The WebUI host: the live model, the images and the queue of AUTOMATIC1111's WebUI and its descendants.
 
-Written for version 1.10.1; docs/evidence/hosts.md says how the WebUI is handled, and what was tested on it.
+What differs among them is in :mod:`.parts`. docs/evidence/hosts.md says how each is handled, and what was tested on it.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,12 +17,11 @@ from modules import sd_models, sd_samplers, sd_schedulers, shared
 from ...errors import HostError
 from ...images.image_request import GeneratedImage, ImageRequest
 from ...merge.files.checkpoint import Checkpoint
-from ..base import NO_FIELDS, CheckpointRef, HostSettings, StepProgress
+from ..base import NO_FIELDS, CheckpointRef, Differentiator, HostSettings, StepProgress
 from .checkpoints import (
     find_checkpoint,
     is_file_of,
-    load,
-    loaded_info,
+    models_folder,
     override_alias,
     ref_of,
     rescan,
@@ -29,10 +29,13 @@ from .checkpoints import (
 )
 from .images import AUTOMATIC, ImageMaker
 from .live_model import WebUIModel
-from .loading import HostQueue, LoadCalls, LoadGate, put_gates
+from .loader import info_of
+from .loading import HostQueue, LoadCalls
+from .parts import Parts
 from .trace_recorder import TraceRecorder
-from .traced_image import WebUIDifferentiator
 from .txt2img_settings import TabInput, Txt2imgSettings, read_settings
+
+_log = logging.getLogger(__name__)
 
 _NO_MODEL = "No model is loaded."
 
@@ -55,16 +58,23 @@ class _HostJob:
 class WebUIHost:
     """The port on the WebUI; there is one for the whole process, also if the pages are built again.
 
+    Args:
+        parts: What differs among the WebUI and its descendants.
+
     Attributes:
+        loader: How the WebUI loads checkpoints.
+        page: Its page.
         queue: The WebUI's queue.
         load_calls: Called before the WebUI loads a checkpoint.
         tab_inputs: Gives the inputs of the txt2img tab that is served now.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parts: Parts) -> None:
+        self.loader, self.page = parts.loader, parts.page
         self.queue = HostQueue()
         self.load_calls = LoadCalls()
         self.tab_inputs: Callable[[], Sequence[TabInput]] = tuple
+        self._parts = parts
         self._models: list[WebUIModel] = []  # the last opened first
         self._job: _HostJob | None = None
         self._pasted: str | None = None
@@ -80,7 +90,7 @@ class WebUIHost:
 
     def models_folder(self) -> Path:
         """Give the WebUI's folder of checkpoints."""
-        return Path(shared.cmd_opts.ckpt_dir or sd_models.model_path).absolute()
+        return models_folder()
 
     def output_folder(self) -> Path:
         """Give the folder for images: beside that of the txt2img tab."""
@@ -95,8 +105,8 @@ class WebUIHost:
 
     def loaded(self) -> CheckpointRef | None:
         """Give the checkpoint that the live model was loaded from; None if a merge was kept in it."""
-        info = loaded_info()
-        kept = any(live.module is sd_models.model_data.sd_model and live.holds_merge for live in self._models)
+        info = self._loaded_info()
+        kept = any(live.holds_merge and not live.replaced() for live in self._models)
         return None if info is None or kept else ref_of(info)
 
     def selected(self) -> CheckpointRef | None:
@@ -117,14 +127,8 @@ class WebUIHost:
         self.load_calls.add(call)
 
     def guard_loading(self) -> None:
-        """Put gates before the settings that make the WebUI load a checkpoint, if there are none yet."""
-
-        def make_gate(option: str, then: Callable[[], None] | None) -> LoadGate:
-            return LoadGate(
-                then, queue=self.queue, calls=self._end_merges, job_checkpoint=self._job_checkpoint, option=option
-            )
-
-        put_gates(make_gate)
+        """Have merges ended before the WebUI loads a checkpoint by its own means."""
+        self.loader.guard(self)
 
     def open_model(self, checkpoint: CheckpointRef) -> WebUIModel:
         """Load a checkpoint, unless the live model holds exactly that already, and give the live model.
@@ -133,17 +137,13 @@ class WebUIHost:
             CheckpointError: The file is missing or damaged, or holds something other than tensors.
             HostError: The WebUI does not list it or cannot load it, or a merge is using the live model.
         """
-        with Checkpoint(checkpoint.path) as file:  # a damaged file is refused before the WebUI tries to load it
-            keys = frozenset(file.tensors)
-        with self.queue():
+        # a damaged file is refused before the WebUI tries to load it
+        with Checkpoint(checkpoint.path) as file, self.queue():
             info = find_checkpoint(checkpoint.path)
-            current = sd_models.model_data.sd_model
-            is_loaded = current is not None and is_file_of(current.sd_checkpoint_info, ref_of(info).path)
-            live = self._opened(current) if is_loaded else None
+            live = self._opened() if self.loader.is_loaded(info) else None
             if live is None:
-                live = self._load(info, keys)
-            # The WebUI's cache of checkpoints may share memory with the live model, which a merge will change.
-            sd_models.checkpoints_loaded.pop(info, None)
+                live = self._load(info, file)
+            self.loader.opened(info)
         return live
 
     @contextmanager
@@ -153,7 +153,7 @@ class WebUIHost:
         if self.queue.mine:
             yield
             return
-        with self.queue():
+        with self.queue(), self.loader.job():
             shared.state.begin(job=name)
             shared.state.sampling_steps = 0  # of the image before
             shared.state.job_count = job.images
@@ -184,25 +184,27 @@ class WebUIHost:
         recorder: TraceRecorder | None = None,
     ) -> Sequence[GeneratedImage]:
         with self.job("Elemental", request.batch):
-            info = loaded_info()
+            info = self._loaded_info()
             if info is None:
                 raise HostError(_NO_MODEL)
             settings = None if self._job is None else self._job.settings
             values = settings.values if isinstance(settings, Txt2imgSettings) else None
-            maker = ImageMaker(values, find_checkpoint(ref_of(info).path), self.samplers())
+            maker = ImageMaker(values, find_checkpoint(ref_of(info).path), self.samplers(), self.loader)
             images = maker.make(request, model=model, fields=fields, recorder=recorder)
             self._count(len(images))
         return images
 
-    def differentiator(self) -> WebUIDifferentiator:
-        """Give what differentiates images by the tensors of the WebUI's model.
+    def differentiator(self) -> Differentiator | None:
+        """Give what differentiates images by the tensors of the WebUI's model; None if nothing can.
 
         Raises:
             HostError: No model is loaded.
         """
-        if loaded_info() is None:
+        if self._parts.make_differentiator is None:
+            return None
+        if self._loaded_info() is None:
             raise HostError(_NO_MODEL)
-        return WebUIDifferentiator(sd_models.model_data.sd_model, self._make_traced)
+        return self._parts.make_differentiator(self.loader.model(), self._make_traced)
 
     def _make_traced(self, request: ImageRequest, model: Mapping[str, str], recorder: TraceRecorder) -> GeneratedImage:
         return self._make(request, model, recorder=recorder)[0]
@@ -249,7 +251,11 @@ class WebUIHost:
         merged = live is not None and (live.description is not None or live.kept is not None)
         if live is not None and merged and picked is not None and is_file_of(picked, live.opened.path):
             with self.queue():
-                self._end_merges()
+                self.end_merges()
+
+    def has_merge(self) -> bool:
+        """Tell whether there is a merge in the model for the user's own images."""
+        return self.merged() is not None
 
     def offer_pasted(self, recipe: str) -> None:
         """Take the recipe, as JSON, of an infotext that was pasted."""
@@ -264,24 +270,39 @@ class WebUIHost:
         recipe, self._pasted = self._pasted, None
         return recipe
 
-    def _opened(self, module: Any) -> WebUIModel | None:
-        """Give the live model in a module that still holds its checkpoint."""
-        return next((live for live in self._models if live.module is module and _is_checkpoint(live)), None)
+    def _loaded_info(self) -> Any:
+        """Give the info of the checkpoint that the live model was loaded from; None if no model is loaded."""
+        return info_of(self.loader.model())
 
-    def _load(self, info: Any, keys: frozenset[str]) -> WebUIModel:
-        """Have the WebUI load a checkpoint if it has not, and remember its live model."""
-        before, current = self._live, sd_models.model_data.sd_model
-        differs_from_checkpoint = any(live.module is current and live.differs_from_checkpoint for live in self._models)
+    def _opened(self) -> WebUIModel | None:
+        """Give the live model in the WebUI's model, if that still holds its checkpoint."""
+        return next((live for live in self._models if _is_checkpoint(live) and self._is_current(live)), None)
+
+    def _is_current(self, live: WebUIModel) -> bool:
+        return live.module is not None and live.module is self.loader.model()
+
+    def _load(self, info: Any, file: Checkpoint) -> WebUIModel:
+        """Have the WebUI load a checkpoint if it has not, and remember its live model.
+
+        No variable holds the WebUI's model meanwhile: where each load makes a new one, there would be two in memory.
+        """
+        before = self._live
+        differs_from_checkpoint = any(self._is_current(live) and live.differs_from_checkpoint for live in self._models)
         with nullcontext() if before is None or before.overwritten else before.claim():
-            load(info, force=differs_from_checkpoint)
-        module = sd_models.model_data.sd_model
-        live = self._opened(module) or WebUIModel(module, ref_of(info), keys)
-        in_memory = {id(module), *map(id, sd_models.model_data.loaded_sd_models)}
+            self.loader.load(info, force=differs_from_checkpoint)
+        live = self._opened() or self._make_live(info, file)
+        in_memory = set(map(id, self.loader.in_memory()))
         others = [other for other in self._models if id(other.module) in in_memory and _is_checkpoint(other)]
         self._models = [live, *(other for other in others if other is not live)]
         return live
 
-    def _end_merges(self) -> None:
+    def _make_live(self, info: Any, file: Checkpoint) -> WebUIModel:
+        layout = self._parts.make_layout(self.loader.model(), file)
+        if layout.left_out:
+            _log.warning("%s", layout.left_out)
+        return WebUIModel(layout, self.loader, ref_of(info))
+
+    def end_merges(self) -> None:
         """End merges, because the WebUI is about to load a checkpoint itself."""
         self.load_calls()
         live = self._live
@@ -289,12 +310,12 @@ class WebUIHost:
             # The WebUI would use the kept merge as the checkpoint that was loaded before it.
             chosen = selected_checkpoint()
             chosen_again = chosen is not None and is_file_of(chosen, live.opened.path)
-            if chosen_again or shared.opts.sd_checkpoints_limit > 1:
-                load(find_checkpoint(live.opened.path), force=True)
+            if self.loader.end_kept(live.module, find_checkpoint(live.opened.path), chosen=chosen_again):
+                live.description = None
 
-    def _job_checkpoint(self) -> str | None:
+    def job_checkpoint(self) -> str | None:
         """Give the WebUI's name of the checkpoint that our running job needs; None if none is running."""
-        info = loaded_info()
+        info = self._loaded_info()
         return None if self._job is None or info is None else override_alias(find_checkpoint(ref_of(info).path))
 
     def _count(self, made: int) -> None:

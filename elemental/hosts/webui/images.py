@@ -16,9 +16,10 @@ from modules import processing, scripts, sd_models, sd_schedulers, shared, txt2i
 
 from ...errors import HostError, ImageError, Stopped
 from ...images.image_request import GeneratedImage, ImageRequest, with_known_sampler
-from .checkpoints import is_file_of, override_checkpoint, ref_of, secure_settings, selected_checkpoint
+from .checkpoints import is_file_of, ref_of, secure_settings
 from .errors import as_host_errors
 from .loading import CHECKPOINT_OPTION
+from .parts import Loader
 from .trace_recorder import TraceRecorder
 
 LABEL = "Elemental"
@@ -166,12 +167,14 @@ class ImageMaker:
         values: The values of the txt2img tab; None for its defaults.
         info: The WebUI's info of the checkpoint in the live model.
         samplers: The samplers that requests may name.
+        loader: Keeps the live model.
     """
 
-    def __init__(self, values: Sequence[Any] | None, info: Any, samplers: Sequence[str]) -> None:
+    def __init__(self, values: Sequence[Any] | None, info: Any, samplers: Sequence[str], loader: Loader) -> None:
         self._values = values
         self._info = info
         self._samplers = samplers
+        self._loader = loader
 
     def make(
         self,
@@ -218,8 +221,10 @@ class ImageMaker:
                 "Hires. fix with another checkpoint would replace the model during an image; "
                 'choose "Use same checkpoint" in the txt2img tab.'
             )
-        if not self._is_live(selected_checkpoint()):
-            override_checkpoint(p, self._info)
+        refusal = self._loader.refusal(p)
+        if refusal is not None:
+            raise HostError(refusal)
+        self._loader.keep(p, self._info)
 
     def _names_another(self, name: str | None) -> bool:
         return name not in NO_MODEL and not self._is_live(sd_models.get_closet_checkpoint_match(name))

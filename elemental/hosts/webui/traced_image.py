@@ -19,9 +19,9 @@ from ...images.image_request import GeneratedImage, ImageRequest
 from ...merge.out_of_memory import is_out_of_memory
 from .errors import as_host_errors
 from .extra_networks import ExtraNetworks
-from .live_model import forget_prompts
 from .load_count import count_loads
 from .loading import LOADING_OPTIONS
+from .prompts import forget_prompts
 from .recomputed_blocks import recomputed_blocks
 from .tensor_names import networks_of
 from .trace_recorder import TraceRecorder, UNetCall, map_tensors
