@@ -49,6 +49,8 @@ class StandIn:
         folder: Of its checkpoints.
 
     Attributes:
+        request: The class of requests.
+        folders: The folders that it looks for checkpoints in.
         on_step: Called at each step of an image, with what is done as its argument.
         loads: The file of each load.
         computes: Whether images are sampled with networks that compute, which takes longer; set before it loads.
@@ -59,8 +61,11 @@ class StandIn:
         decodes: Decodes latents in place of the model's VAE.
     """
 
+    request: type[Processing] = Txt2Img
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.folders = [folder]
         Processing.cached_c, Processing.cached_uc = [None, None], [None, None]
         self.hashed = False
         self.opts, self.state, self.lock = Options(), State(), QueueLock()
@@ -131,8 +136,8 @@ class StandIn:
             "sd_samplers": samplers,
             "sd_schedulers": SimpleNamespace(schedulers=[SimpleNamespace(label=label) for label in labels]),
             "processing": SimpleNamespace(
-                StableDiffusionProcessing=Processing,
-                StableDiffusionProcessingTxt2Img=Txt2Img,
+                StableDiffusionProcessing=self.request.__mro__[1],
+                StableDiffusionProcessingTxt2Img=self.request,
                 process_images=self.process_images,
             ),
             "txt2img": SimpleNamespace(txt2img_create_processing=self.create_processing),
@@ -191,7 +196,7 @@ class StandIn:
         """Look for checkpoints."""
         self.sd_models.checkpoints_list.clear()
         self.sd_models.checkpoint_aliases.clear()
-        for path in sorted(self.folder.glob("*.safetensors")):
+        for path in sorted(path for folder in self.folders for path in folder.glob("*.safetensors")):
             info = CheckpointInfo(path, hashed=self.hashed)
             self.sd_models.checkpoints_list[info.title] = info
             self.sd_models.checkpoint_aliases.update(dict.fromkeys(info.ids, info))
@@ -277,14 +282,14 @@ class StandIn:
         names += " hr_checkpoint_name"
         count = len(DEFAULTS)
         assert len(values) == count + len(SCRIPTS), "the tab has other fields"
-        p = Txt2Img(**dict(zip(names.split(), values, strict=False)))
+        p = self.request(**dict(zip(names.split(), values, strict=False)))
         p.override_settings = dict(text.split(": ", 1) for text in values[count - 1])
         p.scripts, p.script_args = self.scripts.scripts_txt2img, values[count:]
         return p
 
     def generate(self, prompt: str = "a cat", **fields: Any) -> Any:
         """Make an image as the user's own Generate and the API do, which take the lock."""
-        p = Txt2Img(prompt=prompt)
+        p = self.request(prompt=prompt)
         p.scripts, p.script_args = self.scripts.scripts_txt2img, [*SCRIPTS[:4], 7, *SCRIPTS[5:]]
         p.__dict__.update(fields)
         with self.lock:
@@ -335,23 +340,28 @@ class StandIn:
         if self.computes:
             yield from sample_images(self, p, seeds)
             return
-        with torch.no_grad():
-            set_lora(self.model, active=LORA in p.prompt)
-        params = (p.prompt, p.negative_prompt, self.model.sd_checkpoint_info)
-        if p.cached_c[0] != params:
-            p.cached_c[:] = [params, digest(self.model, *TEXT)]
+        weights = self._weights(p)
         self.state.sampling_steps = p.steps
         for step in range(p.steps):
             self.state.sampling_step = step
             self.on_step(step)
             if self.state.interrupted or self.state.skipped:
                 break
-        drawn = digest(self.model, "model.", VAE, "alphas") + str(p.cached_c[1]) + f"{p.steps} {p.sampler_name} {step}"
+        drawn = f"{weights()}{p.steps} {p.sampler_name} {step}"
         drawn += self._seen_in_images(p)
         for seed in seeds:
             noise = np.random.default_rng(list(hashlib.sha256(f"{drawn} {seed} {p.scheduler}".encode()).digest()))
             pixels = noise.integers(0, 256, (p.height, p.width, 3), dtype=np.uint8)
             yield Image.fromarray(pixels)
+
+    def _weights(self, p: Any) -> Callable[[], str]:
+        """Encode the prompt and bring LoRAs in; give what tells the weights that an image is made with."""
+        with torch.no_grad():
+            set_lora(self.model, active=LORA in p.prompt)
+        params = (p.prompt, p.negative_prompt, self.model.sd_checkpoint_info)
+        if p.cached_c[0] != params:
+            p.cached_c[:] = [params, digest(self.model, *TEXT)]
+        return lambda: digest(self.model, "model.", VAE, "alphas") + str(p.cached_c[1])
 
     def _seen_in_images(self, p: Any) -> str:
         """Give what images show of hires fix, styles, scripts and settings; nothing if all is as at first."""
@@ -379,25 +389,3 @@ class StandIn:
 def _quoted(value: Any) -> str:
     text = str(value)
     return json.dumps(text) if any(mark in text for mark in ",:\n") else text
-
-
-class ForgeStandIn(StandIn):
-    """A stand-in for Forge, as far as it differs in what made 0.1.0 hang: it reacts to a setting within the request.
-
-    Its lock blocks, as the real one does.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.lock = threading.Lock()  # type: ignore[assignment]
-        for label in self.opts.data_labels.values():
-            label.onchange = lambda: None
-        self.sd_models.forge_model_reload = self.reload
-
-    def process_images(self, p: Any) -> Any:
-        """Make the images of a request, with its settings set as a user would set them."""
-        p.scripts.each("before_process", p)
-        for key, value in p.override_settings.items():
-            self.opts.choose(key, value)
-        self.reload()
-        return self._make(p)

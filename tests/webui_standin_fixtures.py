@@ -23,6 +23,9 @@ from elemental.images.image_request import GeneratedImage, ImageRequest
 from .conftest import LAYOUTS, random_state, save
 from .webui_standin import StandIn
 
+_PORTS = tuple(f"elemental.hosts.{name}" for name in ("webui", "forge", "reforge"))
+"""They import the host's modules."""
+
 REQUEST = ImageRequest("a cat", seed=7, steps=2, cfg=4.0, width=64, height=64)
 
 
@@ -98,6 +101,7 @@ class make_rig:  # noqa: N801 - a context manager
         monkeypatch: Puts the modules in place.
         models: The checkpoints, which are copied.
         prepare: Called with the stand-in before the port is imported.
+        kind: The stand-in.
     """
 
     def __init__(
@@ -106,7 +110,9 @@ class make_rig:  # noqa: N801 - a context manager
         monkeypatch: pytest.MonkeyPatch,
         models: Mapping[str, Path],
         prepare: Callable[[StandIn], None] = lambda _: None,
+        kind: Callable[[Path], StandIn] = StandIn,
     ) -> None:
+        self._kind = kind
         self._patch = monkeypatch
         self._prepare = prepare
         self._folder = folder / "models"
@@ -119,7 +125,7 @@ class make_rig:  # noqa: N801 - a context manager
             paths[name] = self._folder / path.name
             if not paths[name].exists():
                 shutil.copy(path, paths[name])
-        webui = StandIn(self._folder)
+        webui = self._kind(self._folder)
         self._prepare(webui)
         put_modules(webui, self._patch)
         hooks = importlib.import_module("elemental.hosts.webui.extension")
@@ -146,7 +152,7 @@ def put_modules(webui: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _forget_port() -> None:
-    for name in [name for name in sys.modules if name.startswith("elemental.hosts.webui")]:
+    for name in [name for name in sys.modules if name.startswith(_PORTS)]:
         del sys.modules[name]
 
 

@@ -128,6 +128,9 @@ class CheckpointInfo:
         self.short_title = self.name_for_extra = path.stem
         self.ids = [self.hash, self.title, self.name, path.stem, f"{self.name} [{self.hash}]"]
 
+    def __repr__(self) -> str:
+        return str({"filename": self.filename, "hash": self.hash})
+
 
 class Script:
     """The base of scripts."""

@@ -7,11 +7,12 @@ and on the other those that ``UNet2DConditionModel``, ``AutoencoderKL`` and ``CL
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
 from ...architectures.keys import UNET_PREFIX, VAE_PREFIX
+from ..text_encoder_names import renamed, text_name
 
 
 class Network(Enum):
@@ -74,18 +75,6 @@ _VAE: _Renames = (
     ("mid.attn_1.proj_out.", "mid_block.attentions.0.to_out.0."),
     ("norm_out.", "conv_norm_out."),
 )
-_OPEN_CLIP: _Renames = (
-    ("token_embedding.", "embeddings.token_embedding."),
-    ("positional_embedding", "embeddings.position_embedding.weight"),
-    ("ln_final.", "final_layer_norm."),
-)
-_OPEN_CLIP_LAYER: _Renames = (
-    ("ln_1.", "layer_norm1."),
-    ("ln_2.", "layer_norm2."),
-    ("attn.out_proj.", "self_attn.out_proj."),
-    ("mlp.c_fc.", "mlp.fc1."),
-    ("mlp.c_proj.", "mlp.fc2."),
-)
 _VAE_LEVELS = 4
 
 
@@ -101,17 +90,13 @@ def live_name(key: str) -> LiveName | None:
         return LiveName(Network.VAE, (_vae_name(key[len(VAE_PREFIX) :]),))
     for prefix, (network, open_clip) in TEXT_PREFIXES.items():
         if key.startswith(prefix):
-            rest = key[len(prefix) :]
-            return _open_clip_name(rest, network) if open_clip else _clip_name(rest, network)
+            found = text_name(key[len(prefix) :], open_clip=open_clip)
+            return None if found is None else LiveName(network, *found)
     return None
 
 
-def _renamed(name: str, renames: Iterable[tuple[str, str]]) -> str | None:
-    return next((new + name[len(old) :] for old, new in renames if name.startswith(old)), None)
-
-
 def _unet_name(rest: str) -> str | None:
-    end = _renamed(rest, _UNET_ENDS)
+    end = renamed(rest, _UNET_ENDS)
     if end is not None:
         return end
     if middle := re.fullmatch(r"middle_block\.([012])\.(.+)", rest):
@@ -135,7 +120,7 @@ def _unet_name(rest: str) -> str | None:
 
 
 def _res_name(place: str, inner: str) -> str | None:
-    name = _renamed(inner, _RES_BLOCK)
+    name = renamed(inner, _RES_BLOCK)
     return None if name is None else f"{place}.{name}"
 
 
@@ -150,23 +135,4 @@ def _vae_name(rest: str) -> str:
         if block[3] is None:
             return f"{place}.{side}samplers.0.{block[5]}"
         return f"{place}.resnets.{block[3]}.{block[4].replace('nin_shortcut.', 'conv_shortcut.')}"
-    return f"{half}.{_renamed(inner, _VAE) or inner}"
-
-
-def _clip_name(rest: str, network: Network) -> LiveName | None:
-    # transformers computes the positions.
-    return None if rest == "embeddings.position_ids" else LiveName(network, (rest,))
-
-
-def _open_clip_name(rest: str, network: Network) -> LiveName | None:
-    if rest == "text_projection":
-        return LiveName(network, ("text_projection.weight",), transposed=True)
-    if layer := re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", rest):
-        place, inner = f"encoder.layers.{layer[1]}", layer[2]
-        if inner.startswith("attn.in_proj_"):
-            kind = inner.removeprefix("attn.in_proj_")
-            return LiveName(network, tuple(f"{place}.self_attn.{letter}_proj.{kind}" for letter in "qkv"))
-        name = _renamed(inner, _OPEN_CLIP_LAYER)
-        return None if name is None else LiveName(network, (f"{place}.{name}",))
-    name = _renamed(rest, _OPEN_CLIP)
-    return None if name is None else LiveName(network, (name,))
+    return f"{half}.{renamed(inner, _VAE) or inner}"

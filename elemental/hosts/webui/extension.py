@@ -137,12 +137,17 @@ class ElementalScript(scripts.Script):  # type: ignore[misc]
     def before_process(self, p: Any, *_: Any) -> None:
         """Use the merge for an image, or end the merge if the image asks for another checkpoint."""
         host = webui_host()
+        if mark_of(p) is not None:
+            return
+        with host.queue.entered():
+            host.loader.settle()
         live = host.merged()
-        if mark_of(p) is not None or live is None:
+        if live is None:
             return
         if _asks_for_checkpoint(p, live) or host.loader.refusal(p) is not None:
             with host.queue.entered():
                 host.load_calls()
+                host.loader.release()
             p.comment("Elemental: this image asks for a checkpoint, so the merge was taken out of the model.")
             return
         _use_merge(host, p, live)

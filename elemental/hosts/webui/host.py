@@ -312,6 +312,7 @@ class WebUIHost:
             chosen_again = chosen is not None and is_file_of(chosen, live.opened.path)
             if self.loader.end_kept(live.module, find_checkpoint(live.opened.path), chosen=chosen_again):
                 live.description = None
+        self.loader.release()
 
     def job_checkpoint(self) -> str | None:
         """Give the WebUI's name of the checkpoint that our running job needs; None if none is running."""

@@ -1,26 +1,38 @@
-"""Chooses the parts of the host that this runs in, by what it can."""
+"""Chooses the parts of the host that this runs in by what the host can, never by its name or version."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ...merge.files.checkpoint import Checkpoint
-from .layout import WebUILayout
-from .loader import WebUILoader
-from .page import WebUIPage
 from .parts import Parts
-from .traced_image import WebUIDifferentiator
+from .requirements import has, loads_as_forge
+
+PATCHES_MODELS = "forge_loader.load_model_for_a1111"
+"""reForge gives the WebUI's ``sd_models`` this loader, whose models are behind patchers."""
 
 
 def choose_parts() -> Parts:
-    """Give the parts of this host."""
+    """Give the parts of this host; parts of other hosts import what is not there."""
+    if loads_as_forge():
+        from ..forge.parts import forge_parts
+
+        return forge_parts()
+    if has("sd_models", PATCHES_MODELS):
+        from ..reforge.parts import reforge_parts
+
+        return reforge_parts()
     return webui_parts()
 
 
 def webui_parts() -> Parts:
     """Give the parts of AUTOMATIC1111's WebUI."""
-    return Parts(WebUILoader(), WebUIPage(), _make_layout, WebUIDifferentiator)
+    from .layout import WebUILayout
+    from .loader import WebUILoader
+    from .page import WebUIPage
+    from .traced_image import WebUIDifferentiator
 
+    def make_layout(module: Any, file: Checkpoint) -> WebUILayout:
+        return WebUILayout(module, frozenset(file.tensors))
 
-def _make_layout(module: Any, file: Checkpoint) -> WebUILayout:
-    return WebUILayout(module, frozenset(file.tensors))
+    return Parts(WebUILoader(), WebUIPage(), make_layout, WebUIDifferentiator)

@@ -77,6 +77,12 @@ class WebUILoader:
         """Note that the WebUI reports a load."""
         count_loads(module).note_host()
 
+    def settle(self) -> None:
+        """Do nothing: the gates let choices through as soon as the queue is free."""
+
+    def release(self) -> None:
+        """Do nothing: nothing is held beyond a request."""
+
     def job(self) -> AbstractContextManager[None]:
         """Do nothing: the gates wait for the queue."""
         return nullcontext()

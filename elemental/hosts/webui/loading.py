@@ -42,6 +42,18 @@ class HostQueue:
             yield
 
     @contextmanager
+    def at_once(self) -> Iterator[bool]:
+        """Enter the queue if nobody is in it, without ever waiting, and tell whether that worked."""
+        if not call_queue.queue_lock.acquire(blocking=False):
+            yield False
+            return
+        try:
+            with self.entered():
+                yield True
+        finally:
+            call_queue.queue_lock.release()
+
+    @contextmanager
     def entered(self) -> Iterator[None]:
         """Note that this thread is in the queue, because the WebUI holds its lock for it."""
         before, self._owner = self._owner, threading.get_ident()

@@ -114,8 +114,14 @@ class Loader(Protocol):
     def loaded(self, module: Any) -> None:
         """Note that the host reports a model as loaded."""
 
+    def settle(self) -> None:
+        """Carry out choices of the user that had to wait; called in the queue, before a job or a request begins."""
+
     def job(self) -> AbstractContextManager[None]:
         """Keep the user's choices out of a job; called in the queue."""
+
+    def release(self) -> None:
+        """Let the host load what its user has chosen: there is no merge in the model any more."""
 
     def keep(self, p: Any, info: Any) -> None:
         """Have the host make the images of a request with the model that is loaded, whatever the user has chosen."""

@@ -1,18 +1,20 @@
-"""What the port needs of the WebUI; a host that lacks any of it, or loads models otherwise, is left alone."""
+"""What the port needs of the WebUI and its descendants; a host that lacks any of it is left alone."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-FORGE_MARK = "forge_model_reload"
+_FORGE_LOADS_BY = "forge_model_reload"
 """Forge and its descendants load models by this function of ``sd_models``; the functions of the same names as the
-WebUI's do nothing there, and a setting that is changed within a request would wait for that request."""
+WebUI's do nothing there, or are gone."""
 
-NEEDED = {
+Needs = Mapping[str, tuple[str, ...]]
+"""Modules, those of the host without its prefix ``modules.``, and what is used of each."""
+
+_SHARED: Needs = {
     "call_queue": ("queue_lock",),
-    "devices": ("NansException", "autocast", "torch_gc", "without_autocast"),
-    "extra_networks": ("extra_network_registry", "lookup_extra_networks"),
+    "devices": ("NansException", "torch_gc"),
     "processing": (
         "StableDiffusionProcessing.cached_c",
         "StableDiffusionProcessing.cached_uc",
@@ -29,28 +31,43 @@ NEEDED = {
     ),
     "scripts": ("AlwaysVisible", "Script", "scripts_txt2img"),
     "sd_models": (
-        "SkipWritingToConfig",
-        "apply_token_merging",
         "checkpoint_aliases",
         "checkpoints_list",
-        "checkpoints_loaded",
         "get_closet_checkpoint_match",
-        "get_empty_cond",
         "list_models",
-        "model_data.loaded_sd_models",
-        "model_data.lock",
         "model_data.sd_model",
         "model_path",
-        "reload_model_weights",
     ),
     "sd_samplers": ("visible_sampler_names",),
     "sd_schedulers": ("schedulers",),
-    "sd_unet": ("current_unet",),
-    "sd_vae": ("get_base_vae", "loaded_vae_file"),
-    "shared": ("cmd_opts.ckpt_dir", "opts.data", "opts.data_labels", "opts.sd_checkpoints_limit", "state"),
+    "shared": ("cmd_opts", "opts.data", "opts.data_labels", "state"),
     "txt2img": ("txt2img_create_processing",),
 }
-"""The modules of the WebUI, and what is used of each."""
+_WEBUI: Needs = {
+    "devices": ("autocast", "without_autocast"),
+    "extra_networks": ("extra_network_registry", "lookup_extra_networks"),
+    "sd_models": (
+        "SkipWritingToConfig",
+        "apply_token_merging",
+        "checkpoints_loaded",
+        "get_empty_cond",
+        "model_data.loaded_sd_models",
+        "model_data.lock",
+        "reload_model_weights",
+    ),
+    "sd_unet": ("current_unet",),
+    "sd_vae": ("get_base_vae", "loaded_vae_file"),
+    "shared": ("cmd_opts.ckpt_dir", "opts.sd_checkpoints_limit"),
+}
+_FORGE: Needs = {
+    "sd_models": ("model_data.forge_hash", "model_data.forge_loading_parameters"),
+    "modules_forge.main_entry": ("refresh_model_loading_parameters",),
+}
+
+
+def loads_as_forge() -> bool:
+    """Tell whether the host loads models as Forge and its descendants do."""
+    return has("sd_models", _FORGE_LOADS_BY)
 
 
 def why_unsupported() -> str | None:
@@ -58,29 +75,24 @@ def why_unsupported() -> str | None:
 
     Nothing of the host is changed to find out.
     """
-    if _has("sd_models", FORGE_MARK):
-        return (
-            "Elemental does not work in Forge and Forge Neo yet, which load models in another way than the "
-            "WebUI. Nothing of this host was changed. The command line and the standalone page (elemental ui) work "
-            "with the same checkpoints."
-        )
-    missing = list(_missing())
-    if missing:
-        return (
-            f"Elemental does not work in this version of the WebUI, which lacks {', '.join(missing)}. Nothing of it "
-            "was changed. Version 1.10.1 of AUTOMATIC1111's WebUI is supported."
-        )
-    return None
+    is_forge = loads_as_forge()
+    missing = list(
+        dict.fromkeys(part for needs in (_SHARED, _FORGE if is_forge else _WEBUI) for part in _missing(needs))
+    )
+    if not missing:
+        return None
+    name = "Forge" if is_forge else "the WebUI"
+    return (
+        f"Elemental does not work in this version of {name}, which lacks {', '.join(missing)}. Nothing of it was "
+        "changed. Version 1.10.1 of AUTOMATIC1111's WebUI, reForge, Forge and Forge Neo are supported. The command line"
+        " and the standalone page (elemental ui) work with the same checkpoints."
+    )
 
 
-def _missing() -> Iterator[str]:
-    return (f"modules.{module}.{part}" for module, parts in NEEDED.items() for part in parts if not _has(module, part))
-
-
-def _has(module: str, part: str) -> bool:
-    """Tell whether a module of the WebUI has a part, such as "model_data.lock"."""
+def has(module: str, part: str) -> bool:
+    """Tell whether a module of the host has a part, such as "model_data.lock"."""
     try:
-        owner: object = importlib.import_module(f"modules.{module}")
+        owner: object = importlib.import_module(_full(module))
     except ImportError:
         return False
     for name in part.split("."):
@@ -88,3 +100,11 @@ def _has(module: str, part: str) -> bool:
             return False
         owner = getattr(owner, name)
     return True
+
+
+def _missing(needs: Needs) -> Iterator[str]:
+    return (f"{_full(module)}.{part}" for module, parts in needs.items() for part in parts if not has(module, part))
+
+
+def _full(module: str) -> str:
+    return module if module.startswith("modules_") else f"modules.{module}"

@@ -1,0 +1,1 @@
+"""What Forge and Forge Neo have otherwise than the WebUI that they come from."""

@@ -1,0 +1,1 @@
+"""What reForge has otherwise than the WebUI that it comes from."""
