@@ -103,9 +103,9 @@ class ForgeStandIn(StandIn):
             setattr(ForgeTxt2Img, cache.replace("_", "_hr_"), [None, None, None])
         for label in self.opts.data_labels.values():
             label.onchange = lambda: None
-        titles = [info.title for info in self.sd_models.checkpoints_list.values()]
+        first = next((info.title for info in self.sd_models.checkpoints_list.values()), None)
         self.opts.data |= {
-            "sd_model_checkpoint": titles[0],
+            "sd_model_checkpoint": first,
             "forge_additional_modules": [],
             "forge_inference_memory": 1,
         }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,15 @@ from elemental.hosts.base import CheckpointRef, Host
 from elemental.images.files import free_names, read_texts, write_png
 from elemental.images.image_request import ImageRequest
 from elemental.merge.files.metadata import recipe_from_json
+from elemental.session.merged_model import LiveState, MergedModel
 
 from .conftest import DRAWABLE, random_state
 from .fake_host import FakeHost
+from .forge_standin import ForgeStandIn, NeoStandIn
+from .reforge_standin import ReForgeStandIn
+from .webui_standin import StandIn
+from .webui_standin_fixtures import make_rig
+from .webui_standin_models import LORA
 
 pytest.importorskip("diffusers")
 
@@ -49,10 +56,17 @@ REQUEST = ImageRequest('a red circle, "on blue"', negative="blurred: all", seed=
 
 @dataclass
 class Rig:
-    """A host, and a way to press its Stop button."""
+    """A host, and a way to press its Stop button.
+
+    Attributes:
+        host: The host.
+        press_stop: Presses its Stop.
+        webui: The stand-in that it runs in, if it runs in one.
+    """
 
     host: Host
     press_stop: Callable[[], None]
+    webui: Any = None
 
 
 def load(path: Path) -> Mapping[str, Sequence[Tensor]]:
@@ -70,10 +84,34 @@ def standalone_rig(folder: Path) -> Rig:
     return Rig(host, lambda: pressed.append(True))
 
 
-@pytest.fixture(params=[fake_rig, standalone_rig])
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
-    make: Callable[[Path], Rig] = request.param
-    return make(tmp_path)
+STAND_INS = (StandIn, ReForgeStandIn, ForgeStandIn, NeoStandIn)
+
+
+@pytest.fixture
+def drawable(
+    request: pytest.FixtureRequest, drawable: Mapping[str, Path], models: Mapping[str, Path]
+) -> Mapping[str, Path]:
+    """Give smaller checkpoints to hosts that draw noise."""
+    spec = getattr(request.node, "callspec", None)
+    return models if spec is not None and spec.params.get("rig") in STAND_INS else drawable
+
+
+@pytest.fixture(params=[fake_rig, standalone_rig, *STAND_INS])
+def rig(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawable: Mapping[str, Path]
+) -> Iterator[Rig]:
+    if request.param not in STAND_INS:
+        yield request.param(tmp_path)
+        return
+
+    def find_models(webui: Any) -> None:
+        webui.folders += [drawable["a"].parent, tmp_path]
+        webui.list_models()
+        webui.opts.data["sd_model_checkpoint"] = "a.safetensors"
+
+    with make_rig(tmp_path, monkeypatch, {}, prepare=find_models, kind=request.param, loads=False) as made:
+        press = lambda: setattr(made.webui, "on_step", lambda _: made.webui.state.interrupt())  # noqa: E731
+        yield Rig(made.host, press, made.webui)
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +138,8 @@ def bytes_of(host: Host, request: ImageRequest = REQUEST) -> list[bytes]:
 
 def test_the_live_model_holds_the_file(rig: Rig, drawable: Mapping[str, Path]) -> None:
     model = rig.host.open_model(ref(drawable["a"]))
-    assert model.checkpoint == ref(drawable["a"])
+    assert model.checkpoint is not None
+    assert model.checkpoint.path == drawable["a"]
     file = load_file(drawable["a"])
     tensors = model.tensors()
     assert {key for key in file if key.startswith("model.")} <= set(tensors) <= set(file)
@@ -116,7 +155,8 @@ def test_the_same_request_gives_the_same_image(rig: Rig, drawable: Mapping[str, 
     first = bytes_of(rig.host)
     assert bytes_of(rig.host) == first
     assert bytes_of(rig.host, replace(REQUEST, seed=6)) != first
-    assert bytes_of(rig.host, replace(REQUEST, prompt="a green star")) != first
+    if rig.webui is None:  # stand-ins draw by the weights alone
+        assert bytes_of(rig.host, replace(REQUEST, prompt="a green star")) != first
     images = rig.host.make_images(replace(REQUEST, batch=2, height=72), model={})
     assert [(image.seed, image.image.size) for image in images] == [(5, (64, 72)), (6, (64, 72))]
 
@@ -200,6 +240,58 @@ def test_two_merges_at_once(rig: Rig, recipe: MergeRecipe, drawable: Mapping[str
 def test_no_model(rig: Rig) -> None:
     with pytest.raises(HostError, match="No model"):
         rig.host.make_images(REQUEST, model={})
+
+
+def test_a_file_that_cannot_be_loaded_leaves_the_model_before(
+    rig: Rig, drawable: Mapping[str, Path], tmp_path: Path
+) -> None:
+    if isinstance(rig.host, FakeHost):
+        pytest.skip("it believes in its files")
+    rig.host.open_model(ref(drawable["a"]))
+    plain = bytes_of(rig.host)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(drawable["b"].read_bytes()[:100])
+    with pytest.raises(CheckpointError):
+        rig.host.open_model(ref(broken))
+    assert bytes_of(rig.host) == plain
+
+
+def test_a_lora_stays_what_it_is_before_during_and_after_a_merge(
+    rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]
+) -> None:
+    if rig.webui is None:
+        pytest.skip("this host has no LoRAs")
+    with_lora = replace(REQUEST, prompt=f"a cat {LORA}")
+    model = rig.host.open_model(ref(drawable["a"]))
+    plain, lora = bytes_of(rig.host), bytes_of(rig.host, with_lora)
+    with live_merge(model) as merge:  # while the LoRA is in the weights
+        merge.apply(recipe)
+        merged, both = bytes_of(rig.host), bytes_of(rig.host, with_lora)
+        assert merge.is_intact()
+        assert bytes_of(rig.host, with_lora) == both
+    assert bytes_of(rig.host, with_lora) == lora
+    assert bytes_of(rig.host) == plain
+    assert len({*plain, *lora, *merged, *both}) == 4
+
+
+def test_a_request_that_overrides_the_checkpoint_ends_in_time(
+    rig: Rig, recipe: MergeRecipe, drawable: Mapping[str, Path]
+) -> None:
+    if rig.webui is None:
+        pytest.skip("this host makes images of nobody else")
+    merged_model = MergedModel(rig.host)
+    with rig.host.job("merge", 1):
+        rig.host.open_model(ref(drawable["a"]))
+        before = rig.webui.digest()
+        merged_model.merge(recipe)
+    settings = {"sd_model_checkpoint": "b.safetensors"}
+    done: list[Any] = []
+    ask = threading.Thread(target=lambda: done.append(rig.webui.generate(override_settings=settings)), daemon=True)
+    ask.start()
+    ask.join(30)
+    assert done, "the request hangs"
+    rig.webui.generate()
+    assert (rig.webui.digest(), merged_model.live().kind) == (before, LiveState.FILE)
 
 
 @pytest.mark.parametrize("kind", DRAWABLE)

@@ -102,6 +102,7 @@ class make_rig:  # noqa: N801 - a context manager
         models: The checkpoints, which are copied.
         prepare: Called with the stand-in before the port is imported.
         kind: The stand-in.
+        loads: Whether it loads a model at once.
     """
 
     def __init__(
@@ -111,8 +112,9 @@ class make_rig:  # noqa: N801 - a context manager
         models: Mapping[str, Path],
         prepare: Callable[[StandIn], None] = lambda _: None,
         kind: Callable[[Path], StandIn] = StandIn,
+        loads: bool = True,
     ) -> None:
-        self._kind = kind
+        self._kind, self._loads = kind, loads
         self._patch = monkeypatch
         self._prepare = prepare
         self._folder = folder / "models"
@@ -134,7 +136,8 @@ class make_rig:  # noqa: N801 - a context manager
         webui.fire("ui_tabs")
         webui.make_page()
         webui.scripts.scripts_txt2img.scripts = [hooks.ElementalScript()]
-        webui.reload()
+        if self._loads:
+            webui.reload()
         self.rig = Rig(webui, hooks.webui_host(), hooks, forms[0], paths)
         return self.rig
 
