@@ -31,7 +31,10 @@ class FakeModel:
         kept: The label that the merge in it was kept under.
         described: The last description of what is in it.
         is_replaced: Whether to say that another model was loaded in its place.
+        left_out: What to say that is not merged.
     """
+
+    left_out = ""
 
     def __init__(self, checkpoint: CheckpointRef | None, tensors: Mapping[str, Sequence[Tensor]]) -> None:
         self.checkpoint = checkpoint

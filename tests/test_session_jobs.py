@@ -21,7 +21,7 @@ from elemental.session.jobs import JobState
 from elemental.session.run_plans import CheckForm, PlotForm, describe_estimate, plan_plot
 from elemental.session.session import Session, first_form, session_of
 
-from .fake_host import FakeHost
+from .fake_host import FakeHost, FakeModel
 from .plotting import ended, load
 
 FORM = MergeForm("a.safetensors", "b.safetensors", spec="OUT03:attn2:1")
@@ -47,6 +47,12 @@ def test_merge_generate_restore(session: Session) -> None:
     plain = ended(merge_jobs.generate(session, FORM, replace(REQUEST, batch=2)))
     assert re.match(r"2 images in .*\. Model: a\.safetensors\.$", plain.text)
     assert [entry.kind for entry in session.history.entries()] == ["generate"] * 3
+
+
+def test_a_merge_says_what_the_host_leaves_out(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeModel, "left_out", "The VAE is another file's.")
+    text = ended(merge_jobs.merge(session, FORM, None, print_change=False)).text
+    assert text.endswith("no file was written. The VAE is another file's.")
 
 
 def test_a_merge_that_changes_nothing_says_so(session: Session) -> None:

@@ -71,6 +71,13 @@ class LiveModel(Protocol):
     def checkpoint(self) -> CheckpointRef | None:
         """The checkpoint it was loaded from; None once a merge was kept in it."""
 
+    @property
+    def left_out(self) -> str:
+        """What of the checkpoint the host does not use, so that it is not merged, as a sentence for the user; or empty.
+
+        The user has chosen another VAE, say, and nothing keeps the checkpoint's own.
+        """
+
     def tensors(self) -> Mapping[str, Sequence[Tensor]]:
         """Give the tensors in use by their keys in the checkpoint.
 

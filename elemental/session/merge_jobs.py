@@ -159,7 +159,8 @@ def _merge(session: Session, job: Job, recipe: MergeRecipe, *, print_change: boo
     started = time.perf_counter()
     job.show(text="merging ...")
     session.model.merge(recipe, controls=session.controls(), on_plan=show_changes if print_change else None)
-    return f"Merged in {format_duration(time.perf_counter() - started)} into the live model; no file was written."
+    text = f"Merged in {format_duration(time.perf_counter() - started)} into the live model; no file was written."
+    return f"{text} {session.model.left_out}".rstrip()
 
 
 def _print_changes(plan: MergePlan) -> str:

@@ -128,6 +128,11 @@ class MergedModel:
             return LiveNow(kind, loaded, active.recipe)
         return LiveNow(LiveState.NOTHING if loaded is None else LiveState.FILE, loaded)
 
+    @property
+    def left_out(self) -> str:
+        """What of model A is not merged, because the host does not use it, as a sentence; empty if there is none."""
+        return self._active.live.left_out if self._active is not None else ""
+
     def merge(
         self,
         recipe: MergeRecipe,

@@ -33,6 +33,7 @@ class StandaloneModel:
         checkpoint: The file that the tensors come from; None once a merge was kept.
         claim: Holds the model for one merge at a time.
         kept: The label of the merge that was kept in the model.
+        left_out: Nothing: all of a checkpoint is in use.
         identity: The identity of the file when it was read.
         config: The configuration beside the file; None if there was none.
         architecture: The architecture of the model.
@@ -45,6 +46,8 @@ class StandaloneModel:
         CheckpointError: The file or the configuration beside it cannot be read, or its architecture is unknown.
         HostError: It lacks a tensor that images need.
     """
+
+    left_out = ""
 
     def __init__(self, path: Path, *, device: torch.device, dtype: torch.dtype) -> None:
         self.checkpoint: CheckpointRef | None = CheckpointRef(path.stem, path)
