@@ -23,6 +23,7 @@ from elemental.workflows import images_of_merge
 from .forge_standin import ForgeStandIn, NeoStandIn
 from .webui_standin_fixtures import REQUEST, Rig, make_rig, mark, other_models, put_modules
 from .webui_standin_models import LORA
+from .webui_standin_parts import FIELDS, SCRIPT_FIELDS, tab_values
 
 pytestmark = pytest.mark.slow
 
@@ -203,7 +204,8 @@ def test_a_page_opened_in_mid_job_does_not_change_the_model(rig: Any) -> None:
         in_time(rig.webui.open_page)
 
     rig.webui.on_step = on_step
-    two = replace(REQUEST, batch=2)
+    rig.tab = tab_values(count=2)  # in two rounds, before each of which
+    two = replace(REQUEST, batch=2)  # Forge compares what it is to load
     with rig.job("plot", 4):
         rig.open("b")
         assert rig.images(two) == rig.images(two)
@@ -319,6 +321,7 @@ def test_a_choice_during_a_job_counts_after_it(rig: Any, opened: str, chosen: st
     digests = {name: (rig.open(name), rig.webui.digest())[1] for name in "abc"}
     rig.webui.pick("b.safetensors")
     rig.webui.generate()
+    rig.tab = tab_values(count=2)
     two = replace(REQUEST, batch=2)
     picked: list[int] = []
 
@@ -518,8 +521,6 @@ def test_float8_storage_is_merged_into(rig: Any) -> None:
 
 
 def test_the_form_is_found_and_requests_that_would_load_another_model_are_refused(rig: Any, tmp_path: Path) -> None:
-    from .webui_standin_parts import FIELDS, SCRIPT_FIELDS, tab_values
-
     add_vae(rig, tmp_path)
     assert len(rig.form.components) == len(FIELDS) + len(SCRIPT_FIELDS)
     (plain,) = rig.images()
