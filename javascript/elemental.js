@@ -714,6 +714,10 @@
         if (chosen && effectTable()) (chosen.dataset.chosen === "rules" ? ruleFirst : checkFirst)(effectTable());
         if (entry) send("entry", entry.dataset.entry);
         if (gif) showGif(gif);
+        if (event.target.closest("[data-take]")) {
+            openPanel("Merge");
+            press("elemental_take");
+        }
     }
 
     function showGif(row) {

@@ -113,25 +113,42 @@ def test_effects_stay_with_their_models_and_mode(estimated: Session) -> None:
     assert "data-effect=" in _table(estimated, FORM)
 
 
-def test_a_stop_keeps_the_passes_and_the_map(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended(merge_jobs.merge(session, LIVE, None, print_change=False))
-    before = _live(session)
+def _stop_at(session: Session, monkeypatch: pytest.MonkeyPatch, part: int) -> str:
+    """Estimate from six passes, press Stop at a part of the work, and give what the job says then."""
     report = session.host.report
 
-    def stop_at_the_last(done: int, total: int, text: str) -> None:
+    def stop(done: int, total: int, text: str) -> None:
         report(done, total, text)
-        if text == "estimating effects" and done == 3:
+        if text == "estimating effects" and done == part:
             session.stop()
 
     with monkeypatch.context() as patched:
-        patched.setattr(session.host, "report", stop_at_the_last)
-        stopped = ended(effect_jobs.estimate(session, FORM, REQUEST, 6), JobState.STOPPED)
-    assert "passes that are kept: 2." in stopped.text
+        patched.setattr(session.host, "report", stop)
+        return ended(effect_jobs.estimate(session, FORM, REQUEST, 6), JobState.STOPPED).text
+
+
+def test_a_stop_keeps_the_passes_and_paints_the_map_by_them(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(merge_jobs.merge(session, LIVE, None, print_change=False))
+    before = _live(session)
+    stopped = _stop_at(session, monkeypatch, 4)
+    assert "passes that are kept: 2." in stopped
+    assert stopped.endswith("\nThe element map shows what 1 pass says.")  # the other one only decodes
     assert _live(session) == before
-    assert session.previewer.find_effects is None
+    assert session.board.job is not None
+    assert "<caption>The first 20 of" in session.board.job.view.table
+    table = _table(session, FORM)
+    assert "estimated from 1 backward passes of U-Net steps" in table
+    assert "data-effect=" in table
     (file,) = (session.host.output_folder() / "effects").glob("*.safetensors")
-    assert len(read_samples(file)[0].passes) == 2
+    kept, _ = read_samples(file)
+    assert len(kept.passes) == 2
+    assert list(kept.slopes) == [0]
     assert "2 backward passes (1 of them were there)" in ended(effect_jobs.estimate(session, FORM, REQUEST, 2)).text
+
+
+def test_a_stop_before_the_first_pass_leaves_the_map_alone(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "element map" not in _stop_at(session, monkeypatch, 1)
+    assert session.previewer.find_effects is None
 
 
 def test_a_host_that_cannot_says_so(pair: Path, tmp_path: Path) -> None:

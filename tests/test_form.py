@@ -245,7 +245,7 @@ def test_listed_models_and_those_of_the_folder_are_found(tmp_path: Path) -> None
 
 def test_a_ratio_that_is_blank_is_no_ratio(refs: list[CheckpointRef]) -> None:
     pytest.importorskip("gradio")
-    from elemental.ui.merge_panel import parse_form
+    from elemental.ui.form_values import parse_form
 
     values = list({**MergeForm("a.safetensors", "b.safetensors").to_dict(), "alpha": None, "beta": None}.values())
     with pytest.raises(RecipeError, match="alpha must be a number"):

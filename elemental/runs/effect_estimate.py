@@ -334,12 +334,12 @@ class _Estimate:
         rows = self._missing()
         unmeasured = [index for index in range(len(self._order.requests)) if index not in samples.slopes]
         self._total = self._done + len(rows) + len(unmeasured)
+        for index in unmeasured:  # first, so that what is kept after a stop has a unit
+            self._progress("measuring")
+            self.samples = self.samples.with_slope(index, self._measure(index))
         for number, row in enumerate(rows, 1):
             self._progress(f"pass {number} of {len(rows)}")
             self._add(row)
-        for index in unmeasured:
-            self._progress("measuring")
-            self.samples = self.samples.with_slope(index, self._measure(index))
         self._progress("done")
 
     def _missing(self) -> list[Pass]:

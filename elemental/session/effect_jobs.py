@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from html import escape
+from pathlib import Path
 
-from ..errors import ElementalError, ImageError
+from ..errors import ElementalError, ImageError, Stopped
 from ..hosts.base import HostSettings
 from ..images.effect_scale import UNIT, format_effect, format_share
-from ..images.image_request import ImageRequest
-from ..runs.effect_estimate import EffectOrder, Effects, EffectWatcher, estimate_effects
+from ..images.image_request import ImageRequest, with_known_sampler
+from ..runs.effect_estimate import EffectOrder, Effects, estimate_effects
 from ..runs.effect_ranking import Effect, EffectRanking, rank_effects
-from ..runs.effect_results import describe_passes
+from ..runs.effect_results import count_passes, describe_passes
 from ..workflows import plan_merge
 from .form import KEEP, MergeForm, shown_path
 from .found_effects import FoundEffects, found_effects, models_of
 from .job_texts import format_duration
 from .jobs import Job
+from .noted_view import NotedView
 from .run_plans import batch_notes
 from .session import Session
 
@@ -47,13 +49,18 @@ def estimate(
     Raises:
         ElementalError: The form is not a valid recipe, the number of passes is not valid, or a job is running.
     """
+    count = _read_passes(passes)
     recipe = session.recipe(replace(form, dtype=KEEP))  # a number format is one of files
-    order = EffectOrder(recipe, (replace(request, batch=1),), _read_passes(passes))
+    wanted = with_known_sampler(replace(request, batch=1), session.host.samplers())
+    order = EffectOrder(recipe, (wanted,), count)
 
     def work(job: Job) -> None:
-        view = _View(job, batch_notes(request))
-        with session.host_job(job, "effects", _IMAGES, settings):
-            found = _estimate(session, order, view)
+        view = NotedView(job, batch_notes(request, "One image is used"))
+        try:
+            with session.host_job(job, "effects", _IMAGES, settings):
+                found = _estimate(session, order, view)
+        except Stopped as exc:
+            raise Stopped(_show_kept(session, order, view, str(exc))) from exc
         session.previewer.find_effects = found.find
         session.remember("effects", recipe, job.view.text, form)
 
@@ -72,7 +79,7 @@ def _read_passes(passes: float | None) -> int:
     return int(passes)
 
 
-def _estimate(session: Session, order: EffectOrder, view: _View) -> FoundEffects:
+def _estimate(session: Session, order: EffectOrder, view: NotedView) -> FoundEffects:
     """Estimate while the user's merge is out of the model, and show the result."""
     done = ""
     started = time.perf_counter()
@@ -83,8 +90,8 @@ def _estimate(session: Session, order: EffectOrder, view: _View) -> FoundEffects
             effects = estimate_effects(
                 session.host,
                 order,
-                folder=session.host.output_folder() / "effects",
-                watcher=_watch(session, view),
+                folder=_folder(session),
+                watcher=view.watcher(session, "estimating effects"),
                 locator=session.locator,
             )
             ranking = rank_effects(effects.samples, [tensor.name for tensor in plan.tensors])
@@ -94,41 +101,28 @@ def _estimate(session: Session, order: EffectOrder, view: _View) -> FoundEffects
             raise
         raise type(exc)(f"{done}\nWhat was in the live model could not be put back: {exc}") from exc
     view.show(done, table=draw_ranking(ranking))
-    return found_effects(effects, ranking, plan, models)
+    return found_effects(order, ranking, plan, models)
 
 
-def _watch(session: Session, view: _View) -> EffectWatcher:
-    """Show the passes on the job; the controls can stop it, but do not show the progress of each merge."""
-
-    def show(done: int, total: int, text: str) -> None:
-        session.host.report(done, total, "estimating effects")
-        view.show(f"{text} ...", done=min(1.0, done / max(1, total)))
-
-    return EffectWatcher(on_progress=show, on_note=view.note, controls=session.stop_controls())
+def _folder(session: Session) -> Path:
+    """Give the folder in which passes are kept."""
+    return session.host.output_folder() / "effects"
 
 
-class _View:
-    """Shows an estimate on its job.
+def _show_kept(session: Session, order: EffectOrder, view: NotedView, stopped: str) -> str:
+    """Show the effects of the passes that are kept after a stop, if there are any, and give the text of the result."""
+    from ..effects.samples_file import file_of, read_samples
 
-    Args:
-        job: The job.
-        notes: What the user is told from its beginning to its end.
-    """
-
-    def __init__(self, job: Job, notes: Sequence[str]) -> None:
-        self._job = job
-        self._notes = list(notes)
-        self._text = ""
-
-    def show(self, text: str, **parts: object) -> None:
-        """Show a text, and below it the notes."""
-        self._text = text
-        self._job.show(text="\n".join([text, *self._notes]), **parts)
-
-    def note(self, text: str) -> None:
-        """Add a note."""
-        self._notes.append(text)
-        self.show(self._text)
+    with suppress(ElementalError):  # there are none, or a model was deleted a moment ago
+        samples, _ = read_samples(file_of(_folder(session), order.origin(session.locator)))
+        plan = plan_merge(order.recipe, locator=session.locator)
+        ranking = rank_effects(samples, [tensor.name for tensor in plan.tensors])
+        if ranking.whole and samples.slopes:  # without these they would have no unit
+            session.previewer.find_effects = found_effects(order, ranking, plan, models_of(order.recipe)).find
+            view.show(stopped, table=draw_ranking(ranking))
+            passes = count_passes(samples)
+            return f"{stopped}\nThe element map shows what {passes:,} pass{'es say' if passes != 1 else ' says'}."
+    return stopped
 
 
 def _describe(effects: Effects, seconds: float) -> str:

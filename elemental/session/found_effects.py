@@ -13,7 +13,7 @@ from ..merge.files.checkpoint import read_signature
 from ..merge.files.model_locator import expand_home
 from ..merge.plan import MergePlan, Role, TensorPlan
 from ..recipe.recipe import MergeRecipe
-from ..runs.effect_estimate import Effects
+from ..runs.effect_estimate import EffectOrder
 from ..runs.effect_ranking import EffectRanking
 from ..runs.effect_results import describe_estimate
 from .map_effects import CellEffect, MapEffects
@@ -94,18 +94,18 @@ def _ratios(tensor: TensorPlan) -> tuple[float, float | None]:
     return tensor.alpha, tensor.beta
 
 
-def found_effects(effects: Effects, ranking: EffectRanking, plan: MergePlan, models: Hashable) -> FoundEffects:
+def found_effects(order: EffectOrder, ranking: EffectRanking, plan: MergePlan, models: Hashable) -> FoundEffects:
     """Keep what is shown of an estimate.
 
     Args:
-        effects: The estimate.
-        ranking: Its ranking.
+        order: What was asked for.
+        ranking: The ranking of its samples.
         plan: The merge on top of which it was made.
         models: Its models, as they were when it began.
     """
-    made_from = "; ".join(describe_estimate(effects.order, effects.samples).splitlines())
+    made_from = "; ".join(describe_estimate(order, ranking.samples).splitlines())
     known = ratios_of(plan)
-    ratios = {key: known[key] for key in effects.samples.keys if key in known}
+    ratios = {key: known[key] for key in ranking.samples.keys if key in known}
     found = FoundEffects(ranking, made_from, models, ratios)
     _ = found.shown  # made now, so that the next look at the form need not wait for it
     return found

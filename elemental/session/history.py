@@ -33,7 +33,7 @@ class HistoryEntry:
     """An entry of the history.
 
     Attributes:
-        kind: "merge", "generate", "save", "plot", "check" or "effects".
+        kind: "merge", "generate", "save", "plot", "check", "effects", "simplify", "simplified" (its result), or "form".
         name: The merge, as a text.
         result: The result, as a text.
         form: The values of the form by field name, to fill it again.

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from ..errors import ElementalError, HostError, Stopped
+from .form import MergeForm
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class JobView:
         columns: How many images make a row; 0 for any number.
         table: Figures, as an HTML table.
         details: More to read, as HTML.
+        form: What was found, as a form that the page can take over; None for all jobs that find none.
         started: The start, in seconds since the epoch.
         version: Grows with each change.
     """
@@ -52,6 +54,7 @@ class JobView:
     columns: int = 0
     table: str = ""
     details: str = ""
+    form: MergeForm | None = None
     started: float = field(default_factory=time.time)
     version: int = 0
 

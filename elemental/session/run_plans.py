@@ -51,11 +51,16 @@ class CheckForm:
     ratio: float = 1.0
 
 
-def batch_notes(request: ImageRequest) -> tuple[str, ...]:
-    """Say that a batch is not made in plots and checks, if the request is for one."""
+def batch_notes(request: ImageRequest, made: str = "One image a cell is made") -> tuple[str, ...]:
+    """Say that a batch is not made, if the request is for one.
+
+    Args:
+        request: The request.
+        made: What is made instead.
+    """
     if request.batch == 1:
         return ()
-    return (f"One image a cell is made, with the first seed: the batch of {request.batch:,} images is not used here.",)
+    return (f"{made}, with the first seed: the batch of {request.batch:,} images is not used here.",)
 
 
 def plan_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageRequest) -> tuple[PlotRun, Estimate]:

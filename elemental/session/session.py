@@ -22,6 +22,8 @@ from .jobs import Job, JobBoard
 from .merge_preview import Previewer
 from .merged_model import MergedModel
 
+_REPLACED = "What the form said before a simplified merge was put into it."
+
 
 @dataclass
 class Session:
@@ -87,6 +89,14 @@ class Session:
             recipe = identify_models(recipe)
         fields = {**form.to_dict(), **(extra or {})}
         self.history.add(HistoryEntry(kind, name_recipe(recipe), result, fields, recipe.to_dict()))
+
+    def keep_form(self, form: MergeForm) -> None:
+        """Add a form that another one takes the place of to the history, unless it is there, or asks for no merge."""
+        if any(entry.form == form.to_dict() for entry in self.history.entries()):
+            return
+        with suppress(ElementalError):
+            recipe = self.recipe(form)
+            self.history.add(HistoryEntry("form", name_recipe(recipe), _REPLACED, form.to_dict(), recipe.to_dict()))
 
     @contextmanager
     def host_job(self, job: Job, name: str, images: int, settings: HostSettings | None = None) -> Iterator[None]:

@@ -14,9 +14,9 @@ from ..session.form import FIELDS, MergeForm
 from ..session.run_plans import CheckForm, describe_estimate, plan_check
 from ..session.session import Session
 from .answer import Answer, Updates
+from .form_values import parse_form
 from .gradio_compat import make, on, update
 from .image_form import ImageForm
-from .merge_panel import parse_form
 from .plot_panel import draw_answer, explain_sample
 from .request_guard import file_below
 from .results_panel import Results

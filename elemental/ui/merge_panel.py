@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from html import escape
 from typing import Any
 
 from ..errors import ElementalError
 from ..recipe.block_weights import format_block_weights
 from ..recipe.modes import MergeMode
-from ..recipe.recipe import SaveDtype, VaeChoice
-from ..session import effect_jobs
+from ..recipe.recipe import SaveDtype
 from ..session import merge_jobs as actions
-from ..session.form import FIELDS, KEEP, MergeForm, block_names, form_from_dict, shown_path
+from ..session.form import FIELDS, KEEP, MergeForm, block_names, shown_path
 from ..session.jobs import Job
 from ..session.merge_preview import stamp_of
 from ..session.paint_rules import paint, read_stroke
 from ..session.session import Session
 from ..workflows import load_presets
 from .answer import Answer, Updates
+from .effect_buttons import EffectButtons
+from .form_values import VAE_LABELS, parse_form, vae_label
 from .gradio_compat import make, on, update
 from .image_form import ImageForm
-from .results_panel import Results
+from .results_panel import Results, draw_message
 
 _SPEC_HINT = "OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5\nIN00-IN05:ff:0.2"
-_VAE_LABELS = {VaeChoice.MERGED.value: "merged", VaeChoice.A.value: "A", VaeChoice.B.value: "B"}
-"""The choices of the VAE, by what the form, the history and recipes call them."""
 _CHECKBOXES = {"force": "Merge although models do not fit", "drop_ema": "Leave out EMA weights"}
+
+_OTHER_JOB = 'Another job has begun since. Load the entry "simplified" of the History instead.'
 
 _TOOLS = """
 <div class="elemental-tools">
@@ -101,7 +101,7 @@ class MergePanel:
                 elem_id="elemental_mode", scale=3, min_width=140,
             )  # fmt: skip
             self.fields["vae"] = make(
-                "Dropdown", label="VAE from", choices=list(_VAE_LABELS.values()), value=_vae_label(form.vae),
+                "Dropdown", label="VAE from", choices=list(VAE_LABELS.values()), value=vae_label(form.vae),
                 elem_id="elemental_vae", scale=2, min_width=130,
             )  # fmt: skip
             for name in ("alpha", "beta"):
@@ -150,11 +150,7 @@ class MergePanel:
                 elem_id="elemental_print_change",
                 min_width=150,
             )
-        with make("Row", elem_id="elemental_effect_buttons"):
-            self.effects = make("Button", value="Effect map", elem_id="elemental_run_effects", scale=2, min_width=120)
-            self.passes = make(
-                "Number", label="Passes", value=effect_jobs.PASSES, step=1, elem_id="elemental_passes", min_width=90
-            )
+        self.effect_buttons = EffectButtons(self._session, self._images)
 
     def _draw_save(self, form: MergeForm) -> None:
         with make("Accordion", label="Save ...", open=False, elem_id="elemental_save"):
@@ -181,7 +177,7 @@ class MergePanel:
         """
         self._wire_preview(sync, [results.notice, *answers])
         self._wire_fields()
-        self._wire_effects(results)
+        self.effect_buttons.wire(results, self.form_components)
         session, count = self._session, len(FIELDS)
         form_inputs = [*self.form_components, *self._images.components]
 
@@ -221,20 +217,24 @@ class MergePanel:
             for field in self._images.components:
                 on(field, "change", lambda: results.notice.give(""), [], results.notice.outputs)
 
-    def _wire_effects(self, results: Results) -> None:
-        session, count = self._session, len(FIELDS)
+    def wire_taking(self, results: Results, take: Any, seen: Any) -> None:
+        """Let what a job has found be put into the form; what stood there can be had back from the history.
 
-        def estimate(passes: float | None, *values: Any) -> Updates:
-            form = parse_form(values[:count])
+        Args:
+            results: Where the jobs are shown.
+            take: A hidden button, for which the page has one in the results.
+            seen: A hidden text: what the page has seen of the job.
+        """
 
-            def begin() -> Job:
-                order = self._images.read(values[count:])
-                return effect_jobs.estimate(session, form, order.request, passes, order.settings)
+        def put(seen: str, *values: Any) -> Updates:
+            form = results.found_form(seen)
+            if form is None:
+                return results.notice.give(draw_message("failed", _OTHER_JOB))
+            self._session.keep_form(parse_form(values))
+            return {**self.fill(form), **results.notice.give("")}
 
-            return results.start(begin, form)
-
-        inputs = [self.passes, *self.form_components, *self._images.components]
-        on(self.effects, "click", estimate, inputs, results.start_outputs)
+        outputs = [*self.form_components, self.preset, *results.notice.outputs]
+        on(take, "click", put, [seen, *self.form_components], outputs)
 
     def wire_painting(self, chosen: Any, painted: Any) -> None:
         """Answer which rules chosen cells of the map are.
@@ -318,24 +318,11 @@ class MergePanel:
             RecipeError: It has a mode that there is not.
         """
         visible = _visible_fields(form.merge_mode)
-        values = {**form.to_dict(), "vae": _vae_label(form.vae)}
+        values = {**form.to_dict(), "vae": vae_label(form.vae)}
         return {
             self.fields[name]: update(value=value, **({"visible": visible[name]} if name in visible else {}))
             for name, value in values.items()
         } | {self.preset: update(choices=_preset_names())}
-
-
-def parse_form(values: Sequence[Any]) -> MergeForm:
-    """Read the form from its components' values, in the order of its fields; a ratio that is blank stays blank."""
-    data = dict(zip(FIELDS, values, strict=True))
-    stored = {label: value for value, label in _VAE_LABELS.items()}
-    form = form_from_dict({**data, "vae": stored.get(data["vae"])})
-    return replace(form, **{name: data[name] for name in ("alpha", "beta") if data[name] is None})
-
-
-def _vae_label(vae: str) -> str:
-    """Give the choice for what a form says of the VAE; a form that was stored can say anything."""
-    return _VAE_LABELS.get(vae, _VAE_LABELS[VaeChoice.MERGED.value])
 
 
 def _visible_fields(mode: MergeMode) -> dict[str, bool]:

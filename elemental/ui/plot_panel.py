@@ -15,9 +15,9 @@ from ..session.jobs import JobState
 from ..session.run_plans import PlotForm, describe_estimate, plan_plot
 from ..session.session import Session
 from .answer import Answer, Updates
+from .form_values import parse_form
 from .gradio_compat import make, on, update
 from .image_form import ImageForm
-from .merge_panel import parse_form
 from .results_panel import Results
 
 _NONE = "none"

@@ -102,6 +102,15 @@ class Results:
         updates[self._seen] = f"{job_id(job)} {view.version} {made}"
         return updates
 
+    def found_form(self, seen: str) -> MergeForm | None:
+        """Give the form that the last job has found; None if the page has not seen that job, or it has found none.
+
+        Args:
+            seen: What the page was given when it asked last.
+        """
+        job = self._session.board.job
+        return job.view.form if job is not None and (seen or "").split(" ")[0] == job_id(job) else None
+
     def _show_made(self, view: JobView) -> Updates:
         columns = min(view.columns, _MOST_COLUMNS) or (3 if len(view.images) > 1 else 1)
         images = [(str(path), caption) for path, caption in view.images]

@@ -48,7 +48,7 @@ def make_tab(host: Host, images: ImageForm, *, standalone: bool = False) -> Any:
         with make("Column", elem_id=ROOT_ID):
             # hidden by the style, since what is invisible for gradio is not on the page at all
             with make("Column", elem_id="elemental_bridges"):
-                bridges = {name: _bridge("Button", name) for name in ("sync", "poll", "boot", "list_runs")}
+                bridges = {name: _bridge("Button", name) for name in ("sync", "poll", "boot", "list_runs", "take")}
                 bridges |= {name: _bridge("Textbox", name) for name in ("entry", "gif", "seen", "paint")}
                 bridges["painted"] = _bridge("HTML", "painted")
             with make("Row", elem_id="elemental_columns"):
@@ -66,6 +66,7 @@ def make_tab(host: Host, images: ImageForm, *, standalone: bool = False) -> Any:
                 with make("Column", scale=9, min_width=420, elem_id="elemental_results"):
                     results = Results(session, bridges["seen"])
         merge.wire(results, bridges["sync"], [plot.answer, check.answer])
+        merge.wire_taking(results, bridges["take"], bridges["seen"])
         merge.wire_painting(bridges["paint"], bridges["painted"])
         plot.wire(results, merge.form_components)
         plot.wire_list(plot_tab, bridges["list_runs"])
