@@ -13,7 +13,7 @@ import pytest
 from .attacks.interrupts import attack_with_interrupts
 from .attacks.live import Report, attack
 from .attacks.places import place_on
-from .attacks.scenes import SCENES, Effects, Scene
+from .attacks.scenes import SCENES, Effects, Scene, Simplifying
 from .attacks.traps import KINDS
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("scene", [*SCENES[:4], Effects], ids=lambda scene: scene.__name__)
+@pytest.mark.parametrize("scene", [*SCENES[:4], Effects, Simplifying], ids=lambda scene: scene.__name__)
 def test_the_model_is_back_whatever_call_fails(scene: type[Scene], tmp_path: Path) -> None:
     report = Report()
     with place_on("fake", tmp_path) as place:

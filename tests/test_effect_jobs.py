@@ -132,12 +132,12 @@ def test_a_stop_keeps_the_passes_and_paints_the_map_by_them(session: Session, mo
     before = _live(session)
     stopped = _stop_at(session, monkeypatch, 4)
     assert "passes that are kept: 2." in stopped
-    assert stopped.endswith("\nThe element map shows what 1 pass says.")  # the other one only decodes
+    assert stopped.endswith("\nThe element map is painted by the passes that are kept.")
     assert _live(session) == before
     assert session.board.job is not None
     assert "<caption>The first 20 of" in session.board.job.view.table
     table = _table(session, FORM)
-    assert "estimated from 1 backward passes of U-Net steps" in table
+    assert "estimated from 1 backward passes of U-Net steps" in table  # the other one only decodes
     assert "data-effect=" in table
     (file,) = (session.host.output_folder() / "effects").glob("*.safetensors")
     kept, _ = read_samples(file)

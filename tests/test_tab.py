@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 from elemental.images.files import read_image, read_texts
 from elemental.merge.files.metadata import recipe_from_metadata
+from elemental.runs.simplify import SimplifyOrder
+from elemental.session import simplify_jobs
 from elemental.session.session import session_of
 from elemental.workflows import read_recipe
 
@@ -247,6 +250,36 @@ def test_the_effect_map_is_made_and_shown(tab: Page, site: Site) -> None:
         tab.wait(lambda: "enter a whole number" in tab.text("notice"), "the number to be refused")
     finally:
         session_of(site.host).previewer.find_effects = None
+
+
+def test_a_merge_is_simplified_and_put_into_the_form(tab: Page, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simplify_jobs, "SimplifyOrder", partial(SimplifyOrder, passes=3))
+    tab.write("tolerance", "")
+    tab.press("run_simplify")
+    tab.wait(lambda: "Tolerance is blank" in tab.text("notice"), "the tolerance to be refused")
+    tab.write("tolerance", "60")
+    tab.wait(lambda: "Tolerance" not in tab.text("notice"), "the error to be gone")
+    tab.write("spec", "OUT03:attn2:1")
+    tab.report("1 rule sets")
+    said = tab.job("run_simplify", seconds=200)
+    assert "of what A's does" in said
+    assert tab.page.locator("#elemental_products img").count() == 1
+    assert tab.page.locator("#elemental_gallery img").count() >= 4
+    tab.screenshot("simplified")
+    job = session_of(site.host).board.job
+    assert job is not None
+    form = job.view.form
+    assert form is not None
+    tab.write("spec", "OUT04::0.25")  # while one looks at what was found
+    tab.report("1 rule sets")
+    tab.panel("History")
+    tab.page.locator("[data-take]").click()
+    tab.wait(lambda: tab.read("spec") == form.spec, "the spec that was found")
+    tab.wait(lambda: tab.read("alpha") == "0", "alpha of what was found")
+    assert tab.page.locator("#elemental_spec").is_visible()
+    tab.wait(lambda: session_of(site.host).form == form, "the page's form to be the one that was found")
+    before = {entry.kind: entry.form for entry in session_of(site.host).history.entries()}
+    assert (before["simplify"]["spec"], before["form"]["spec"]) == ("OUT03:attn2:1", "OUT04::0.25")
 
 
 def _look_at_effects(tab: Page) -> None:

@@ -14,7 +14,7 @@ from ..images.effect_scale import UNIT, format_effect, format_share
 from ..images.image_request import ImageRequest, with_known_sampler
 from ..runs.effect_estimate import EffectOrder, Effects, estimate_effects
 from ..runs.effect_ranking import Effect, EffectRanking, rank_effects
-from ..runs.effect_results import count_passes, describe_passes
+from ..runs.effect_results import describe_passes
 from ..workflows import plan_merge
 from .form import KEEP, MergeForm, shown_path
 from .found_effects import FoundEffects, found_effects, models_of
@@ -120,8 +120,7 @@ def _show_kept(session: Session, order: EffectOrder, view: NotedView, stopped: s
         if ranking.whole and samples.slopes:  # without these they would have no unit
             session.previewer.find_effects = found_effects(order, ranking, plan, models_of(order.recipe)).find
             view.show(stopped, table=draw_ranking(ranking))
-            passes = count_passes(samples)
-            return f"{stopped}\nThe element map shows what {passes:,} pass{'es say' if passes != 1 else ' says'}."
+            return f"{stopped}\nThe element map is painted by the passes that are kept."
     return stopped
 
 

@@ -35,6 +35,8 @@ class JobView:
         state: The state of the job.
         text: What it is doing, or its result.
         done: The share that is done, from 0 to 1.
+        parts: Whether it has parts that ``done`` counts; otherwise the steps of its image tell how far it is.
+        steps: Whether its text is about an image that is being made, whose steps are told with it.
         images: The images so far: file and caption.
         products: Files made from all images: grids and charts.
         columns: How many images make a row; 0 for any number.
@@ -49,6 +51,8 @@ class JobView:
     state: JobState = JobState.RUNNING
     text: str = ""
     done: float = 0.0
+    parts: bool = False
+    steps: bool = True
     images: tuple[tuple[Path, str], ...] = ()
     products: tuple[Path, ...] = ()
     columns: int = 0

@@ -50,7 +50,7 @@ class RunView:
 
     def show_planning(self) -> None:
         """Show that the run is being planned; the images of a plot will have the columns of its grid."""
-        self._show("planning ...", columns=self._columns)
+        self._show("planning ...", columns=self._columns, parts=True)
 
     def _show(self, text: str, **parts: object) -> None:
         self._job.show(text="\n".join([text, *self._notes]), **parts)

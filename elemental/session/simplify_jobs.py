@@ -35,7 +35,7 @@ TOLERANCE = 10.0
 _IMAGES = 10
 """About as many are made."""
 _FOLDER = "simplified"
-_POINTS = {"0% of the merge": "A", "100% of the merge": "the merge"}
+_POINTS = {"0% of the merge": "A", "50% of the merge": "half of the way", "100% of the merge": "the merge"}
 
 
 def simplify_form(
@@ -126,7 +126,7 @@ def _simplify(session: Session, order: SimplifyOrder, job: Job, view: NotedView)
 
 
 def _say(text: str) -> str:
-    """Word what is done next, or what an image shows."""
+    """Word what is made next, or what an image shows."""
     return f"{text} elements" if re.fullmatch(r"the first [\d,]+", text) else _POINTS.get(text, text)
 
 

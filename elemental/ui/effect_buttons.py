@@ -29,16 +29,19 @@ class EffectButtons:
         with make("Row", elem_id="elemental_effect_buttons"):
             self.effects = make("Button", value="Effect map", elem_id="elemental_run_effects", scale=2, min_width=110)
             self.passes = make(
-                "Number", label="Passes", value=effect_jobs.PASSES, step=1, elem_id="elemental_passes", min_width=80
-            )
+                "Number", label="Passes", value=effect_jobs.PASSES, step=1, elem_id="elemental_passes", scale=5,
+                min_width=110,
+            )  # fmt: skip
+        with make("Row", elem_id="elemental_simplify_buttons"):
             self.simplify = make("Button", value="Simplify", elem_id="elemental_run_simplify", scale=2, min_width=110)
             self.tolerance = make(
                 "Number", label="Tolerance (%)", value=simplify_jobs.TOLERANCE, step=1, elem_id="elemental_tolerance",
-                min_width=80,
+                scale=2, min_width=110,
             )  # fmt: skip
             self.leave_out = make(
-                "Checkbox", label="Find what to leave out", value=False, elem_id="elemental_leave_out", min_width=130
-            )
+                "Checkbox", label="Find what to leave out instead", value=False, elem_id="elemental_leave_out",
+                scale=3, min_width=130,
+            )  # fmt: skip
 
     def wire(self, results: Results, form_components: list[Any]) -> None:
         """Make the buttons work.

@@ -123,11 +123,13 @@ class Results:
         }
 
     def _draw_progress(self, job: Job, view: JobView) -> str:
-        step_progress = self._session.host.step_progress() if not view.ended else None
+        step_progress = self._session.host.step_progress() if view.steps and not view.ended else None
         text, done = view.text, view.done
         if step_progress is not None and step_progress.steps:
-            text = f"{text.removesuffix(' ...')}, step {step_progress.step} of {step_progress.steps}"
-            done = max(done, step_progress.step / step_progress.steps) if not view.columns else done
+            first, line_end, notes = text.partition("\n")
+            step = f"step {step_progress.step} of {step_progress.steps}"
+            text = f"{first.removesuffix(' ...')}, {step}{line_end}{notes}"
+            done = done if view.parts else max(done, step_progress.step / step_progress.steps)
         return draw_message(view.state.value, text, job=job, done=None if view.ended else done)
 
     def wire(self) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from elemental import ElementalError, MergeRecipe, VaeChoice, live_merge, make_images, parse_rules
+from elemental import ElementalError, MergeRecipe, VaeChoice, live_merge, make_images, model_source, parse_rules
 from elemental.hosts.base import CheckpointRef, Host
 from elemental.images.files import read_image
 from elemental.runs.axes.base import Setting
@@ -22,7 +23,13 @@ from elemental.runs.estimate import Estimate, estimate_check, estimate_plot
 from elemental.runs.runner import Run, RunResult, start_run
 from elemental.runs.simplify import SimplifyOrder, simplify
 from elemental.runs.xy_plot_run import PlotRun, make_plot
+from elemental.session import simplify_jobs
+from elemental.session.form import FindModel, MergeForm
+from elemental.session.history import History
+from elemental.session.jobs import Job, JobBoard, JobState
+from elemental.session.merge_preview import Previewer
 from elemental.session.merged_model import LiveNow, LiveState, MergedModel
+from elemental.session.session import Session
 
 from .places import Place
 from .traps import Trap
@@ -135,13 +142,21 @@ class Bench(Scene):
         assert self.merged_model is not None
         return self.merged_model
 
-    def step(self, host: Host, trap: Trap, name: str, step: Callable[[], object]) -> None:
-        """Do a step in a job of its own; a merge or an image that fails leaves what was there before."""
+    def step(self, host: Host, trap: Trap, name: str, step: Callable[[], object], *, makes_job: bool = False) -> None:
+        """Do a step in a job of its own; a merge or an image that fails leaves what was there before.
+
+        Args:
+            host: The host.
+            trap: Raises at one of the step's calls.
+            name: Of the step.
+            step: Does it.
+            makes_job: Whether it makes its job itself.
+        """
         with trap.paused():
             before = self.model.live()
         done, raised = False, trap.raised
         try:
-            with host.job(name, 1):
+            with nullcontext() if makes_job else host.job(name, 1):
                 step()
                 done = True
         finally:
@@ -268,7 +283,44 @@ class Effects(Bench):
             simplify(host, SimplifyOrder(self.recipes[2], requests, tolerance=0.5, passes=3), watcher=watcher)
 
 
-SCENES: Sequence[type[Scene]] = (Images, Following, Leaving, Bench, Refused, Plot, Check, Effects)
+class _AtOnce(JobBoard):
+    """Does jobs where they are asked for, so that what fails in them is raised there."""
+
+    def start(self, name: str, work: Callable[[Job], None]) -> Job:
+        self.job = job = Job(name)
+        work(job)
+        job.show(state=JobState.DONE)
+        return job
+
+
+class Simplifying(Bench):
+    """A merge that is put aside while the tab's button Simplify simplifies another one, and is back after it."""
+
+    def act(self, host: Host, trap: Trap) -> None:
+        merged_model = self.merged_model = MergedModel(host)
+        self.step(host, trap, "merge", lambda: merged_model.merge(self.recipes[0], controls=trap.controls()))
+        self.step(host, trap, "run", lambda: self._simplify(host), makes_job=True)
+        self.step(host, trap, "images", lambda: self._draw(self.recipes[0], trap))
+
+    def _simplify(self, host: Host) -> None:
+        shutil.rmtree(self.place.host.output_folder() / "simplified", ignore_errors=True)
+        model_a, model_b = (str(self.place.paths[name]) for name in "ac")
+        form = MergeForm(model_a, model_b, alpha=0.0, spec="OUT05:attn2:0.5")
+        history, previewer = History(self.folder / "history.jsonl"), Previewer(host.checkpoints, host.models_folder)
+        session = _OfAnyModel(host, self.model, _AtOnce(), history, previewer, form)
+        job = simplify_jobs.simplify_form(session, form, self.place.request, 50.0)
+        self.expect(job.view.form is not None, "nothing was found")
+
+
+class _OfAnyModel(Session):
+    """A session that takes models from wherever they are."""
+
+    @property
+    def find_model(self) -> FindModel:
+        return model_source
+
+
+SCENES: Sequence[type[Scene]] = (Images, Following, Leaving, Bench, Refused, Plot, Check, Effects, Simplifying)
 
 
 def _describe(now: LiveNow) -> str:
