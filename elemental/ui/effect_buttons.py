@@ -39,8 +39,8 @@ class EffectButtons:
                 scale=2, min_width=110,
             )  # fmt: skip
             self.leave_out = make(
-                "Checkbox", label="Find what to leave out instead", value=False, elem_id="elemental_leave_out",
-                scale=3, min_width=130,
+                "Checkbox", label="Find what to leave out", value=False, elem_id="elemental_leave_out",
+                scale=3, min_width=190,
             )  # fmt: skip
 
     def wire(self, results: Results, form_components: list[Any]) -> None:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from elemental import ElementalError, MergeRecipe, VaeChoice, live_merge, make_images, model_source, parse_rules
 from elemental.hosts.base import CheckpointRef, Host
 from elemental.images.files import read_image
@@ -21,7 +23,7 @@ from elemental.runs.element_check import parse_check
 from elemental.runs.element_check_run import CheckRun
 from elemental.runs.estimate import Estimate, estimate_check, estimate_plot
 from elemental.runs.runner import Run, RunResult, start_run
-from elemental.runs.simplify import SimplifyOrder, simplify
+from elemental.runs.simplify import SimplifyOrder
 from elemental.runs.xy_plot_run import PlotRun, make_plot
 from elemental.session import simplify_jobs
 from elemental.session.form import FindModel, MergeForm
@@ -268,7 +270,7 @@ class Check(_Run):
 
 
 class Effects(Bench):
-    """A merge that is put aside for an estimate of effects and for simplifying another merge, and is back after it."""
+    """A merge that is put aside for an estimate of effects, and is back after it."""
 
     def act(self, host: Host, trap: Trap) -> None:
         merged_model = self.merged_model = MergedModel(host)
@@ -280,7 +282,6 @@ class Effects(Bench):
         watcher, requests = EffectWatcher(controls=trap.controls()), (self.place.request,)
         with self.model.suspended():
             estimate_effects(host, EffectOrder(self.recipes[1], requests, passes=2), watcher=watcher)
-            simplify(host, SimplifyOrder(self.recipes[2], requests, tolerance=0.5, passes=3), watcher=watcher)
 
 
 class _AtOnce(JobBoard):
@@ -308,7 +309,9 @@ class Simplifying(Bench):
         form = MergeForm(model_a, model_b, alpha=0.0, spec="OUT05:attn2:0.5")
         history, previewer = History(self.folder / "history.jsonl"), Previewer(host.checkpoints, host.models_folder)
         session = _OfAnyModel(host, self.model, _AtOnce(), history, previewer, form)
-        job = simplify_jobs.simplify_form(session, form, self.place.request, 50.0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(simplify_jobs, "SimplifyOrder", partial(SimplifyOrder, passes=3))
+            job = simplify_jobs.simplify_form(session, form, self.place.request, 50.0)
         self.expect(job.view.form is not None, "nothing was found")
 
 
