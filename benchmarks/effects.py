@@ -33,7 +33,7 @@ from elemental.images.diff import mean_difference
 from elemental.images.image_request import ImageRequest
 from elemental.merge.files.checkpoint import Checkpoint
 from elemental.merge.live_merge import LiveMerge
-from elemental.recipe.rules import BlockSelector, ElementSelector, Rule, RuleSet
+from elemental.recipe.rules import BlockSelector, ElementSelector, Rule, RuleSet, rule_of_tensor
 from elemental.runs.effect_estimate import EffectOrder, Method, estimate_effects
 from elemental.workflows import live_merge
 
@@ -77,7 +77,7 @@ def units_of(names: Sequence[KeyName]) -> Iterator[Unit]:
     """List the tensors of the U-Net, the groups of each of its blocks, and its blocks."""
     unet = [name for name in names if name.component is Component.UNET]
     for name in unet:
-        yield Unit("tensor", name.key, (name.key,), _rule(name.block, name.key))
+        yield Unit("tensor", name.key, (name.key,), rule_of_tensor(name, 1.0))
     for group in find_groups(names):
         for block, place in group.places.items():
             if block != "BASE":

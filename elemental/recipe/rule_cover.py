@@ -15,7 +15,7 @@ from .covering.task import RatioSets, Task
 from .covering.wording import Wording, reading_effort
 from .covering.writing import write_rules
 from .rule_matching import RuleMatcher
-from .rules import BlockSelector, ElementSelector, Ratios, Rule
+from .rules import Ratios, Rule, rule_of_tensor
 
 _MOST_WRITTEN = 60
 """Rules of one length of which the shortest are chosen."""
@@ -106,7 +106,7 @@ def _rule_for(task: Task, index: int) -> Rule:
     if not is_writable(name.key):
         raise RecipeError(f'The key "{shown_key(name.key)}" has characters that no rule can have.')
     ratios = next(ratios for ratios, tensors in task.wanted.items() if tensors >> index & 1)
-    return Rule(BlockSelector((name.block,)), ElementSelector((name.key,)), *ratios)
+    return rule_of_tensor(name, *ratios)
 
 
 def _keeps_beta(task: Task) -> bool:

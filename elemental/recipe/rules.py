@@ -82,6 +82,11 @@ class Rule(NamedTuple):
         return ":".join((str(self.blocks), str(self.elements), *map(format_ratio, ratios)))
 
 
+def rule_of_tensor(name: KeyName, alpha: float, beta: float | None = None) -> Rule:
+    """Give the rule that names one tensor by its block and its full key; longer keys that contain it match, too."""
+    return Rule(BlockSelector((name.block,)), ElementSelector((name.key,)), alpha, beta)
+
+
 @dataclass(frozen=True)
 class RuleSet:
     """The rules of a spec in order; if several match a tensor, the last one wins.

@@ -16,7 +16,7 @@ from ..images.files import write_whole
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.plan import TensorPlan
 from ..recipe.recipe import MergeRecipe
-from ..recipe.rules import BlockSelector, ElementSelector, Rule, RuleSet
+from ..recipe.rules import RuleSet, rule_of_tensor
 from ..recipe.text_files import read_text
 from ..workflows import images_of_merge, live_merge
 from .effect_estimate import Effects, EffectWatcher
@@ -127,8 +127,7 @@ def with_more_of(recipe: MergeRecipe, tensor: TensorPlan) -> MergeRecipe:
         recipe: The recipe.
         tensor: As its plan has it.
     """
-    blocks, elements = BlockSelector((tensor.name.block,)), ElementSelector((tensor.name.key,))
-    rule = Rule(blocks, elements, tensor.alpha + 1)
+    rule = rule_of_tensor(tensor.name, tensor.alpha + 1)
     return replace(recipe, rules=RuleSet((*recipe.rules.rules, rule)))
 
 

@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from ..architectures.keys import is_vae_key
 from ..errors import CheckpointError, HostError, MergeError, RecipeError, Stopped
-from ..hosts.base import CheckpointRef, Host
+from ..hosts.base import Host
 from ..images.diff import mean_difference
 from ..images.files import make_folder, write_whole
-from ..images.image_request import ImageRequest, with_known_sampler
+from ..images.image_request import ImageRequest
 from ..merge.files.metadata import LABEL_FIELD, name_recipe
 from ..merge.files.model_file import read_signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
-from ..merge.files.open_models import OpenModels
 from ..merge.progress import Controls
 from ..recipe.modes import MergeMode
 from ..recipe.ratio_changes import with_more_alpha
 from ..recipe.recipe import MergeRecipe
-from ..workflows import live_merge
+from .differentiated_merge import differentiated_merge, single_images
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from ..effects.samples import Pass, Samples
     from ..hosts.base import Differentiator, LiveModel, TracedImage
+    from ..merge.files.open_models import OpenModels
     from ..merge.live_merge import LiveMerge
 
 _SMALL_STEP = 0.1
@@ -174,16 +174,10 @@ def estimate_effects(
         Stopped: The user asked for it.
     """
     refuse_same_file(order.recipe, locator)
-    path = locator.locate(order.recipe.model_a)
-    live = host.open_model(CheckpointRef(path.stem, path))
-    differentiator = host.differentiator()
-    if differentiator is None:
-        raise HostError("This host cannot differentiate images, which effects are estimated by.")
-    requests = tuple(with_known_sampler(replace(request, batch=1), host.samplers()) for request in order.requests)
-    order = replace(order, requests=requests)
-    with OpenModels(locator) as models, live_merge(live, models) as merge:
-        estimate = _Estimate(differentiator, merge, order, watcher or EffectWatcher())
-        estimate.prepare(live, models)
+    order = replace(order, requests=single_images(order.requests, host))
+    with differentiated_merge(host, order.recipe, purpose="effects are estimated by", locator=locator) as opened:
+        estimate = _Estimate(opened.differentiator, opened.merge, order, watcher or EffectWatcher())
+        estimate.prepare(opened.live, opened.models)
         order = estimate.choose_method()
         keeper = _Keeper(folder, order.origin(locator), estimate.keys)
         try:

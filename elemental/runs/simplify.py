@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..errors import HostError, MergeError, Stopped
-from ..hosts.base import CheckpointRef, Host
+from ..errors import MergeError, Stopped
+from ..hosts.base import Host
 from ..images.diff import mean_difference
-from ..images.image_request import ImageRequest, with_known_sampler
+from ..images.image_request import ImageRequest
 from ..merge.files.metadata import LABEL_FIELD
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
-from ..merge.files.open_models import OpenModels
 from ..merge.plan import MergePlan, TensorPlan
 from ..recipe.ratio_changes import on_the_way
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rule_cover import cover
-from ..recipe.rules import BlockSelector, ElementSelector, Ratios, Rule, RuleSet
-from ..workflows import images_of_merge, live_merge
+from ..recipe.rules import Ratios, Rule, RuleSet, rule_of_tensor
+from ..workflows import images_of_merge
+from .differentiated_merge import differentiated_merge, single_images
 from .effect_estimate import EffectWatcher
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ..effects.passes import PassMaker
     from ..hosts.base import Differentiator, LiveModel
+    from ..merge.files.open_models import OpenModels
     from ..merge.live_merge import LiveMerge
 
 _POINTS = (0.0, 0.5, 1.0)
@@ -97,15 +98,10 @@ def simplify(
         HostError: The host cannot differentiate its images, or fails.
         Stopped: The user asked for it.
     """
-    path = locator.locate(order.recipe.model_a)
-    live = host.open_model(CheckpointRef(path.stem, path))
-    differentiator = host.differentiator()
-    if differentiator is None:
-        raise HostError("This host cannot differentiate images, which merges are simplified by.")
-    requests = tuple(with_known_sampler(replace(request, batch=1), host.samplers()) for request in order.requests)
-    order = replace(order, requests=requests)
-    with OpenModels(locator) as models, live_merge(live, models) as merge:
-        return _Simplification(host, differentiator, merge, order, watcher or EffectWatcher()).run(live, models)
+    order = replace(order, requests=single_images(order.requests, host))
+    with differentiated_merge(host, order.recipe, purpose="merges are simplified by", locator=locator) as opened:
+        work = _Simplification(host, opened.differentiator, opened.merge, order, watcher or EffectWatcher())
+        return work.run(opened.live, opened.models)
 
 
 @dataclass(frozen=True)
@@ -227,9 +223,7 @@ class _Simplification:
 
     def _rule(self, tensor: TensorPlan) -> Rule:
         """Give the rule that takes a tensor to where it is to be: as in the merge, or as in A."""
-        alpha, beta = self._wanted(tensor)
-        block = BlockSelector((tensor.name.block,))
-        return Rule(block, ElementSelector((tensor.name.key,)), alpha, beta)
+        return rule_of_tensor(tensor.name, *self._wanted(tensor))
 
     def _wanted(self, tensor: TensorPlan) -> Ratios:
         if self._order.leave_out:
