@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 from PIL import Image
@@ -13,12 +14,20 @@ from PIL import Image
 import elemental
 from elemental.cli.main import main
 from elemental.demo.checkpoint_pair import copy_pair
+from elemental.effects.directions import Directions, from_model_a
 from elemental.hosts.standalone.host import StandaloneHost
 from elemental.images.diff import mean_difference
 from elemental.images.image_request import ImageRequest
-from elemental.runs.simplify import Simplified, SimplifyOrder, _Probe, least_enough, simplify, without_ratios
+from elemental.runs.differentiated_merge import differentiated_merge
+from elemental.runs.effect_estimate import EffectWatcher
+from elemental.runs.simplify import Simplified, SimplifyOrder, simplify, without_ratios
+from elemental.runs.simplify_cut import Probe, find_cut
+from elemental.runs.simplify_order import MISSING_STEPS, ElementOrder
 from elemental.runs.simplify_results import simplified_to_dict, spec_of
 from elemental.workflows import make_images, read_recipe
+
+from .fake_host import FakeHost
+from .plotting import load
 
 Capture = pytest.CaptureFixture[str]
 
@@ -42,24 +51,49 @@ def run(capsys: Capture, *words: str, code: int = 0) -> Printed:
 REQUEST = ImageRequest("a red circle on blue", seed=3, steps=3, cfg=4.0, width=64, height=64)
 
 
+def cut(
+    most: int, distance: Callable[[Sequence[int]], float], reorder: Callable[[list[int], list[int]], list[int]]
+) -> tuple[list[int], list[int]]:
+    """Find a cut of numbers that stand for tensors; give what was found, and the sizes that were tried."""
+    tried = list[int]()
+
+    def attempt(chosen: Any) -> Probe:
+        tried.append(len(chosen))
+        return Probe(chosen, (), distance(chosen))
+
+    found: Any = find_cut(cast(Any, range(most)), attempt, cast(Any, reorder), 0.5)
+    return list(found.tensors), tried
+
+
 @pytest.mark.parametrize("most", [1, 2, 7, 882])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_the_least_number_that_is_enough_is_found_in_few_probes(most: int, share: float) -> None:
-    enough, tried = max(1, round(share * most)), list[int]()
-
-    def probe(count: int) -> _Probe:
-        tried.append(count)
-        return _Probe(count, (), 0.0 if count >= enough else 1.0)
-
-    found = least_enough(most, probe, 0.5)
-    assert found.count == tried[-1] or found.count in tried
-    assert enough <= found.count <= max(enough + 1, 1.1 * enough)
-    assert len(tried) <= 10
+    enough = max(1, round(share * most))
+    found, tried = cut(most, lambda chosen: float(len(chosen) < enough), lambda _, others: others)
+    assert len(found) in tried
+    assert enough <= len(found) <= max(enough + 1, 1.04 * enough)
+    assert len(tried) <= 11
     assert all(1 <= count <= most for count in tried)
 
 
 def test_all_of_them_are_always_enough() -> None:
-    assert least_enough(5, lambda count: _Probe(count, (), 1.0), 0.5).count == 5
+    assert cut(5, lambda _: 1.0, lambda _, others: others)[0] == [0, 1, 2, 3, 4]
+
+
+def test_what_is_behind_a_number_that_is_not_enough_is_ordered_anew() -> None:
+    needed = {*range(60), *range(150, 160)}
+    asked = list[int]()
+
+    def reorder(chosen: list[int], others: list[int]) -> list[int]:
+        asked.append(len(chosen))
+        assert sorted([*chosen, *others]) == list(range(882))
+        return sorted(others, key=lambda tensor: tensor not in needed)
+
+    found, tried = cut(882, lambda chosen: float(not needed <= set(chosen)), reorder)
+    assert needed <= set(found)
+    assert len(found) <= 83  # 70 that are not enough, and ten; 160 in the first order
+    assert asked == sorted(set(asked))
+    assert set(asked) < set(tried)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +104,47 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def host() -> StandaloneHost:
     return StandaloneHost()
+
+
+def fake_host(folder: Path) -> FakeHost:
+    host = FakeHost(load, output=folder)
+    host.differentiates = True
+    return host
+
+
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_what_is_missing_is_the_share_of_each_tensor(pair: tuple[Path, Path], tmp_path: Path, leave_out: bool) -> None:
+    """The fake host predicts in proportion to the tensors, so that the first order is exact."""
+    a, b = map(elemental.model_source, pair)
+    recipe = elemental.MergeRecipe(a, b, alpha=1.0)
+    half = replace(recipe, alpha=0.0, rules=elemental.parse_rules("IN00-M00::1"))
+    steps = list[str]()
+    with differentiated_merge(fake_host(tmp_path), recipe, purpose="tests") as opened:
+        plan = opened.models.planner(recipe).plan(recipe)
+        directions = Directions(from_model_a(plan), opened.models.open(recipe))
+        order = ElementOrder(opened, directions, [REQUEST], watcher=EffectWatcher(), on_step=steps.append)
+        order.visit(without_ratios(recipe) if leave_out else recipe, "the goal", [0, 1], is_goal=True)
+        missing = order.missing(half, reverse=leave_out)
+    assert steps.count("measuring what is missing") == MISSING_STEPS + 1  # and the decoding
+    # the blocks that are at B are what is missing for A; the others, for B
+    inside = {name.key for name in (tensor.name for tensor in plan.tensors) if name.block.startswith(("IN", "M"))}
+    for key, share in missing.items():
+        assert share >= 0
+        assert (key in inside) is leave_out or share == 0, key
+    assert sum(missing.values()) == pytest.approx(MISSING_STEPS + 1, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_where_each_tensor_counts_all_are_found(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """An image of the fake host is another one whatever is changed."""
+    a, b = map(elemental.model_source, pair)
+    recipe, said = elemental.MergeRecipe(a, b, alpha=0.5), list[tuple[int, int, str]]()
+    order = SimplifyOrder(recipe, (REQUEST,), passes=3)
+    watcher = EffectWatcher(on_progress=lambda *what: said.append(what))
+    result = simplify(fake_host(tmp_path), order, watcher=watcher)
+    assert result.distance == 0
+    assert result.generated == sum(text == "generating" or text.endswith("elements") for _, _, text in said)
+    assert all(done <= total for done, total, _ in said)
 
 
 def image_of(host: StandaloneHost, recipe: elemental.MergeRecipe) -> Image.Image:

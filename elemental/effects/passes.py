@@ -70,12 +70,14 @@ class PassMaker:
         self.keys = tuple(sorted(directions.keys & self._gradients.keys))
         self._wanted: Collection[str] = frozenset(self.keys)
 
-    def sample(self, image: Differentiable, which: Pass) -> Tensor:
+    def sample(self, image: Differentiable, which: Pass, weigh: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Make one pass.
 
         Args:
             image: The image of the pass's request.
             which: The pass; the same pass always has the same signs.
+            weigh: Gives the weights of what is differentiated, from its values and of their shape; by default random
+                signs.
 
         Returns:
             A sample for each key: float32, on the CPU. Tensors without an influence have 0.
@@ -86,11 +88,16 @@ class PassMaker:
             Stopped: The user asked for it.
         """
         with _out_of_memory(), torch.inference_mode(False), torch.enable_grad(), self._gradients:
-            while not self._try(image, which):
+            while not self._try(image, which, weigh):
                 self._scale /= 2
                 if self._scale < 1:
                     raise HostError("The gradients of this model are not finite; use a larger number format (fp32).")
         return torch.tensor([self._row.get(key, 0.0) for key in self.keys])
+
+    def values(self, image: Differentiable, which: Pass) -> Tensor:
+        """Compute what a pass differentiates, with the model as it is: float32, without gradients."""
+        with _out_of_memory(), torch.inference_mode(False), torch.no_grad():
+            return _compute(image, which).float().clone()
 
     def memory(self, image: Differentiable, source: str) -> int:
         """Measure the memory that a pass needs beside the model, without needing it.
@@ -119,11 +126,11 @@ class PassMaker:
             )
         return _free_main_memory() if device.type == "cpu" else None
 
-    def _try(self, image: Differentiable, which: Pass) -> bool:
+    def _try(self, image: Differentiable, which: Pass, weigh: Callable[[Tensor], Tensor] | None) -> bool:
         """Make the pass with the scale as it is; tell whether all is finite."""
         self._row = {}
         result = _compute(image, which)
-        signs = _draw_signs(result, which)
+        signs = weigh(result.detach()) if weigh else _draw_signs(result, which)
         torch.autograd.backward((result.float() * signs).sum() * self._scale)
         divisor = self._scale * math.sqrt(result.numel())
         self._row = {key: number / divisor for key, number in self._row.items()}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ from ..errors import MergeError, Stopped
 from ..hosts.base import Host
 from ..images.diff import mean_difference
 from ..images.image_request import ImageRequest
-from ..merge.files.metadata import LABEL_FIELD
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.plan import MergePlan, TensorPlan
 from ..recipe.ratio_changes import on_the_way
@@ -19,22 +17,20 @@ from ..recipe.recipe import MergeRecipe
 from ..recipe.rule_cover import cover
 from ..recipe.rules import Ratios, Rule, RuleSet, rule_of_tensor
 from ..workflows import images_of_merge
-from .differentiated_merge import differentiated_merge, single_images
+from .differentiated_merge import DifferentiatedMerge, differentiated_merge, single_images
 from .effect_estimate import EffectWatcher
+from .simplify_cut import Probe, Tensors, find_cut
+from .simplify_order import MISSING_STEPS, ElementOrder
 
 if TYPE_CHECKING:
     from PIL import Image
-    from torch import Tensor
-
-    from ..effects.passes import PassMaker
-    from ..hosts.base import Differentiator, LiveModel
-    from ..merge.files.open_models import OpenModels
-    from ..merge.live_merge import LiveMerge
 
 _POINTS = (0.0, 0.5, 1.0)
 """Where on the way from A to the merge it is estimated what each element does: what is largest is least linear."""
-_CLOSE = 1.1
-"""The cut is found when the least number that is enough is at most so many times a number that is not."""
+_USUAL_PROBES = 9
+"""So many merges are usually tried."""
+
+_Images = tuple["Image.Image", ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class SimplifyOrder:
         recipe: The merge that is liked.
         requests: The images by which it is liked; they count the same.
         tolerance: How far the images may be away, as a share of the distance between A's images and the merge's.
-        passes: Backward passes for each request.
+        passes: Backward passes for each request by which all elements are ranked first.
         leave_out: Whether to find the opposite: the merge without what makes the difference to A.
     """
 
@@ -83,7 +79,8 @@ def simplify(
 ) -> Simplified:
     """Find the shortest spec whose images are within a tolerance of a merge's.
 
-    Elements are taken in the order of an estimate, and real images tell how many of them are enough.
+    Elements are taken in the order of what they do, then of what is still missing, as backward passes tell; and real
+    images tell how many of them are enough.
 
     Args:
         host: Makes the images, and differentiates them.
@@ -100,114 +97,83 @@ def simplify(
     """
     order = replace(order, requests=single_images(order.requests, host))
     with differentiated_merge(host, order.recipe, purpose="merges are simplified by", locator=locator) as opened:
-        work = _Simplification(host, opened.differentiator, opened.merge, order, watcher or EffectWatcher())
-        return work.run(opened.live, opened.models)
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """A merge that was tried: its images, and their distance from what they should be."""
-
-    count: int
-    images: tuple[Image.Image, ...]
-    distance: float
+        return _Simplification(host, opened, order, watcher or EffectWatcher()).run()
 
 
 class _Simplification:
-    """The work of finding one."""
+    """The work of finding one.
 
-    def __init__(
-        self,
-        host: Host,
-        differentiator: Differentiator,
-        merge: LiveMerge,
-        order: SimplifyOrder,
-        watcher: EffectWatcher,
-    ) -> None:
+    Args:
+        host: Makes the images.
+        opened: The model.
+        order: What to simplify.
+        watcher: Hears of the progress.
+    """
+
+    def __init__(self, host: Host, opened: DifferentiatedMerge, order: SimplifyOrder, watcher: EffectWatcher) -> None:
+        from ..effects.directions import Directions, from_model_a
+
+        recipe = order.recipe
         self._host = host
-        self._differentiator = differentiator
-        self._merge = merge
+        self._merge = opened.merge
         self._order = order
         self._watcher = watcher
+        self._plan = opened.models.planner(recipe).plan(recipe)
+        directions = Directions(from_model_a(self._plan), opened.models.open(recipe))
+        self._elements = ElementOrder(opened, directions, order.requests, watcher=watcher, on_step=self._progress)
         self._done = self._generated = 0
-        self._total = len(order.requests) * (order.passes + len(_POINTS)) + 7 * len(order.requests)
+        self._total = len(order.requests) * (order.passes + len(_POINTS) + 3 * MISSING_STEPS + _USUAL_PROBES)
 
-    def run(self, live: LiveModel, models: OpenModels) -> Simplified:
-        recipe = self._order.recipe
-        plan = models.planner(recipe).plan(recipe)
-        images, ranked = self._rank(live, models, plan)
-        of_a, of_merge = images[0.0], images[1.0]
-        full = _mean_distance(of_a, of_merge)
+    def run(self) -> Simplified:
+        """Find it."""
+        of_a, of_merge = self._visit_points()
+        distances = [mean_difference(*pair) for pair in zip(of_a, of_merge, strict=True)]
+        full = sum(distances) / len(distances)
         if not full:
             raise MergeError("The merge's images are those of model A: there is nothing to simplify.")
-        base, target = (recipe, of_a) if self._order.leave_out else (without_ratios(recipe), of_merge)
-        probe = self._find_cut(ranked, base, target, full)
-        chosen = ranked[: probe.count]
-        rules = self._write_rules(plan, chosen)
-        result = replace(base, rules=RuleSet((*base.rules.rules, *rules)))
+        recipe = self._order.recipe
+        self._base, self._goal = (recipe, of_a) if self._order.leave_out else (without_ratios(recipe), of_merge)
+        ranked = self._rank(distances)
+        probe = find_cut(ranked, self._attempt, self._reorder, self._order.tolerance * full)
+        result = self._with(self._write_rules(self._plan, probe.tensors))
         triples = tuple(zip(of_a, of_merge, probe.images, strict=True))
-        return Simplified(result, probe.count, probe.distance, full, self._generated, triples)
+        return Simplified(result, len(probe.tensors), probe.distance, full, self._generated, triples)
 
-    def _rank(
-        self, live: LiveModel, models: OpenModels, plan: MergePlan
-    ) -> tuple[dict[float, tuple[Image.Image, ...]], list[TensorPlan]]:
-        """Rank the merged tensors by what they do on the way from A to the merge, the strongest first."""
-        import torch
+    def _visit_points(self) -> tuple[_Images, _Images]:
+        """Make the images of A and of the merge, and measure on the way what each tensor does."""
+        goal = 0.0 if self._order.leave_out else 1.0
+        images = {}
+        for first, point in enumerate(_POINTS):
+            recipe, numbers = on_the_way(self._order.recipe, point), range(first, self._order.passes, len(_POINTS))
+            label = f"{point:.0%} of the merge"
+            images[point] = self._elements.visit(recipe, label, numbers, is_goal=point == goal)
+            self._generated += len(images[point])
+        return images[0.0], images[1.0]
 
-        from ..effects.directions import Directions, from_model_a
-        from ..effects.passes import PassMaker
+    def _rank(self, distances: Sequence[float]) -> list[TensorPlan]:
+        """List the merged tensors by what they do, the strongest first."""
+        effects = self._elements.effects(distances)
+        moved = [tensor for tensor in self._plan.tensors if tensor.name.key in effects]
+        return sorted(moved, key=lambda tensor: -effects[tensor.name.key])
 
-        directions = Directions(from_model_a(plan), models.open(self._order.recipe))
-        images: dict[float, tuple[Image.Image, ...]] = {}
-        rows: list[Tensor] = []
-        for index, point in enumerate(_POINTS):
-            self._merge.apply(on_the_way(self._order.recipe, point), controls=self._watcher.controls)
-            maker = PassMaker(
-                self._differentiator.networks(),
-                live.tensors(),
-                directions,
-                should_stop=self._watcher.controls.should_stop,
-            )
-            images[point] = self._sample(maker, rows, first=index, label=f"{point:.0%} of the merge")
-        # a row counts by its shares: steps differ in size for reasons that have nothing to do with elements
-        numbers = torch.stack(rows)
-        effects = (numbers / numbers.norm(dim=1, keepdim=True).clamp(min=1e-30)).square().sum(dim=0).tolist()
-        tensors = {tensor.name.key: tensor for tensor in plan.tensors}
-        ranked = sorted(zip(maker.keys, effects, strict=True), key=lambda item: -item[1])
-        return images, [tensors[key] for key, effect in ranked if effect]
+    def _reorder(self, chosen: Tensors, others: Tensors) -> list[TensorPlan]:
+        """List tensors by what they add to chosen ones, the most first."""
+        missing = self._elements.missing(self._with_tensors(chosen), reverse=self._order.leave_out)
+        return sorted(others, key=lambda tensor: -missing[tensor.name.key])
 
-    def _sample(self, maker: PassMaker, rows: list[Tensor], *, first: int, label: str) -> tuple[Image.Image, ...]:
-        """Make the images of a point on the way, and its share of the passes."""
-        from ..effects.samples import UNET, Pass
+    def _attempt(self, chosen: Tensors) -> Probe:
+        images = self._draw(self._with_tensors(chosen), f"{len(chosen)} elements")
+        return Probe(chosen, images, _mean_distance(images, self._goal))
 
-        images = []
-        for index, request in enumerate(self._order.requests):
-            self._progress("generating")
-            trace = self._differentiator.trace(request, model={LABEL_FIELD: label})
-            self._generated += 1
-            self._watcher.on_image(trace.image.image, label)
-            images.append(trace.image.image)
-            for number in range(first, self._order.passes, len(_POINTS)):
-                self._progress("estimating")
-                rows.append(maker.sample(trace, Pass(index, number, UNET)))
-        return tuple(images)
+    def _with_tensors(self, chosen: Tensors) -> MergeRecipe:
+        return self._with([rule_of_tensor(tensor.name, *self._wanted(tensor)) for tensor in chosen])
+
+    def _with(self, rules: Sequence[Rule]) -> MergeRecipe:
+        return replace(self._base, rules=RuleSet((*self._base.rules.rules, *rules)))
 
     def _progress(self, text: str) -> None:
         self._watcher.on_progress(min(self._done, self._total), self._total, text)
         self._done += 1
-
-    def _find_cut(
-        self, ranked: Sequence[TensorPlan], base: MergeRecipe, target: Sequence[Image.Image], full: float
-    ) -> _Probe:
-        """Find the least number of first tensors that is enough, by real images."""
-        allowed = self._order.tolerance * full
-
-        def probe(count: int) -> _Probe:
-            rules = [self._rule(tensor) for tensor in ranked[:count]]
-            images = self._draw(replace(base, rules=RuleSet((*base.rules.rules, *rules))), f"the first {count}")
-            return _Probe(count, images, _mean_distance(images, target))
-
-        return least_enough(len(ranked), probe, allowed)
 
     def _draw(self, recipe: MergeRecipe, label: str) -> tuple[Image.Image, ...]:
         images = []
@@ -220,10 +186,6 @@ class _Simplification:
             self._generated += 1
             self._watcher.on_image(images[-1], label)
         return tuple(images)
-
-    def _rule(self, tensor: TensorPlan) -> Rule:
-        """Give the rule that takes a tensor to where it is to be: as in the merge, or as in A."""
-        return rule_of_tensor(tensor.name, *self._wanted(tensor))
 
     def _wanted(self, tensor: TensorPlan) -> Ratios:
         if self._order.leave_out:
@@ -249,31 +211,6 @@ def without_ratios(recipe: MergeRecipe) -> MergeRecipe:
     """Give the recipe of model A itself: the same models and mode, all ratios 0, and no rules."""
     beta = None if recipe.beta is None else 0.0
     return replace(recipe, alpha=0.0, beta=beta, block_alpha=None, block_beta=None, rules=RuleSet())
-
-
-def least_enough(most: int, probe: Callable[[int], _Probe], allowed: float) -> _Probe:
-    """Find about the least count whose probe is within a distance; all of them are always enough.
-
-    The distance falls with the count, though not at every step: what is found is enough, and a tenth less is not.
-
-    Args:
-        most: The largest count.
-        probe: Tries a count.
-        allowed: The distance.
-    """
-    low, high, best = 0, most, None
-    while best is None or not _is_close(low, high):
-        count = high if _is_close(low, high) else min(high - 1, max(low + 1, round(math.sqrt(max(1, low) * high))))
-        tried = probe(count)
-        if tried.distance <= allowed or count == most:
-            high, best = count, tried
-        else:
-            low = count
-    return best
-
-
-def _is_close(low: int, high: int) -> bool:
-    return high <= low + 1 or high / max(1, low) <= _CLOSE
 
 
 def _mean_distance(ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
