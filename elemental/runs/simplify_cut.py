@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _COARSE = 2.5
-"""As long as the least number that is enough can be so many times another, the first order is good enough."""
+"""As long as the least number that is enough can be so many times one that is not, the first order stays: what very few
+elements leave missing does not tell which ones are needed in the end."""
 _CLOSE = 1.04
 """The cut is found when the least number that is enough is at most so many times a number that is not."""
 
