@@ -29,7 +29,8 @@ from elemental.workflows import read_recipe
 SHAPES = tensor_shapes(DEMO_LAYOUT)
 ARCHITECTURE = detect_architecture(SHAPES, name="demo")
 NAMES = [name_key(key, ARCHITECTURE) for key in SHAPES]
-MEAN = math.sqrt(2 / math.pi)
+MEAN = math.sqrt(2 / math.pi) / (math.sqrt(math.pi) / 2)
+"""Of an absolute value, by that of the root of the mean of two squares."""
 PREFIX = "model.diffusion_model.output_blocks.5.1.transformer_blocks.0.attn2."
 QUERY, OUT, BIAS = (f"{PREFIX}{part}" for part in ("to_q.weight", "to_out.0.weight", "to_out.0.bias"))
 TEXT = next(name.key for name in NAMES if name.key.startswith("cond_stage_model."))

@@ -28,7 +28,7 @@ from elemental.merge.files.tensor_data import HeldData
 from elemental.merge.plan import Role
 from elemental.recipe.ratio_changes import on_the_way, with_more_alpha
 from elemental.recipe.recipe import SaveDtype
-from elemental.runs.effect_estimate import EffectOrder, Effects, EffectWatcher, estimate_effects, schedule
+from elemental.runs.effect_estimate import EffectOrder, Effects, EffectWatcher, Method, estimate_effects, schedule
 from elemental.workflows import live_merge
 
 REQUEST = ImageRequest("a red circle on blue", seed=3, steps=3, cfg=4.0, width=64, height=64)
@@ -109,6 +109,18 @@ def test_the_mean_square_of_samples_is_that_of_the_change() -> None:
     both = changes["w1"] - 0.5 * changes["w2"]
     moved = rows[:, 0] - 0.5 * rows[:, 1]
     assert float(moved.square().mean()) == pytest.approx(float(both.square().mean()), rel=0.1)
+
+
+def test_held_gradients_give_the_same_samples() -> None:
+    known, moves, tensors = make_known()
+    first, last = known.network
+    known.network = nn.Sequential(first, nn.Linear(4, 5, bias=False), first, last)  # one weight is used twice
+    maker = PassMaker([known.network], tensors, directions_of(moves))
+    given = maker.sample(known, Pass(0, 3, IMAGE))
+    size = sum(parameter.numel() * 4 for parameter in known.network.parameters())
+    assert maker.hold_gradients(2 * size - 1) == 0
+    assert maker.hold_gradients(2 * size) == maker.hold_gradients(None) == size
+    assert torch.allclose(maker.sample(known, Pass(0, 3, IMAGE)), given, rtol=1e-4)
 
 
 def test_half_precision_is_scaled_until_gradients_are_finite() -> None:
@@ -207,40 +219,63 @@ def test_any_number_of_first_passes_is_spread_over_the_steps() -> None:
 
 
 def test_the_first_passes_are_the_same_whatever_comes_after() -> None:
-    from elemental.runs.effect_estimate import Method
-
     for method in Method:
         assert schedule(3, 30, method)[: len(schedule(3, 9, method))] == schedule(3, 9, method)
 
 
-def make_samples(numbers: Sequence[Sequence[float]], *, slopes: Mapping[int, float] = {}) -> Samples:
-    rows = tuple(Pass(index % 2, index // 2, IMAGE) for index in range(len(numbers)))
+def make_samples(
+    numbers: Sequence[Sequence[float]],
+    source: str = IMAGE,
+    *,
+    requests: int = 2,
+    slopes: Mapping[int, float] = {},
+) -> Samples:
+    rows = tuple(Pass(index % requests, index // requests, source) for index in range(len(numbers)))
     return Samples(("a", "b", "c"), rows, torch.tensor(numbers), dict(slopes))
 
 
 def test_effects_of_several_tensors_are_sums_and_a_root() -> None:
-    samples = make_samples([[3.0, 4.0, 0.0], [1.0, -1.0, 0.0]])
-    unit = math.sqrt(2 / math.pi)
+    samples = make_samples([[3.0, 4.0, 0.0], [1.0, -1.0, 0.0]], requests=1)
+    unit = math.sqrt(2 / math.pi) / (math.sqrt(math.pi) / 2)  # the second for the mean of the root of two squares
     assert samples.effects() == pytest.approx([unit * math.sqrt(5), unit * math.sqrt(8.5), 0])
     assert samples.effect({"a": 1, "b": 1}) == pytest.approx(unit * math.sqrt(49 / 2))
     assert samples.effect({"a": 0.5, "unknown": 3}) == pytest.approx(unit * math.sqrt(5) / 2)
     assert samples.group_effects([["a", "b"], ["c"], []]) == pytest.approx([unit * math.sqrt(49 / 2), 0, 0])
 
 
+def test_effects_on_several_images_are_means() -> None:
+    samples = make_samples([[3.0, 4.0, 0.0], [1.0, -1.0, 0.0]], requests=2)
+    # normally distributed: a single sample's mean is what the mean absolute value is, so both factors cancel
+    assert samples.effects() == pytest.approx([2, 2.5, 0])
+    assert samples.effect({"a": 1, "b": 1}) == pytest.approx(3.5)
+
+
+def test_the_mean_of_estimates_is_that_of_effects() -> None:
+    generator = torch.Generator().manual_seed(1)
+    for count in (1, 2, 5):
+        numbers = torch.randn(count, 4000, generator=generator)
+        rows = tuple(Pass(0, number, IMAGE) for number in range(count))
+        samples = Samples(tuple(map(str, range(4000))), rows, numbers, {}, shape=1.0)
+        assert sum(samples.effects()) / 4000 == pytest.approx(1, abs=0.03)
+
+
 def test_effects_have_the_unit_that_was_measured() -> None:
-    samples = make_samples([[3.0, 4.0, 0.0], [1.0, 1.0, 0.0]], slopes={0: 70.0, 1: 10.0})
-    assert samples.effect(dict.fromkeys("abc", 1.0)) == pytest.approx(math.sqrt((70**2 + 10**2) / 2))
-    assert samples.effects()[0] == pytest.approx(math.sqrt((30**2 + 5**2) / 2))
+    samples = make_samples([[3.0, 4.0, 0.0], [1.0, 1.0, 0.0]], UNET, slopes={0: 70.0, 1: 10.0})
+    assert samples.effect(dict.fromkeys("abc", 1.0)) == pytest.approx((70 + 10) / 2)
+    assert samples.effects()[0] == pytest.approx((30 + 5) / 2)
+    whole = make_samples([[3.0, 4.0, 0.0], [1.0, 1.0, 0.0]]).with_shape(0.5)
+    assert whole.effects()[0] == pytest.approx(0.5 * (3 + 1) / 2 / math.sqrt(2 / math.pi))
 
 
 def test_samples_are_read_as_they_were_written(tmp_path: Path) -> None:
-    samples = make_samples([[3.0, 4.0, 1e-12], [1.0, 1.0, 0.0]], slopes={0: 70.0})
+    samples = make_samples([[3.0, 4.0, 1e-12], [1.0, 1.0, 0.0]], slopes={0: 70.0}).with_shape(0.5)
     origin = {"models": {"a": ["x", 1, 2]}, "requests": [REQUEST.to_dict()]}
     path = file_of(tmp_path, origin)
     assert path != file_of(tmp_path, {**origin, "requests": [replace(REQUEST, seed=4).to_dict()]})
     path.write_bytes(encode_samples(samples, origin))
     found, told = read_samples(path)
     assert (found.keys, found.passes, found.slopes, told) == (samples.keys, samples.passes, samples.slopes, origin)
+    assert found.shape == 0.5
     assert torch.equal(found.numbers, samples.numbers)
     path.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="no samples"):
@@ -311,7 +346,7 @@ def test_samples_of_the_demo_are_finite_differences(
         def compute() -> Tensor:
             with torch.no_grad():
                 number = step_of_pass(which.number, trace.steps)
-                return trace.predict(number) if source == UNET else trace.draw()
+                return trace.predict(number) if source == UNET else differentiator.trace(REQUEST, model={}).decode()
 
         blocks = {tensor.name.key: tensor.name.block for tensor in plan.tensors}
         for key in KEYS:
@@ -379,8 +414,12 @@ def assert_alike(one: Samples, other: Samples) -> None:
     assert float(((one.numbers - other.numbers).abs() / sizes.clamp(min=1e-12)).max()) < 0.05
 
 
-def test_samples_do_not_depend_on_the_number_of_threads(host: StandaloneHost, recipe: elemental.MergeRecipe) -> None:
-    order, threads = EffectOrder(recipe, (replace(REQUEST, steps=1),), passes=1), torch.get_num_threads()
+@pytest.mark.parametrize("method", Method)
+def test_samples_do_not_depend_on_the_number_of_threads(
+    host: StandaloneHost, recipe: elemental.MergeRecipe, method: Method
+) -> None:
+    request = replace(REQUEST, steps=1 if method is Method.STEPS else 2)
+    order, threads = EffectOrder(recipe, (request,), passes=1, method=method), torch.get_num_threads()
     one = estimate(host, order)
     torch.set_num_threads(3 - min(threads, 2))
     try:
@@ -426,3 +465,18 @@ def test_a_host_that_cannot_differentiate_says_so(recipe: elemental.MergeRecipe)
 
     with pytest.raises(HostError, match="cannot differentiate"):
         estimate_effects(FakeHost(lambda _: {}), EffectOrder(recipe, (REQUEST,)))
+
+
+def test_whole_images_in_two_goes_are_those_of_one(
+    host: StandaloneHost, recipe: elemental.MergeRecipe, tmp_path: Path
+) -> None:
+    order = EffectOrder(recipe, (REQUEST, replace(REQUEST, seed=4)), passes=3, method=Method.WHOLE)
+    once = estimate(host, order)
+    first = estimate(host, replace(order, passes=2), tmp_path)
+    second = estimate(host, order, tmp_path)
+    assert (once.made, first.made, second.made) == (3, 2, 1)
+    assert (once.generated, first.generated, second.generated) == (3, 3, 2)  # one measures the unit, once
+    assert (second.samples.passes, second.samples.shape) == (once.samples.passes, first.samples.shape)
+    assert second.samples.shape is not None
+    assert 0 < second.samples.shape < 1
+    assert_alike(second.samples, once.samples)

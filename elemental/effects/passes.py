@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -14,12 +13,15 @@ from torch import Tensor, nn
 from ..errors import HostError, Stopped
 from ..merge.out_of_memory import is_out_of_memory
 from .directions import Directions
+from .memory import free_bytes, graph_bytes
 from .samples import IMAGE, SOURCES, UNET, Pass
 from .weight_gradients import WeightGradients
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _PIECE = 1 << 22
 """Numbers of a direction that are read at a time."""
+_LITTLE = 1 << 28
+"""Bytes of gradients that may be held without asking, 256 MB."""
 _FIRST_SCALE = 2.0**16
 """As of torch's GradScaler: gradients in fp16 would underflow without it, and are finite with it for most models."""
 
@@ -35,7 +37,7 @@ class Differentiable(Protocol):
         """Compute the guided prediction of a step."""
 
     def draw(self) -> Tensor:
-        """Compute the whole image."""
+        """Give the whole image."""
 
     def decode(self) -> Tensor:
         """Decode its latents."""
@@ -64,9 +66,10 @@ class PassMaker:
     ) -> None:
         self._directions = directions
         self._should_stop = should_stop
-        self._gradients = WeightGradients(networks, tensors, self._take)
+        self._gradients = WeightGradients(networks, tensors, self._take, before=self._ask)
         self._row: dict[str, float] = {}
         self._scale = _FIRST_SCALE if _is_half(networks) else 1.0
+        self._holds = False
         self.keys = tuple(sorted(directions.keys & self._gradients.keys))
         self._wanted: Collection[str] = frozenset(self.keys)
 
@@ -104,7 +107,8 @@ class PassMaker:
 
         Args:
             image: The image of a request.
-            source: What is differentiated.
+            source: What is differentiated: one U-Net step, or the decoding. A whole image needs the memory of one
+                after the other, and that of the gradients where they are held.
 
         Returns:
             About so many bytes: what the computation keeps to go back by, once more where several operations keep it.
@@ -113,34 +117,45 @@ class PassMaker:
             HostError: The model cannot be differentiated.
         """
         with torch.inference_mode(False), torch.enable_grad(), self._gradients:
-            return _graph_bytes(lambda: _compute(image, Pass(0, 0, source)), self._gradients.addresses)
+            return graph_bytes(lambda: _compute(image, Pass(0, 0, source)), self._gradients.addresses)
+
+    def hold_gradients(self, free: int | None) -> int:
+        """Sum the gradients of whole images up until the pass ends, if there is memory for it.
+
+        Directions are then read once for a pass, not for each step.
+
+        Args:
+            free: Bytes that are free beside what a pass needs; None if not known: then only those of a small model are.
+
+        Returns:
+            The bytes that they need; 0 if they are not held.
+        """
+        size = self._gradients.held_bytes
+        self._holds = size <= (_LITTLE if free is None else free // 2)
+        return size if self._holds else 0
 
     def free_memory(self) -> int | None:
         """Give the free memory of the model's device in bytes; None if the system does not tell."""
-        device = self._gradients.device
-        if device.type == "cuda":
-            return (
-                int(torch.cuda.mem_get_info(device)[0])
-                + torch.cuda.memory_reserved(device)
-                - torch.cuda.memory_allocated(device)
-            )
-        return _free_main_memory() if device.type == "cpu" else None
+        return free_bytes(self._gradients.device)
 
     def _try(self, image: Differentiable, which: Pass, weigh: Callable[[Tensor], Tensor] | None) -> bool:
         """Make the pass with the scale as it is; tell whether all is finite."""
         self._row = {}
         result = _compute(image, which)
         signs = weigh(result.detach()) if weigh else _draw_signs(result, which)
-        torch.autograd.backward((result.float() * signs).sum() * self._scale)
+        with self._gradients.holding(self._holds and which.source == IMAGE):
+            torch.autograd.backward((result.float() * signs).sum() * self._scale)
         divisor = self._scale * math.sqrt(result.numel())
         self._row = {key: number / divisor for key, number in self._row.items()}
         return all(map(math.isfinite, self._row.values()))
 
+    def _ask(self) -> None:
+        if self._should_stop():
+            raise Stopped
+
     def _take(self, key: str, start: int, gradient: Tensor) -> None:
         if key not in self._wanted:
             return
-        if self._should_stop():
-            raise Stopped
         numbers, total = gradient.reshape(-1), 0.0
         for first in range(0, len(numbers), _PIECE):
             piece = numbers[first : first + _PIECE].float()
@@ -183,29 +198,3 @@ def _draw_signs(like: Tensor, which: Pass) -> Tensor:
 
 def _is_half(networks: Sequence[nn.Module]) -> bool:
     return any(parameter.dtype is torch.float16 for network in networks for parameter in network.parameters())
-
-
-def _graph_bytes(compute: Callable[[], object], weights: Collection[int]) -> int:
-    """Count the bytes that a computation keeps for its backward pass, except weights; nothing is kept."""
-    total = 0
-
-    def count(tensor: Tensor) -> None:
-        nonlocal total
-        if tensor.data_ptr() not in weights:
-            total += tensor.numel() * tensor.element_size()
-
-    def refuse(_: None) -> Tensor:
-        raise AssertionError("nothing was kept to go back by")
-
-    with torch.autograd.graph.saved_tensors_hooks(count, refuse):
-        compute()
-    return total
-
-
-def _free_main_memory() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None  # not Linux
-    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    return available[0] if available else None

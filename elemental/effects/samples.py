@@ -52,13 +52,16 @@ class Samples:
             ratios larger by 1, divided by the root of the number of values that were differentiated. Their root mean
             square is the change of such a value.
         slopes: What was measured in images, by request: the mean absolute difference of channel values, of 255, when
-            all tensors are moved a little, for ratios larger by 1 in proportion.
+            all tensors are moved a little, for ratios larger by 1 in proportion. Samples of U-Net steps need it.
+        shape: The mean absolute difference of these images as a part of the root mean square, which depends on how
+            much of an image changes. Samples of whole images need it, once for all requests. None if not measured.
     """
 
     keys: tuple[str, ...]
     passes: tuple[Pass, ...]
     numbers: Tensor
     slopes: Mapping[int, float]
+    shape: float | None = None
 
     def with_pass(self, row: Pass, numbers: Tensor) -> Samples:
         """Add a pass; its samples are those of the same keys, float32."""
@@ -68,40 +71,43 @@ class Samples:
         """Add what was measured for a request."""
         return replace(self, slopes={**self.slopes, request: slope})
 
+    def with_shape(self, shape: float | None) -> Samples:
+        """Add how the mean absolute difference follows from the root mean square."""
+        return replace(self, shape=shape)
+
     @cached_property
     def weights(self) -> Tensor:
-        """What each row's squares are multiplied with, so that their sum is the square of an effect.
+        """What each row's squares are multiplied with, so that the sum of a request is the square of an effect on it.
 
-        Each request counts the same, and of each the sources add up: their signs are independent. Samples of channel
-        values have their unit; those of a U-Net's predictions get it from what was measured in images, and each of
-        them counts by its proportions, since predictions of early and late steps differ in size.
+        The sources of a request add up: their signs are independent. Samples of channel values have their unit; those
+        of a U-Net's predictions get it from what was measured in images, and each of them counts by its proportions,
+        since predictions of early and late steps differ in size.
         """
         weights = torch.zeros(len(self.passes), dtype=torch.float64)
         numbers = self.numbers.double()
         sums = numbers.sum(dim=1).square()  # of everything moved together
         sizes = numbers.square().sum(dim=1).clamp(min=_TINY)
-        requests = {row.request for row in self.passes}
-        for request in requests:
-            decoding = self._rows(request, DECODING)
-            weights[decoding] = _MEAN_OF_SIGNS**2 / max(1, len(decoding))
-            decoded = float(weights[decoding] @ sums[decoding])
-            for source in (UNET, IMAGE):
-                rows = self._rows(request, source)
-                weights[rows] = 1 / (sizes[rows] if source == UNET else torch.ones(len(rows), dtype=torch.float64))
-                weights[rows] *= self._unit(request, decoded, float(weights[rows] @ sums[rows]), count=len(rows))
-        return weights / max(1, len(requests))
+        shape = _MEAN_OF_SIGNS if self.shape is None else self.shape
+        for request in {row.request for row in self.passes}:
+            images, decodings, steps = (self._rows(request, source) for source in (IMAGE, DECODING, UNET))
+            weights[images] = (shape / _mean_of_root(len(images))) ** 2 / max(1, len(images))
+            weights[decodings] = shape**2 / max(1, len(decodings))
+            decoded = float(weights[decodings] @ sums[decodings])
+            weights[steps] = 1 / sizes[steps]
+            weights[steps] *= self._unit(request, decoded, float(weights[steps] @ sums[steps]), count=len(steps))
+        return weights
 
     def _rows(self, request: int, source: str) -> list[int]:
         return [place for place, row in enumerate(self.passes) if row.request == request and row.source == source]
 
     def _unit(self, request: int, decoded: float, raw: float, *, count: int) -> float:
-        """Give what makes the weighted squares of a request's samples mean absolute differences.
+        """Give what makes the weighted squares of a request's steps squares of mean absolute differences.
 
         Args:
             request: The request.
             decoded: The square of what the VAE does.
             raw: The weighted square of everything together, so far.
-            count: How many samples there are.
+            count: How many samples of steps there are.
         """
         slope = self.slopes.get(request)
         if slope is None or not raw:
@@ -110,9 +116,7 @@ class Samples:
 
     def effects(self) -> list[float]:
         """Estimate the effect of each tensor at a ratio larger by 1, in the order of the keys."""
-        squares = self.weights @ self.numbers.double().square()
-        effects: list[float] = squares.sqrt().tolist()
-        return effects
+        return self._effects_of(self.numbers.double())
 
     def effect(self, moves: Mapping[str, float]) -> float:
         """Estimate the effect of several tensors together.
@@ -122,7 +126,7 @@ class Samples:
                 no effect.
         """
         ratios = torch.tensor([moves.get(key, 0.0) for key in self.keys], dtype=torch.float64)
-        return math.sqrt(float(self.weights @ (self.numbers.double() @ ratios).square()))
+        return self._effects_of(self.numbers.double() @ ratios[:, None])[0]
 
     def group_effects(self, groups: Sequence[Iterable[str]]) -> list[float]:
         """Estimate the effect of groups of tensors, each at a ratio larger by 1.
@@ -134,9 +138,25 @@ class Samples:
         members = torch.zeros(len(self.keys), len(groups), dtype=torch.float64)
         for column, keys in enumerate(groups):
             members[[places[key] for key in keys if key in places], column] = 1
-        squares = self.weights @ (self.numbers.double() @ members).square()
-        effects: list[float] = squares.sqrt().tolist()
+        return self._effects_of(self.numbers.double() @ members)
+
+    def _effects_of(self, products: Tensor) -> list[float]:
+        """Give the effects that belong to columns of samples: the mean of those on the image of each request."""
+        requests = sorted({row.request for row in self.passes})
+        places = torch.tensor([requests.index(row.request) for row in self.passes], dtype=torch.long)
+        squares = torch.zeros(len(requests), products.shape[1], dtype=torch.float64)
+        squares.index_add_(0, places, products.square() * self.weights[:, None])
+        effects: list[float] = (squares.sqrt().sum(dim=0) / max(1, len(requests))).tolist()
         return effects
+
+
+def _mean_of_root(count: int) -> float:
+    """Give the mean of the root mean square of normally distributed numbers whose variance is 1.
+
+    It is below 1, and an estimate from few samples would be too small without it (the constant c4 of statistical
+    quality control, for a known mean).
+    """
+    return math.sqrt(2 / count) * math.exp(math.lgamma((count + 1) / 2) - math.lgamma(count / 2)) if count else 1.0
 
 
 def no_samples(keys: Sequence[str]) -> Samples:

@@ -39,6 +39,7 @@ def encode_samples(samples: Samples, origin: Mapping[str, Any]) -> bytes:
         "keys": samples.keys,
         "passes": samples.passes,
         "slopes": list(samples.slopes.items()),
+        "shape": samples.shape,
     }
     return save({_NUMBERS: samples.numbers.contiguous()}, {_FIELD: json.dumps(told)})
 
@@ -58,6 +59,7 @@ def read_samples(path: Path) -> tuple[Samples, dict[str, Any]]:
         keys = tuple(map(str, told["keys"]))
         if numbers.shape != (len(passes), len(keys)) or told["version"] != _VERSION:
             raise ValueError("its parts do not fit together")
-        return Samples(keys, passes, numbers, slopes), dict(told["origin"])
+        shape = None if told["shape"] is None else float(told["shape"])
+        return Samples(keys, passes, numbers, slopes, shape), dict(told["origin"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise CheckpointError(f"{path} holds no samples of effects that can be read: {exc}.") from exc

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import NamedTuple
 
@@ -30,22 +30,33 @@ class WeightGradients:
     """Gives the gradients of a live model's tensors; a context manager.
 
     Within the ``with`` block the parameters can be differentiated by. Afterwards they, their gradients and their hooks
-    are as before, whatever happened. No gradient is kept: the memory of the largest layer's is enough.
+    are as before, whatever happened. No gradient is kept, unless :meth:`holding` is used: the memory of the largest
+    layer's is enough.
 
     Args:
         networks: The networks with the parameters.
         tensors: The parts of each tensor by its checkpoint key, as a live model gives them; those that are no parts of
             these parameters have no gradient.
         take: Gets the gradient of each part; what it raises ends the backward pass.
+        before: Called at each gradient that is made; what it raises ends the backward pass.
 
     Raises:
         HostError: On entering, the parameters cannot be differentiated by.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], tensors: Mapping[str, Sequence[Tensor]], take: Take) -> None:
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        tensors: Mapping[str, Sequence[Tensor]],
+        take: Take,
+        *,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
         self._parameters = _parameters_of(networks)
         self._places = _find_places(self._parameters, tensors)
         self._take = take
+        self._before = before
+        self._holds = False
         self._undo = ExitStack()
 
     @property
@@ -64,6 +75,26 @@ class WeightGradients:
         """The addresses of the parameters in memory."""
         return frozenset(parameter.data_ptr() for parameter in self._parameters)
 
+    @property
+    def held_bytes(self) -> int:
+        """The memory of all gradients together."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self._parameters)
+
+    @contextmanager
+    def holding(self, holds: bool = True) -> Iterator[None]:
+        """Sum the gradients of each weight up, and give the sums away at the end of this ``with`` block.
+
+        Args:
+            holds: Whether to do so; otherwise each is given away as it is made.
+        """
+        self._holds = holds
+        try:
+            yield
+        finally:
+            self._holds = False
+        for parameter in self._parameters:
+            self._give(parameter)
+
     def __enter__(self) -> WeightGradients:
         with ExitStack() as undo:
             for parameter in self._parameters:
@@ -81,6 +112,9 @@ class WeightGradients:
         self._undo.close()
 
     def _give(self, parameter: Tensor) -> None:
+        self._before()
+        if self._holds:
+            return
         gradient, parameter.grad = parameter.grad, None
         if gradient is None:
             return

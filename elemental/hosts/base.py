@@ -121,8 +121,8 @@ class LiveModel(Protocol):
 class TracedImage(Protocol):
     """An image that was made, and the way to it: its computations can be done again, with gradients.
 
-    Everything is computed with the numbers that are in the live model at the time of the call, in graphs of torch that
-    reach the parameters of the model's networks.
+    Steps and decodings are computed with the numbers that are in the live model at the time of the call. The graphs of
+    torch reach the parameters of the model's networks.
     """
 
     @property
@@ -151,7 +151,11 @@ class TracedImage(Protocol):
         """
 
     def draw(self) -> Tensor:
-        """Compute the whole image, from its noise to its pixels, with the memory of about one step for the graph.
+        """Give the whole image, from its noise to its pixels, with a graph.
+
+        What the U-Net predicted is known from the image, so it is computed on the way back only, one step at a time:
+        the graph needs the memory of one step, and no second way forward. Until then the live model has to hold the
+        numbers that the image was made with.
 
         Returns:
             Channel values from 0 to 255, not rounded, of shape (1, 3, height, width).

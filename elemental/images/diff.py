@@ -56,6 +56,21 @@ def compare_images(first: Image.Image, second: Image.Image) -> Difference:
     )
 
 
+def difference_shape(first: Image.Image, second: Image.Image) -> float | None:
+    """Give the mean absolute difference of two RGB images as a part of the root mean square of their differences.
+
+    It is 1 if all channel values differ alike, and small if a few differ much.
+
+    Returns:
+        None for equal images.
+
+    Raises:
+        ImageError: Their sizes differ.
+    """
+    distances = _distances(first, second).astype(np.float64)
+    return float(distances.mean() / np.sqrt(np.square(distances).mean())) if distances.any() else None
+
+
 def mean_difference(first: Image.Image, second: Image.Image) -> float:
     """Give the mean absolute difference of two RGB images of the same size, from 0 to 255.
 

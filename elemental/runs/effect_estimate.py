@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..architectures.keys import is_vae_key
 from ..errors import CheckpointError, HostError, MergeError, RecipeError, Stopped
 from ..hosts.base import Host
-from ..images.diff import mean_difference
+from ..images.diff import difference_shape, mean_difference
 from ..images.files import make_folder, write_whole
 from ..images.image_request import ImageRequest
 from ..merge.files.metadata import LABEL_FIELD, name_recipe
@@ -41,8 +41,8 @@ _VAE_EVERY = 4
 class Method(Enum):
     """What is differentiated.
 
-    One U-Net step at a time needs the memory of one step; the whole image, from its noise to its pixels, needs little
-    more, and ten times as long for a pass.
+    One U-Net step takes a quarter of the time of an image; the whole image, from its noise to its pixels, about three
+    times that of an image, with the memory of one step, and fewer passes tell more.
     """
 
     STEPS = "steps"
@@ -145,6 +145,11 @@ def schedule(requests: int, passes: int, method: Method) -> list[Pass]:
         if method is Method.STEPS and number % _VAE_EVERY == 0:
             rows.append(Pass(request, number // _VAE_EVERY, DECODING))
     return rows
+
+
+def count_images(order: EffectOrder) -> int:
+    """Count the images of an estimate at most: one of each request, and those that the unit is measured by."""
+    return len(order.requests) + (1 if order.method is Method.WHOLE else len(order.requests))
 
 
 def estimate_effects(
@@ -259,7 +264,7 @@ class _Estimate:
         self._watcher = watcher
         self._traces: list[TracedImage] = []
         self._done = 0
-        self._total = 2 * len(order.requests) + len(schedule(len(order.requests), order.passes, order.method))
+        self._total = count_images(order) + len(schedule(len(order.requests), order.passes, order.method))
         self.generated = 0
 
     def prepare(self, live: LiveModel, models: OpenModels) -> None:
@@ -288,35 +293,32 @@ class _Estimate:
         return tuple(trace.image.image for trace in self._traces)
 
     def choose_method(self) -> EffectOrder:
-        """Say what memory a pass needs, and choose single steps where the whole image cannot be had.
+        """Say what memory a pass needs, and choose single steps where the host cannot differentiate whole images.
 
         Raises:
-            HostError: A step does not fit into memory, either.
+            HostError: A pass does not fit into memory.
         """
-        from ..effects.samples import DECODING, UNET
-
         largest = max(self._traces, key=lambda trace: trace.image.image.width * trace.image.image.height)
-        needed, free = self._maker.memory(largest, UNET), self._maker.free_memory()
-        method = self._order.method
-        if method is Method.WHOLE and not largest.whole:
+        if self._order.method is Method.WHOLE and not largest.whole:
             self._watcher.on_note("This host cannot differentiate whole images: single steps are used.")
-            method = Method.STEPS
-        elif method is Method.WHOLE:
-            whole = max(needed, self._maker.memory(largest, DECODING))
-            if free is not None and whole > free:
-                self._watcher.on_note(
-                    f"Whole images need {_in_mb(whole)}, and {_in_mb(free)} are free: steps are used."
-                )
-                method = Method.STEPS
-            needed = max(needed, whole) if method is Method.WHOLE else needed
+            self._order = replace(self._order, method=Method.STEPS)
+        needed, free = self._measure_memory(largest), self._maker.free_memory()
+        if self._order.method is Method.WHOLE:
+            needed += self._maker.hold_gradients(None if free is None else free - needed)
         self._watcher.on_note(f"A backward pass needs about {_in_mb(needed)} beside the model.")
         if free is not None and needed > free:
             raise HostError(
                 f"A backward pass needs about {_in_mb(needed)}, and {_in_mb(free)} are free: use smaller images, or "
                 "close other programs."
             )
-        self._order = replace(self._order, method=method)
         return self._order
+
+    def _measure_memory(self, image: TracedImage) -> int:
+        """Measure what a pass needs; steps, and the decoding, are computed one after the other."""
+        from ..effects.samples import DECODING, UNET
+
+        decodes = self._order.method is Method.WHOLE or any(map(is_vae_key, self.keys))
+        return max(self._maker.memory(image, source) for source in (UNET, DECODING)[: 1 + decodes])
 
     def run(self, samples: Samples) -> None:
         """Make the passes that are not there, and what measures their unit.
@@ -326,15 +328,27 @@ class _Estimate:
         """
         self.samples = samples
         rows = self._missing()
-        unmeasured = [index for index in range(len(self._order.requests)) if index not in samples.slopes]
+        unmeasured = self._unmeasured()
         self._total = self._done + len(rows) + len(unmeasured)
-        for index in unmeasured:  # first, so that what is kept after a stop has a unit
-            self._progress("measuring")
-            self.samples = self.samples.with_slope(index, self._measure(index))
+        if self._order.method is Method.STEPS:  # first, so that what is kept after a stop has a unit
+            self._measure_each(unmeasured)
         for number, row in enumerate(rows, 1):
             self._progress(f"pass {number} of {len(rows)}")
             self._add(row)
+        if self._order.method is Method.WHOLE:  # last, since graphs that are kept need the numbers they were made with
+            self._measure_each(unmeasured)
         self._progress("done")
+
+    def _measure_each(self, requests: Sequence[int]) -> None:
+        for index in requests:
+            self._progress("measuring")
+            self._measure(index)
+
+    def _unmeasured(self) -> Sequence[int]:
+        """List the requests whose unit is to be measured: for whole images, one is enough."""
+        if self._order.method is Method.WHOLE:
+            return range(self.samples.shape is None)
+        return [index for index in range(len(self._order.requests)) if index not in self.samples.slopes]
 
     def _missing(self) -> list[Pass]:
         """List the passes that are not there."""
@@ -359,15 +373,22 @@ class _Estimate:
     def _add(self, row: Pass) -> None:
         self.samples = self.samples.with_pass(row, self._maker.sample(self._traces[row.request], row))
 
-    def _measure(self, index: int) -> float:
-        """Measure how much of 255 an image changes when everything moves a little, for ratio 1 in proportion."""
+    def _measure(self, index: int) -> None:
+        """Measure how an image changes when everything moves a little."""
+        moved, image = self._draw_moved(index), self._traces[index].image.image
+        if self._order.method is Method.WHOLE:
+            self.samples = self.samples.with_shape(difference_shape(image, moved))
+        else:
+            self.samples = self.samples.with_slope(index, mean_difference(image, moved) / _SMALL_STEP)
+
+    def _draw_moved(self, index: int) -> Image.Image:
         self._merge.apply(with_more_alpha(self._order.recipe, _SMALL_STEP), controls=self._watcher.controls)
         try:
             moved = self._differentiator.trace(self._order.requests[index], model={LABEL_FIELD: "a small step"})
         finally:
             self._merge.apply(self._order.recipe, controls=self._watcher.controls)
         self.generated += 1
-        return mean_difference(self._traces[index].image.image, moved.image.image) / _SMALL_STEP
+        return moved.image.image
 
 
 def _in_mb(size: int) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ...images.image_request import GeneratedImage, ImageRequest
 from .key_map import Network
@@ -17,60 +15,10 @@ from .live_model import StandaloneModel
 from .prompts import encode_prompts
 from .samplers import make_sampler
 from .sampling import decode_pixels
+from .unet_calls import CallRecorder, UNetCall
 
-_MADE_AGAIN = ("encoder_hidden_states", "return_dict")
 _Made = tuple[GeneratedImage, Tensor]
 """An image and its latents, of shape (1, 4, height / 8, width / 8)."""
-
-
-@dataclass(frozen=True)
-class UNetCall:
-    """What a U-Net was called with: its arguments, without the encoded prompts.
-
-    Attributes:
-        sample: The latents of both branches of CFG, scaled as the sampler wants it.
-        time: The time step.
-        options: The other arguments by name.
-    """
-
-    sample: Tensor
-    time: Tensor
-    options: dict[str, Any]
-
-
-class CallRecorder:
-    """Notes the calls of a network; a context manager.
-
-    Args:
-        network: The network.
-
-    Attributes:
-        calls: The calls so far.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.calls: list[UNetCall] = []
-        self._network = network
-
-    def __enter__(self) -> CallRecorder:
-        self._handle = self._network.register_forward_pre_hook(self._note, with_kwargs=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
-
-    def _note(self, _network: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        sample, time = args
-        kept = {name: value for name, value in options.items() if name not in _MADE_AGAIN}
-        with torch.inference_mode(False):
-            self.calls.append(UNetCall(sample.clone(), time.clone(), _copy(kept)))
-
-
-def _copy(value: Any) -> Any:
-    """Copy the tensors in a value; those made in inference mode cannot be differentiated by."""
-    if isinstance(value, dict):
-        return {name: _copy(inner) for name, inner in value.items()}
-    return value.clone() if isinstance(value, Tensor) else value
 
 
 class StandaloneTrace:
@@ -113,26 +61,21 @@ class StandaloneTrace:
     def predict(self, step: int) -> Tensor:
         """Compute what the U-Net predicts at a step."""
         call = self._calls[step]
-        return self._guided(call.sample, call.time, *self._encode())
+        return self._guided(call.repeat(call.sample, *self._encode()))
 
     def draw(self) -> Tensor:
-        """Compute the whole image.
-
-        Each step is computed once more on the way back, and gives its gradients to the weights before the step before
-        it begins (torch's reentrant checkpoints): the gradients of one layer are in memory at a time.
-        """
-        embeds, pooled = self._encode()
+        """Give the whole image with a graph; each step is computed again on the way back."""
+        prompts = self._encode()
         sampler = self._make_sampler()
         generator = torch.Generator().manual_seed(self._request.seed)
         noise = torch.randn(self._latents.shape, generator=generator, dtype=self._latents.dtype)
         latents = noise.to(self._latents.device) * sampler.init_noise_sigma
         noisy = {"generator": [generator]} if "generator" in inspect.signature(sampler.step).parameters else {}
-        for time in sampler.timesteps:
-            inputs = sampler.scale_model_input(torch.cat([latents] * self._branches), time).requires_grad_()
-            prediction = checkpoint(self._guided, inputs, time, embeds, pooled, use_reentrant=True)
+        for time, call in zip(sampler.timesteps, self._calls, strict=True):
+            inputs = sampler.scale_model_input(torch.cat([latents] * self._branches), time)
+            prediction = self._guided(call.recall(inputs, *prompts))
             latents = sampler.step(prediction, time, latents, **noisy, return_dict=False)[0]
-        pixels: Tensor = checkpoint(self._decode, latents, use_reentrant=True)
-        return pixels
+        return self._decode(latents)
 
     def decode(self) -> Tensor:
         """Decode the image's latents."""
@@ -149,24 +92,18 @@ class StandaloneTrace:
         sampler.set_timesteps(self._request.steps, device=self._latents.device)
         return sampler
 
-    def _encode(self) -> tuple[Tensor, Tensor | None]:
+    def _encode(self) -> list[Tensor]:
         """Encode the prompts of all branches; for SDXL, give the pooled output, too."""
         encoded = encode_prompts(self._live, self._request, self._latents.device)
         sides = ("negative_", "")[-self._branches :]
-        embeds = torch.cat([encoded[f"{side}prompt_embeds"] for side in sides])
-        pooled = [encoded[name] for side in sides if (name := f"{side}pooled_prompt_embeds") in encoded]
-        return embeds, torch.cat(pooled) if pooled else None
+        names = ("prompt_embeds", "pooled_prompt_embeds")
+        return [torch.cat([encoded[side + name] for side in sides]) for name in names if name in encoded]
 
-    def _guided(self, sample: Tensor, time: Tensor, embeds: Tensor, pooled: Tensor | None) -> Tensor:
-        """Compute the guided prediction."""
-        options = dict(self._calls[0].options)
-        if pooled is not None:
-            options["added_cond_kwargs"] = {**options["added_cond_kwargs"], "text_embeds": pooled}
-        unet: Any = self._live.networks[Network.UNET]
-        prediction: Tensor = unet(sample, time, **options, encoder_hidden_states=embeds, return_dict=False)[0]
+    def _guided(self, output: Tensor) -> Tensor:
+        """Compute the guided prediction from those of all branches."""
         if self._branches == 1:
-            return prediction
-        without, with_prompt = prediction.chunk(2)
+            return output
+        without, with_prompt = output.chunk(2)
         return without + self._request.cfg * (with_prompt - without)
 
     def _decode(self, latents: Tensor) -> Tensor:
