@@ -57,7 +57,7 @@ def again(estimated: Path, tmp_path: Path) -> Path:
 
 
 def passes_in(folder: Path) -> list[int]:
-    """Count the passes of each file of samples, those of the VAE included."""
+    """Count the passes of each file of samples."""
     return sorted(len(read_samples(path)[0].passes) for path in folder.glob("*.safetensors"))
 
 
@@ -66,7 +66,7 @@ def test_json_and_files(again: Path, capsys: pytest.CaptureFixture[str]) -> None
     captured = capsys.readouterr()
     told = json.loads(captured.out)
     assert list(told) == ["method", "passes", "tensors", "groups", "blocks"]
-    assert (told["method"], told["passes"]) == ("steps", 2)
+    assert (told["method"], told["passes"]) == ("whole", 2)
     keys = {"tensors": ["key", "block", "element", "effect"], "groups": ["block", "element", "effect"]}
     for name in ("tensors", "groups", "blocks"):
         effects = [entry["effect"] for entry in told[name]]
@@ -96,7 +96,7 @@ def test_more_passes_and_true_figures(again: Path, capsys: pytest.CaptureFixture
     assert lines[4].split() == ["true", "effect", "share", "together", "elements"]
     assert lines[-8:-1] == [str(again / name) for name in RESULTS]
     assert lines[-1].startswith("3 backward passes (2 of them were there) and 3 new images in ")
-    assert passes_in(again) == [4]
+    assert passes_in(again) == [3]
 
     first, second, third = json.loads((again / "effects.json").read_text())["tensors"][:3]
     assert first["true"] >= second["true"] > 0
@@ -129,13 +129,13 @@ def test_each_prompt_with_each_seed(again: Path, capsys: pytest.CaptureFixture[s
     ]
     assert main(["effects", A, B, *options, "--passes", "4", "-o", str(again)]) == DONE
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "2 prompts with 2 seeds each: 8 images and 4 backward passes at most."
+    assert lines[0] == "2 prompts with 2 seeds each: 5 images and 4 backward passes at most."
     assert lines[1].startswith("What more of b changes: the first 20 of 3")
     assert lines[-8] == str(again / "effect-map-2.png")  # that of the first is still there
-    assert lines[-1].startswith("4 backward passes and 8 new images in ")
+    assert lines[-1].startswith("4 backward passes and 5 new images in ")
     names = [path.name for path in sorted((again / "effect-images-2").iterdir())]
     assert names == ["00000-3.png", "00001-4.png", "00002-3.png", "00003-4.png"]
-    assert passes_in(again) == [3, 8]
+    assert passes_in(again) == [2, 4]
     told = json.loads((again / "effects-2.json").read_text())
     assert [(request["prompt"], request["seed"]) for request in told["requests"]] == [
         (PROMPT, 3),
@@ -157,8 +157,8 @@ def test_stop_keeps_passes(again: Path, capsys: pytest.CaptureFixture[str], monk
     with monkeypatch.context() as patched:
         patched.setattr(PassMaker, "sample", interrupted)
         assert main(["effects", *FIRST, "--passes", "6", "-o", str(again)]) == STOPPED
-    assert "Stopped; passes that are kept: 5. Start again to go on" in capsys.readouterr().err
-    assert passes_in(again) == [5]
+    assert "Stopped; passes that are kept: 4. Start again to go on" in capsys.readouterr().err
+    assert passes_in(again) == [4]
     assert main(["effects", *FIRST, "--passes", "5", "-o", str(again)]) == DONE
     assert "5 backward passes (4 of them were there)" in capsys.readouterr().out
 
@@ -196,10 +196,10 @@ def test_a_host_that_cannot_differentiate(
     assert "This host cannot differentiate images" in capsys.readouterr().err
 
 
-def test_whole_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["effects", *FIRST, "--passes", "1", "--whole-image", "-o", str(tmp_path), "--json"]) == DONE
+def test_single_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["effects", *FIRST, "--passes", "1", "--single-steps", "-o", str(tmp_path), "--json"]) == DONE
     told = json.loads(capsys.readouterr().out)
-    assert (told["method"], told["passes"]) == ("whole", 1)
+    assert (told["method"], told["passes"]) == ("steps", 1)
     assert told["tensors"][0]["effect"] > 0
 
 

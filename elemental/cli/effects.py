@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from ..runs.effect_estimate import EffectOrder, Effects
     from ..runs.effect_ranking import EffectRanking
 
-_PASSES, _MOST_PASSES = 16, 10_000
+_PASSES, _PASSES_OF_STEPS, _MOST_PASSES = 4, 16, 10_000
 _ROWS = 20
 
 _NOTES = """\
 An effect says how much an element alone changes the images if its alpha is
 larger by 1, on top of the recipe: the mean change of channel values, of 255. It
-is estimated from gradients, so all elements together cost about as much as ten
+is estimated from gradients, so all elements together cost about as much as 12
 images. With --alpha 0 the recipe is model A, and the effects are what more of B
 does to A; with another alpha or rules, what more of B does to that merge.
 A share is the effect beside that of everything at once; effects of several
@@ -59,7 +59,7 @@ class EffectOptions:
         recipe: The merge on top of which the effects are estimated.
         images: The images that count together.
         passes: Backward passes in all; None for as many as are usual.
-        whole_image: Whether to differentiate whole images instead of single U-Net steps.
+        single_steps: Whether to differentiate single U-Net steps instead of whole images.
         confirm: How many tensors to confirm by real images.
         yes: Whether to make more images than a user usually means.
         output: The folder for the results.
@@ -69,7 +69,7 @@ class EffectOptions:
     recipe: RecipeOptions
     images: EachPromptAndSeed
     passes: int | None
-    whole_image: bool
+    single_steps: bool
     confirm: int
     yes: bool
     output: Path
@@ -113,14 +113,16 @@ def _order(options: EffectOptions) -> EffectOrder:
     from ..runs.effect_estimate import EffectOrder, Method
     from ..runs.estimate import MOST_CELLS, refuse_many
 
-    requests = options.images.requests()
-    passes = max(_PASSES, len(requests)) if options.passes is None else options.passes
+    requests, method = options.images.requests(), Method.STEPS if options.single_steps else Method.WHOLE
+    usual = max(_PASSES_OF_STEPS if options.single_steps else _PASSES, len(requests))
+    passes = usual if options.passes is None else options.passes
     if passes < len(requests):
         raise UsageError(f"--passes {passes}: {len(requests)} images need {len(requests)} passes or more")
-    refuse_many(_count_images(options), None if options.yes else MOST_CELLS)
     found, remarks = find_recipe(options.recipe)
+    order = EffectOrder(found, requests, passes, method)
+    refuse_many(_count_images(options, order), None if options.yes else MOST_CELLS)
     print_warnings(remarks, strict=options.recipe.strict)
-    return EffectOrder(found, requests, passes, Method.WHOLE if options.whole_image else Method.STEPS)
+    return order
 
 
 def _plan(recipe: MergeRecipe, options: EffectOptions) -> MergePlan:
@@ -135,13 +137,15 @@ def _plan(recipe: MergeRecipe, options: EffectOptions) -> MergePlan:
     return plan
 
 
-def _count_images(options: EffectOptions) -> int:
-    """Count the images that are made at most: of each request one, one to measure by, and those that confirm."""
-    return len(options.images.prompts) * len(options.images.seeds) * (2 + options.confirm)
+def _count_images(options: EffectOptions, order: EffectOrder) -> int:
+    """Count the images that are made at most, those that confirm included."""
+    from ..runs.effect_estimate import count_images
+
+    return count_images(order) + len(order.requests) * options.confirm
 
 
 def _describe_work(options: EffectOptions, order: EffectOrder) -> str:
-    work = f"{count_of(_count_images(options), 'image')} and {order.passes:,} backward passes at most."
+    work = f"{count_of(_count_images(options, order), 'image')} and {order.passes:,} backward passes at most."
     if len(order.requests) == 1:
         return work
     pairs = f"{count_of(len(options.images.prompts), 'prompt')} with {count_of(len(options.images.seeds), 'seed')}"
@@ -207,13 +211,14 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         "--passes",
         type=read_integer,
         metavar="N",
-        help=f"backward passes, shared by all images (default: {_PASSES}, or one per image if these are more)",
+        help=f"backward passes, shared by all images (default: {_PASSES}; with --single-steps {_PASSES_OF_STEPS}; or "
+        "one per image if these are more)",
     )
     group.add_argument(
-        "--whole-image",
+        "--single-steps",
         action="store_true",
-        help="differentiate whole images: more exact, about ten times as slow; "
-        "by default single U-Net steps, which need less memory",
+        help="differentiate single U-Net steps instead of whole images: a pass takes a tenth of the time, and the "
+        "ranking is less exact",
     )
     group.add_argument(
         "--confirm",
