@@ -1,9 +1,10 @@
 """Estimated effects against those of real images, on the demo's pair, over three prompts and seeds together.
 
-Run ``python -m benchmarks.effects [--make-truth]``. The truth are images with one tensor, one group of a block or one
-block of B, and the rest of A: their mean absolute difference from A's image, in ``benchmarks/effects_truth.json``;
-``--make-truth`` makes these 3,318 images anew, which takes an hour or two. Estimates of both methods stand beside two
-simpler rankings: the size of B - A, and this relative to A.
+Run ``OMP_NUM_THREADS=1 python -m benchmarks.effects [--make-truth]``. The truth are images with one tensor, one group
+or one block of B, and the rest of A: their mean absolute difference from A's image, in
+``benchmarks/effects_truth.json``; ``--make-truth`` makes these 3,318 images anew, which takes an hour or two. Estimates
+of both methods stand beside two simpler rankings: the size of B - A, and this relative to A. Prices are CPU time, in
+images that are made before and after the passes; what other programs do counts little in it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ from elemental.workflows import live_merge
 TRUTH = Path(__file__).with_name("effects_truth.json")
 PROMPTS = (("a red circle on blue", 3), ("a white star on red", 11), ("a blue circle on white", 7))
 REQUESTS = tuple(ImageRequest(prompt, seed=seed, steps=16, cfg=4.0, width=128, height=128) for prompt, seed in PROMPTS)
-_PASSES = {Method.STEPS: (4, 8, 16, 32, 48), Method.WHOLE: (4, 8, 16)}
+_PASSES = {Method.STEPS: (4, 8, 16, 32, 48), Method.WHOLE: (3, 4, 8, 16)}
+_USUAL = {Method.STEPS: 16, Method.WHOLE: 4}
+"""Passes of ``elemental effects`` if nothing is said; shares of specs are compared with these."""
+_ROUNDING = 0.05
+"""Effects below this, of 255, are lost where images are rounded."""
 
 Figures = dict[str, dict[str, list[float]]]
 """By kind (tensor, group, block) and name, the figure for each request."""
@@ -60,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--make-truth", action="store_true", help="make the images of the truth anew")
     parser.add_argument("--specs", type=int, default=50, help="random specs whose share is compared (default: 50)")
-    parser.add_argument("--steps-only", action="store_true", help="leave out whole images, which take long")
+    parser.add_argument("--most", type=int, default=48, help="leave out rows of more passes, which take long")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         a, b = map(elemental.model_source, copy_pair(Path(folder)))
@@ -69,8 +74,9 @@ def main() -> None:
         units = list(units_of(names))
         if args.make_truth:
             TRUTH.write_text(json.dumps(make_truth(recipe, units)) + "\n")
-        samples = compare(recipe, units, [Method.STEPS] if args.steps_only else list(Method))
-        compare_specs(recipe, units, first_passes(samples, 16), args.specs)
+        usual = compare(recipe, units, args.most)
+        if args.specs:
+            compare_specs(recipe, units, usual, args.specs)
 
 
 def units_of(names: Sequence[KeyName]) -> Iterator[Unit]:
@@ -106,12 +112,13 @@ def make_truth(recipe: elemental.MergeRecipe, units: Sequence[Unit]) -> Figures:
     return figures
 
 
-def compare_specs(recipe: elemental.MergeRecipe, units: Sequence[Unit], samples: Samples, count: int) -> None:
+def compare_specs(
+    recipe: elemental.MergeRecipe, units: Sequence[Unit], estimates: Mapping[Method, Samples], count: int
+) -> None:
     """Compare the share of the change from A to B that random specs are expected to make with that of real images."""
     draw, host = random.Random(1), StandaloneHost()
     live = host.open_model(CheckpointRef("a", Path(recipe.model_a.path).expanduser()))
-    whole = samples.effect(dict.fromkeys(samples.keys, 1.0))
-    expected, true = [], []
+    moves, true = [], []
     with live_merge(live) as merge:
         base = _draw(host, merge, recipe)
         full = _distance(base, _draw(host, merge, replace(recipe, alpha=1.0)))
@@ -119,17 +126,19 @@ def compare_specs(recipe: elemental.MergeRecipe, units: Sequence[Unit], samples:
             chosen = draw.sample([unit for unit in units if unit.kind != "tensor"], draw.choice((1, 2, 4, 8, 16, 32)))
             ratio = draw.choice((0.25, 0.5, 1.0))
             rules = tuple(unit.rule._replace(alpha=ratio) for unit in chosen)
-            moved = {key: ratio for unit in chosen for key in unit.keys}
-            expected.append(samples.effect(moved) / whole)
+            moves.append({key: ratio for unit in chosen for key in unit.keys})
             true.append(_distance(base, _draw(host, merge, replace(recipe, rules=RuleSet(rules)))) / full)
-    small = [place for place, share in enumerate(true) if share <= 0.5]
-    one, other = (np.array([shares[place] for place in small]) for shares in (expected, true))
-    correlation = float(np.corrcoef(one, other)[0, 1])
-    print(
-        f"\nShares of {count} random specs, of which {len(small)} make up to half of the change: correlation "
-        f"{correlation:.3f}, of ranks {rank_correlation(one, other):.3f}; "
-        f"the true share is {float(np.median(other / one)):.2f} times the expected one (median)."
-    )
+    print(f"\n| shares of {count} random specs | up to half | correlation | of ranks | true by expected, median |")
+    print("|---|---|---|---|---|")
+    for method, samples in estimates.items():
+        whole = samples.effect(dict.fromkeys(samples.keys, 1.0))
+        _print_shares(method.value, np.array([samples.effect(each) / whole for each in moves]), np.array(true))
+
+
+def _print_shares(name: str, expected: NDArray[np.float64], true: NDArray[np.float64]) -> None:
+    one, other = expected[true <= 0.5], true[true <= 0.5]
+    figures = float(np.corrcoef(one, other)[0, 1]), rank_correlation(one, other), float(np.median(other / one))
+    print("|", " | ".join([name, str(len(one)), *(f"{figure:.3f}" for figure in figures)]), "|")
 
 
 def _draw(host: StandaloneHost, merge: LiveMerge, recipe: elemental.MergeRecipe) -> list[Image.Image]:
@@ -141,39 +150,50 @@ def _distance(ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> flo
     return float(np.mean([mean_difference(*pair) for pair in zip(ones, others, strict=True)]))
 
 
-def compare(recipe: elemental.MergeRecipe, units: Sequence[Unit], methods: Sequence[Method]) -> Samples:
-    """Print the table; give the samples of the first method."""
+def compare(recipe: elemental.MergeRecipe, units: Sequence[Unit], most: int) -> dict[Method, Samples]:
+    """Print the table; give the samples of the usual numbers of passes."""
     truth: Figures = json.loads(TRUTH.read_text())
-    print("| ranking | passes | tensors | groups | blocks | first 20 in 20 | in 40 | in 60 | images' time |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| ranking | passes | tensors | groups | blocks | first 20 in 20 | in 40 | in 60 | price | true by effect |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name, sizes in simple_rankings(recipe).items():
         _print_row(name, "", _of_units(sizes, units), truth, units, "")
-    found = []
-    for method in methods:
-        samples, seconds, per_image = _estimate(recipe, method)
-        found.append(samples)
-        for passes in _PASSES[method]:
-            some = first_passes(samples, passes)
+    usual = {}
+    for method, listed in _PASSES.items():
+        counts = [count for count in listed if count <= most]
+        samples, images, per_pass = _estimate(recipe, method, max(counts))
+        for count in counts:
+            some = first_passes(samples, count)
             effects = dict(zip([u.name for u in units], some.group_effects([u.keys for u in units]), strict=True))
-            price = len(REQUESTS) + seconds * passes / max(_PASSES[method]) / per_image
-            _print_row(method.value, str(passes), effects, truth, units, f"{price:.1f}")
-    return found[0]
+            price = f"{images + count * per_pass:.1f} | {_median_truth(effects, truth):.2f}"
+            _print_row(method.value, str(count), effects, truth, units, price)
+        usual[method] = first_passes(samples, _USUAL[method])
+    return usual
 
 
-def _estimate(recipe: elemental.MergeRecipe, method: Method) -> tuple[Samples, float, float]:
-    """Estimate; gives the samples, the seconds of all passes, and those of an image."""
-    host, most = StandaloneHost(), max(_PASSES[method])
-    started = time.perf_counter()
+def _median_truth(effects: Mapping[str, float], truth: Figures) -> float:
+    """Give the median of true by estimated effects, of tensors whose effect is larger than rounding."""
+    true = {name: float(np.mean(figures)) for name, figures in truth["tensor"].items()}
+    return float(np.median([figure / effects[name] for name, figure in true.items() if figure > _ROUNDING]))
+
+
+def _estimate(recipe: elemental.MergeRecipe, method: Method, passes: int) -> tuple[Samples, int, float]:
+    """Estimate; gives the samples, the number of images that are made, and the price of a pass in images."""
+    host = StandaloneHost()
     host.open_model(CheckpointRef("a", Path(recipe.model_a.path).expanduser()))
     host.make_images(REQUESTS[0], model={})
-    started = time.perf_counter()
+    before = _time_of_images(host)
+    started = time.process_time()
+    effects = estimate_effects(host, EffectOrder(recipe, REQUESTS, passes, method))
+    seconds = time.process_time() - started
+    per_image = (before + _time_of_images(host)) / 2
+    return effects.samples, effects.generated, (seconds / per_image - effects.generated) / passes
+
+
+def _time_of_images(host: StandaloneHost) -> float:
+    started = time.process_time()
     for request in REQUESTS:
         host.make_images(request, model={})
-    per_image = (time.perf_counter() - started) / len(REQUESTS)
-    started = time.perf_counter()
-    effects = estimate_effects(host, EffectOrder(recipe, REQUESTS, most, method))
-    seconds = time.perf_counter() - started - effects.generated * per_image
-    return effects.samples, seconds, per_image
+    return (time.process_time() - started) / len(REQUESTS)
 
 
 def first_passes(samples: Samples, count: int) -> Samples:
