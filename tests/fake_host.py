@@ -97,9 +97,10 @@ class FakeTrace:
         image: The image.
         steps: How many steps it is said to have.
         whole: Whether the whole image can be computed.
+        kept_bytes: Bytes of graphs that are kept.
     """
 
-    steps, whole = 3, False
+    steps, whole, kept_bytes = 3, False, 0
 
     def __init__(self, image: GeneratedImage, weights: nn.ParameterList) -> None:
         self.image = image
@@ -133,7 +134,7 @@ class FakeDifferentiator:
         """Give the tensors as the parameters of a network."""
         return [self._weights]
 
-    def trace(self, request: ImageRequest, *, model: Mapping[str, str]) -> FakeTrace:
+    def trace(self, request: ImageRequest, *, model: Mapping[str, str], room: int = 0) -> FakeTrace:  # noqa: ARG002
         """Make the image."""
         return FakeTrace(self._host.make_images(request, model=model)[0], self._weights)
 

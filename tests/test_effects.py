@@ -480,3 +480,24 @@ def test_whole_images_in_two_goes_are_those_of_one(
     assert second.samples.shape is not None
     assert 0 < second.samples.shape < 1
     assert_alike(second.samples, once.samples)
+
+
+def test_kept_graphs_change_nothing(host: StandaloneHost, recipe: elemental.MergeRecipe) -> None:
+    live = host.open_model(CheckpointRef("a", Path(recipe.model_a.path)))
+    differentiator = host.differentiator()
+    with OpenModels() as models:
+        plan = models.planner(recipe).plan(recipe)
+        maker = PassMaker(differentiator.networks(), live.tensors(), Directions(more_alpha(plan), models.open(recipe)))
+        trace = differentiator.trace(REQUEST, model={})
+        wanted = maker.sample(trace, Pass(0, 0, IMAGE))
+        with maker.differentiable():
+            kept = differentiator.trace(REQUEST, model={}, room=1 << 30)
+            some = differentiator.trace(REQUEST, model={}, room=kept.kept_bytes // 2)
+            none = differentiator.trace(REQUEST, model={}, room=kept.kept_bytes // 4)
+        assert (trace.kept_bytes, none.kept_bytes, some.kept_bytes * REQUEST.steps) == (0, 0, kept.kept_bytes)
+        for each in (kept, some, none, kept):  # a second pass goes the same way
+            assert each.image.image.tobytes() == trace.image.image.tobytes()
+            assert torch.allclose(maker.sample(each, Pass(0, 0, IMAGE)), wanted, rtol=1e-3, atol=1e-6)
+    for network in differentiator.networks():
+        assert not any(parameter.requires_grad or parameter.grad is not None for parameter in network.parameters())
+        assert "forward" not in vars(network)

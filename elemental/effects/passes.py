@@ -134,6 +134,16 @@ class PassMaker:
         self._holds = size <= (_LITTLE if free is None else free // 2)
         return size if self._holds else 0
 
+    @contextmanager
+    def differentiable(self) -> Iterator[None]:
+        """Have parameters that require gradients, so that graphs of images can be kept as they are made.
+
+        Raises:
+            HostError: The model cannot be differentiated.
+        """
+        with _out_of_memory(), torch.inference_mode(False), self._gradients:
+            yield
+
     def free_memory(self) -> int | None:
         """Give the free memory of the model's device in bytes; None if the system does not tell."""
         return free_bytes(self._gradients.device)

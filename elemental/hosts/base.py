@@ -137,6 +137,10 @@ class TracedImage(Protocol):
     def whole(self) -> bool:
         """Whether :meth:`draw` can be used."""
 
+    @property
+    def kept_bytes(self) -> int:
+        """How many bytes the graphs need that are kept for the ways back."""
+
     def predict(self, step: int) -> Tensor:
         """Compute what the U-Net predicts at a step of the image: both branches of CFG, and the guided prediction.
 
@@ -155,7 +159,7 @@ class TracedImage(Protocol):
 
         What the U-Net predicted is known from the image, so it is computed on the way back only, one step at a time:
         the graph needs the memory of one step, and no second way forward. Until then the live model has to hold the
-        numbers that the image was made with.
+        numbers that the image was made with. Steps whose graphs are kept are not computed again.
 
         Returns:
             Channel values from 0 to 255, not rounded, of shape (1, 3, height, width).
@@ -174,12 +178,14 @@ class Differentiator(Protocol):
     def networks(self) -> Sequence[nn.Module]:
         """Give the networks whose parameters are the live model's tensors."""
 
-    def trace(self, request: ImageRequest, *, model: Mapping[str, str]) -> TracedImage:
+    def trace(self, request: ImageRequest, *, model: Mapping[str, str], room: int = 0) -> TracedImage:
         """Make the image of a request as :meth:`Host.make_images` does, and note the way to it.
 
         Args:
             request: A request for one image.
             model: Names the model in the infotext.
+            room: Bytes of memory that graphs of its steps may need; a host may keep as many as fit. The parameters of
+                the networks have to require gradients then.
 
         Raises:
             HostError: The image cannot be made.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -284,8 +284,7 @@ class _Estimate:
         )
         self.keys = self._maker.keys
         self.samples = no_samples(self.keys)
-        for request in self._order.requests:
-            self._trace(request)
+        self._trace_all(self._room())
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
@@ -303,9 +302,13 @@ class _Estimate:
             self._watcher.on_note("This host cannot differentiate whole images: single steps are used.")
             self._order = replace(self._order, method=Method.STEPS)
         needed, free = self._measure_memory(largest), self._maker.free_memory()
+        if free is not None and needed > free and largest.kept_bytes:
+            self._trace_all(0)
+            free = self._maker.free_memory()
         if self._order.method is Method.WHOLE:
             needed += self._maker.hold_gradients(None if free is None else free - needed)
-        self._watcher.on_note(f"A backward pass needs about {_in_mb(needed)} beside the model.")
+        kept = sum(trace.kept_bytes for trace in self._traces)
+        self._watcher.on_note(f"A backward pass needs about {_in_mb(needed + kept)} beside the model.")
         if free is not None and needed > free:
             raise HostError(
                 f"A backward pass needs about {_in_mb(needed)}, and {_in_mb(free)} are free: use smaller images, or "
@@ -359,14 +362,25 @@ class _Estimate:
         has_vae = any(map(is_vae_key, self.keys))
         return [row for row in rows if row not in known and (has_vae or row.source != DECODING)]
 
+    def _room(self) -> int:
+        """Give the bytes that the graphs of an image may need: together a third of what is free."""
+        free = self._maker.free_memory() if self._order.method is Method.WHOLE else None
+        return (free or 0) // (3 * len(self._order.requests))
+
+    def _trace_all(self, room: int) -> None:
+        self._traces = []
+        for request in self._order.requests:
+            self._trace(request, room)
+
     def _progress(self, text: str) -> None:
         self._watcher.on_progress(self._done, self._total, text)
         self._done += 1
 
-    def _trace(self, request: ImageRequest) -> None:
+    def _trace(self, request: ImageRequest, room: int) -> None:
         self._progress("generating")
         model = {LABEL_FIELD: name_recipe(self._order.recipe)}
-        self._traces.append(self._differentiator.trace(request, model=model))
+        with self._maker.differentiable() if room else nullcontext():
+            self._traces.append(self._differentiator.trace(request, model=model, room=room))
         self.generated += 1
         self._watcher.on_image(self._traces[-1].image.image, request.prompt)
 

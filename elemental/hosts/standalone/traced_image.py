@@ -30,9 +30,11 @@ class StandaloneTrace:
         image: The image.
         calls: The calls of the U-Net.
         latents: The latents that were decoded, of shape (1, 4, height / 8, width / 8).
+        kept_bytes: Bytes of graphs that the calls keep.
 
     Attributes:
         image: The image.
+        kept_bytes: Bytes of graphs that are kept.
         whole: Whether the whole image can be computed.
     """
 
@@ -46,8 +48,10 @@ class StandaloneTrace:
         *,
         calls: Sequence[UNetCall],
         latents: Tensor,
+        kept_bytes: int = 0,
     ) -> None:
         self.image = image
+        self.kept_bytes = kept_bytes
         self._live = live
         self._request = request
         self._calls = calls
@@ -126,13 +130,15 @@ class StandaloneDifferentiator:
         """Give the networks of diffusers and transformers."""
         return list(self._live.networks.values())
 
-    def trace(self, request: ImageRequest, *, model: Mapping[str, str]) -> StandaloneTrace:
-        """Make the image of a request, and note the way to it.
+    def trace(self, request: ImageRequest, *, model: Mapping[str, str], room: int = 0) -> StandaloneTrace:
+        """Make the image of a request, and note the way to it; as many steps as fit into the room keep their graphs.
 
         Raises:
             HostError: The image cannot be made.
             Stopped: The user pressed Stop.
         """
-        with CallRecorder(self._live.networks[Network.UNET]) as recorder:
+        with CallRecorder(self._live.networks[Network.UNET], room) as recorder:
             image, latents = self._make(request, model)
-        return StandaloneTrace(self._live, request, image, calls=recorder.calls, latents=latents)
+        return StandaloneTrace(
+            self._live, request, image, calls=recorder.calls, latents=latents, kept_bytes=recorder.kept
+        )

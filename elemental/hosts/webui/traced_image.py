@@ -69,12 +69,14 @@ class WebUITrace:
     Attributes:
         image: The image.
         whole: Whether the whole image can be computed: the WebUI's samplers keep no gradients.
+        kept_bytes: Bytes of graphs that are kept: none.
 
     Raises:
         HostError: The image's steps cannot be computed again.
     """
 
     whole = False
+    kept_bytes = 0
 
     def __init__(self, model: Any, image: GeneratedImage, recorder: TraceRecorder) -> None:
         self.image = image
@@ -192,7 +194,7 @@ class WebUIDifferentiator:
         """Give the U-Net, the VAE and the text encoders."""
         return list(networks_of(self._model).values())
 
-    def trace(self, request: ImageRequest, *, model: Mapping[str, str]) -> WebUITrace:
+    def trace(self, request: ImageRequest, *, model: Mapping[str, str], room: int = 0) -> WebUITrace:  # noqa: ARG002
         """Make the image of a request, and note the way to it.
 
         Raises:
