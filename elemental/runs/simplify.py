@@ -25,7 +25,7 @@ from .simplify_order import MISSING_STEPS, ElementOrder
 if TYPE_CHECKING:
     from PIL import Image
 
-_POINTS = (0.0, 0.5, 1.0)
+_POINTS = {0.0: "A", 0.5: "half of the way", 1.0: "the merge"}
 """Where on the way from A to the merge it is estimated what each element does: what is largest is least linear."""
 _USUAL_PROBES = 9
 """So many merges are usually tried."""
@@ -143,9 +143,8 @@ class _Simplification:
         """Make the images of A and of the merge, and measure on the way what each tensor does."""
         goal = 0.0 if self._order.leave_out else 1.0
         images = {}
-        for first, point in enumerate(_POINTS):
+        for first, (point, label) in enumerate(_POINTS.items()):
             recipe, numbers = on_the_way(self._order.recipe, point), range(first, self._order.passes, len(_POINTS))
-            label = f"{point:.0%} of the merge"
             images[point] = self._elements.visit(recipe, label, numbers, is_goal=point == goal)
             self._generated += len(images[point])
         return images[0.0], images[1.0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ..runs.effect_estimate import EffectWatcher
 from .jobs import Job
@@ -32,17 +32,16 @@ class NotedView:
         self._notes.append(text)
         self.show(self._text)
 
-    def watcher(self, session: Session, title: str, say: Callable[[str], str] = str) -> EffectWatcher:
+    def watcher(self, session: Session, title: str) -> EffectWatcher:
         """Show the progress; the controls can stop it, but do not show the progress of each merge.
 
         Args:
             session: Of the job.
             title: What the host is told that it is, such as "estimating effects".
-            say: Words what is done next for the page.
         """
 
         def show(done: int, total: int, text: str) -> None:
             session.host.report(done, total, title)
-            self.show(f"{say(text)} ...", done=min(1.0, done / max(1, total)))
+            self.show(f"{text} ...", done=min(1.0, done / max(1, total)))
 
         return EffectWatcher(on_progress=show, on_note=self.note, controls=session.stop_controls())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -35,7 +34,6 @@ TOLERANCE = 10.0
 _IMAGES = 10
 """About as many are made."""
 _FOLDER = "simplified"
-_POINTS = {"0% of the merge": "A", "50% of the merge": "half of the way", "100% of the merge": "the merge"}
 
 
 def simplify_form(
@@ -112,7 +110,7 @@ def _simplify(session: Session, order: SimplifyOrder, job: Job, view: NotedView)
         with session.model.suspended():
             plan = plan_merge(order.recipe, locator=session.locator)
             show = _shower(job, order.requests[0], folder / "images")
-            watcher = replace(view.watcher(session, "simplifying", _say), on_image=show)
+            watcher = replace(view.watcher(session, "simplifying"), on_image=show)
             result = simplify(session.host, order, watcher=watcher, locator=session.locator)
             grid, _ = write_simplified(folder, order, result)
             seconds = format_duration(time.perf_counter() - started)
@@ -125,11 +123,6 @@ def _simplify(session: Session, order: SimplifyOrder, job: Job, view: NotedView)
     return found
 
 
-def _say(text: str) -> str:
-    """Word what is made next, or what an image shows."""
-    return f"{text} elements" if re.fullmatch(r"the first [\d,]+", text) else _POINTS.get(text, text)
-
-
 def _shower(job: Job, request: ImageRequest, folder: Path) -> Callable[[Image.Image, str], None]:
     """Give what writes each image that is made, and shows it."""
 
@@ -138,7 +131,7 @@ def _shower(job: Job, request: ImageRequest, folder: Path) -> Callable[[Image.Im
         (path,) = free_names(folder, [request.seed])
         infotext = format_infotext(request, seed=request.seed, model={LABEL_FIELD: label})
         write_png(path, GeneratedImage(image, request.seed, infotext))
-        job.show(images=(*job.view.images, (path, _say(label))))
+        job.show(images=(*job.view.images, (path, label)))
 
     return show
 
