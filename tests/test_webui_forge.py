@@ -286,9 +286,13 @@ def test_the_gate_of_the_webui_would_hang_there(
     put_modules(webui, monkeypatch)
     from modules_forge import main_entry
 
+    ended = threading.Event()
+
     def wait() -> None:
-        with webui.lock:
-            pass
+        while not webui.lock.acquire(blocking=False):
+            if ended.wait(0.05):
+                return
+        webui.lock.release()
 
     main_entry.refresh_model_loading_parameters = wait
     request = threading.Thread(
@@ -297,6 +301,9 @@ def test_the_gate_of_the_webui_would_hang_there(
     request.start()
     request.join(1.0)
     assert request.is_alive()
+    ended.set()
+    request.join(SECONDS)
+    assert not request.is_alive()
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
