@@ -128,8 +128,8 @@ def compare_specs(
             rules = tuple(unit.rule._replace(alpha=ratio) for unit in chosen)
             moves.append({key: ratio for unit in chosen for key in unit.keys})
             true.append(_distance(base, _draw(host, merge, replace(recipe, rules=RuleSet(rules)))) / full)
-    print(f"\n| shares of {count} random specs | up to half | correlation | of ranks | true by expected, median |")
-    print("|---|---|---|---|---|")
+    print(f"\n| shares of {count} specs | up to half | correlation | of ranks | true by expected, median | error |")
+    print("|---|---|---|---|---|---|")
     for method, samples in estimates.items():
         whole = samples.effect(dict.fromkeys(samples.keys, 1.0))
         _print_shares(method.value, np.array([samples.effect(each) / whole for each in moves]), np.array(true))
@@ -137,7 +137,8 @@ def compare_specs(
 
 def _print_shares(name: str, expected: NDArray[np.float64], true: NDArray[np.float64]) -> None:
     one, other = expected[true <= 0.5], true[true <= 0.5]
-    figures = float(np.corrcoef(one, other)[0, 1]), rank_correlation(one, other), float(np.median(other / one))
+    error = float(np.sqrt(np.square(one - other).mean()))
+    figures = float(np.corrcoef(one, other)[0, 1]), rank_correlation(one, other), float(np.median(other / one)), error
     print("|", " | ".join([name, str(len(one)), *(f"{figure:.3f}" for figure in figures)]), "|")
 
 

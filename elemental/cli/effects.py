@@ -30,7 +30,7 @@ _ROWS = 20
 _NOTES = """\
 An effect says how much an element alone changes the images if its alpha is
 larger by 1, on top of the recipe: the mean change of channel values, of 255. It
-is estimated from gradients, so all elements together cost about as much as 12
+is estimated from gradients, so all elements together cost about as much as ten
 images. With --alpha 0 the recipe is model A, and the effects are what more of B
 does to A; with another alpha or rules, what more of B does to that merge.
 A share is the effect beside that of everything at once; effects of several
