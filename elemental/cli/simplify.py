@@ -28,9 +28,9 @@ Give the merge that you like, as for elemental merge: a plain alpha, block
 weights, a long spec. The result is a spec for --alpha 0 that moves as few
 elements as are enough: the images are within the tolerance of the merge's, as a
 share of the distance between A's images and the merge's. Elements are taken in
-the order of an estimate from gradients, and up to 14 real images for each prompt
-and seed tell how many are enough. Where a number is not enough, eight more
-passes tell which elements add most of what is missing.
+the order of an estimate from gradients, and up to 14 real images for each
+prompt and seed tell how many are enough. Where a number is not enough, eight
+more passes tell which elements add most of what is missing.
 
 --leave-out finds the opposite: rules to add to the merge that leave out just so
 many elements that its images are like A's.
