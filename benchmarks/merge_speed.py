@@ -4,6 +4,7 @@ Run ``python -m benchmarks.merge_speed --help``. The contestants take turns, eac
 the models' files in the page cache:
 
 - this merge, flushed to the disk, with remembered hashes; importing torch is told apart;
+- with ``--arithmetic`` the same, computed from the files and thrown away: what the mode's formula costs;
 - ``cp`` of model A and ``sync`` of the copy: the limit, for the same bytes reach the same disk;
 - load both, ``torch.lerp``, ``safetensors.torch.save_file``, not flushed;
 - sd-mecha, if installed in some Python, not flushed.
@@ -29,6 +30,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from elemental import MergeMode
+
 from .synthetic import LAYOUTS, write_checkpoint
 
 SPEC = "IN03-OUT05:attn2:0.7,OUT06:attn1 ff.net:0.2,NOT BASE:norm:0.45"
@@ -39,6 +42,13 @@ start = time.perf_counter()
 import torch
 imported = time.perf_counter() - start
 import elemental
+from elemental.merge.execute import execute
+from elemental.merge.files.open_models import OpenModels
+
+class Nowhere:
+    def write(self, tensor, start, values):
+        pass
+
 print("ready", flush=True), input()
 options = json.loads(sys.argv[1])
 start = time.perf_counter()
@@ -49,7 +59,11 @@ recipe = elemental.MergeRecipe(
     beta=options["beta"],
     rules=elemental.parse_rules(options["spec"]),
 )
-elemental.merge_to_file(recipe, options["out"], device=options["device"])
+if options["saved"]:
+    elemental.merge_to_file(recipe, options["out"], device=options["device"])
+else:
+    with OpenModels() as models:
+        execute(models.planner(recipe).plan(recipe), models.open(recipe), Nowhere(), device=options["device"])
 print(json.dumps({"import": imported, "seconds": time.perf_counter() - start}))
 """
 
@@ -136,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=["sd15"])
     parser.add_argument("--dtypes", nargs="+", choices=["F16", "BF16", "F32"], default=["F16"])
     parser.add_argument("--modes", nargs="+", default=["weight-sum"], help="merge modes (default: weight-sum)")
+    parser.add_argument("--arithmetic", action="store_true", help="also compute each mode without writing")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--slow-runs", type=int, default=2, help="runs of the slower rivals; 0 leaves them out")
     parser.add_argument("--mecha-python", default=sys.executable, help="a Python that has sd-mecha")
@@ -144,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _needed(args: argparse.Namespace) -> int:
-    return 2 if args.modes == ["weight-sum"] else 3
+    return 3 if any(MergeMode(mode).uses_c for mode in args.modes) else 2
 
 
 def _remember_hashes(models: Sequence[Path]) -> None:
@@ -157,7 +172,8 @@ def _remember_hashes(models: Sequence[Path]) -> None:
 def _contestants(args: argparse.Namespace, models: Sequence[Path], dtype: str) -> list[Contestant]:
     a, b = map(str, models[:2])
     copy = Contestant("cp A; sync", lambda out: [sys.executable, "-c", _COPY, a, str(out)], args.runs)
-    found = [copy, *(_ours(args, mode, models) for mode in args.modes)]
+    kinds = (True, False) if args.arithmetic else (True,)
+    found = [copy, *(_ours(args, MergeMode(mode), models, saved=saved) for mode in args.modes for saved in kinds)]
     if args.slow_runs:
         lerp = [sys.executable, "-c", _LOAD_LERP_SAVE, a, b]
         found.append(Contestant("load, lerp, save_file", lambda out: [*lerp, str(out)], args.slow_runs))
@@ -167,19 +183,20 @@ def _contestants(args: argparse.Namespace, models: Sequence[Path], dtype: str) -
     return found
 
 
-def _ours(args: argparse.Namespace, mode: str, models: Sequence[Path]) -> Contestant:
+def _ours(args: argparse.Namespace, mode: MergeMode, models: Sequence[Path], *, saved: bool) -> Contestant:
     options = {
-        "models": [str(model) for model in (models[:2] if mode == "weight-sum" else models)],
-        "mode": mode,
-        "beta": 0.25 if mode in ("triple-sum", "sum-twice") else None,
+        "models": [str(model) for model in models[: 3 if mode.uses_c else 2]],
+        "mode": mode.value,
+        "beta": 0.25 if mode.uses_beta else None,
         "spec": SPEC,
         "device": args.device,
+        "saved": saved,
     }
 
     def command(out: Path) -> list[str]:
         return [sys.executable, "-c", _OURS, json.dumps({**options, "out": str(out)})]
 
-    return Contestant(f"this, {mode}", command, args.runs)
+    return Contestant(f"{'this' if saved else 'arithmetic'}, {mode.value}", command, args.runs)
 
 
 def _has_mecha(python: str) -> bool:

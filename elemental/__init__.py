@@ -11,9 +11,9 @@ from .merge.files.model_locator import ModelLocator, model_source
 from .merge.merge_to_file import MergeResult, merge_to_file
 from .merge.plan import MergePlan, Role, TensorPlan
 from .merge.progress import Controls
+from .modes.catalogue import MergeMode
 from .recipe.block_weights import BlockWeights, parse_block_weights
-from .recipe.modes import MergeMode
-from .recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
+from .recipe.recipe import LoraSource, MergeRecipe, ModelSource, SaveDtype, VaeChoice
 from .recipe.rules import Rule, RuleSet, format_rules
 from .recipe.spec_parser import parse_rules
 from .workflows import live_merge, make_images, plan_merge, read_recipe
@@ -28,6 +28,7 @@ __all__ = [
     "ElementalError",
     "HostError",
     "ImageError",
+    "LoraSource",
     "MergeError",
     "MergeMode",
     "MergePlan",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,19 +20,19 @@ from .merge.files.metadata import (
     LABEL_FIELD,
     RECIPE_FIELD,
     RECIPE_NAME,
-    SourceFacts,
     any_recipe_from_json,
     any_recipe_from_metadata,
     name_recipe,
     recipe_as_json,
-    with_hashes,
-    with_sources,
+    with_files,
 )
 from .merge.files.model_file import read_signature
-from .merge.files.model_locator import AS_RECORDED, ModelLocator, describe_doubt, expand_home, model_source
+from .merge.files.model_locator import AS_RECORDED, ModelLocator, model_source
 from .merge.files.open_models import OpenModels
-from .merge.plan import MergePlan, Role
+from .merge.files.recipe_models import InnerModels, embed_recipes
+from .merge.plan import FileRole, MergePlan
 from .merge.progress import Controls, Stopwatch
+from .recipe.chains import base_file
 from .recipe.presets import BUILT_IN_PRESETS, PresetTable, read_presets
 from .recipe.recipe import MergeRecipe, ModelSource
 from .recipe.text_files import read_text
@@ -58,7 +58,7 @@ def read_recipe(path: str | Path) -> MergeRecipe:
         RecipeError: It holds no recipe, or one that does not fit together or is of a later version.
         SpecError: The recipe's rules cannot be read, or set beta in a mode that has none.
     """
-    found = read_any_recipe(path)
+    found = read_whole_recipe(path)
     for remark in found.remarks:
         warnings.warn(remark, stacklevel=2)
     return found.recipe
@@ -90,30 +90,20 @@ def read_any_recipe(path: str | Path) -> ReadRecipe:
         raise CheckpointError(f"Cannot read the recipe in {file}: {exc}.") from exc
 
 
-def name_where_found(recipe: MergeRecipe, locator: ModelLocator) -> MergeRecipe:
-    """Give a recipe, whose models may be named without folders, with the paths of those that are found."""
-
-    def find(source: ModelSource, _: Role) -> ModelSource:
-        with suppress(CheckpointError):
-            return replace(source, path=model_source(locator.locate(source)).path)
-        return source
-
-    return with_sources(recipe, find)
-
-
-def doubts_of(recipe: MergeRecipe, found: MergeRecipe) -> list[str]:
-    """Say which models of a recipe were found by their names alone.
+def read_whole_recipe(path: str | Path, *, locator: ModelLocator = AS_RECORDED) -> ReadRecipe:
+    """Read a recipe as :func:`read_any_recipe` does, and the recipes that it names in the place of models.
 
     Args:
-        recipe: As it was read.
-        found: The same with the paths of the models that were found.
+        path: The file.
+        locator: Finds the models of these recipes.
+
+    Raises:
+        ElementalError: As there, or a recipe leads back to itself.
     """
-    doubts = []
-    for role, source in found.sources.items():
-        read, path = recipe.sources[role], expand_home(source.path)
-        if source.path != read.path and is_there(path):
-            doubts.append(describe_doubt(read, path, Role(role).spoken))
-    return list(filter(None, doubts))
+    found, file, remarks = read_any_recipe(path), Path(path), list[str]()
+    finder = InnerModels(locator, remarks)
+    recipe = embed_recipes(found.recipe, file.parent, finder.find, remarks, (Path(os.path.abspath(file)),))  # noqa: PTH100
+    return ReadRecipe(recipe, (*found.remarks, *remarks))
 
 
 def user_presets_path() -> Path:
@@ -146,11 +136,12 @@ def identify_models(recipe: MergeRecipe, *, locator: ModelLocator = AS_RECORDED)
     Raises:
         CheckpointError: A model is missing, cannot be read or has changed, or there is no such folder.
     """
-    facts = {}
-    for role, source in recipe.sources.items():
+
+    def known(source: ModelSource, _: FileRole) -> ModelSource:
         path = locator.locate(source)
-        facts[Role(role)] = SourceFacts(remembered_sha256(path), read_signature(path).size, "", {})
-    return with_hashes(recipe, facts)
+        return replace(source, sha256=remembered_sha256(path), size=read_signature(path).size)
+
+    return with_files(recipe, known)
 
 
 def plan_merge(recipe: MergeRecipe, *, locator: ModelLocator = AS_RECORDED) -> MergePlan:
@@ -230,7 +221,9 @@ def make_images(
     """
     from .hosts.base import CheckpointRef
 
-    first = model.model_a if isinstance(model, MergeRecipe) else model
+    if isinstance(model, ModelSource) and model.recipe is not None:
+        model = model.recipe
+    first = base_file(model.model_a if isinstance(model, MergeRecipe) else model)
     path = locator.locate(first)
     live = host.open_model(CheckpointRef(path.stem, path))
     if isinstance(model, ModelSource):

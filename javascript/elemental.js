@@ -1,28 +1,22 @@
-/* What moves in the tab: the element map under the pointer, the sliders of the block weights, the completion of names in
-   the spec, and the page's part of following a job. Everything about keys, ratios and rules comes from the server, names
-   and words in attributes, rules for chosen cells as the editor's new text. Of a rule this script knows only which marks
-   end it, and that names of elements come after its first colon. */
+/* What moves in the tab beside the element map: the sliders of the block weights, the completion of names in the spec, and
+   the page's part of following a job. Everything about keys, ratios and rules comes from the server, names and words in
+   attributes, rules for chosen cells as the editor's new text. Of a rule this script knows only which marks end it, and
+   that names of elements come after its first colon. */
 (function () {
     "use strict";
 
     const ROOT = "elemental_tab";
     const POLL_MS = 400; // while a job runs
     const IDLE_MS = 10000; // while none does, since another page may begin one
+    const AWAY_MS = 3000; // while a job runs, but another tab of the host is shown
     const PRESENT_MS = 2000; // the same, when somebody moves about in the tab
     const ANSWER_MS = 3000; // without an answer the server is asked again
     const MOST_TRIES = 3;
-    const KEEP_MS = 500;
-    const FILL_MS = 10000; // the fields are filled long before, if they can be
-    const BOOT_MS = 250; // gradio does not listen yet when its buttons are on the page, and leaves out a second request
     const SETTLE_MS = 150;
     const RUN_BUTTONS = ["elemental_run_both", "elemental_run_plot", "elemental_run_check"];
-    const BRIDGES = ["elemental_entry", "elemental_gif", "elemental_seen", "elemental_paint"];
-    const STORE = "elemental"; // of this page alone, until it is closed
+    const SAID_MS = 1500;
 
     let root = null;
-    let tooltip = null;
-    let drag = null; // {table, from: [row, column], to: [row, column]}
-    let pointer = [0, 0];
     let count = 0; // of what was sent over a bridge, so that the same value is a change again
 
     const byId = (id) => document.getElementById(id);
@@ -67,13 +61,13 @@
     /* An answer that comes late takes the place of a later one: then the server is asked again. */
     function watchOrder(report) {
         const number = report ? Number(report.dataset.number) : 0;
-        if (begun && number < newest) press("elemental_sync");
+        if (ready() && number < newest) press("elemental_sync");
         newest = Math.max(newest, number);
     }
 
     function reconcile(tries = 8) {
         clearTimeout(settling);
-        if (!filled) return; // the server would take the fields as blank
+        if (!root.dataset.filled) return; // the server would take the fields as blank
         settling = setTimeout(() => {
             const report = root.querySelector(".elemental-report");
             const spec = inputOf("elemental_spec");
@@ -83,123 +77,15 @@
         }, SETTLE_MS);
     }
 
-    /* ---- the element map ---- */
-
-    function headers(table) {
-        return Array.from(table.tHead.rows[1].cells).slice(1);
-    }
-
-    function place(cell) {
-        const row = cell.parentElement;
-        return [row.sectionRowIndex, cell.cellIndex - 1];
-    }
-
-    function cellAt(table, [row, column]) {
-        const line = table.tBodies[0].rows[row];
-        return line ? line.cells[column + 1] : undefined;
-    }
-
-    function isElement(cell) {
-        return cell && cell.classList.contains("e");
-    }
-
-    function describe(table, cell) {
-        const head = headers(table)[cell.cellIndex - 1];
-        const row = cell.parentElement.cells[0];
-        const key = cell.dataset.key || head.dataset.prefix + row.dataset.name;
-        const tensors = cell.dataset.count || "2";
-        const rules = (cell.dataset.rules || "").split(" ").filter(Boolean).map((number) => {
-            const rule = table.parentElement.querySelector(`.elemental-rules [data-rule="${number}"]`);
-            return `rule ${number}: ${rule ? rule.textContent : ""}`;
-        });
-        const ratio = cell.dataset.note || `${table.dataset.ratio} ${cell.dataset.r}`;
-        const why = cell.dataset.note ? [] : rules.length ? rules : [head.dataset.source || table.dataset.source];
-        const name = `${head.dataset.block}  ${key}${tensors === "1" ? "" : `  (${tensors} tensors)`}`;
-        return [name, ...describeEffect(table, cell), ratio, ...why];
-    }
-
-    function describeEffect(table, cell) {
-        const {effect, rank, share, most} = cell.dataset;
-        if (effect === undefined) return [];
-        const whole = `estimate ${effect} of 255, rank ${rank} of ${table.dataset.ranked}, ${share} of the change`;
-        return [most ? `${whole} (most: ${most})` : whole];
-    }
-
-    function showTooltip(table, cell, x, y) {
-        if (!isElement(cell)) return hideTooltip();
-        if (!tooltip) {
-            tooltip = document.createElement("div");
-            tooltip.id = "elemental_tooltip";
-            tooltip.setAttribute("role", "tooltip");
-            document.body.append(tooltip);
-        }
-        tooltip.textContent = describe(table, cell).join("\n");
-        tooltip.hidden = false;
-        const box = tooltip.getBoundingClientRect();
-        tooltip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 8))}px`;
-        tooltip.style.top = `${y + 18 + box.height < innerHeight ? y + 18 : y - box.height - 10}px`;
-    }
-
-    /* The map is drawn anew under a pointer that does not move. */
-    function renewTooltip() {
-        if (!tooltip || tooltip.hidden) return;
-        const under = document.elementFromPoint(...pointer);
-        const cell = under && under.closest(".elemental-map td");
-        if (cell) showTooltip(cell.closest("table"), cell, ...pointer);
-        else hideTooltip();
-    }
-
-    function hideTooltip() {
-        if (tooltip) tooltip.hidden = true;
-    }
-
-    function markSelection(table, from, to) {
-        clearSelection();
-        for (const cell of cellsBetween(table, from, to)) cell.classList.add("chosen");
-    }
-
-    function clearSelection() {
-        for (const cell of root.querySelectorAll(".elemental-map .chosen")) cell.classList.remove("chosen");
-    }
-
-    function cellsBetween(table, from, to) {
-        const [top, bottom] = [from[0], to[0]].sort((a, b) => a - b);
-        const [left, right] = [from[1], to[1]].sort((a, b) => a - b);
-        const cells = [];
-        for (let row = top; row <= bottom; row++) {
-            for (let column = left; column <= right; column++) {
-                const cell = cellAt(table, [row, column]);
-                if (isElement(cell)) cells.push(cell);
-            }
-        }
-        return cells;
-    }
+    /* ---- rules for cells that were chosen on the element map ---- */
 
     /* Chosen cells whose rules are not in the editor yet. Only the first is asked about: up to gradio 3 a second request
        would be dropped. */
     const strokes = []; // {cells, asks, tries, text}: JSON, numbers of requests, how many, the editor's text then
     let asking = 0;
 
-    function writeRules(table, from, to) {
-        const [left, right] = [from[1], to[1]].sort((a, b) => a - b);
-        const columns = headers(table).slice(left, right + 1).map((head) => head.dataset.block);
-        queueStroke({columns, cells: namesOf(table, cellsBetween(table, from, to))});
-    }
-
-    /* What a rule calls each cell: its block, and the part of the element's name. */
-    function namesOf(table, cells) {
-        const heads = headers(table);
-        return cells.map((cell) => {
-            const {word, part} = cell.dataset;
-            const row = cell.parentElement.cells[0];
-            return [word ?? heads[cell.cellIndex - 1].dataset.block, part ?? row.dataset.part];
-        });
-    }
-
-    function queueStroke(chosen) {
-        const brush = byId("elemental_brush");
-        const cells = JSON.stringify({...chosen, ratio: brush ? brush.value : ""});
-        strokes.push({cells, asks: [], tries: 0, text: ""});
+    function onStroke(event) {
+        strokes.push({cells: JSON.stringify(event.detail), asks: [], tries: 0, text: ""});
         if (strokes.length === 1) askForRules();
     }
 
@@ -231,161 +117,9 @@
         askForRules();
     }
 
-    function onMapPointer(event) {
-        const cell = event.target.closest && event.target.closest(".elemental-map td");
-        const table = cell && cell.closest("table");
-        if (event.type === "mousedown" && isElement(cell) && event.button === 0 && table.dataset.ratio === "alpha") {
-            drag = {table, from: place(cell), to: place(cell)};
-            keyboard = {from: drag.from, to: drag.to};
-            markSelection(table, drag.from, drag.to);
-            event.preventDefault(); // no text is selected
-            table.focus({preventScroll: true});
-        } else if (event.type === "mouseover") {
-            if (!cell) return hideTooltip();
-            pointer = [event.clientX, event.clientY];
-            if (drag && table === drag.table && cell.cellIndex > 0) {
-                drag.to = place(cell);
-                markSelection(table, drag.from, drag.to);
-            }
-            showTooltip(table, cell, event.clientX, event.clientY);
-        } else if (event.type === "mouseout" && cell) {
-            hideTooltip();
-        }
-    }
-
-    function endDrag() {
-        if (!drag) return;
-        const {table, from, to} = drag;
-        drag = null;
-        clearSelection();
-        if (table.isConnected) writeRules(table, from, to);
-    }
-
-    const STEPS = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
-    let keyboard = null; // {from, to}: the cells that the keys have chosen, as a drag has
-
-    function onMapKey(event, table) {
-        const step = STEPS[event.key];
-        if (step) {
-            const to = keyboard ? nextCell(table, keyboard.to, step) : firstCell(table);
-            keyboard = {from: keyboard && event.shiftKey ? keyboard.from : to, to};
-            markSelection(table, keyboard.from, keyboard.to);
-            const cell = cellAt(table, keyboard.to);
-            const box = cell.getBoundingClientRect();
-            cell.scrollIntoView({block: "nearest"});
-            showTooltip(table, cell, box.left, box.bottom);
-            table.setAttribute("aria-label", describe(table, cell).join(", "));
-            event.preventDefault();
-        } else if ((event.key === "Enter" || event.key === " ") && keyboard && table.dataset.ratio === "alpha") {
-            writeRules(table, keyboard.from, keyboard.to);
-            event.preventDefault();
-        } else if (event.key === "Escape") {
-            clearSelection();
-            hideTooltip();
-        }
-    }
-
-    /* The nearest cell with an element in the next row or column that has one; the same cell at the edge. */
-    function nextCell(table, [row, column], [down, right]) {
-        const cells = Array.from(table.querySelectorAll("td.e"), place);
-        const ahead = ([r, c]) => (down ? (r - row) * down : (c - column) * right);
-        const aside = ([r, c]) => Math.abs(down ? c - column : r - row);
-        const next = cells.filter((at) => ahead(at) > 0).sort((a, b) => ahead(a) - ahead(b) || aside(a) - aside(b));
-        return next[0] || [row, column];
-    }
-
-    function firstCell(table) {
-        const cells = Array.from(table.querySelectorAll("td.e"));
-        return place(cells.find((cell) => cell.cellIndex > 1) || cells[0]); // of the U-Net: BASE is the first column
-    }
-
-    /* ---- effects: the switch, the first cells, and what is made of them ---- */
-
-    const effectTable = () => root.querySelector(".elemental-map[data-effects]");
-    const effectTools = () => root.querySelector(".elemental-effect-tools");
-    const ranked = (table) => Number(table.dataset.ranked);
-    let effectsSeen = ""; // which effects the map had last
-
-    /* The map is drawn anew with each look at the form; what was chosen beside it stays. */
-    function showEffects() {
-        const table = effectTable();
-        const tools = effectTools();
-        if (!tools) return;
-        tools.hidden = !table;
-        if (table && table.dataset.effects !== effectsSeen) {
-            effectsSeen = table.dataset.effects;
-            paintBy(kept.paint_by === `${effectsSeen} ratio` ? "ratio" : "effect"); // new ones are what was asked for
-        }
-        if (table) showFirst();
-    }
-
-    function paintBy(what) {
-        root.dataset.paint = what;
-        effectTools().querySelector(`[value="${what}"]`).checked = true;
-        kept.paint_by = `${effectsSeen} ${what}`;
-    }
-
-    function firstCount() {
-        const count = Math.round(Number(byId("elemental_first").value));
-        return Math.max(0, Math.min(ranked(effectTable()), count || 0));
-    }
-
-    function firstCells(table) {
-        const cells = Array.from(table.querySelectorAll("td.first"));
-        return cells.sort((one, other) => one.dataset.rank - other.dataset.rank);
-    }
-
-    /* The slider goes from none over 1 to all in steps of equal factors. */
-    function moveFirst(slider) {
-        const steps = Number(slider.max) - 1;
-        const count = slider.value === "0" ? 0 : ranked(effectTable()) ** ((slider.value - 1) / steps);
-        byId("elemental_first").value = String(Math.round(count));
-    }
-
-    function showFirst() {
-        const table = effectTable();
-        const count = firstCount();
-        let tensors = 0;
-        for (const cell of table.querySelectorAll("td[data-rank]")) {
-            const first = Number(cell.dataset.rank) <= count;
-            cell.classList.toggle("first", first);
-            if (first) tensors += Number(cell.dataset.count || 2);
-        }
-        const tools = effectTools();
-        const slider = tools.querySelector("[type=range]");
-        const step = 1 + ((Number(slider.max) - 1) * Math.log(count)) / (Math.log(ranked(table)) || 1);
-        if (document.activeElement !== slider) slider.value = String(count ? step : 0);
-        for (const button of tools.querySelectorAll("button")) button.disabled = !count;
-        const share = table.dataset.together.split("|")[count - 1];
-        const said = count ? `of ${ranked(table)}: ${tensors} tensors, ${share} of the change` : `of ${ranked(table)}`;
-        const output = tools.querySelector("output");
-        if (output.textContent !== said) output.textContent = said; // each change of the page leads here
-    }
-
-    function onEffectTools(input) {
-        if (input.type === "radio") paintBy(input.value);
-        if (!effectTable()) return;
-        if (input.type === "range") moveFirst(input);
-        showFirst();
-    }
-
-    /* Cells of the same rows that are not chosen go along, under all names of theirs: no range may reach over them. */
-    function ruleFirst(table) {
-        const cells = firstCells(table);
-        const rows = new Set(cells.map((cell) => cell.parentElement));
-        const others = Array.from(rows).flatMap((row) => {
-            const left = Array.from(row.querySelectorAll("td.e:not(.first)"));
-            const names = namesOf(table, left);
-            return [...names, ...names.map(([block]) => [block, row.cells[0].dataset.part])];
-        });
-        const columns = headers(table).map((head) => head.dataset.block);
-        queueStroke({columns, cells: namesOf(table, cells), others});
-    }
-
-    function checkFirst(table) {
-        const names = namesOf(table, firstCells(table)).map((pair) => pair.filter(Boolean).join(":"));
+    function onCheck(event) {
         openPanel("Element check");
-        writeWhenThere("elemental_elements", names.join("\n"), Date.now());
+        writeWhenThere("elemental_elements", event.detail.join("\n"), Date.now());
     }
 
     /* gradio 3 has plain buttons; later ones have tabs, and hidden copies of them that are plain buttons. */
@@ -405,8 +139,8 @@
     /* ---- block weights: sliders and text ---- */
 
     function sliderBlocks(box) {
-        const table = root.querySelector(".elemental-map");
-        return table ? headers(table).map((head) => head.dataset.block) : box.dataset.blocks.split(" ");
+        const heads = Array.from(root.querySelectorAll(".elemental-map:first-of-type th[data-block]"));
+        return heads.length ? heads.map((head) => head.dataset.block) : box.dataset.blocks.split(" ");
     }
 
     function makeSlider(block) {
@@ -446,14 +180,15 @@
         return {pieces, offset, fits: complete || pieces.length === 0};
     }
 
-    function plainRatio() {
-        const input = document.querySelector("#elemental_alpha input[type=number], #elemental_alpha input");
+    function plainRatio(box) {
+        const id = box.dataset.ratio;
+        const input = document.querySelector(`#${id} input[type=number], #${id} input`);
         return input ? Number(input.value) : 0.5;
     }
 
     /* Also after each report: a text that the server has set brings no event with it, but a new report. */
     function moveSliders(box) {
-        const said = [box.dataset.built, (inputOf(box.dataset.field) || {value: ""}).value, plainRatio()].join("|");
+        const said = [box.dataset.built, (inputOf(box.dataset.field) || {value: ""}).value, plainRatio(box)].join("|");
         if (box.dataset.said === said) return;
         box.dataset.said = said;
         const {pieces, offset, fits} = weights(box);
@@ -462,7 +197,7 @@
             const piece = pieces[index - offset];
             slider.disabled = !fits || (pieces.length > 0 && index < offset);
             if (slider.dataset.held || !fits) return;
-            const value = piece === undefined ? plainRatio() : Number(piece);
+            const value = piece === undefined ? plainRatio(box) : Number(piece);
             slider.value = String(value);
             slider.nextElementSibling.textContent = String(Number(value.toFixed(3)));
         });
@@ -473,7 +208,7 @@
         const box = slider.closest(".elemental-sliders");
         const sliders = Array.from(box.querySelectorAll("input"));
         const {pieces, offset} = weights(box);
-        const numbers = pieces.length ? pieces : sliders.map(() => String(plainRatio()));
+        const numbers = pieces.length ? pieces : sliders.map(() => String(plainRatio(box)));
         numbers[sliders.indexOf(slider) - offset] = String(Number(slider.value));
         slider.nextElementSibling.textContent = slider.value;
         slider.dataset.held = "1";
@@ -487,7 +222,7 @@
         const before = area.value.slice(0, area.selectionStart);
         const piece = before.slice(Math.max(before.lastIndexOf(","), before.lastIndexOf("\n")) + 1);
         const field = piece.split(":").length - 1;
-        const word = piece.split(/[\s:]/).pop();
+        const word = piece.split(field ? /[\s:]/ : /[\s:-]/).pop(); // a range has two names
         const list = root.querySelector(".elemental-names");
         if (!word || field > 1 || !list || piece.includes("#")) return {word, matches: []};
         const names = (field ? list.dataset.elements : list.dataset.blocks).split(" ").filter((name) => name !== word);
@@ -531,10 +266,18 @@
 
     /* ---- keys ---- */
 
+    /* gradio 3 opens what is folded by a click alone: its headings become buttons, also for the keyboard. */
+    function nameHeadings() {
+        for (const heading of root.querySelectorAll("div.label-wrap")) {
+            heading.tabIndex = 0;
+            heading.setAttribute("role", "button");
+            heading.setAttribute("aria-expanded", heading.classList.contains("open"));
+        }
+    }
+
     function onKey(event) {
         const area = event.target;
         const inSpec = area.closest && area.closest("#elemental_spec");
-        const table = area.closest && area.closest(".elemental-map");
         if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
             const button = RUN_BUTTONS.find((id) => visible(byId(id)));
             if (button) press(button);
@@ -542,10 +285,8 @@
             event.stopPropagation(); // the WebUI would look for a Generate button of its own here
         } else if (event.key === "Tab" && inSpec && !event.shiftKey && !event.ctrlKey && !event.altKey) {
             complete(event, area);
-        } else if (table) {
-            onMapKey(event, table);
-        } else if ((event.key === "Enter" || event.key === " ") && area.dataset && area.dataset.gif) {
-            showGif(area);
+        } else if ((event.key === "Enter" || event.key === " ") && area.matches && area.matches("div.label-wrap")) {
+            area.click();
             event.preventDefault();
         }
         if (event.key !== "Tab" && event.key !== "Shift") leaving = event.key === "Escape" && Boolean(inSpec);
@@ -564,58 +305,63 @@
             buildSliders(box);
             moveSliders(box);
         }
-        showEffects();
+        showWholeNames();
+        nameHeadings();
+        suggestName();
+        compareLive();
         takeRules();
-        noteEnd();
         follow();
-        renewTooltip();
-        if (!root.dataset.ready && root.querySelector(".elemental-live[data-first]")) {
-            root.dataset.ready = "1"; // the fields are filled with the same answer, in a moment
-            begin();
-            setTimeout(() => {
-                filled = true;
-                restoreTexts();
-                reconcile();
-            }, 200);
-        }
-        restoreTexts();
+        openAsked();
+        fillPasted();
+        putCopied();
+        showAwaited();
     }
 
-    /* The page asks, so that a page that is left takes nothing with it; while nobody can see the tab, it does not ask. */
+    /* Whether the merge that is in the model is what the form says now; without a report it cannot be told. */
+    function compareLive() {
+        const live = root.querySelector(".elemental-live");
+        const report = root.querySelector(".elemental-report");
+        const known = live && report && live.dataset.merge && !report.classList.contains("error");
+        const differs = Boolean(known) && live.dataset.merge !== report.dataset.merge;
+        if (live && live.classList.contains("differs") !== differs) live.classList.toggle("differs", differs);
+    }
+
+    /* Names of models are often longer than their fields. */
+    function showWholeNames() {
+        for (const input of root.querySelectorAll("#elemental_models input")) {
+            if (input.title !== input.value) input.title = input.value;
+        }
+    }
+
+    /* Saved under this name if nothing is typed; what somebody has typed stays. */
+    function suggestName() {
+        const mark = root.querySelector("[data-save-name]");
+        const input = inputOf("elemental_name");
+        if (mark && input && input.placeholder !== mark.dataset.saveName) input.placeholder = mark.dataset.saveName;
+    }
+
+    /* The page asks, so that a page that is left takes nothing with it. While nobody can see the tab, it only asks how far a
+       job is, seldom, for the page's title. */
     let asked = 0; // when the server was asked last
     let due = 0; // when it will be asked next; 0 for never
     let following = 0;
-    let begun = false; // an earlier answer would take the place of what fills the fields
-
-    function begin() {
-        if (begun) return;
-        begun = true;
-        follow();
-    }
-
-    function boot(since) {
-        if (begun || !root.isConnected) return;
-        press("elemental_boot");
-        if (Date.now() - since < FILL_MS) setTimeout(() => boot(since), BOOT_MS);
-        else {
-            begin();
-            filled = true;
-        }
-    }
+    const ready = () => Boolean(root.dataset.ready); // an earlier answer would take the place of what fills the fields
 
     function jobRuns() {
         const live = root.querySelector(".elemental-live");
         const message = root.querySelector("#elemental_progress .elemental-message");
         const job = live ? live.dataset.job : "";
         const unseen = job && (!message || message.dataset.job !== job);
-        return Boolean(unseen || (message && message.classList.contains("running")));
+        const waiting = root.querySelector(".elemental-queue:not([data-waiting='0'])");
+        return Boolean(unseen || waiting || (message && message.classList.contains("running")));
     }
 
-    const watched = () => begun && !document.hidden && visible(root);
+    const watched = () => ready() && !document.hidden && (visible(root) || jobRuns());
+    const pace = () => (!jobRuns() ? IDLE_MS : visible(root) ? POLL_MS : AWAY_MS);
 
     function follow() {
         const seen = watched();
-        const next = asked + (jobRuns() ? POLL_MS : IDLE_MS);
+        const next = asked + pace();
         if (seen && due && due <= next) return;
         clearTimeout(following);
         due = seen ? Math.max(next, Date.now() + 1) : 0;
@@ -636,87 +382,130 @@
     }
 
     function onVisibility() {
-        if (document.hidden) keepTexts();
         onPresence();
         follow();
     }
 
-    let ran = false; // a job, when it was looked last
-
     /* When a job has ended, the list of unfinished runs can be another one, and the map can show other effects. */
-    function noteEnd() {
-        const runs = jobRuns();
-        if (ran && !runs) {
-            press("elemental_list_runs");
-            press("elemental_sync");
-        }
-        ran = runs;
+    function onEnd() {
+        press("elemental_list_runs");
+        press("elemental_sync");
     }
 
-    /* What was typed on this page is still there after it was loaded anew; the rest the server knows. */
-    let kept = {};
-    let filled = false; // by the server, once; what is kept goes over that
-    let keeping = 0;
+    /* What was loaded from the history or from a file belongs to a panel, which is opened once. */
+    let opened = 0;
 
-    function fieldsToKeep() {
-        const inputs = root.querySelectorAll("textarea, input[type=number]");
-        return Array.from(inputs, (input) => [input.closest("[id^=elemental_]"), input]).filter(
-            ([owner]) => owner && owner.id !== ROOT && !BRIDGES.includes(owner.id)
-        );
+    function openAsked() {
+        const asked = root.querySelector("#elemental_opens [data-open]");
+        if (!asked || Number(asked.dataset.number) <= opened) return;
+        opened = Number(asked.dataset.number);
+        openPanel(asked.dataset.open);
+        root.dispatchEvent(new CustomEvent("elemental-loaded"));
     }
 
-    function restoreTexts() {
-        for (const [owner, input] of filled ? fieldsToKeep() : []) {
-            if (input.dataset.seen) continue;
-            input.dataset.seen = "1"; // panels may be built when they are opened
-            const text = kept[owner.id];
-            if (text === undefined || text === input.value) continue;
-            setTimeout(() => {
-                input.value = text;
-                for (const type of ["input", "change", "blur"]) input.dispatchEvent(new Event(type, {bubbles: true}));
-            }, 0);
-        }
+    /* A recipe that was pasted into the host's own page goes into the form, once. */
+    let pasted = "";
+
+    function fillPasted() {
+        const mark = root.querySelector("#elemental_pasted [data-number]");
+        if (!mark || mark.dataset.number === pasted) return;
+        pasted = mark.dataset.number;
+        press("elemental_fill_pasted");
     }
 
-    function keepTexts() {
-        if (!filled) return;
-        for (const [owner, input] of fieldsToKeep()) if (input.dataset.seen) kept[owner.id] = input.value;
-        try {
-            sessionStorage.setItem(STORE, JSON.stringify(kept));
-        } catch {
-            kept = {}; // there is no room for so much
-        }
+    /* ---- copying ---- */
+
+    let copying = {number: "", button: null};
+
+    function putCopied() {
+        const answer = root.querySelector("#elemental_copied [data-number]");
+        if (!answer || answer.dataset.number !== copying.number) return;
+        const {button} = copying;
+        copying = {number: "", button: null};
+        const words = button.textContent;
+        const say = (said) => {
+            button.textContent = said;
+            setTimeout(() => (button.textContent = words), SAID_MS);
+        };
+        toClipboard(answer.textContent).then(() => say("Copied"), () => say("Not allowed here"));
     }
 
-    function readKept() {
-        try {
-            kept = JSON.parse(sessionStorage.getItem(STORE) || "{}");
-        } catch {
-            kept = {};
-        }
+    /* Over plain HTTP, as in a local network, browsers have no other way. */
+    async function toClipboard(text) {
+        if (navigator.clipboard) return navigator.clipboard.writeText(text);
+        const area = document.createElement("textarea");
+        area.value = text;
+        document.body.append(area);
+        area.select();
+        const done = document.execCommand("copy");
+        area.remove();
+        if (!done) throw new Error("refused");
+    }
+
+    /* ---- answers that were asked for come into view: the button can be at the lower edge of the window ---- */
+
+    let awaited = null; // {place, said}: where the answer will be, and what stands there until then
+    const answerIn = (place) => place.querySelector(".elemental-message"); // beside what gradio has there
+
+    function awaitAnswer(button) {
+        const place = byId(`${button.id.replace("estimate_", "")}_answer`);
+        const answer = place && answerIn(place);
+        awaited = place && {place, said: answer ? answer.textContent : ""};
+        if (answer) answer.scrollIntoView({block: "nearest"}); // it may be the same again
+    }
+
+    function showAwaited() {
+        const answer = awaited && answerIn(awaited.place);
+        if (!answer || answer.textContent === awaited.said) return;
+        answer.scrollIntoView({block: "nearest"});
+        awaited = null;
     }
 
     function onInput(event) {
         const owner = event.target.closest("[id^=elemental_]");
         if (!owner) return;
         if (event.target.type === "range" && event.target.dataset.block) onSlider(event.target);
-        if (event.target.closest(".elemental-effect-tools")) onEffectTools(event.target);
         if (owner.id === "elemental_spec") reconcile();
         for (const box of root.querySelectorAll(".elemental-sliders")) moveSliders(box);
-        clearTimeout(keeping);
-        keeping = setTimeout(keepTexts, KEEP_MS);
     }
 
     function onClick(event) {
-        const entry = event.target.closest("[data-entry]");
+        const copy = event.target.closest("[data-copy]");
         const gif = event.target.closest("[data-gif]");
-        const chosen = event.target.closest("[data-chosen]");
-        if (chosen && effectTable()) (chosen.dataset.chosen === "rules" ? ruleFirst : checkFirst)(effectTable());
-        if (entry) send("entry", entry.dataset.entry);
-        if (gif) showGif(gif);
+        const estimate = event.target.closest("#elemental_estimate_plot, #elemental_estimate_check");
+        if (estimate) awaitAnswer(estimate);
+        if (copy) copying = {number: send("copy", copy.dataset.copy), button: copy};
+        actOnEntry(event.target);
+        const used = event.target.closest("[data-use]");
+        const sort = event.target.closest("[data-sort]");
+        if (used) send("use", `${used.dataset.use}\n`);
+        else if (gif) showGif(gif);
+        if (sort) sortBy(sort);
         if (event.target.closest("[data-take]")) {
             openPanel("Merge");
             press("elemental_take");
+        }
+    }
+
+    /* The largest figures first, names in order; once more, the other way round. */
+    function sortBy(button) {
+        const [table, at] = [button.closest("table"), Number(button.dataset.sort)];
+        const value = (row) => row.cells[at].textContent;
+        const number = (row) => Number.parseFloat(value(row)) || 0;
+        const isText = Number.isNaN(Number.parseFloat(value(table.tBodies[0].rows[0])));
+        const order = (one, other) => (isText ? value(one).localeCompare(value(other)) : number(other) - number(one));
+        const rows = Array.from(table.tBodies[0].rows).sort(order);
+        const again = table.dataset.sorted === String(at);
+        table.dataset.sorted = again ? "" : String(at);
+        table.tBodies[0].append(...(again ? rows.reverse() : rows));
+    }
+
+    const ENTRY_ACTS = {entry: "", entryAll: "all ", star: "star ", delete: "delete "};
+
+    function actOnEntry(target) {
+        const button = target.closest("#elemental_history button");
+        for (const [name, act] of Object.entries(button ? ENTRY_ACTS : {})) {
+            if (button.dataset[name]) send("entry", `${act}${button.dataset[name]}`);
         }
     }
 
@@ -728,7 +517,10 @@
 
     function start() {
         root.dataset.started = "1";
-        for (const type of ["mousedown", "mouseover", "mouseout"]) root.addEventListener(type, onMapPointer);
+        root.addEventListener("elemental-stroke", onStroke);
+        root.addEventListener("elemental-check", onCheck);
+        root.addEventListener("elemental-effects", (event) => send("painted_by", event.detail));
+        root.addEventListener("elemental-ended", onEnd);
         root.addEventListener("keydown", onKey, true);
         root.addEventListener("keydown", (event) => {
             if (event.key === "Escape") event.stopPropagation(); // the WebUI would look for an Interrupt button here
@@ -746,8 +538,9 @@
                 onChange();
             });
         }).observe(root, {childList: true, subtree: true});
-        readKept();
-        boot(Date.now());
+        root.addEventListener("elemental-ready", follow);
+        root.addEventListener("elemental-filled", () => reconcile());
+        follow();
         onChange();
     }
 
@@ -767,9 +560,17 @@
         };
     }
 
-    document.addEventListener("mouseup", onPage(endDrag));
+    /* Lists of gradio 4 tell the server nothing when somebody picks what they show already, but that they were left. So
+       the page says whether the last thing done was a choice in a list, and what listens looks there. */
+    const inList = (event) => event.target instanceof Element && event.target.closest("ul.options, [role=listbox]");
+
+    function notePick(picked) {
+        document.documentElement.toggleAttribute("data-elemental-picked", Boolean(picked));
+    }
+
+    addEventListener("mousedown", (event) => notePick(inList(event) && event.target.closest("li")), true);
+    addEventListener("keydown", (event) => notePick(event.key === "Enter" && inList(event)), true);
     document.addEventListener("visibilitychange", onPage(onVisibility));
-    addEventListener("pagehide", onPage(keepTexts));
     new MutationObserver(findRoot).observe(document, {childList: true, subtree: true});
     findRoot();
 })();

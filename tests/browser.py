@@ -81,6 +81,12 @@ class Page:
         )
         tabs.and_(self.page.locator(":visible")).first.click()
 
+    def options(self) -> None:
+        """Open the VAE and other options."""
+        if not self.page.locator("#elemental_vae").is_visible():
+            self.page.locator("#elemental_options > .label-wrap").click()
+            self.page.locator("#elemental_vae").wait_for()
+
     def write(self, name: str, text: str) -> None:
         self.page.locator(f"#elemental_{name} textarea, #elemental_{name} input").first.fill(text)
 
@@ -88,11 +94,18 @@ class Page:
         return str(self.page.locator(f"#elemental_{name} textarea, #elemental_{name} input").first.input_value())
 
     def choose(self, name: str, value: str) -> None:
-        """Choose from a dropdown."""
+        """Choose from a dropdown; a list that is open when others are listed may keep the old ones."""
         field = self.page.locator(f"#elemental_{name} input").first
-        field.click()
         options = self.page.locator("ul.options li:visible, ul[role=listbox] li:visible")
-        options.filter(has_text=re.compile(rf"^\W*{re.escape(value)}\s*$")).first.click()
+        option = options.filter(has_text=re.compile(rf"^\W*{re.escape(value)}\s*$")).first
+        end = time.monotonic() + 20
+        field.click()
+        while not option.count() and time.monotonic() < end:
+            self.page.wait_for_timeout(500)
+            if not option.count():
+                field.press("Tab")
+                field.click()
+        option.click()
         field.press("Tab")
 
     def press(self, name: str) -> None:

@@ -153,6 +153,9 @@ class FakeHost:
         jobs: The names of the jobs that were begun.
         load_calls: What is called before the user loads a checkpoint.
         differentiates: Whether images can be differentiated.
+        pages: The pages that images can be sent to.
+        sent: The page, infotext and size of each image that was sent.
+        opened_folders: The folders that were opened.
     """
 
     def __init__(self, load: Load, *, output: Path = Path("outputs"), models: Path | None = None) -> None:
@@ -161,6 +164,9 @@ class FakeHost:
         self.jobs: list[str] = []
         self.load_calls: list[Callable[[], None]] = []
         self.differentiates = False
+        self.pages: list[str] = []
+        self.sent: list[tuple[str, str, tuple[int, int] | None]] = []
+        self.opened_folders: list[Path] = []
         self._load = load
         self._output = output
         self._models = models
@@ -272,3 +278,20 @@ class FakeHost:
     def output_folder(self) -> Path:
         """Give the folder for images."""
         return self._output
+
+    def image_pages(self) -> Sequence[str]:
+        """List what the test has set."""
+        return self.pages
+
+    def wire_image_page(self, name: str, *, button: Any, infotext: Any, image: Any) -> None:
+        """Note what is sent: the page, the infotext, and the image's size."""
+        button.click(
+            lambda text, sent: self.sent.append((name, text, None if sent is None else sent.size)),
+            inputs=[infotext, image],
+            outputs=[],
+            queue=False,
+        )
+
+    def folder_opener(self) -> Callable[[Path], None]:
+        """Note the folder."""
+        return self.opened_folders.append

@@ -6,17 +6,20 @@ import gc
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from .forge_standin_computing import make_engine_compute, sample_images
 from .forge_standin_models import Engine, ForgePatcher, Memory, NeoPatcher, build_objects
 from .webui_standin import StandIn
 from .webui_standin_models import LORA
-from .webui_standin_parts import FIELDS, Processing, tab_component
+from .webui_standin_parts import FIELDS, FifoLock, Processing, tab_component
 
 SAME = "Use same choices"
 
@@ -76,14 +79,20 @@ class ForgeStandIn(StandIn):
         engines: How many engines were alive at the end of each load.
         bound: The function that the page has kept for its events.
         module_files: The files that can be chosen beside a checkpoint, by name.
+        batches: Whether the prompts of a step are computed in one call.
+        patch_objects: What scripts do to the patchers of an image.
+        classic_engine: The module that encodes prompts, with its notes for the infotext.
     """
 
     request = ForgeTxt2Img
     make_patcher: type[Any] = ForgePatcher
-    mends_itself = False
+    mends_itself = decodes_in_inference_mode = False
 
     def __init__(self, folder: Path) -> None:
         self.memory = Memory()
+        self.batches = True
+        self.patch_objects: Callable[[Any], None] = lambda _objects: None
+        self.classic_engine: Any = SimpleNamespace(last_extra_generation_params={})
         self.need_global_unload = self.online_lora = False
         self.module_files: dict[str, str] = {}
         self.fails = ""
@@ -122,7 +131,21 @@ class ForgeStandIn(StandIn):
         return made | {
             "backend": SimpleNamespace(memory_management=self.memory),
             "backend.memory_management": self.memory,
+            "backend.text_processing.classic_engine": self.classic_engine,
         }
+
+    def notes(self) -> dict[str, Any]:
+        """Give the encoder's notes for the infotext."""
+        found: dict[str, Any] = self.classic_engine.last_extra_generation_params
+        return found
+
+    def forget_notes(self) -> None:
+        """Begin other notes."""
+        self.classic_engine.last_extra_generation_params = {}
+
+    def set_clip_skip(self) -> None:
+        """Tell the encoder the setting."""
+        self.model.set_clip_skip(int(self.opts.CLIP_stop_at_last_layers))
 
     def _command_line(self) -> Any:
         return SimpleNamespace(ckpt_dir=None)
@@ -177,7 +200,12 @@ class ForgeStandIn(StandIn):
         others = [load_file(path) for path in parameters["additional_modules"]]
         engine = Engine(build_objects(load_file(info.filename), self.make_patcher, others))
         engine.sd_checkpoint_info, engine.sd_model_hash = info, info.hash
+        if self.computes:
+            make_engine_compute(engine, self)
         return engine
+
+    def _sample(self, p: Any, seeds: Sequence[int]) -> Iterator[Image.Image]:
+        return sample_images(self, self.model, p, seeds) if self.computes else super()._sample(p, seeds)
 
     def _refresh_parameters(self) -> None:
         chosen = self.select()
@@ -243,6 +271,22 @@ class ForgeStandIn(StandIn):
         finally:
             self.set_config(stored)
 
+    def _open_second(self, p: Any) -> None:
+        """Load what the second pass asks for; the parameters are the settings' again at once."""
+        chosen, files = self.opts.data["sd_model_checkpoint"], self.opts.data["forge_additional_modules"]
+        changed = SAME not in p.hr_additional_modules and self.modules_change(p.hr_additional_modules, refresh=False)
+        if p.hr_checkpoint_name not in (None, "Use same checkpoint"):
+            changed |= self.checkpoint_change(p.hr_checkpoint_name, refresh=False)
+        if not changed:
+            return
+        try:
+            self.main_entry.refresh_model_loading_parameters()
+            self.reload()
+        finally:
+            self.opts.data |= {"sd_model_checkpoint": chosen, "forge_additional_modules": files}
+            self.main_entry.refresh_model_loading_parameters()
+
+    @torch.inference_mode()
     def _weights(self, p: Any) -> Callable[[], str]:
         engine = self.model
         engine.load_loras([LORA] if LORA in p.prompt else [], online=self.online_lora)
@@ -261,7 +305,7 @@ class ForgeStandIn(StandIn):
         """Build the page: the list of checkpoints, and the txt2img tab; tell extensions of what is made."""
         self.picks = []
         listed = SimpleNamespace(parent=object())
-        for event in ("input", "select"):
+        for event in ("input", "select", "blur"):
             setattr(listed, event, EventWrapper(EventWrapper(self._listener(event))))
         self.fire("after_component", listed)
         self.main_entry.ui_checkpoint = listed
@@ -285,17 +329,40 @@ class ForgeStandIn(StandIn):
         self.bound()
 
     def pick(self, name: str) -> None:
-        """Pick a checkpoint in the list; what is shown already is no change for Forge itself."""
+        """Pick a checkpoint in the list: for what is shown already, gradio 4 only tells that the list was left."""
+        is_shown = self.opts.data.get("sd_model_checkpoint") == name
         self.checkpoint_change(name)
-        for _, call in self.picks:
-            call(name)
+        for event, call in self.picks:
+            if event == "blur" or not is_shown:
+                call(name)
+
+    def leave_list(self) -> None:
+        """Open the list of checkpoints and pick nothing, which the page's script tells by null."""
+        for event, call in self.picks:
+            if event == "blur":
+                call(None)
 
 
 class NeoStandIn(ForgeStandIn):
     """Forge Neo: other patchers, folders and prompts; it mends itself after a failed load."""
 
     make_patcher = NeoPatcher
-    mends_itself = True
+    mends_itself = decodes_in_inference_mode = True
+
+    def modules(self) -> Mapping[str, Any]:
+        """Give the modules by name; the encoder's notes are elsewhere."""
+        self.dynamic_args: Any = SimpleNamespace(last_extra_generation_params={})
+        self.classic_engine = SimpleNamespace()
+        return {**super().modules(), "backend.args": SimpleNamespace(dynamic_args=self.dynamic_args)}
+
+    def notes(self) -> dict[str, Any]:
+        """Give the encoder's notes for the infotext."""
+        found: dict[str, Any] = self.dynamic_args.last_extra_generation_params
+        return found
+
+    def forget_notes(self) -> None:
+        """Empty the notes."""
+        self.notes().clear()
 
     def _sd_models(self) -> Any:
         models = super()._sd_models()
@@ -316,7 +383,7 @@ class BlockingLock:
     def __init__(self) -> None:
         self.owner: int | None = None
         self.entries = 0
-        self._lock = threading.Lock()
+        self._lock = FifoLock()
 
     def acquire(self, blocking: bool = True) -> bool:
         if not self._lock.acquire(blocking):

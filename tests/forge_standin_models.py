@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .forge_standin_computing import encode
 from .webui_standin_models import Layer, _attach, digest
 
 _LORA_LAYERS = ("attn1.to_q.weight", "self_attn.q_proj.weight")
@@ -54,6 +55,8 @@ class LoraLoader:
         hashes = str(list(lora_patches))
         if hashes == self.loaded_hash:
             return
+        for name in self.online:
+            del self.model.get_submodule(name.rpartition(".")[0]).forge_online_loras
         self.online.clear()
         for name, weight in self.backup.items():
             _set(self.model, name, weight)
@@ -61,6 +64,8 @@ class LoraLoader:
         for (_, online), names in lora_patches.items():
             if online:
                 self.online += names
+                for name in names:
+                    vars(self.model.get_submodule(name.rpartition(".")[0]))["forge_online_loras"] = {"weight": "lora"}
                 continue
             for name in names:
                 self.backup.setdefault(name, _get(self.model, name))
@@ -68,10 +73,25 @@ class LoraLoader:
         self.loaded_hash = hashes
 
 
-class ForgePatcher:
+class Patcher:
+    """What all patchers have."""
+
+    model: Any
+    control: Tensor | None = None
+    """What ControlNet adds."""
+
+    def __init__(self) -> None:
+        self.model_options: dict[str, Any] = {}
+
+    def memory_required(self, input_shape: Sequence[int]) -> float:
+        return float(self.model.memory_required(input_shape))
+
+
+class ForgePatcher(Patcher):
     """A patcher of Forge; its clones share the model, and with it the loader of LoRAs."""
 
     def __init__(self, model: Any) -> None:
+        super().__init__()
         self.model, self.offload_device = model, torch.device("cpu")
         self.lora_patches: dict[Any, list[str]] = {}
         if not hasattr(model, "lora_loader"):
@@ -93,10 +113,11 @@ class ForgePatcher:
         return list(self.lora_loader.online)
 
 
-class NeoPatcher:
+class NeoPatcher(Patcher):
     """A patcher of Forge Neo and reForge; its clones share model and backups."""
 
     def __init__(self, model: Any) -> None:
+        super().__init__()
         self.model, self.offload_device = model, torch.device("cpu")
         self.backup: dict[str, Any] = {}
         self.patches: list[str] = []
@@ -115,6 +136,10 @@ class NeoPatcher:
         if self.model.current_weight_patches_uuid is self.patches_uuid:
             return
         self.unpatch_model()
+        for module in self.model.modules():
+            module.__dict__.pop("weight_function", None)
+        for name in self.patches:
+            self.model.get_submodule(name.rpartition(".")[0]).weight_function = ["lora"] if self._online else []
         for name in [] if self._online else self.patches:
             self.backup[name] = _get(self.model, name)
             _set(self.model, name, _with_lora(self.backup[name]))
@@ -123,7 +148,7 @@ class NeoPatcher:
     def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:  # noqa: ARG002
         if unpatch_weights:
             for name, weight in self.backup.items():
-                _set(self.model, name, weight)
+                _set(self.model, name, nn.Parameter(weight.data, requires_grad=False))  # another one than before
             self.model.current_weight_patches_uuid = None
             self.backup.clear()
 
@@ -155,11 +180,16 @@ class Memory:
     def __init__(self) -> None:
         self.current_loaded_models: list[Any] = []
 
-    def load_models_gpu(self, patchers: Sequence[Any]) -> None:
+    def load_model_gpu(self, patcher: Any) -> None:
+        self.load_models_gpu([patcher])
+
+    def load_models_gpu(self, patchers: Sequence[Any], memory_required: float = 0) -> None:  # noqa: ARG002
         for patcher in patchers:
             if isinstance(patcher, ForgePatcher) and any(loaded is patcher for loaded in self.current_loaded_models):
                 continue
             self.unload_model_clones(patcher)
+            for parameter in patcher.model.parameters():
+                parameter.data = parameter.data  # as ``.to()`` does; torch refuses it in another mode than theirs
             patcher.load()
             self.current_loaded_models.insert(0, patcher)
 
@@ -186,6 +216,8 @@ class Engine:
 
     sd_checkpoint_info: Any = None
     sd_model_hash = ""
+    memory: Any = None
+    text_processing_engine: Any = None
 
     def __init__(self, objects: Objects) -> None:
         self.current_lora_hash = str([])
@@ -213,6 +245,15 @@ class Engine:
             objects.clip = clip
         self.forge_objects = objects
         self.forge_objects_after_applying_lora = objects.shallow_copy()
+
+    @torch.inference_mode()
+    def get_learned_conditioning(self, texts: Sequence[str]) -> Any:
+        """Encode prompts."""
+        return encode(self, texts)
+
+    def set_clip_skip(self, clip_skip: int) -> None:
+        """Say which layer's output counts."""
+        self.text_processing_engine.clip_skip = clip_skip
 
     def digest(self, *parts: str) -> str:
         """Give the digest of the tensors in use: of all networks, or of some of ``unet``, ``clip`` and ``vae``."""
@@ -252,7 +293,9 @@ def build_objects(
     made: Any = unet
     made.storage_dtype = torch.float32
     clip = SimpleNamespace(cond_stage_model=text, patcher=make_patcher(text))
-    return Objects(make_patcher(made), clip, SimpleNamespace(first_stage_model=vae))
+    decoder = SimpleNamespace(first_stage_model=vae, patcher=make_patcher(vae), vae_dtype=torch.float32)
+    decoder.memory_used_decode = lambda shape, _: float(shape[-1])
+    return Objects(make_patcher(made), clip, decoder)
 
 
 def to_transformers(key: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,6 +25,7 @@ from elemental.runs.runner import RunResult, RunWatcher, continue_run, start_run
 from elemental.runs.xy_plot import XYPlot
 from elemental.runs.xy_plot_run import PlotRun, make_plot
 from elemental.session.jobs import Job, JobState, JobView
+from elemental.session.session import Session
 
 REQUEST = ImageRequest("a red circle", seed=3, steps=1, width=64, height=64)
 RULES = parse_rules("IN01::0.2")
@@ -32,11 +36,18 @@ def load(path: Path) -> Mapping[str, Sequence[Tensor]]:
 
 
 def plot(
-    host: Host, base: Setting, x: tuple[str, str], y: tuple[str, str] | None = None, most: int | None = None
+    host: Host,
+    base: Setting,
+    x: tuple[str, str],
+    y: tuple[str, str] | None = None,
+    z: tuple[str, str] | None = None,
+    *,
+    most: int | None = None,
 ) -> XYPlot:
     context = make_axis_context(host, base.recipe)
-    rows = None if y is None else parse_axis("y", *y, context)
-    return make_plot(base, parse_axis("x", *x, context), rows, context=context, most=most)
+    texts = {"x": x, "y": y, "z": z}
+    axes = {side: parse_axis(side, *text, context) for side, text in texts.items() if text is not None}
+    return make_plot(base, axes, context=context, most=most)
 
 
 def run(host: Host, plotted: XYPlot, folder: Path, on_cell: Callable[..., None] | None = None) -> RunResult:
@@ -56,3 +67,18 @@ def ended(job: Job, state: JobState = JobState.DONE) -> JobView:
         view = job.wait(view.version, 30)
     assert view.state is state, view.text
     return view
+
+
+@contextmanager
+def stopped_after_one(session: Session) -> Iterator[None]:
+    """Have the user press Stop while an image is made: a run ends with it, unfinished."""
+    make_images = session.host.make_images
+
+    def make_one(*arguments: Any, **options: Any) -> Any:
+        images = make_images(*arguments, **options)
+        session.stop()
+        return images
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session.host, "make_images", make_one)
+        yield

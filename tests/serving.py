@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -53,13 +53,14 @@ class Site:
         from elemental.session.session import session_of
 
         session = session_of(self.host)
+        session.board.drop_all()
         session.stop()
-        job = session.board.job
-        while job is not None and not job.view.ended:
-            job.wait(job.view.version, 1.0)
+        while session.board.busy:
+            time.sleep(0.01)
         session.model.restore()
-        session.board.job = None
+        session.board.clear()
         session.previewer.find_effects = None
+        session.previewer.kept_effects.clear()
         session.panels.clear()
         session.history = History(session.history._path.with_name(f"history-{time.time_ns()}.jsonl"))
         shutil.rmtree(self.output, ignore_errors=True)
@@ -87,8 +88,15 @@ def make_host(models: Path, output: Path, *, noise: bool = False) -> Any:
 
 
 @contextmanager
-def served(folder: Path, *, noise: bool = False) -> Iterator[Site]:
-    """Serve the tab in this process: the demo's pair in ``models``, images, maybe of noise, in ``out``."""
+def served(folder: Path, *, noise: bool = False, port: int | None = None, pages: Sequence[str] = ()) -> Iterator[Site]:
+    """Serve the tab in this process: the demo's pair in ``models``, images, maybe of noise, in ``out``.
+
+    Args:
+        folder: Where these folders are made.
+        noise: Whether the host draws noise.
+        port: The port; None for a free one.
+        pages: The pages that a host of noise can send images to.
+    """
     from elemental.ui.gradio_compat import serve
     from elemental.ui.image_form import StandaloneImageForm
     from elemental.ui.tab import make_tab
@@ -98,9 +106,11 @@ def served(folder: Path, *, noise: bool = False) -> Iterator[Site]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CONFIG_VARIABLE, str(folder / "config"))
         host = make_host(models, output, noise=noise)
+        if pages:
+            host.pages = list(pages)
         request = ImageRequest("a red circle on blue", seed=3, steps=2, cfg=4.0, width=64, height=64)
         page = make_tab(host, StandaloneImageForm(host, request), standalone=True)
-        _, url = serve(page, host="127.0.0.1", port=None, files=[output], wait=False)
+        _, url = serve(page, host="127.0.0.1", port=port, files=[output], wait=False)
         try:
             yield Site(url, models, output, host)
         finally:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from elemental.cli import main as cli
-from elemental.session.jobs import Job, JobBoard
+from elemental.session.job_board import JobBoard
+from elemental.session.jobs import Job
 
 from .refusing import UNEXPECTED
 

@@ -43,8 +43,11 @@ REQUEST = ImageRequest("a cat", seed=5)
 BASE = Setting(RECIPE, REQUEST)
 
 
-def plot(x: tuple[str, str], y: tuple[str, str] | None = None, base: Setting = BASE) -> XYPlot:
-    return XYPlot(base, parse_axis("x", *x, CONTEXT), None if y is None else parse_axis("y", *y, CONTEXT))
+def plot(
+    x: tuple[str, str], y: tuple[str, str] | None = None, base: Setting = BASE, z: tuple[str, str] | None = None
+) -> XYPlot:
+    texts = {"x": x, "y": y, "z": z}
+    return XYPlot(base, **{side: parse_axis(side, *text, CONTEXT) for side, text in texts.items() if text is not None})
 
 
 def rules_of(plotted: XYPlot) -> list[str]:

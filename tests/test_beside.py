@@ -23,9 +23,10 @@ from elemental.images.image_request import ImageRequest
 from elemental.merge.files.beside import predicts_v
 from elemental.merge.files.hashes import cache_folder, remember_place
 from elemental.merge.files.metadata import recipe_from_json
+from elemental.merge.files.recipe_models import doubts_of, name_where_found
 from elemental.merge.files.writer import SafetensorsWriter
 from elemental.session.session import session_of
-from elemental.workflows import doubts_of, make_images, name_where_found, read_any_recipe
+from elemental.workflows import make_images, read_any_recipe
 
 from .conftest import LAYOUTS, random_state, save
 from .fake_host import FakeHost
@@ -486,7 +487,7 @@ def test_the_page_tells_of_no_place_outside_the_hosts_folder(
     here: Path, tmp_path: Path, models: dict[str, Path], hashed: bool, copies: int
 ) -> None:
     pytest.importorskip("gradio")
-    from elemental.ui.history_panel import _remarks, find_listed
+    from elemental.session.listed_models import find_listed, missing_models
 
     merged(here, hashed=hashed)  # the places of its models are remembered
     if copies == 2:
@@ -500,7 +501,7 @@ def test_the_page_tells_of_no_place_outside_the_hosts_folder(
     recipe = elemental.read_recipe("out.safetensors")
     found = find_listed(session, recipe)
     assert Path(found.model_a.path).expanduser() == folder / "a.safetensors"
-    text = "\n".join([found.model_b.path, *doubts_of(recipe, found), *_remarks(session, found)])
+    text = "\n".join([found.model_b.path, *doubts_of(recipe, found), *missing_models(session, found)])
     assert "Model B: " in text
     assert str(here) not in text
     assert "second" not in text

@@ -30,7 +30,8 @@ from elemental.runs.axes.base import Setting
 from elemental.session import merge_jobs
 from elemental.session.form import MergeForm
 from elemental.session.history import History
-from elemental.session.jobs import Job, JobBoard, JobState, JobView
+from elemental.session.job_board import JobBoard
+from elemental.session.jobs import Job, JobState, JobView
 from elemental.session.merge_preview import Previewer
 from elemental.session.merged_model import LiveState, MergedModel
 from elemental.session.session import Session
@@ -103,6 +104,7 @@ class Scene:
     folder: Path
     states: Mapping[str, State]
     other: Mapping[str, bytes]
+    opts: Any = None  # the WebUI's settings, where it is one
 
     def __post_init__(self) -> None:
         parts = History(self.folder / "history.jsonl"), Previewer(self.host.checkpoints), MergeForm()
@@ -112,6 +114,12 @@ class Scene:
 
     def path(self, role: str) -> Path:
         return self.folder / f"{role}.safetensors"
+
+    def choose(self, name: str) -> None:
+        """Choose a checkpoint as the user does."""
+        if self.opts is not None:
+            self.opts.choose("sd_model_checkpoint", f"{name}.safetensors")
+        self.host.open_model(CheckpointRef(name, self.path(name)))
 
     def merge(self) -> None:
         """Merge with model A as the user's checkpoint, and with all hashes known."""
@@ -187,7 +195,7 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         return
     with make_rig(tmp_path, monkeypatch, paths) as rig:
         monkeypatch.setattr(type(rig.host), "output_folder", lambda _: tmp_path / "out")
-        found = Scene(rig.host, folder, states, other)
+        found = Scene(rig.host, folder, states, other, rig.webui.opts)
         yield found
         found.close()
 
@@ -313,7 +321,7 @@ def test_the_checkpoint_from_before_the_merge_cannot_be_loaded(scene: Scene, cha
     before = scene.folder / "before.safetensors"
     save(before, {key: value.clone() for key, value in scene.states["b"].items()})
     scene.host.refresh()
-    scene.host.open_model(CheckpointRef("before", before))
+    scene.choose("before")
     scene.model.merge(scene.recipe)
     CHANGES[change](before, b"")
     view = ended(merge_jobs.restore(scene.session))

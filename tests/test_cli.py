@@ -346,7 +346,9 @@ def test_debug_shows_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["inspect", "plan", "merge", "generate", "plot", "check", "effects", "ui", "demo"])
+@pytest.mark.parametrize(
+    "command", ["inspect", "plan", "merge", "extract", "generate", "plot", "check", "effects", "ui", "demo"]
+)
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])

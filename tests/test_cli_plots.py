@@ -186,3 +186,17 @@ def test_axes_that_set_mode_and_beta_need_no_options_for_them(
     betas = ["--x-type", "alpha-beta", "--x", "0.1 0.2, 0.3 0.4", "--mode", "sum-twice", "--dry-run"]
     assert main(["plot", *abc, *betas]) == DONE
     assert capsys.readouterr().out.count("2 images, 2 merges.") == 2
+
+
+def test_a_third_axis_and_a_first_image_without_rules(ab: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    axes = ["--x-type", "elemental", "--x", "OUT05::1", "--z-type", "seed", "--z", "1, 2"]
+    assert main(["plot", *ab, *axes, *SIZE, "--first-without-rules", "--dry-run"]) == DONE
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "4 images, 2 merges.",
+        "x00-y00-z00 no rules seed 1",
+        "x01-y00-z00 OUT05::1 seed 1",
+    ]
+    for wrong in (["--first-without-rules"], ["--z-type", "seed"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["plot", *ab, "--x-type", "alpha", "--x", "0, 1", *wrong, "--dry-run"])
+        assert ended.value.code == WRONG_USAGE

@@ -14,14 +14,13 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from elemental.demo.checkpoint_pair import copy_pair
 from elemental.effects.samples import IMAGE, Pass, Samples
 from elemental.effects.samples_file import read_samples
 from elemental.errors import ImageError
 from elemental.hosts.base import CheckpointRef
 from elemental.hosts.standalone.host import StandaloneHost
 from elemental.images.image_request import ImageRequest
-from elemental.recipe.modes import MergeMode
+from elemental.modes.catalogue import MergeMode
 from elemental.runs.effect_ranking import rank_effects
 from elemental.session import effect_jobs, merge_jobs
 from elemental.session.form import MergeForm
@@ -31,6 +30,7 @@ from elemental.session.merge_preview import Previewer
 from elemental.session.session import Session, session_of
 from elemental.workflows import CONFIG_VARIABLE
 
+from .demo_sessions import demo_pair, demo_session  # noqa: F401
 from .fake_host import FakeHost
 from .plotting import ended, load
 from .serving import digest_of
@@ -38,19 +38,6 @@ from .serving import digest_of
 FORM = MergeForm("a.safetensors", "b.safetensors", alpha=0.0)
 LIVE = MergeForm("a.safetensors", "b.safetensors", alpha=0.5, spec="OUT03:attn2:1")
 REQUEST = ImageRequest("a red circle on blue", seed=3, steps=2, cfg=4.0, width=64, height=64)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pair")
-    copy_pair(folder)
-    return folder
-
-
-@pytest.fixture
-def session(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "config"))
-    return session_of(StandaloneHost(models=pair, output=tmp_path / "out"))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +118,7 @@ def test_a_stop_keeps_the_passes_and_paints_the_map_by_them(session: Session, mo
     ended(merge_jobs.merge(session, LIVE, None, print_change=False))
     before = _live(session)
     stopped = _stop_at(session, monkeypatch, 4)
-    assert "passes that are kept: 2." in stopped
+    assert "passes that are kept: 1." in stopped  # of the U-Net, and one of the VAE
     assert stopped.endswith("\nThe element map is painted by the passes that are kept.")
     assert _live(session) == before
     assert session.board.job is not None

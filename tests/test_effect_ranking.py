@@ -21,9 +21,9 @@ from elemental.images.files import read_image, read_texts
 from elemental.images.image_request import ImageRequest
 from elemental.recipe.spec_parser import parse_rules
 from elemental.runs.effect_confirmation import with_more_of
-from elemental.runs.effect_estimate import EffectOrder, Effects, Method
+from elemental.runs.effect_estimate import EffectOrder, Effects, Method, count_passes
 from elemental.runs.effect_ranking import EffectRanking, map_effects, rank_effects
-from elemental.runs.effect_results import count_passes, describe_estimate, effects_to_dict, title_of, write_effects
+from elemental.runs.effect_results import describe_estimate, effects_to_dict, title_of, write_effects
 from elemental.workflows import read_recipe
 
 SHAPES = tensor_shapes(DEMO_LAYOUT)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import elemental
+from elemental.effects.derivatives import movement_by_alpha
 from elemental.effects.directions import Directions, from_model_a, more_alpha
 from elemental.effects.passes import PassMaker, step_of_pass
 from elemental.effects.samples import DECODING, IMAGE, UNET, Pass, Samples, no_samples
@@ -26,6 +27,7 @@ from elemental.merge.files.checkpoint import Checkpoint
 from elemental.merge.files.open_models import OpenModels
 from elemental.merge.files.tensor_data import HeldData
 from elemental.merge.plan import Role
+from elemental.modes.catalogue import MergeMode
 from elemental.recipe.ratio_changes import on_the_way, with_more_alpha
 from elemental.recipe.recipe import SaveDtype
 from elemental.runs.effect_estimate import EffectOrder, Effects, EffectWatcher, Method, estimate_effects, schedule
@@ -201,13 +203,32 @@ def test_whatever_happens_the_networks_are_as_before(how: str) -> None:
     assert all(torch.equal(*pair) for pair in zip(numbers, (p.data for p in known.network.parameters()), strict=True))
 
 
-def test_weights_made_in_inference_mode_are_refused_in_words() -> None:
+def test_weights_made_in_inference_mode_get_gradients_if_copies_of_them_are_used() -> None:
     with torch.inference_mode():
-        network = nn.Linear(2, 2)
-    for parameter in network.parameters():
-        parameter.requires_grad_(False) if not parameter.is_inference() else None
-    with pytest.raises(HostError, match="cannot be differentiated"), WeightGradients([network], {}, lambda *_: None):
+        network = nn.Linear(2, 2).requires_grad_(False)
+    taken: dict[str, Tensor] = {}
+    weights = dict(network.named_parameters())
+    parts = {name: [weight.detach()] for name, weight in weights.items()}
+    with WeightGradients([network], parts, lambda key, _, gradient: taken.update({key: gradient.clone()})):
+        nn.functional.linear(torch.ones(1, 2), weights["weight"].clone(), weights["bias"].clone()).sum().backward()  # type: ignore[no-untyped-call]
+    assert {name: tuple(each.shape) for name, each in taken.items()} == {"weight": (2, 2), "bias": (2,)}
+    for weight in weights.values():
+        assert (weight.requires_grad, weight.grad, weight._post_accumulate_grad_hooks) == (False, None, {})
+
+
+def test_weights_that_torch_refuses_cannot_be_differentiated_by() -> None:
+    network = nn.Linear(2, 2).requires_grad_(False)
+
+    def refuse(_: bool) -> Tensor:
+        raise RuntimeError("no")
+
+    network.weight.requires_grad_ = refuse  # type: ignore[method-assign, assignment]
+    with (
+        pytest.raises(HostError, match="cannot be differentiated: no"),
+        WeightGradients([network], {}, lambda *_: None),
+    ):
         pass
+    assert not network.bias.requires_grad
 
 
 def test_any_number_of_first_passes_is_spread_over_the_steps() -> None:
@@ -323,9 +344,13 @@ def test_an_image_computed_again_is_the_same(host: StandaloneHost, demo_pair: tu
         assert torch.equal(pixels, decoded)
 
 
-@pytest.mark.parametrize("source", [UNET, IMAGE])
+@pytest.mark.parametrize(
+    ("source", "mode"),
+    [(UNET, MergeMode.WEIGHT_SUM), (IMAGE, MergeMode.WEIGHT_SUM), (UNET, MergeMode.SLERP)],
+    ids=["step", "image", "step of slerp"],
+)
 def test_samples_of_the_demo_are_finite_differences(
-    host: StandaloneHost, recipe: elemental.MergeRecipe, source: str
+    host: StandaloneHost, recipe: elemental.MergeRecipe, source: str, mode: MergeMode
 ) -> None:
     from elemental.effects.passes import _draw_signs
     from elemental.recipe.rules import BlockSelector, ElementSelector, Rule, RuleSet
@@ -333,13 +358,14 @@ def test_samples_of_the_demo_are_finite_differences(
     which = Pass(0, 1, source)
     # whole images have kinks where channel values end at 0 and 255: steps are smaller, and differences less exact
     step, tolerance = (1 / 32, 0.03) if source == UNET else (1 / 128, 0.15)
-    recipe = replace(recipe, dtype=SaveDtype.FP32)  # rounding to fp16 would be as large as the steps
+    recipe = replace(recipe, mode=mode, dtype=SaveDtype.FP32)  # rounding to fp16 would be as large as the steps
     live = host.open_model(CheckpointRef("a", Path(recipe.model_a.path)))
     with OpenModels() as models, live_merge(live, models) as merge:
         plan = models.planner(recipe).plan(recipe)
         merge.apply(recipe)
         differentiator = host.differentiator()
-        maker = PassMaker(differentiator.networks(), live.tensors(), Directions(more_alpha(plan), models.open(recipe)))
+        movement = movement_by_alpha(plan, models.open(recipe))
+        maker = PassMaker(differentiator.networks(), live.tensors(), movement)
         trace = differentiator.trace(REQUEST, model={})
         row = dict(zip(maker.keys, maker.sample(trace, which).tolist(), strict=True))
 
@@ -387,6 +413,12 @@ def test_recipes_with_other_ratios_change_all_of_them(recipe: elemental.MergeRec
     assert set(half.block_alpha.unet) == {0.25}
     assert [rule.alpha for rule in more.rules.rules] == [0.625, 1.125]
     assert [rule.alpha for rule in half.rules.rules] == [0.25, 0.5]
+
+
+def test_a_mode_that_takes_no_larger_ratio_says_so(recipe: elemental.MergeRecipe) -> None:
+    last = replace(recipe, mode=MergeMode.MULTIPLY_DIFFERENCE, model_c=recipe.model_b, beta=0.5, alpha=0.95)
+    with pytest.raises(elemental.RecipeError, match=r"multiply-difference takes ratios up to 1: use 0\.9 at most"):
+        with_more_alpha(last, 0.1)
 
 
 def estimate(host: StandaloneHost, order: EffectOrder, folder: Path | None = None, **watch: object) -> Effects:
@@ -441,7 +473,11 @@ def test_a_stopped_estimate_keeps_its_passes(
 
     with pytest.raises(Stopped, match="passes that are kept: 2"):
         estimate(host, order, tmp_path, on_progress=stop_at_the_third)
-    assert estimate(host, order, tmp_path).made == 3  # of four, and one of the VAE
+    passes = [text for text in texts if text.startswith("pass")]
+    assert [*dict.fromkeys(passes)] == ["pass 1 of 4", "pass 2 of 4", "pass 3 of 4"]
+    texts.clear()
+    assert estimate(host, order, tmp_path, on_progress=lambda *told: texts.append(told[2])).made == 2
+    assert [text for text in texts if text.startswith("pass")] == ["pass 3 of 4", "pass 4 of 4"]
     path = Path(recipe.model_a.path)
     live = host.open_model(CheckpointRef("a", path))
     with Checkpoint(path) as file:

@@ -201,22 +201,28 @@ def bare(recipe: MergeRecipe) -> MergeRecipe:
 def test_the_history_fills_the_panels(home: Path) -> None:
     gradio = pytest.importorskip("gradio")
     from elemental.ui.check_panel import CheckPanel
+    from elemental.ui.page_memory import PageMemory
     from elemental.ui.plot_panel import PlotPanel
 
     session: Any = session_of(Watched(home))
     with gradio.Blocks():
-        plot, check = PlotPanel(session, session, []), CheckPanel(session, session, [])
+        plot, check = PlotPanel(session, session, [], gradio.Textbox()), CheckPanel(session, session, [])
+    memory = PageMemory(session, {**plot.fields, **check.fields}, None)
     checked, one_row, plotted = (dict(entry.form) for entry in session.history.entries()[:3])
 
     def fill(form: dict[str, Any]) -> dict[str, Any]:
-        return {name: plot.fill(form)[field]["value"] for name, field in plot.fields.items()}
+        return {name: memory.fill(form)[field]["value"] for name, field in plot.fields.items()}
 
-    x = "\n\n\nOUT05:attn2:1\n\nM00::0.75"
-    assert fill(plotted) == {"x_type": "elemental", "x": x, "y_type": "seed", "y": "1, 2", "compare": True}
-    assert fill(one_row) == {
-        "x_type": "cfg", "x": "1.5", "y_type": plot.fields["y_type"].value, "y": "", "compare": False
+    none = plot.fields["y_type"].value
+    no_third = {"z_type": none, "z": ""}
+    x = "OUT05:attn2:1\n\nM00::0.75"  # its blank lines in front are the tick of a box now
+    assert fill(plotted) == {
+        "x_type": "elemental", "x": x, "y_type": "seed", "y": "1, 2", **no_third, "compare": True, "without_rules": True
     }  # fmt: skip
-    filled = check.fill(checked)
+    assert fill(one_row) == {
+        "x_type": "cfg", "x": "1.5", "y_type": none, "y": "", **no_third, "compare": False, "without_rules": False
+    }  # fmt: skip
+    filled = memory.fill(checked)
     assert (filled[check.elements]["value"], filled[check.ratio]["value"]) == ("OUT05:attn2, M00", 1.25)
 
 

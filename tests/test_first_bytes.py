@@ -234,3 +234,14 @@ def test_a_recipe_in_a_file_of_another_name(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert main(["plan", "--recipe", str(tmp_path / "c.ckpt")]) != DONE
     assert "has no recipe of this program" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("length", [0x0180, 0x0280, 0x0580], ids=hex)
+def test_a_header_whose_length_begins_as_a_pickle_does(tmp_path: Path, length: int) -> None:
+    tensors = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1, 4, 1, 1)}
+    shortest = int.from_bytes(to_bytes(tensors, {"text": ""})[:8], "little")
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(to_bytes(tensors, {"text": "x" * (length - shortest)}))
+    assert int.from_bytes(path.read_bytes()[:8], "little") == length
+    with Checkpoint(path) as checkpoint:
+        assert list(checkpoint.tensors) == list(tensors)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from elemental import MergeMode, MergeRecipe, RecipeError, SaveDtype, SpecError, model_source, parse_rules
+from elemental import LoraSource, MergeMode, MergeRecipe, RecipeError, SaveDtype, SpecError, model_source, parse_rules
 from elemental.architectures.blocks import BASE
 from elemental.architectures.detection import detect_architecture
 from elemental.architectures.element_groups import find_groups
@@ -19,7 +19,7 @@ from elemental.hosts.base import CheckpointRef
 from elemental.recipe.block_weights import parse_block_weights
 from elemental.recipe.rule_matching import RuleMatcher
 from elemental.recipe.spec_parser import parse_rules as parse
-from elemental.runs.sample_file import Sample, find_samples
+from elemental.runs.sample_file import find_samples
 from elemental.session.form import MergeForm, finder, form_from_dict, form_from_recipe, safe_file_name
 from elemental.session.merge_preview import Previewer, stamp_of
 
@@ -78,6 +78,16 @@ def test_what_is_missing_is_said(
     assert 'class="elemental-report error"' in Previewer(lambda: refs).look(wrong).report
 
 
+def test_blocks_that_there_are_not_are_answered_by_those_of_model_a(refs: list[CheckpointRef], form: MergeForm) -> None:
+    preview = Previewer(lambda: refs)
+    known = preview.look(replace(form, spec="OUT12::1")).report
+    assert "SD 1.x has BASE, IN00-IN11, M00, OUT00-OUT11." in known
+    assert "SDXL" not in known
+    for unreadable in ("", "gone.safetensors"):
+        said = preview.look(replace(form, model_a=unreadable, spec="OUT12::1")).report
+        assert "SDXL has BASE, IN00-IN08, M00, OUT00-OUT08." in said
+
+
 def test_unused_fields_are_passed_over(refs: list[CheckpointRef], form: MergeForm) -> None:
     recipe = replace(form, model_c="c.safetensors", beta=0.7, blocks_beta=",".join("0" * 26)).recipe(finder(refs))
     assert (recipe.model_c, recipe.beta, recipe.block_beta) == (None, None, None)
@@ -123,8 +133,8 @@ def test_the_map_shows_each_ratio_where_it_will_be(refs: list[CheckpointRef], fo
     seen = Previewer(lambda: refs).look(replace(form, spec=spec, vae="a"))
     assert seen.table is not None
     rows = {
-        re.search(r"<th[^>]*>([^<]*)</th>", row)[1]: re.findall(r"<td(?: ([^>]*))?></td>", row)  # type: ignore[index]
-        for row in re.findall(r"<tr>(<th scope=\"row\".*?)</tr>", seen.table)
+        re.search(r"<th[^>]*>([^<]*)<", row)[1]: re.findall(r"<td(?: ([^>]*))?>[^<]*</td>", row)  # type: ignore[index]
+        for row in re.findall(r"<tr[^>]*>(<th scope=\"row\".*?)</tr>", seen.table)
     }
     blocks = re.findall(r'data-block="(\w+)"', seen.table)
     cell = {(row, block): mark for row, cells in rows.items() for block, mark in zip(blocks, cells, strict=True)}
@@ -133,6 +143,8 @@ def test_the_map_shows_each_ratio_where_it_will_be(refs: list[CheckpointRef], fo
     assert "data-r=0.5" in cell["attn2.to_k", "OUT03"]
     assert 'data-r="0.5 2"' in cell["ff.net.0.proj", "OUT05"]
     assert "mixed above ruled" in cell["ff.net.0.proj", "OUT05"]
+    assert 'data-r="0.5 2"' in cell["feed-forward", "OUT05"]
+    assert "data-part=ff" in cell["feed-forward", "OUT05"]
     assert "below" in cell["norm1", "IN01"]
     assert cell["attn2.to_k", "OUT00"] == ""  # no such element there
     assert "kept" in cell["VAE", BASE]
@@ -193,13 +205,12 @@ def test_a_planner_of_many_rules_is_drawn_in_time(refs: list[CheckpointRef], for
 @pytest.mark.slow
 def test_a_sample_says_what_the_merge_panel_has_to_say_for_it() -> None:
     pytest.importorskip("gradio")
-    from elemental.ui.plot_panel import explain_sample
+    from elemental.ui.sample_list import explain_sample
 
     shown = explain_sample(find_samples()[1])
     assert "two blank lines at the" in shown
     assert "&quot;elemental&quot;" in shown
-    assert "Set in the Merge panel: --alpha 0<" in shown
-    assert "Set in" not in explain_sample(Sample(1, "Plain", "About.", options="--compare"))
+    assert "Set in the Merge panel: alpha 0, block weights none, spec empty.<" in shown
 
 
 @pytest.mark.parametrize(
@@ -254,3 +265,9 @@ def test_a_ratio_that_is_blank_is_no_ratio(refs: list[CheckpointRef]) -> None:
     assert plain.recipe(finder(refs)).beta is None
     with pytest.raises(RecipeError, match="beta must be a number"):
         replace(plain, mode="sum-twice", model_c="c.safetensors").recipe(finder(refs))
+
+
+def test_a_recipe_with_loras_is_not_shown_without_them(refs: list[CheckpointRef], models: dict[str, Path]) -> None:
+    a, b = model_source(models["a"]), model_source(models["b"])
+    with pytest.raises(RecipeError, match="adds LoRAs, which this form cannot; use the command line"):
+        form_from_recipe(MergeRecipe(a, b, loras=(LoraSource(a),)), refs)

@@ -59,7 +59,11 @@ def answer(
         sent.append(message)
 
     guard = PageGuard(app, images=[folder / "out"], cache=folder / "cache")
-    asyncio.run(guard(scope, receive, send))  # type: ignore[arg-type]
+    loop = asyncio.new_event_loop()  # asyncio.run would leave the thread without one, which gradio 4 starts a page with
+    try:
+        loop.run_until_complete(guard(scope, receive, send))  # type: ignore[arg-type]
+    finally:
+        loop.close()
     return int(sent[0].get("status", 0))
 
 

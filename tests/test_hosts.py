@@ -29,6 +29,7 @@ from elemental import (
     model_source,
     parse_rules,
 )
+from elemental.effects.samples import IMAGE, UNET, Pass
 from elemental.hosts.base import CheckpointRef, Host
 from elemental.images.files import free_names, read_texts, write_png
 from elemental.images.image_request import ImageRequest
@@ -39,6 +40,7 @@ from .conftest import DRAWABLE, random_state
 from .fake_host import FakeHost
 from .forge_standin import ForgeStandIn, NeoStandIn
 from .reforge_standin import ReForgeStandIn
+from .traced_images import pass_maker
 from .webui_standin import StandIn
 from .webui_standin_fixtures import make_rig
 from .webui_standin_models import LORA
@@ -159,6 +161,32 @@ def test_the_same_request_gives_the_same_image(rig: Rig, drawable: Mapping[str, 
         assert bytes_of(rig.host, replace(REQUEST, prompt="a green star")) != first
     images = rig.host.make_images(replace(REQUEST, batch=2, height=72), model={})
     assert [(image.seed, image.image.size) for image in images] == [(5, (64, 72)), (6, (64, 72))]
+
+
+def test_a_traced_image_is_the_hosts_and_its_gradients_change_nothing(rig: Rig, drawable: Mapping[str, Path]) -> None:
+    for host_or_stand_in, switch in ((rig.host, "differentiates"), (rig.webui, "computes")):
+        if hasattr(host_or_stand_in, switch):
+            setattr(host_or_stand_in, switch, True)
+    live = rig.host.open_model(ref(drawable["a"]))
+    plain = bytes_of(rig.host)
+    before = {key: [part.clone() for part in parts] for key, parts in live.tensors().items()}
+    with rig.host.job("effects", 1):
+        differentiator = rig.host.differentiator()
+        assert differentiator is not None
+        networks = differentiator.networks()
+        parameters = [parameter for network in networks for parameter in network.parameters()]
+        required = [parameter.requires_grad for parameter in parameters]
+        passes = pass_maker(drawable, networks, live.tensors(), lambda: False)
+        trace = differentiator.trace(REQUEST, model={"Model": "x"})
+        assert trace.image.image.tobytes() == plain[0]
+        assert trace.steps >= 1
+        sample = passes.sample(trace, Pass(0, 0, IMAGE if trace.whole else UNET))
+    assert sample.isfinite().all()
+    assert sample.count_nonzero() > 0
+    assert [each.requires_grad for each in parameters] == required
+    assert all(each.grad is None for each in parameters)
+    assert all(torch.equal(p, q) for key, now in live.tensors().items() for p, q in zip(now, before[key], strict=True))
+    assert bytes_of(rig.host) == plain
 
 
 def test_a_merge_shows_in_images_and_is_gone_afterwards(

@@ -150,7 +150,7 @@ def test_a_grid_has_its_images_where_they_belong() -> None:
     rows = [[GridCell(Image.new("RGB", (192, 192), colour)) for colour in row] for row in colours]
     rows[1][1] = GridCell(None, "failed: no reason")
     sheet = GridSheet(rows, ["one", "two"], ["first", "second"], legend="A a.safetensors", size=(192, 192))
-    pixels = np.asarray(draw_grid(sheet))
+    pixels = np.asarray(draw_grid(sheet)[0])
     centres = {}
     for row in colours[0] + colours[1][:1]:
         ys, xs = np.where((pixels == row).all(axis=2))
@@ -165,7 +165,7 @@ def test_a_grid_has_its_images_where_they_belong() -> None:
 def test_letters_grow_with_the_grid() -> None:
     def height_of_head(columns: int) -> float:
         rows = [[GridCell(Image.new("RGB", (64, 64), (255, 0, 0))) for _ in range(columns)]]
-        pixels = np.asarray(draw_grid(GridSheet(rows, ["alpha 0.5"] * columns, size=(64, 64))))
+        pixels = np.asarray(draw_grid(GridSheet(rows, ["alpha 0.5"] * columns, size=(64, 64)))[0])
         return float(np.where((pixels == (255, 0, 0)).all(axis=2).any(axis=1))[0][0])
 
     assert height_of_head(25) > 1.5 * height_of_head(2)
@@ -173,7 +173,7 @@ def test_letters_grow_with_the_grid() -> None:
 
 def test_large_grids_can_be_opened_again() -> None:
     cells = [[GridCell(None)] * 25] * 25
-    width, height = draw_grid(GridSheet(cells, [""] * 25, size=(512, 512))).size
+    width, height = draw_grid(GridSheet(cells, [""] * 25, size=(512, 512)))[0].size
     assert width * height < 80_000_000  # Pillow warns from 89 million on
 
 

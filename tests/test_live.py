@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +29,7 @@ from elemental import (
     parse_rules,
     plan_merge,
 )
+from elemental.demo.checkpoint_pair import copy_pair
 from elemental.hosts.base import CheckpointRef
 from elemental.recipe.block_weights import parse_block_weights
 
@@ -375,3 +378,22 @@ def test_what_the_host_loaded_meanwhile_is_not_written_over(models: dict[str, Pa
         with pytest.raises(HostError, match="merge again"):
             merge.apply(recipe)
     assert live.digest() == others
+
+
+_ENDS_WITH_A_MERGE = """
+import sys
+from pathlib import Path
+import elemental
+from tests.test_live import fake_model
+a, b = (Path(sys.argv[1]) / f"{name}.safetensors" for name in "ab")
+context = elemental.live_merge(fake_model(a))
+context.__enter__().apply(elemental.MergeRecipe(elemental.model_source(a), elemental.model_source(b)))
+"""
+
+
+def test_a_process_may_end_with_a_merge_in_the_model(tmp_path: Path) -> None:
+    """Tensors that are touched while Python ends would abort it."""
+    copy_pair(tmp_path)
+    command = [sys.executable, "-c", _ENDS_WITH_A_MERGE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert (done.returncode, done.stderr) == (0, "")

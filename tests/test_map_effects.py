@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import elemental
-from elemental.architectures.element_groups import Group, find_groups
+from elemental.architectures.element_families import Family, find_families
+from elemental.architectures.element_groups import find_groups
 from elemental.demo.checkpoint_pair import copy_pair
 from elemental.hosts.base import CheckpointRef
 from elemental.images.effect_scale import COLOURS, UNIT, format_share
@@ -35,8 +36,9 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> MergePlan:
         return models.planner(recipe).plan(recipe)
 
 
-def groups_of(plan: MergePlan) -> list[Group]:
-    return find_groups([tensor.name for tensor in plan.tensors])
+def families_of(plan: MergePlan) -> list[Family]:
+    names = [tensor.name for tensor in plan.tensors]
+    return find_families(find_groups(names), names)
 
 
 def cells(html: str) -> dict[str, dict[str, str]]:
@@ -46,8 +48,8 @@ def cells(html: str) -> dict[str, dict[str, str]]:
 
 
 def test_each_cell_says_its_effect_rank_and_share(plan: MergePlan) -> None:
-    effects, groups = demo_effects(), groups_of(plan)
-    html = draw_map(plan, groups, effects)
+    effects, families = demo_effects(), families_of(plan)
+    html = draw_map(plan, families, effects)
     found = cells(html)
     assert set(found) == {str(cell.rank) for cell in effects.cells.values()}
     first = found["1"]
@@ -64,19 +66,19 @@ def test_each_cell_says_its_effect_rank_and_share(plan: MergePlan) -> None:
 
 
 def test_the_table_says_what_the_first_cells_do_together(plan: MergePlan) -> None:
-    effects, groups = demo_effects(), groups_of(plan)
-    html = draw_map(plan, groups, effects)
+    effects, families = demo_effects(), families_of(plan)
+    html = draw_map(plan, families, effects)
     (ranked,) = re.findall(r'data-ranked="(\d+)"', html)
     (together,) = re.findall(r'data-together="([^"]*)"', html)
     shares = unescape(together).split("|")
     assert len(shares) == int(ranked) == len(effects.cells)
     assert (shares[0], shares[1], shares[-1]) == ("10 %", "19 %", "100 %")
     given = MapEffects(effects.cells, together=[0.5, *[0.6] * (len(effects.cells) - 1)])
-    assert f'data-together="{format_share(0.5)}|{format_share(0.6)}|' in draw_map(plan, groups, given)
+    assert f'data-together="{format_share(0.5)}|{format_share(0.6)}|' in draw_map(plan, families, given)
 
 
 def test_the_legend_has_colours_ticks_and_unit(plan: MergePlan) -> None:
-    html = draw_map(plan, groups_of(plan), demo_effects())
+    html = draw_map(plan, families_of(plan), demo_effects())
     legend = html[: html.index("<table")]
     assert UNIT in legend
     assert "made from &quot;nothing&quot; &amp; none" in legend
@@ -87,17 +89,17 @@ def test_the_legend_has_colours_ticks_and_unit(plan: MergePlan) -> None:
 
 
 def test_without_effects_the_map_is_what_it_was(plan: MergePlan) -> None:
-    groups = groups_of(plan)
-    plain = draw_map(plan, groups)
+    families = families_of(plan)
+    plain = draw_map(plan, families)
     assert "effect" not in plain
     assert "--e" not in plain
-    painted = draw_map(plan, groups, demo_effects())
+    painted = draw_map(plan, families, demo_effects())
     table = painted[painted.index("<table") :]
     table = re.sub(r' data-effects=.*? style="[^"]*"', "", table, count=1)
     assert EFFECT_MARKS.sub("", table) == plain
     some = MapEffects({("TE", "BASE"): CellEffect(1.0, 1, 1.0)})
-    assert list(cells(draw_map(plan, groups, some))) == ["1"]
-    assert cells(draw_map(plan, groups, MapEffects({}))) == {}
+    assert list(cells(draw_map(plan, families, some))) == ["1"]
+    assert cells(draw_map(plan, families, MapEffects({}))) == {}
 
 
 def test_the_preview_draws_the_effects_that_belong_to_the_plan(tmp_path: Path) -> None:
@@ -116,3 +118,12 @@ def test_the_preview_draws_the_effects_that_belong_to_the_plan(tmp_path: Path) -
     assert "data-rank" in (previewer.look(form).table or "")
     assert "data-rank" not in (previewer.look(MergeForm("a.safetensors", "b.safetensors", alpha=0.25)).table or "")
     assert len(asked) == 2
+
+
+def test_the_colours_of_a_check_reach_to_the_largest_figure_ranked_or_not() -> None:
+    small, large = CellEffect(0.04, 2, None), CellEffect(7.5, 0, None, "OUT09")
+    checked = MapEffects({("attn2", "OUT03"): small}, families={("ff", "OUT09"): large}, unit="measured")
+    assert checked.scale.position(7.5) == 1
+    assert checked.scale.position(0.04) < 0.5
+    estimate = MapEffects({("attn2", "OUT03"): small}, families={("ff", "OUT09"): large})
+    assert estimate.scale.position(0.04) == 1  # families are sums of what is ranked

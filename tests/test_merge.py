@@ -16,26 +16,21 @@ from torch import Tensor
 import elemental
 from elemental.architectures.keys import FIRST_CONV
 from elemental.errors import CheckpointError, MergeError, RecipeError
-from elemental.merge import execute as executor
+from elemental.merge import computation, half_precision
 from elemental.merge.execute import Sink, execute, is_finite
 from elemental.merge.files.tensor_data import HeldData
 from elemental.merge.files.tensor_info import TensorInfo
-from elemental.merge.formulas import half_precision
 from elemental.merge.plan import Role, TensorPlan
 from elemental.merge.planner import plan_tensors
-from elemental.recipe.modes import MergeMode
+from elemental.modes.base import Needs
+from elemental.modes.catalogue import MergeMode
 from elemental.recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
 
 from .conftest import INPAINTING, LAYOUTS, random_state, save
-from .reference import float64_formula, slow_ratio, ulps
+from .merging import RATIOS, some_elements
+from .reference import float64_formula, lost_in_float64, slow_ratio, ulps
 
 SPEC = "IN03-OUT05:attn2:0.7,OUT06:attn1 ff.net:0.2,NOT BASE:norm:0.45,TE::1,VAE:conv:0,VAE:quant:-0.3"
-RATIOS = {
-    MergeMode.WEIGHT_SUM: (0.3, None),
-    MergeMode.ADD_DIFFERENCE: (0.3, None),
-    MergeMode.TRIPLE_SUM: (0.3, 0.25),
-    MergeMode.SUM_TWICE: (0.3, 0.25),
-}
 
 
 def recipe(paths: list[Path], **parts: Any) -> MergeRecipe:
@@ -60,11 +55,10 @@ def assert_exact(
             assert torch.equal(tensor, states[0][key])
             continue
         ratio = slow_ratio(spec, key, depth)
-        exact = float64_formula(
-            mode.value, [state[key] for state in states], alpha if ratio is None else ratio, beta or 0
-        )
+        models = [state[key] for state in states]
+        exact = float64_formula(mode.value, models, alpha if ratio is None else ratio, beta or 0, key)
         assert tensor.shape == exact.shape
-        assert ulps(tensor, exact) <= 1, key
+        assert ulps(tensor, exact, lost=lost_in_float64(mode.value, models)) <= 1, key
 
 
 @pytest.mark.slow
@@ -82,17 +76,20 @@ def test_every_tensor_equals_the_formula(tmp_path: Path, layout: str, dtype: tor
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_every_mode_equals_its_formula(tmp_path: Path, mode: MergeMode, dtype: torch.dtype) -> None:
     states = [random_state(LAYOUTS["sd1"], seed, dtype) for seed in (1, 2, 3)][: 3 if mode.uses_c else 2]
+    if mode.record.needs is not Needs.NUMBER:  # whose formulas, written out, take a second for each MB
+        states = [some_elements(state) for state in states]
     paths = [save(tmp_path / f"{index}.safetensors", state) for index, state in enumerate(states)]
     alpha, beta = RATIOS[mode]
-    result = merge(tmp_path, paths, mode=mode, alpha=alpha, beta=beta, spec=SPEC)
-    assert_exact(result, states, mode, SPEC)
+    spec = SPEC.replace("-0.3", "0.8") if mode.record.limits else SPEC
+    result = merge(tmp_path, paths, mode=mode, alpha=alpha, beta=beta, spec=spec)
+    assert_exact(result, states, mode, spec)
 
 
 @given(
     st.lists(st.tuples(*[st.floats(-4, 4, width=16)] * 3), min_size=1, max_size=40),
     st.floats(-1, 2),
     st.floats(-1, 2),
-    st.sampled_from(list(MergeMode)),
+    st.sampled_from([mode for mode in MergeMode if mode.record.weighted_sum]),
     st.sampled_from([torch.float16, torch.bfloat16, torch.float32]),
 )
 @settings(deadline=None, max_examples=60)
@@ -217,7 +214,7 @@ def test_a_weight_sum_that_is_surely_finite(a: list[float], b: list[float], alph
 @pytest.mark.slow
 def test_pieces_join(tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = merge(tmp_path, [models["a"], models["b"]], spec=SPEC)
-    monkeypatch.setattr(executor, "_CPU_PIECE", 37)
+    monkeypatch.setattr(computation, "CPU_PIECE", 37)
     pieces = merge(tmp_path, [models["a"], models["b"]], spec=SPEC)
     assert all(torch.equal(whole[key], pieces[key]) for key in whole)
 
@@ -272,7 +269,8 @@ def test_inpainting_keeps_its_other_channels(tmp_path: Path, layout: str, mode: 
     result = merge(tmp_path, paths, mode=mode, alpha=alpha, beta=beta)[FIRST_CONV]
     shared = [wide[FIRST_CONV][:, :4], *(state[FIRST_CONV] for state in others)]
     assert torch.equal(result[:, 4:], wide[FIRST_CONV][:, 4:])
-    assert ulps(result[:, :4], float64_formula(mode.value, shared, alpha, beta or 0)) <= 1
+    exact = float64_formula(mode.value, shared, alpha, beta or 0, FIRST_CONV)
+    assert ulps(result[:, :4], exact, lost=lost_in_float64(mode.value, shared)) <= 1
 
 
 @pytest.mark.slow
@@ -302,7 +300,8 @@ def test_the_shared_channels_are_those_of_every_model(tmp_path: Path, mode: Merg
     result = merge(tmp_path, paths, mode=mode, alpha=alpha, beta=beta)[FIRST_CONV]
     shared = [state[FIRST_CONV][:, :4] for state in states]
     assert torch.equal(result[:, 4:], states[0][FIRST_CONV][:, 4:])
-    assert ulps(result[:, :4], float64_formula(mode.value, shared, alpha, beta or 0)) <= 0.5
+    exact = float64_formula(mode.value, shared, alpha, beta or 0, FIRST_CONV)
+    assert ulps(result[:, :4], exact, lost=lost_in_float64(mode.value, shared)) <= 0.5
 
 
 def test_nan_does_not_hide_what_is_too_large() -> None:

@@ -161,7 +161,31 @@ def test_what_no_page_says_is_refused(text: str) -> None:
         read_stroke(text)
 
 
-@pytest.mark.parametrize("cell", [("OUT99", "x"), ("OUT03", "a:b"), ("OUT03", "a,b"), ("OUT03", "#"), ("OUT03", "a b")])
+@pytest.mark.parametrize("cell", [("OUT99", "x"), ("OUT03", "a:b"), ("OUT03", "a,b"), ("OUT03", "#")])
 def test_words_that_no_rule_has_are_refused(cell: tuple[str, str]) -> None:
     with pytest.raises(ElementalError):
         paint("", Stroke(("OUT03",), (cell,), 1.0))
+
+
+def test_cells_of_the_beta_map_write_beta_and_keep_their_alpha() -> None:
+    cells = tuple((block, "attn2") for block in OUT)
+    chosen = Stroke(OUT, cells, 0.75, alphas=(0.5, 0.5, 1.0, 0.5))
+    assert [str(rule) for rule in make_rules(chosen)] == ["OUT03 OUT04 OUT06:attn2:0.5:0.75", "OUT05:attn2:1:0.75"]
+    assert [str(rule) for rule in make_rules(Stroke(OUT, cells, 0.75, alphas=(0.5,) * 4))] == [
+        "OUT03-OUT06:attn2:0.5:0.75"
+    ]
+    one = Stroke(OUT, cells[:1], 0.75, alphas=(0.5,))
+    assert paint("OUT03:attn2:0.5\nOUT03:attn2:0.5:0.1\nOUT03:attn2:0.5:0.1 # mine", one) == (
+        "OUT03:attn2:0.5:0.1 # mine\nOUT03:attn2:0.5:0.75"
+    )
+    assert paint("OUT03:attn2:0.5:0.1", stroke("attn2", columns=("OUT03",))) == (
+        "OUT03:attn2:0.5:0.1\nOUT03:attn2:0.25"
+    )  # beta stays as it was
+
+
+def test_a_cell_with_two_alphas_is_left_to_its_user() -> None:
+    text = json.dumps({"columns": ["OUT03"], "cells": [["OUT03", "ff"]], "ratio": "1", "alphas": ["0.5 2"]})
+    with pytest.raises(RecipeError, match=r"Alpha is 0\.5 2 in one of these cells"):
+        read_stroke(text)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_stroke(text.replace('["0.5 2"]', '["1", "1"]'))

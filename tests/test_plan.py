@@ -14,8 +14,8 @@ from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.plan import MergePlan, Role
 from elemental.merge.plan_summary import describe_changes, draw_elements, draw_map, plan_as_dict
 from elemental.merge.planner import plan_tensors
+from elemental.modes.catalogue import MergeMode
 from elemental.recipe.block_weights import BlockWeights
-from elemental.recipe.modes import MergeMode
 from elemental.recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
 from elemental.recipe.spec_parser import parse_rules
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from elemental import Checkpoint, CheckpointError, MergeError, MergePlan, MergeRecipe, model_source
+from elemental import CheckpointError, MergeError, MergePlan, MergeRecipe, model_source
 from elemental.merge.execute import Sink, execute
 from elemental.merge.files.open_models import OpenModels
 from elemental.merge.files.tensor_data import Buffer, TensorData
+from elemental.merge.models import Model
 from elemental.merge.plan import Role, TensorPlan
 from elemental.merge.recent_tensors import RecentTensors
 
@@ -23,7 +24,7 @@ from .merging import State
 ENTRIES = ("out.2.weight", "out.2.bias", "time_embed.0.bias", "out.0.bias", "out.0.weight")
 KEYS = [f"model.diffusion_model.{name}" for name in ENTRIES]
 
-Models = Mapping[Role, Checkpoint]
+Models = Mapping[Role, Model]
 
 
 class Fixed(Sink):
@@ -96,7 +97,7 @@ def test_a_tensor_of_several_pieces_is_read_once(
     opened: tuple[Models, MergePlan], reads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models, whole = opened
-    monkeypatch.setattr("elemental.merge.execute._CPU_PIECE", 100)
+    monkeypatch.setattr("elemental.merge.computation.CPU_PIECE", 100)
     plan = only(whole, KEYS)
     recent, wanted = RecentTensors(), run(plan, models)
     for expected in (sum(2 * -(-tensor.info.numel // 100) for tensor in plan.tensors), 0):
@@ -109,7 +110,7 @@ def test_a_merge_that_failed_leaves_what_was_read_right(
     opened: tuple[Models, MergePlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models, whole = opened
-    monkeypatch.setattr("elemental.merge.execute._CPU_PIECE", 100)
+    monkeypatch.setattr("elemental.merge.computation.CPU_PIECE", 100)
     plan = only(whole, KEYS)
     recent, wanted = RecentTensors(), run(plan, models)
 

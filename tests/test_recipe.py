@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from elemental.errors import RecipeError, SpecError
+from elemental.modes.catalogue import MergeMode
 from elemental.recipe.block_weights import BlockWeights
-from elemental.recipe.modes import MergeMode
 from elemental.recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, recipe_from_dict
 from elemental.recipe.rules import Rule, RuleSet
 from elemental.recipe.spec_parser import parse_rules
@@ -50,7 +50,7 @@ def test_what_has_its_default_is_left_out() -> None:
     [
         ({"mode": MergeMode.ADD_DIFFERENCE}, "needs a third model C"),
         ({"model_c": C}, "has no model C"),
-        ({"beta": 0.5}, "has no beta; triple-sum and sum-twice have"),
+        ({"beta": 0.5}, "has no beta; tensor-sum, triple-sum, sum-twice, similarity"),
         ({"block_beta": BlockWeights((0.1,) * 25, 1.0)}, "has no beta"),
         ({"model_c": C, "mode": MergeMode.TRIPLE_SUM}, "needs beta"),
         ({"model_c": C, "mode": MergeMode.TRIPLE_SUM, "block_beta": BlockWeights((0.1,) * 25)}, "needs beta"),
@@ -71,7 +71,7 @@ def test_beta_in_a_rule_names_the_modes_that_have_it() -> None:
         "spec, line 2, column 1: weight-sum has no beta: a rule has two colons",
         "    OUT05:attn2:0.5:0.1",
         "    ^^^^^^^^^^^^^^^^^^^",
-        "Modes with beta: triple-sum and sum-twice.",
+        "Modes with beta: tensor-sum, triple-sum, sum-twice, similarity-add-difference, multiply-difference, extract.",
     ]
 
 
@@ -113,13 +113,15 @@ def test_damaged_recipes_are_refused(damage: dict[str, Any]) -> None:
         recipe_from_dict({**PLAIN.to_dict(), **damage})
 
 
-@pytest.mark.parametrize("mode", list(MergeMode))
+@pytest.mark.parametrize("mode", [mode for mode in MergeMode if mode.record.weighted_sum])
 def test_coefficients_are_those_of_the_formula(mode: MergeMode) -> None:
     a, b, c, alpha, beta = 3.0, 5.0, 7.0, 0.25, 0.5
     names = {"A": a, "B": b, "C": c, "a": alpha, "b": beta}
     product = re.sub(r"(?<=[ab)]) (?=[ABC(])", " * ", mode.formula)
     written = eval(product, {}, names)
-    assert sum(x * y for x, y in zip(mode.coefficients(alpha, beta), (a, b, c), strict=True)) == pytest.approx(written)
+    coefficients = mode.coefficients(alpha, beta)
+    assert coefficients
+    assert sum(x * y for x, y in zip(coefficients, (a, b, c), strict=True)) == pytest.approx(written)
 
 
 def test_a_source_has_its_name_whichever_system_wrote_it() -> None:
@@ -127,12 +129,14 @@ def test_a_source_has_its_name_whichever_system_wrote_it() -> None:
 
 
 def test_each_mode_is_known_by_its_name() -> None:
-    assert [mode.value for mode in MergeMode] == ["weight-sum", "add-difference", "triple-sum", "sum-twice"]
+    assert {mode.value for mode in MergeMode} >= {"weight-sum", "add-difference", "triple-sum", "sum-twice"}
+    assert all(MergeMode(mode.record.name) is mode for mode in MergeMode)
     assert all(MergeMode(mode.value) is mode and mode.formula for mode in MergeMode)
-    assert [mode.uses_c for mode in MergeMode] == [False, True, True, True]
-    assert [mode.uses_beta for mode in MergeMode] == [False, False, True, True]
+    of_0_1_0 = [MergeMode.WEIGHT_SUM, MergeMode.ADD_DIFFERENCE, MergeMode.TRIPLE_SUM, MergeMode.SUM_TWICE]
+    assert [mode.uses_c for mode in of_0_1_0] == [False, True, True, True]
+    assert [mode.uses_beta for mode in of_0_1_0] == [False, False, True, True]
     assert pickle.loads(pickle.dumps(MergeMode.SUM_TWICE)) is MergeMode.SUM_TWICE
-    assert [mode.coefficients(0.25, 0.5) for mode in MergeMode] == [
+    assert [mode.coefficients(0.25, 0.5) for mode in of_0_1_0] == [
         (0.75, 0.25, 0.0),
         (1.0, 0.25, -0.25),
         (0.25, 0.25, 0.5),

@@ -124,7 +124,18 @@ def test_an_element_check_is_ranked(session: Session) -> None:
     assert (view.name, view.columns, len(view.images)) == ("Element check", 0, 3)
     assert view.text.startswith("3 images in ")
     assert "Effect of each element at ratio 1." in view.table
-    assert view.table.count("<tr tabindex") == 2
+    assert view.table.count("<tr data-gif") == 2
+
+
+def test_the_figures_of_a_check_are_on_the_map(session: Session) -> None:
+    ended(run_jobs.run_check(session, FORM, CheckForm("OUT03, OUT04:attn1", 1.0), REQUEST))
+    table = session.previewer.look(FORM).table or ""
+    assert "Element check of 2 elements at ratio 1" in table
+    assert table.count('data-rank="') == 1  # OUT04:attn1; no cell is the whole of OUT03
+    assert 'data-within="OUT03"' in table
+    assert "data-measured" in table
+    other = replace(FORM, mode="add-difference", model_c=FORM.model_a)
+    assert "data-measured" not in (session.previewer.look(other).table or "")
 
 
 def test_a_stopped_run_is_listed_and_resumed(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

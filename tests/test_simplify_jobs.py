@@ -15,7 +15,6 @@ from PIL import Image
 pytest.importorskip("diffusers")
 
 import elemental
-from elemental.demo.checkpoint_pair import copy_pair
 from elemental.errors import ElementalError
 from elemental.hosts.standalone.host import StandaloneHost
 from elemental.images.files import read_image
@@ -24,11 +23,13 @@ from elemental.merge.plan import MergePlan
 from elemental.runs.simplify import Simplified, SimplifyOrder, without_ratios
 from elemental.session import merge_jobs, simplify_jobs
 from elemental.session.form import MergeForm
+from elemental.session.found_forms import read_form_file
 from elemental.session.jobs import JobState, JobView
 from elemental.session.session import Session, session_of
 from elemental.session.simplify_jobs import describe, draw_spec, form_of, simplify_form
 from elemental.workflows import CONFIG_VARIABLE, read_recipe
 
+from .demo_sessions import demo_pair, demo_session  # noqa: F401
 from .fake_host import FakeHost
 from .plotting import ended, load
 from .serving import digest_of
@@ -39,19 +40,6 @@ FORM = MergeForm(
 )
 LIVE = MergeForm("a.safetensors", "b.safetensors", alpha=0.5)
 REQUEST = ImageRequest("a red circle on blue", seed=3, steps=2, cfg=4.0, width=64, height=64, batch=4)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pair")
-    copy_pair(folder)
-    return folder
-
-
-@pytest.fixture
-def session(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "config"))
-    return session_of(StandaloneHost(models=pair, output=tmp_path / "out"))
 
 
 class Done(NamedTuple):
@@ -134,6 +122,16 @@ def test_the_image_of_the_form_is_one_that_was_shown(done: Done) -> None:
     shown = [read_image(path).tobytes() for path, _ in done.view.images]
     made = ended(merge_jobs.merge(done.session, done.form, replace(REQUEST, batch=1), print_change=False))
     assert read_image(made.images[0][0]).tobytes() in shown[3:]
+
+
+def test_each_image_that_was_shown_can_be_used(done: Done) -> None:
+    own = 1 if done.leave_out else 0
+    for path, label in done.view.images:
+        assert not read_form_file(done.session, path).remarks, label
+        if count := re.fullmatch(r"(\d+) elements", label):
+            assert len(read_recipe(path).rules) == int(count[1]) + own
+    first, _, merge = (read_recipe(path) for path, _ in done.view.images[:3])
+    assert (first.alpha, merge.alpha, len(merge.rules)) == (0.0, 0.75, 1)
 
 
 def test_a_stop_leaves_the_live_merge(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from elemental import MergeMode
 from elemental.images.files import read_image, read_texts
 from elemental.merge.files.metadata import recipe_from_metadata
+from elemental.recipe.numbers import format_numbers
 from elemental.runs.simplify import SimplifyOrder
 from elemental.session import simplify_jobs
+from elemental.session.form import numbers_for
 from elemental.session.session import session_of
 from elemental.workflows import read_recipe
 
@@ -22,7 +25,7 @@ from .browser import Page, browser
 from .map_effects import demo_effects
 from .serving import Site, served
 
-pytest.importorskip("gradio")
+gradio = pytest.importorskip("gradio")
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +83,7 @@ def live(tab: Page) -> str:
 def test_a_merge_is_drawn_saved_and_given_back(tab: Page, site: Site) -> None:
     tab.write("spec", SPEC)
     tab.report("2 rules set 54 of 686 U-Net elements")
+    tab.options()
     tab.page.locator("#elemental_print_change input").check()
     said = tab.job("run_both")
     assert "Merged in" in said
@@ -188,9 +192,8 @@ def test_fast_typing_ends_on_a_report_of_what_stands_there(tab: Page) -> None:
 
 def test_cells_write_rules(tab: Page) -> None:
     tab.page.locator("#elemental_brush").fill("0.25")
-    rows = tab.page.locator(".elemental-map tbody tr")
-    row = next(i for i in range(rows.count()) if rows.nth(i).locator("th").inner_text() == "attn2.to_k")
-    cells = rows.nth(row).locator("td")
+    fold(tab, "cross-attention")
+    cells = row_of(tab, "attn2.to_k").locator("td")
     cells.nth(18).hover()  # OUT04: BASE, 12 of IN, M00 and four of OUT stand before it
     tip = tab.page.locator("#elemental_tooltip")
     assert "model.diffusion_model.output_blocks.4.1.transformer_blocks.*.attn2.to_k" in tip.inner_text()
@@ -213,6 +216,81 @@ def test_cells_write_rules(tab: Page) -> None:
     tab.report("1 rule sets")
     cells.nth(18).click()
     tab.wait(lambda: tab.read("spec") == "OUT04:attn2.to_k:0.3  # mine\nOUT04:attn2.to_k:1", "a rule below the comment")
+
+
+def fold(tab: Page, family: str) -> None:
+    tab.page.locator(f"[data-fold='{family}']").first.click()
+
+
+def row_of(tab: Page, name: str) -> Any:
+    rows = tab.page.locator(".elemental-map tbody tr")
+    return rows.nth(next(i for i in range(rows.count()) if rows.nth(i).locator("th").inner_text().strip() == name))
+
+
+def test_rows_fold_and_a_whole_family_is_painted(tab: Page) -> None:
+    assert not row_of(tab, "attn2.to_k").is_visible()
+    cell = row_of(tab, "cross-attention").locator("td").nth(19)
+    cell.click()
+    tab.wait(lambda: tab.read("spec") == "OUT05:attn2:1", "the rule of four layers")
+    tab.report("1 rule sets 5 of 686")
+    fold(tab, "cross-attention")
+    assert row_of(tab, "attn2.to_k").is_visible()
+    assert row_of(tab, "attn2.to_k").locator("td").nth(19).inner_text() == "1"
+    tab.write("spec", "OUT05:attn2.to_q:0.5")
+    tab.report("1 rule sets 1 of 686")
+    assert row_of(tab, "attn2.to_k").is_visible()  # on the map that was drawn anew
+    assert tab.page.locator("[data-fold='cross-attention']").first.get_attribute("aria-expanded") == "true"
+    fold(tab, "cross-attention")
+    assert not row_of(tab, "attn2.to_k").is_visible()
+
+
+def test_a_column_is_chosen_by_its_name_and_used(tab: Page) -> None:
+    bar = tab.page.locator(".elemental-selected")
+    assert not bar.is_visible()
+    tab.page.locator("#elemental_brush").fill("0.75")
+    tab.page.locator(".elemental-map th[data-block=OUT05]").click()
+    assert "tensors" in bar.locator("output").inner_text()
+    bar.get_by_text("Set to ratio").click()
+    tab.wait(lambda: tab.read("spec") == "OUT05::0.75", "the rule of the block")
+    assert not bar.is_visible()
+    tab.page.locator(".elemental-map th[data-block=OUT05]").click()
+    tab.write("spec", "OUT04-OUT06::0.75")
+    tab.report("1 rule sets")
+    tab.wait(lambda: tab.page.locator(".elemental-map td.chosen").count() > 4, "the choice, on the map drawn anew")
+    bar.get_by_text("Erase").click()
+    tab.wait(lambda: tab.read("spec") == "OUT04 OUT06::0.75", "the rule without the block")
+    row_of(tab, "feed-forward").locator("th").click()
+    bar.get_by_text("Check these").click()
+    elements = tab.page.locator("#elemental_elements textarea")
+    tab.wait(lambda: elements.count() > 0 and "OUT11:ff" in elements.input_value().splitlines(), "the elements")
+    tab.panel("Merge")
+
+
+def test_ratios_rise_over_a_drag_that_escape_cancels(tab: Page) -> None:
+    tab.page.locator("#elemental_brush").fill("0.2")
+    tab.page.locator("#elemental_brush_end").fill("0.6")
+    cells = row_of(tab, "cross-attention").locator("td")
+    cells.nth(17).hover()
+    tab.page.mouse.down()
+    cells.nth(19).hover()
+    tab.page.keyboard.press("Escape")
+    tab.page.mouse.up()
+    tab.page.wait_for_timeout(300)
+    assert tab.read("spec") == ""
+    cells.nth(17).hover()
+    tab.page.mouse.down()
+    cells.nth(19).hover()
+    tab.page.mouse.up()
+    rules = "OUT03:attn2:0.2\nOUT04:attn2:0.4\nOUT05:attn2:0.6"
+    tab.wait(lambda: tab.read("spec") == rules, "a rule for each column")
+    tab.page.locator("#elemental_brush_end").fill("")
+    cells.nth(18).click(button="right")
+    tab.page.locator("#elemental_menu").get_by_text("Erase").click()
+    tab.wait(lambda: tab.read("spec") == "OUT03:attn2:0.2\nOUT05:attn2:0.6", "the rule erased")
+    tab.page.locator(".elemental-tools fieldset").get_by_text("erase").click()
+    cells.nth(17).click()
+    tab.wait(lambda: tab.read("spec") == "OUT05:attn2:0.6", "the next erased")
+    tab.page.locator(".elemental-tools fieldset").get_by_text("paint").click()
 
 
 def test_the_map_is_painted_by_effect_and_its_first_cells_are_used(tab: Page, site: Site) -> None:
@@ -283,6 +361,7 @@ def test_a_merge_is_simplified_and_put_into_the_form(tab: Page, site: Site, monk
 
 
 def _look_at_effects(tab: Page) -> None:
+    fold(tab, "cross-attention")
     largest = tab.page.locator(".elemental-map td[data-rank='1']")
     background = "cell => getComputedStyle(cell).backgroundImage + getComputedStyle(cell).backgroundPosition"
     assert "22, 6, 79" in largest.evaluate(background)
@@ -344,6 +423,7 @@ def _use_the_first(tab: Page) -> None:
 def test_an_edit_that_is_newer_than_the_answer_is_kept(tab: Page) -> None:
     tab.write("spec", "OUT11::1")
     tab.report("1 rule sets")
+    fold(tab, "cross-attention")
     tab.page.evaluate(_PAINT_AND_TYPE, "OUT10::1  # typed meanwhile")
     tab.wait(lambda: tab.read("spec") == "OUT10::1  # typed meanwhile\nOUT09:attn2.to_k:1", "both")
     tab.page.evaluate(_PAINT_AND_TYPE, None)  # one stroke after the other, before the first is answered
@@ -379,7 +459,7 @@ def test_an_idle_page_hardly_asks(tab: Page, site: Site) -> None:
         tab.page.wait_for_timeout(500)
         asked.clear()
         tab.page.wait_for_timeout(2000)
-        assert asked == []  # nobody sees the tab
+        assert len(asked) <= 1  # nobody sees the tab, but the page's title tells how far the job is
     finally:
         gate.set()
         site.host.make_images = whole
@@ -388,22 +468,34 @@ def test_an_idle_page_hardly_asks(tab: Page, site: Site) -> None:
 
 
 def test_where_the_vae_comes_from_is_kept_as_it_was_stored(tab: Page, site: Site) -> None:
-    tab.choose("vae", "B")
+    tab.options()
+    tab.choose("vae", "from B")
     tab.wait(lambda: session_of(site.host).form.vae == "b", "the form")
     tab.page.reload()
     tab.ready()
-    assert tab.read("vae") == "B"
+    tab.options()
+    assert tab.read("vae") == "from B"
 
 
 def test_the_map_is_used_by_the_keyboard(tab: Page) -> None:
     tab.page.locator("#elemental_brush").fill("0.5")
     tab.page.locator(".elemental-map").focus()
-    for key in ["ArrowDown"] * 12 + ["ArrowRight"] * 30 + ["Shift+ArrowLeft"] * 2:
+    for key in ["ArrowDown"] * 3 + ["ArrowRight"] * 30 + ["Shift+ArrowLeft"] * 2:
         tab.page.keyboard.press(key)
     assert "OUT09" in tab.page.locator("#elemental_tooltip").inner_text()
     tab.page.keyboard.press("Enter")
-    tab.wait(lambda: tab.read("spec").startswith("OUT09-OUT11:"), "a rule by the keyboard")
-    tab.report("1 rule sets 6 of 686 U-Net elements")
+    tab.wait(lambda: tab.read("spec") == "OUT09-OUT11:attn2:0.5", "a rule by the keyboard")
+    tab.report("1 rule sets 15 of 686 U-Net elements")
+    for key in ("ArrowRight", "ArrowRight", "Delete"):
+        tab.page.keyboard.press(key)
+    tab.wait(lambda: tab.read("spec") == "OUT09 OUT10:attn2:0.5", "the rule without OUT11")
+    tab.page.keyboard.press("Shift+F10")
+    menu = tab.page.locator("#elemental_menu")
+    assert menu.locator(":focus").inner_text() == "Set to ratio 0.5"
+    for key in ("ArrowDown", "ArrowDown", "Enter"):
+        tab.page.keyboard.press(key)
+    tab.wait(lambda: tab.read("spec") == "OUT11:attn2:0.5", "only this cell")
+    assert menu.count() == 0
 
 
 def test_tab_completes_names_and_leaves_an_empty_field(tab: Page) -> None:
@@ -412,9 +504,12 @@ def test_tab_completes_names_and_leaves_an_empty_field(tab: Page) -> None:
     area.press_sequentially("OUT1")
     area.press("Tab")
     assert "OUT10" in tab.page.locator("#elemental_completions").inner_text()
-    area.press_sequentially("0:skip")
+    area.press_sequentially("0-OUT1")
     area.press("Tab")
-    assert tab.read("spec") == "OUT10:skip_connection"
+    assert "OUT11" in tab.page.locator("#elemental_completions").inner_text()
+    area.press_sequentially("1:skip")
+    area.press("Tab")
+    assert tab.read("spec") == "OUT10-OUT11:skip_connection"
     area.press("End")
     area.press_sequentially(":1, ")
     area.press("Tab")
@@ -432,7 +527,7 @@ def test_tab_completes_names_and_leaves_an_empty_field(tab: Page) -> None:
 
 def test_sliders_and_text_follow_each_other(tab: Page) -> None:
     tab.page.get_by_text("Block weights (MBW)").click()
-    slider = tab.page.locator(".elemental-sliders input[data-block=IN01]")
+    slider = tab.page.locator("#elemental_sliders_blocks input[data-block=IN01]")
     slider.wait_for()
     slider.fill("1.5")
     tab.wait(lambda: tab.read("blocks").split(",")[:4] == ["0.5", "0.5", "1.5", "0.5"], "the text")
@@ -473,6 +568,40 @@ def test_modes_show_what_they_need(tab: Page) -> None:
     tab.choose("mode", "weight-sum")
     tab.page.locator("#elemental_model_c").wait_for(state="hidden")
     tab.report("tensors differ")
+
+
+def test_the_numbers_of_a_mode_are_typed_and_kept(tab: Page) -> None:
+    assert not tab.page.locator("#elemental_mode_numbers").is_visible()
+    tab.choose("mode", "dare")
+    tab.wait(lambda: tab.read("mode_numbers") == "p=0.5, seed=0", "the defaults")
+    assert "p (0 to 0.999), 0.5 unless given: the share of the difference" in tab.text("formula")
+    tab.write("mode_numbers", "p=2")
+    tab.report("dare takes p (0 to 0.999), not p 2")
+    tab.write("mode_numbers", "p=0.9, seed=3")
+    tab.report("tensors differ")
+    tab.page.reload()
+    tab.ready()
+    tab.wait(lambda: tab.read("mode_numbers") == "p=0.9, seed=3", "what was typed, after a reload")
+    tab.choose("mode", "della")
+    tab.wait(lambda: tab.read("mode_numbers") == "p=0.9, e=0.1, seed=3", "the numbers that both have")
+    tab.choose("mode", "weight-sum")
+    tab.page.locator("#elemental_mode_numbers").wait_for(state="hidden")
+    tab.report("tensors differ")
+
+
+@pytest.mark.xfail(gradio.__version__.startswith("3."), reason="the press after a choice can be lost", strict=False)
+@pytest.mark.parametrize("mode", [mode for mode in MergeMode if mode.record.numbers or mode.record.survey])
+def test_a_mode_is_chosen_and_drawn(tab: Page, site: Site, mode: MergeMode) -> None:
+    tab.choose("mode", mode.value)
+    tab.wait(lambda: mode.formula in tab.text("formula"), "the formula")
+    if mode.uses_c:
+        tab.choose("model_c", "b.safetensors")
+    tab.report("tensors differ")
+    assert "Merged in" in tab.job("run_both")
+    (image,) = (site.output / "images").glob("00000-3.png")
+    recipe = recipe_from_metadata(read_texts(image), name="the image")
+    assert (recipe.mode, format_numbers(recipe.numbers)) == (mode, numbers_for(mode, ""))
+    tab.job("restore")
 
 
 def test_ctrl_enter_runs(tab: Page) -> None:
@@ -519,7 +648,10 @@ def test_a_plot_is_stopped_seen_after_a_reload_and_resumed(tab: Page, site: Site
         tab.wait(lambda: tab.read("x_values").startswith("OUT09:attn1"), "what was typed")
         assert "pinpoint-element" in tab.read("x_type")
         tab.press("run_plot")
-        tab.wait(lambda: "still running" in tab.text("notice"), "the second one to be refused")
+        waiting = tab.page.locator("#elemental_queue ol li")
+        tab.wait(lambda: waiting.count() == 1, "the second one to wait")
+        waiting.locator("[data-queue=drop]").click()
+        tab.wait(lambda: waiting.count() == 0, "it to be dropped")
         tab.press("stop")
         tab.page.wait_for_timeout(300)
     finally:

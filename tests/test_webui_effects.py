@@ -11,18 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from elemental import HostError, Stopped
-from elemental.effects.directions import Directions
 from elemental.effects.passes import PassMaker, step_of_pass
 from elemental.effects.samples import Pass
 from elemental.merge.files.checkpoint import Checkpoint
-from elemental.merge.plan import Role
 
+from .traced_images import assert_decodes, fails_after, pass_maker
 from .webui_standin import StandIn
 from .webui_standin_computing import CHUNK
 from .webui_standin_fixtures import REQUEST, Rig, make_rig, mark, other_models
@@ -64,11 +62,7 @@ def trace(rig: Rig, request: Any = REQUEST) -> Any:
 
 def make_passes(rig: Rig, live: Any, should_stop: Callable[[], bool] = lambda: False) -> PassMaker:
     """Prepare passes in the direction from model A to model B."""
-    files = {role: Checkpoint(rig.paths[name]) for role, name in ((Role.A, "a"), (Role.B, "b"))}
-    tensors = live.tensors()
-    directions = Directions(dict.fromkeys(tensors, (-1.0, 1.0, 0.0)), files)
-    networks = rig.host.differentiator().networks()
-    return PassMaker(networks, tensors, directions, should_stop=should_stop)
+    return pass_maker(rig.paths, rig.host.differentiator().networks(), live.tensors(), should_stop)
 
 
 def state(rig: Rig) -> tuple[object, ...]:
@@ -219,10 +213,7 @@ def test_hires_fix(rig: Rig) -> None:
     assert (image.steps, image.image.image.size, len(rig.webui.guided)) == (2, (128, 128), 4)
     del rig.webui.guided[2:]
     assert_repeated(rig, image)
-    decoded = image.decode()
-    assert decoded.shape == (1, 3, 128, 128)
-    drawn = torch.from_numpy(np.array(image.image.image)).permute(2, 0, 1)
-    assert (decoded[0] - drawn).abs().max() < 1.01  # images are rounded
+    assert_decodes(image, (1, 3, 128, 128))
 
 
 def test_nothing_is_left_changed(rig: Rig) -> None:
@@ -233,15 +224,8 @@ def test_nothing_is_left_changed(rig: Rig) -> None:
     make_passes(rig, live).sample(image, UNET_PASS)
     assert state(rig) == before
     for error, known in ((Stopped(), Stopped), (KeyError("x"), KeyError)):
-        calls = itertools.count()
-
-        def fail(calls: Iterator[int] = calls, error: Exception = error) -> bool:
-            if next(calls) > 20:
-                raise error
-            return False
-
         with pytest.raises(known):
-            make_passes(rig, live, fail).sample(image, UNET_PASS)
+            make_passes(rig, live, fails_after(20, error)).sample(image, UNET_PASS)
         assert state(rig) == before
     assert_repeated(rig, image)
 

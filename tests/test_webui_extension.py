@@ -6,7 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,18 +18,10 @@ from elemental import HostError, live_merge
 from elemental.merge.files.metadata import recipe_from_json
 from elemental.session.merged_model import LiveState, MergedModel
 
-from .webui_standin_fixtures import REQUEST, Rig, mark, webui_rig  # noqa: F401
+from .webui_standin_fixtures import REQUEST, Rig, mark, webui_merged_model, webui_rig  # noqa: F401
 from .webui_standin_parts import tab_values
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(name="merged_model")
-def merged_model_fixture(rig: Rig) -> Iterator[MergedModel]:
-    merged_model = MergedModel(rig.host)
-    yield merged_model
-    with rig.host.job("restore", 1):
-        merged_model.restore()
 
 
 def put_merge(rig: Rig, merged_model: MergedModel, a: str = "a", b: str = "b") -> str:
@@ -176,6 +168,60 @@ def test_a_choice_during_a_job_waits_until_its_end(rig: Rig, opened: str, chosen
     rig.webui.generate()
     assert rig.webui.digest() == digests[chosen]
     assert rig.webui.opts.data["sd_model_checkpoint"] == f"{chosen}.safetensors"
+
+
+def test_a_choice_during_the_users_own_image_of_a_merge_waits_until_its_end(
+    rig: Rig, merged_model: MergedModel
+) -> None:
+    rig.open("b")
+    other = rig.webui.digest()
+    rig.webui.generate()
+    seen = put_merge(rig, merged_model)
+    threads: list[threading.Thread] = []
+
+    def choose() -> None:
+        rig.webui.opts.choose("sd_model_checkpoint", "b.safetensors")
+
+    def on_step(_: int) -> None:
+        if not threads:
+            threads.append(threading.Thread(target=choose, daemon=True))
+            threads[0].start()
+            threads[0].join(0.2)  # it waits for the queue by now
+
+    rig.webui.on_step = on_step
+    image = rig.webui.generate(n_iter=2)  # in two rounds, before each of which the host goes by its settings
+    assert image.data == seen
+    threads[0].join(5)
+    assert (rig.webui.digest(), merged_model.live().kind) == (other, LiveState.FILE)
+    assert [text for _, text in image.all if "Elemental" not in text] == []
+    rig.webui.opts.choose("sd_model_checkpoint", "a.safetensors")
+    put_merge(rig, merged_model)
+    assert rig.webui.generate(n_iter=2).all == image.all
+
+
+def test_a_merge_that_waits_behind_a_choice_is_not_loaded_over(rig: Rig, merged_model: MergedModel) -> None:
+    rig.open("b")
+    chosen = rig.webui.digest()
+    rig.webui.generate()
+
+    def merge() -> None:
+        put_merge(rig, merged_model)
+
+    calls = (lambda: rig.webui.opts.choose("sd_model_checkpoint", "b.safetensors"), merge)
+    threads = [threading.Thread(target=call, daemon=True) for call in calls]
+    with rig.webui.lock:  # as while an image is being made
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            while rig.webui.lock.waiting < number:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(20)
+    assert merged_model.live().kind is LiveState.ACTIVE
+    assert "Elemental" in rig.webui.generate().infotext
+    with rig.host.job("restore", 1):
+        merged_model.restore()
+    rig.webui.generate()
+    assert rig.webui.digest() == chosen
 
 
 @pytest.mark.slow

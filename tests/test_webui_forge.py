@@ -21,7 +21,16 @@ from elemental.session.merged_model import LiveState, MergedModel
 from elemental.workflows import images_of_merge
 
 from .forge_standin import ForgeStandIn, NeoStandIn
-from .webui_standin_fixtures import REQUEST, Rig, make_rig, mark, other_models, put_modules
+from .webui_standin_fixtures import (  # noqa: F401
+    REQUEST,
+    Rig,
+    check_merge_shows_and_is_gone,
+    make_rig,
+    mark,
+    other_models,
+    put_modules,
+    webui_merged_model,
+)
 from .webui_standin_models import LORA
 from .webui_standin_parts import FIELDS, SCRIPT_FIELDS, tab_values
 
@@ -44,14 +53,6 @@ def forge_rig(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models
     """Give the port on a stand-in with three SD 1.x checkpoints, of which a is chosen and loaded."""
     with make_rig(tmp_path, monkeypatch, models, kind=kind) as rig:
         yield rig
-
-
-@pytest.fixture(name="merged_model")
-def merged_model_fixture(rig: Any) -> Iterator[MergedModel]:
-    merged_model = MergedModel(rig.host)
-    yield merged_model
-    with rig.host.job("restore", 1):
-        merged_model.restore()
 
 
 def merged(rig: Any, recipe: Any, request: Any = REQUEST) -> str:
@@ -117,22 +118,13 @@ def test_what_the_port_lists(rig: Any, kind: Any, tmp_path: Path) -> None:
         sys.modules["modules"].shared.cmd_opts.ckpt_dirs.append(str(tmp_path))
         assert rig.host.models_folder() == tmp_path
     assert rig.host.loaded() == rig.host.selected() == CheckpointRef("a.safetensors", rig.paths["a"])
-    assert rig.host.differentiator() is None
     rig.host.refresh()
     assert rig.open().checkpoint == rig.host.loaded()
     assert len(rig.webui.loads) == 1
 
 
 def test_a_merge_shows_and_is_gone_afterwards(rig: Any) -> None:
-    live, before = rig.open(), rig.webui.digest()
-    (plain,) = rig.images()
-    with live_merge(live) as merge:
-        merge.apply(rig.recipe("IN03-OUT05:attn2:0.7,BASE:mlp:1"))
-        assert rig.images() != [plain]
-        assert merge.is_intact()
-        assert rig.webui.digest() != before
-    assert rig.webui.digest() == before
-    assert rig.images() == [plain] == [rig.webui.generate().data]
+    check_merge_shows_and_is_gone(rig)
 
 
 def test_inference_tensors_are_written(rig: Any) -> None:
@@ -286,7 +278,9 @@ def test_the_gate_of_the_webui_would_hang_there(
     put_modules(webui, monkeypatch)
     from modules_forge import main_entry
 
+    main_entry.refresh_model_loading_parameters()  # as building the page does: without it there is nothing to load
     ended = threading.Event()
+    images: list[Any] = []
 
     def wait() -> None:
         while not webui.lock.acquire(blocking=False):
@@ -295,15 +289,18 @@ def test_the_gate_of_the_webui_would_hang_there(
         webui.lock.release()
 
     main_entry.refresh_model_loading_parameters = wait
-    request = threading.Thread(
-        target=webui.generate, kwargs={"override_settings": {"sd_model_checkpoint": "b.safetensors"}}, daemon=True
-    )
+
+    def generate() -> None:
+        images.append(webui.generate(override_settings={"sd_model_checkpoint": "b.safetensors"}))
+
+    request = threading.Thread(target=generate, daemon=True)
     request.start()
     request.join(1.0)
     assert request.is_alive()
+    assert not images
     ended.set()
     request.join(SECONDS)
-    assert not request.is_alive()
+    assert len(images) == 1
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
@@ -315,11 +312,29 @@ def test_picking_a_checkpoint_ends_the_merge(rig: Any, merged_model: MergedModel
     if name == "a":  # shown already, so no change
         merged_model.restore()
         put_merge(rig, merged_model, a="a", b="c")
+    rig.webui.leave_list()
+    assert merged_model.live().kind is LiveState.ACTIVE
     in_time(lambda: rig.webui.pick(f"{name}.safetensors"))
     assert merged_model.live().kind is LiveState.FILE
     image = rig.webui.generate()
     assert (rig.webui.digest(), loaded_name(rig)) == (digest, name)
     assert "Elemental" not in image.infotext
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_so_does_a_pick_before_the_first_image_of_a_merge(rig: Any, merged_model: MergedModel, name: str) -> None:
+    before = (rig.webui.generate(), rig.webui.digest())[1]
+    for _ in range(2):  # the second time nothing is loaded
+        with rig.host.job("merge", 1):
+            merged_model.merge(rig.recipe("BASE:mlp:1"))
+        in_time(rig.webui.open_page)
+        assert merged_model.live().kind is LiveState.ACTIVE
+        in_time(lambda: rig.webui.pick(f"{name}.safetensors"))
+        assert (merged_model.live().kind, rig.webui.digest()) == (LiveState.FILE, before)
+        rig.webui.pick("a.safetensors")
+    rig.webui.pick(f"{name}.safetensors")
+    rig.webui.generate()
+    assert loaded_name(rig) == name
 
 
 @pytest.mark.parametrize("opened", ["a", "b"])
@@ -494,6 +509,19 @@ def test_a_text_encoder_of_another_file_is_left_out(rig: Any, tmp_path: Path) ->
     assert [key for key in live.tensors() if key.startswith(VAE)]
 
 
+def test_a_whole_checkpoint_in_place_of_the_model_is_refused(rig: Any, merged_model: MergedModel) -> None:
+    """Forge takes its U-Net, too, so nothing of model A is in use."""
+    rig.webui.module_files["c.safetensors"] = str(rig.paths["c"])
+    rig.webui.modules_change(["c.safetensors"])
+    before = (rig.webui.generate(), rig.webui.digest())[1]
+    with pytest.raises(HostError, match=r'U-Net of another.*"VAE / Text Encoder" \(c\.safetensors\)'):
+        put_merge(rig, merged_model)
+    rig.webui.generate()
+    assert rig.webui.digest() == before
+    rig.webui.modules_change([])
+    put_merge(rig, merged_model)
+
+
 @pytest.mark.parametrize("packing", ["nf4", "gguf", "int8", "QuantizedTensor"])
 def test_packed_weights_are_refused_by_name(rig: Any, packing: str) -> None:
     live, before = rig.open(), rig.webui.digest()
@@ -569,7 +597,7 @@ def test_pages_that_are_built_again_keep_the_merge_and_are_hooked_once(rig: Any,
         rig.webui.fire("ui_tabs")
         rig.webui.make_page()
         assert rig.webui.main_entry.refresh_model_loading_parameters is refresh
-        assert [event for event, _ in rig.webui.picks] == ["input", "select"]
+        assert [event for event, _ in rig.webui.picks] == ["input", "select", "blur"]
         assert rig.webui.generate().data == seen
     assert merged_model.live().kind is LiveState.ACTIVE
     rig.webui.pick("b.safetensors")

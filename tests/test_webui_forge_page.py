@@ -16,17 +16,23 @@ if gr.__version__.startswith("3."):
     pytest.skip("Forge has gradio 4", allow_module_level=True)
 
 
+_PAGES = ("elemental.hosts.webui.page", "elemental.hosts.forge.page")
+
+
 @pytest.fixture(name="main_entry")
 def main_entry_fixture(monkeypatch: pytest.MonkeyPatch) -> Any:
     entry = SimpleNamespace(ui_checkpoint=None)
     monkeypatch.setitem(sys.modules, "modules_forge", SimpleNamespace(main_entry=entry))
-    monkeypatch.delitem(sys.modules, "elemental.hosts.forge.page", raising=False)
+    monkeypatch.setitem(sys.modules, "modules", SimpleNamespace(shared=SimpleNamespace()))
+    for name in _PAGES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return entry
 
 
 def test_fields_and_the_list_of_checkpoints_are_found(main_entry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     page = importlib.import_module("elemental.hosts.forge.page").ForgePage()
-    monkeypatch.delitem(sys.modules, "elemental.hosts.forge.page")
+    for name in _PAGES:
+        monkeypatch.delitem(sys.modules, name)
     with gr.Blocks() as txt2img:
         with gr.Row():
             fields = [gr.Textbox(), gr.Slider(), gr.State(1)]
@@ -46,5 +52,5 @@ def test_fields_and_the_list_of_checkpoints_are_found(main_entry: Any, monkeypat
         txt2img.render()
     wired = [target for function in demo.default_config.fns.values() for target in function.targets]
     listed = main_entry.ui_checkpoint._id
-    assert [event for number, event in wired if number == listed] == ["input", "select"]
+    assert [event for number, event in wired if number == listed] == ["input", "select", "blur"]
     assert page.inputs(button) == fields

@@ -14,7 +14,15 @@ from elemental import CheckpointError, HostError, live_merge, make_images, merge
 from elemental.hosts.base import CheckpointRef
 from elemental.workflows import images_of_merge
 
-from .webui_standin_fixtures import REQUEST, Rig, make_rig, mark, other_models, webui_rig  # noqa: F401
+from .webui_standin_fixtures import (  # noqa: F401
+    REQUEST,
+    Rig,
+    check_merge_shows_and_is_gone,
+    make_rig,
+    mark,
+    other_models,
+    webui_rig,
+)
 from .webui_standin_models import LORA
 
 pytestmark = pytest.mark.slow
@@ -41,6 +49,20 @@ def test_checkpoints_folders_and_samplers(rig: Rig, tmp_path: Path) -> None:
     assert rig.host.output_folder() == Path.cwd() / "outputs" / "elemental"
     names = ["Euler a", "DPM++ 2M", "Euler a Karras", "Euler a SGM Uniform", "DPM++ 2M Karras", "DPM++ 2M SGM Uniform"]
     assert rig.host.samplers() == names
+
+
+@pytest.mark.parametrize(("named", "after"), [("c", "a"), (None, "b")])
+def test_a_refresh_undoes_what_it_chooses_and_no_choice_of_others(rig: Rig, named: str | None, after: str) -> None:
+    models, data = sys.modules["modules"].sd_models, rig.webui.opts.data
+    rig.webui.cmd_opts.ckpt = named and str(rig.paths[named])
+
+    def list_models() -> None:
+        """Choose what the command line names, as the WebUI does, or what somebody else chooses meanwhile."""
+        data["sd_model_checkpoint"] = f"{named or 'b'}.safetensors"
+
+    models.list_models = list_models
+    rig.host.refresh()
+    assert data["sd_model_checkpoint"] == f"{after}.safetensors"
 
 
 def check_tensors(rig: Rig) -> None:
@@ -111,15 +133,7 @@ def test_the_first_model(rig: Rig) -> None:
 
 
 def test_a_merge_shows_and_is_gone_afterwards(rig: Rig) -> None:
-    live, before = rig.open(), rig.webui.digest()
-    (plain,) = rig.images()
-    with live_merge(live) as merge:
-        merge.apply(rig.recipe("IN03-OUT05:attn2:0.7,BASE:mlp:1"))
-        assert rig.images() != [plain]
-        assert merge.is_intact()
-        assert rig.webui.digest() != before
-    assert rig.webui.digest() == before
-    assert rig.images() == [plain] == [rig.webui.generate().data]
+    check_merge_shows_and_is_gone(rig)
 
 
 def test_the_saved_merge_gives_the_image_that_was_seen(rig: Rig) -> None:
@@ -384,15 +398,3 @@ def test_links_to_checkpoints_are_followed(rig: Rig, tmp_path: Path) -> None:
     link = tmp_path / "link.safetensors"
     link.symlink_to(rig.paths["b"])
     assert rig.host.open_model(CheckpointRef("link", link)).checkpoint.path == rig.paths["b"]
-
-
-def test_a_refresh_does_not_choose_the_checkpoint_of_the_webuis_command_line(rig: Rig) -> None:
-    listed = rig.webui.list_models
-
-    def list_and_choose() -> None:
-        listed()
-        rig.webui.opts.data["sd_model_checkpoint"] = "c.safetensors"
-
-    rig.webui.sd_models.list_models = list_and_choose
-    rig.host.refresh()
-    assert rig.webui.opts.data["sd_model_checkpoint"] == "a.safetensors"

@@ -278,11 +278,11 @@ def test_only_our_jobs_are_stopped_and_shown(rig: Rig) -> None:
 def plot(rig: Rig, folder: Path, on_cell: Callable[..., None] = lambda *_: None) -> RunResult:
     setting = Setting(rig.recipe(alpha=0), REQUEST)
     context = make_axis_context(rig.host, setting.recipe)
-    axes = [
-        parse_axis("x", "alpha", "0,0.5,1", context),
-        parse_axis("y", "pinpoint-element", "IN01:attn1,M00:attn2", context),
-    ]
-    plotted = make_plot(setting, *axes, context=context)
+    axes = {
+        "x": parse_axis("x", "alpha", "0,0.5,1", context),
+        "y": parse_axis("y", "pinpoint-element", "IN01:attn1,M00:attn2", context),
+    }
+    plotted = make_plot(setting, axes, context=context)
     with rig.host.job("plot", 6):
         return start_run(
             rig.host, PlotRun(plotted), folder, estimate=estimate_plot(plotted), watcher=RunWatcher(on_cell=on_cell)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from elemental import HostError, live_merge, merge_to_file
@@ -31,8 +32,7 @@ def reforge_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Mapping
 def test_it_is_known_by_what_it_can(rig: Any) -> None:
     live = rig.open()
     assert type(live._layout).__name__ == "ReForgeLayout"
-    assert type(rig.host.loader).__name__ == "WebUILoader"
-    assert rig.host.differentiator() is None
+    assert type(rig.host.loader).__name__ == "ReForgeLoader"
 
 
 @pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
@@ -98,10 +98,20 @@ def test_a_separate_vae_stays_and_the_merge_goes_into_the_copy_of_the_checkpoint
     assert rig.webui.digest() == before
 
 
-@pytest.mark.parametrize(("choice", "is_own"), [("TE: a", True), ("TE: c", False)])
-def test_a_text_encoder_of_another_file_is_left_out_and_that_is_said(rig: Any, choice: str, is_own: bool) -> None:
-    rig.webui.opts.data["sd_text_encoder"] = choice
-    rig.webui.text_encoder = str(rig.paths[choice[-1]])
+@pytest.mark.parametrize(
+    ("settings", "name", "is_own"),
+    [
+        ({"sd_text_encoder": "TE: a"}, "a", True),
+        ({"sd_text_encoder": "TE: c"}, "c", False),
+        ({}, "a", True),
+        ({}, "c", False),  # another file of the checkpoint's name
+    ],
+)
+def test_a_text_encoder_of_another_file_is_left_out_and_that_is_said(
+    rig: Any, settings: Mapping[str, str], name: str, is_own: bool
+) -> None:
+    rig.webui.opts.data.update(settings)
+    rig.webui.text_encoder = str(rig.paths[name])
     rig.webui.reload(forced_reload=True)
     live = rig.open()
     keys = [key for key in live.tensors() if key.startswith("cond")]
@@ -126,21 +136,61 @@ def test_a_request_for_another_checkpoint_and_a_choice_end_the_merge(rig: Any) -
     assert rig.webui.generate().data == plain
 
 
-def test_a_load_that_fails_leaves_the_checkpoint_before(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, load = rig.webui.digest(), rig.webui._load
+@pytest.fixture(name="damaged")
+def b_that_does_not_load(rig: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    load = rig.webui._load
 
     def fail(info: Any, model: Any) -> None:
         if info.name == "b.safetensors":
-            rig.webui.sd_models.model_data.sd_model = None
             raise RuntimeError("a size is wrong")
         load(info, model)
 
     monkeypatch.setattr(rig.webui, "_load", fail)
+    return "b.safetensors"
+
+
+def test_a_load_that_fails_leaves_the_checkpoint_before(rig: Any, damaged: str) -> None:
+    before = rig.webui.digest()
     with pytest.raises(HostError, match="a size is wrong"):
-        rig.open("b")
+        rig.open(damaged[0])
     assert rig.webui.digest() == before
+
+
+def test_a_model_that_was_taken_apart_for_a_load_that_failed_is_not_merged_into(rig: Any, damaged: str) -> None:
+    recipe, before = rig.recipe(), rig.webui.digest()
+    seen = merged(rig, recipe)
+    with pytest.raises(RuntimeError, match="a size is wrong"):
+        rig.webui.opts.choose("sd_model_checkpoint", damaged)
+    assert rig.host.loaded() is None
+    assert merged(rig, recipe) == seen
+    assert rig.webui.digest() == before
+
+
+def test_another_text_encoder_is_loaded_after_the_merge_was_taken_out(rig: Any) -> None:
+    merged_model, plain = MergedModel(rig.host), rig.webui.generate().data
+    put_merge(rig, merged_model)
+    rig.webui.opts.choose("sd_text_encoder", "TE: a")
+    assert merged_model.live().kind is LiveState.FILE
+    assert rig.webui.generate().data == plain
 
 
 def test_batches_with_a_lora_are_of_one_model(rig: Any) -> None:
     two = replace(WITH_LORA, batch=2)
     assert rig.images(two) == rig.images(two)
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_vae_of_another_file_without_a_copy_of_the_checkpoints_is_left_out(rig: Any, chosen: bool) -> None:
+    """reForge keeps no such copy, and leaves the VAE where it is when it is taken out of the settings."""
+    state = load_file(rig.paths["c"])
+    vae = rig.webui.model.forge_objects_original.vae.first_stage_model
+    with torch.inference_mode():
+        for name, parameter in vae.named_parameters():
+            parameter.copy_(state[VAE + name])
+    rig.webui.sd_vae.loaded_vae_file = "other.vae" if chosen else None
+    before = rig.webui.digest("vae")
+    with live_merge(rig.open()) as merge:
+        assert "the VAE. The merge leaves that as it is" in rig.open().left_out
+        merge.apply(rig.recipe())
+        assert rig.webui.digest("vae") == before
+    assert rig.webui.digest("vae") == before

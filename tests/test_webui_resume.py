@@ -387,7 +387,7 @@ def test_odd_numbers_are_named(start: StartUI, changes: dict[str, Any], message:
 def test_restore_when_the_model_before_is_gone(start: StartUI) -> None:
     with start() as rig:
         session = session_of(rig.host)
-        rig.open("c")
+        rig.webui.opts.choose("sd_model_checkpoint", "c.safetensors")
         ended(merge_jobs.merge(session, FORM, None, print_change=False))
         rig.paths["c"].unlink()
         for said in ("Model a.safetensors stays loaded instead.", "Model a.safetensors restored."):

@@ -193,13 +193,11 @@ class StandIn:
             self.sd_models.skip -= 1
 
     def list_models(self) -> None:
-        """Look for checkpoints."""
-        self.sd_models.checkpoints_list.clear()
-        self.sd_models.checkpoint_aliases.clear()
-        for path in sorted(path for folder in self.folders for path in folder.glob("*.safetensors")):
-            info = CheckpointInfo(path, hashed=self.hashed)
-            self.sd_models.checkpoints_list[info.title] = info
-            self.sd_models.checkpoint_aliases.update(dict.fromkeys(info.ids, info))
+        """Look for checkpoints; the list is never empty meanwhile, as the WebUI's own is for a moment."""
+        paths = sorted(path for folder in self.folders for path in folder.glob("*.safetensors"))
+        infos = [CheckpointInfo(path, hashed=self.hashed) for path in paths]
+        _replace(self.sd_models.checkpoints_list, {info.title: info for info in infos})
+        _replace(self.sd_models.checkpoint_aliases, {name: info for info in infos for name in info.ids})
 
     def closest(self, name: str) -> Any:
         """Find a checkpoint by a part of its title."""
@@ -289,18 +287,18 @@ class StandIn:
 
     def generate(self, prompt: str = "a cat", **fields: Any) -> Any:
         """Make an image as the user's own Generate and the API do, which take the lock."""
-        p = self.request(prompt=prompt)
-        p.scripts, p.script_args = self.scripts.scripts_txt2img, [*SCRIPTS[:4], 7, *SCRIPTS[5:]]
-        p.__dict__.update(fields)
         with self.lock:
+            p = self.request(prompt=prompt)
+            p.scripts, p.script_args = self.scripts.scripts_txt2img, [*SCRIPTS[:4], 7, *SCRIPTS[5:]]
+            p.__dict__.update(fields)
             self.state.begin("user")
             try:
                 made = self.process_images(p)
             finally:
                 self.state.end()
-        return SimpleNamespace(
-            p=p, data=hashlib.sha256(made.images[0].tobytes()).hexdigest(), infotext=made.infotexts[0]
-        )
+        marks = [hashlib.sha256(image.tobytes()).hexdigest() for image in made.images]
+        named = list(zip(marks, made.infotexts, strict=False))  # further images may have none
+        return SimpleNamespace(p=p, data=marks[0], infotext=made.infotexts[0], all=named)
 
     def process_images(self, p: Any) -> Any:
         """Make the images of a request."""
@@ -347,12 +345,20 @@ class StandIn:
             self.on_step(step)
             if self.state.interrupted or self.state.skipped:
                 break
+        if p.enable_hr:
+            self._open_second(p)
         drawn = f"{weights()}{p.steps} {p.sampler_name} {step}"
         drawn += self._seen_in_images(p)
         for seed in seeds:
             noise = np.random.default_rng(list(hashlib.sha256(f"{drawn} {seed} {p.scheduler}".encode()).digest()))
             pixels = noise.integers(0, 256, (p.height, p.width, 3), dtype=np.uint8)
             yield Image.fromarray(pixels)
+
+    def _open_second(self, p: Any) -> None:
+        """Load the checkpoint of the second pass, which stays until the next image asks for another one."""
+        if p.hr_checkpoint_name not in (None, "Use same checkpoint"):
+            with self._skipping():
+                self.reload(info=self.closest(p.hr_checkpoint_name))
 
     def _weights(self, p: Any) -> Callable[[], str]:
         """Encode the prompt and bring LoRAs in; give what tells the weights that an image is made with."""
@@ -384,6 +390,12 @@ class StandIn:
         negative = f"Negative prompt: {p.negative_prompt}\n" if p.negative_prompt else ""
         texts = (f"{name}: {_quoted(value)}" for name, value in pairs.items())
         return f"{p.prompt}\n{negative}{', '.join(texts)}"
+
+
+def _replace(old: dict[str, Any], new: Mapping[str, Any]) -> None:
+    old.update(new)
+    for name in [name for name in old if name not in new]:
+        del old[name]
 
 
 def _quoted(value: Any) -> str:

@@ -101,11 +101,13 @@ def _waves(part: Any, size: int) -> Tensor:
 
 
 @functools.cache
+@torch.inference_mode(False)
 def _pattern(length: int, number: int) -> Tensor:
     return torch.cos(torch.arange(length) * 1.7 + number)
 
 
 @functools.cache
+@torch.inference_mode(False)
 def _matrices(count: int, size: int) -> Tensor:
     numbers = torch.arange(count).view(-1, 1)
     return torch.sin(torch.arange(size * size) * (0.3 + numbers % 11) + numbers)

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from elemental import MergeRecipe, model_source, parse_rules
+from elemental import MergeRecipe, live_merge, model_source, parse_rules
 from elemental.hosts.base import CheckpointRef
 from elemental.images.image_request import GeneratedImage, ImageRequest
+from elemental.session.merged_model import MergedModel
 
 from .conftest import LAYOUTS, random_state, save
 from .webui_standin import StandIn
@@ -91,6 +92,28 @@ def webui_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Mapping[s
     """Give the port on a stand-in with three SD 1.x checkpoints, of which a is chosen and loaded."""
     with make_rig(tmp_path, monkeypatch, models) as rig:
         yield rig
+
+
+@pytest.fixture(name="merged_model")
+def webui_merged_model(rig: Rig) -> Iterator[MergedModel]:
+    """Give the merged model of a port, which is restored after the test."""
+    merged_model = MergedModel(rig.host)
+    yield merged_model
+    with rig.host.job("restore", 1):
+        merged_model.restore()
+
+
+def check_merge_shows_and_is_gone(rig: Rig) -> None:
+    """Check that a merge shows in images while it is in the model, and that model and images are the same after it."""
+    live, before = rig.open(), rig.webui.digest()
+    (plain,) = rig.images()
+    with live_merge(live) as merge:
+        merge.apply(rig.recipe("IN03-OUT05:attn2:0.7,BASE:mlp:1"))
+        assert rig.images() != [plain]
+        assert merge.is_intact()
+        assert rig.webui.digest() != before
+    assert rig.webui.digest() == before
+    assert rig.images() == [plain] == [rig.webui.generate().data]
 
 
 class make_rig:  # noqa: N801 - a context manager

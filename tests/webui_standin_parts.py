@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,13 +52,46 @@ def tab_component(name: str) -> Any:
     return made
 
 
+class FifoLock:
+    """A lock that those who wait for it get in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self.waiting: deque[threading.Lock] = deque()
+        self._is_held = False
+
+    def acquire(self, blocking: bool = True) -> bool:
+        with self._changing:
+            if not self._is_held:
+                self._is_held = True
+                return True
+            if not blocking:
+                return False
+            turn = threading.Lock()
+            turn.acquire()
+            self.waiting.append(turn)
+        return turn.acquire()
+
+    def release(self) -> None:
+        with self._changing:
+            if self.waiting:
+                self.waiting.popleft().release()
+            else:
+                self._is_held = False
+
+
 class QueueLock:
     """The WebUI's queue lock blocks a thread that takes it twice; this one tells."""
 
     def __init__(self) -> None:
         self.owner: int | None = None
         self.entries = 0
-        self._lock = threading.Lock()
+        self._lock = FifoLock()
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for it."""
+        return len(self._lock.waiting)
 
     def __enter__(self) -> None:
         assert self.owner != threading.get_ident(), "the queue lock was taken twice in one thread"
@@ -81,6 +115,10 @@ class Options:
         self.outdir_samples, self.outdir_txt2img_samples = "", "outputs/txt2img-images"
         self.outdir_grids, self.outdir_txt2img_grids = "", "outputs/txt2img-grids"
         self.pad_cond_uncond = False
+
+    @property
+    def CLIP_stop_at_last_layers(self) -> Any:  # noqa: N802
+        return self.data.get("CLIP_stop_at_last_layers", 1)
 
     def get_default(self, _key: str) -> Any:
         return None

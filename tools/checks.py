@@ -6,7 +6,7 @@ that command is checked too::
 
     python3 tools/checks.py                           all steps, in a fresh environment
     python3 tools/checks.py --only style types        some steps, in the environment that is there
-    python3 tools/checks.py --gradio3 --dry-run       print the steps, run none
+    python3 tools/checks.py --older-gradio --dry-run  print the steps, run none
 """
 
 from __future__ import annotations
@@ -30,11 +30,18 @@ MARKER = "<!-- test command -->"
 WINDOWS_MARKER = "<!-- test command windows -->"
 """The README's test command is the first line of the code block after each of these; the second may be absent."""
 
-ENVIRONMENT, GRADIO3_ENVIRONMENT = ".venv", ".venv-gradio3"
+ENVIRONMENT = ".venv"
 ESLINT = ("eslint@10.15.0", "@eslint/js@10.0.1", "globals@17.14.0")
-GRADIO3 = ("gradio==3.41.2", "starlette<1")  # what AUTOMATIC1111's WebUI 1.10.1 has; Starlette 1 breaks it
-GRADIO3_TESTS = ("tests/test_tab.py", "tests/test_form.py", "tests/test_guard.py", "tests/test_attack_page.py")
-TEST_TOOLS = ("playwright", "pytest", "hypothesis")
+OLDER_GRADIO = {
+    "gradio3": ("gradio==3.41.2", "starlette<1"),  # what AUTOMATIC1111's WebUI 1.10.1 has; Starlette 1 breaks it
+    "gradio4": ("gradio==4.40.0", "fastapi==0.104.1", "pydantic==2.8.2", "huggingface-hub==0.26.2"),  # Forge's
+}
+"""The gradio of each host, and what must be installed beside it; each has an environment and a step of this name."""
+TESTS_OF_TAB = tuple(
+    f"tests/test_{name}.py"
+    for name in ("tab", "form", "keyboard", "accessible", "queue_page", "plot_axes_page", "guard", "attack_page")
+)
+TEST_TOOLS = ("playwright", "axe-playwright-python", "pytest", "pytest-rerunfailures", "hypothesis")
 
 SCREENSHOTS = "ELEMENTAL_SCREENSHOTS"
 DEFAULT_SCREENSHOTS = "build/screens"
@@ -54,6 +61,7 @@ class Step:
         purpose: What it checks, in a few words.
         commands: Run one after the other; the first one that fails ends the step.
         removed: Folders deleted first.
+        cleared: Folders deleted once it has passed; after a failure they are left for looking into it.
         variables: Environment variables set for the commands.
         required: Whether the steps after it cannot run if it fails.
         skipped: Why it is not run; empty if it is.
@@ -63,6 +71,7 @@ class Step:
     purpose: str
     commands: Sequence[Command]
     removed: Sequence[str] = ()
+    cleared: Sequence[str] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     required: bool = False
     skipped: str = ""
@@ -74,7 +83,7 @@ class Options:
 
     Attributes:
         python: The interpreter that environments are made with; empty for the README's own word.
-        gradio3: Whether the tab is tested on gradio 3.41.2 too.
+        older_gradio: Whether the tab is tested on the WebUI's gradio 3 and Forge's gradio 4 too.
         unpinned: Whether the newest version of everything is installed.
         install_browser: Whether Chromium is installed with apt-get where there is none.
         only: Names of steps; empty for all.
@@ -82,7 +91,7 @@ class Options:
     """
 
     python: str = ""
-    gradio3: bool = False
+    older_gradio: bool = False
     unpinned: bool = False
     install_browser: bool = False
     only: Sequence[str] = ()
@@ -125,7 +134,9 @@ def read_options(arguments: Sequence[str] | None) -> Options:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default="", metavar="PATH", help="make the environments with this interpreter")
-    parser.add_argument("--gradio3", action="store_true", help="test the tab on gradio 3.41.2 too")
+    parser.add_argument(
+        "--older-gradio", action="store_true", help="test the tab on the WebUI's gradio 3 and Forge's gradio 4 too"
+    )
     parser.add_argument("--unpinned", action="store_true", help="install the newest version of everything")
     parser.add_argument(
         "--install-browser", action="store_true", help="install Chromium with apt-get where there is none (needs root)"
@@ -155,8 +166,14 @@ def list_steps(options: Options) -> list[Step]:
         Step("layers", "which room imports which", [[f"{tool}lint-imports"]]),
         javascript_step(options),
         Step("workflows", "files that GitHub reads", list(schema_commands(f"{tool}check-jsonschema"))),
-        Step("tests", "the README's test command, the tests", [test], [DEFAULT_SCREENSHOTS], variables_for_tests()),
-        gradio3_step(options, build),
+        Step(
+            "tests",
+            "the README's test command, the tests",
+            [test],
+            [DEFAULT_SCREENSHOTS],
+            variables=variables_for_tests(),
+        ),
+        *(older_gradio_step(name, options, build) for name in OLDER_GRADIO),
     ]
 
 
@@ -171,8 +188,7 @@ def choose_steps(steps: Sequence[Step], options: Options) -> list[Step]:
         raise ChecksError(f"no step is called {', '.join(unknown)}; there are {', '.join(names)}")
     if options.only:
         return [step for step in steps if step.name in options.only]
-    left_out = {"gradio3"} if not options.gradio3 else set()
-    return [step for step in steps if step.name not in left_out]
+    return [step for step in steps if options.older_gradio or step.name not in OLDER_GRADIO]
 
 
 # The README's command
@@ -291,25 +307,29 @@ def schema_commands(tool: str) -> Iterator[Sequence[str]]:
     yield [tool, "--builtin-schema", "vendor.github-issue-config", config]
 
 
-def gradio3_step(options: Options, build: str) -> Step:
-    """Test the tab in a second environment, on the gradio that the WebUI has.
+def older_gradio_step(name: str, options: Options, build: str) -> Step:
+    """Test the tab in an environment of its own, on the gradio that a host has.
 
     Args:
+        name: Of the step, in ``OLDER_GRADIO``.
         options: May name another interpreter.
         build: The README's command, whose interpreter and torch are taken.
     """
     torch = next((word for word in build.split() if re.fullmatch(r"torch(==[\w.]+)?", word)), "torch")
     python = options.python or build.partition(" ")[0]
-    inside = f"{scripts(GRADIO3_ENVIRONMENT)}python"
+    environment = f"{ENVIRONMENT}-{name}"
+    inside = f"{scripts(environment)}python"
     install = [inside, "-m", "pip", "install", "-q"]
     commands = [
-        [python, "-m", "venv", GRADIO3_ENVIRONMENT],
+        [python, "-m", "venv", environment],
         [*install, torch],
-        [*install, "-e", ".[standalone]", *GRADIO3, *TEST_TOOLS],
-        [inside, "-m", "pytest", *GRADIO3_TESTS],
+        [*install, "-e", ".[standalone]", *OLDER_GRADIO[name], *TEST_TOOLS],
+        [inside, "-m", "pytest", "--reruns", "2", *TESTS_OF_TAB],
     ]
-    removed = [GRADIO3_ENVIRONMENT, f"{DEFAULT_SCREENSHOTS}/gradio3"]
-    return Step("gradio3", f"the tab on {GRADIO3[0]}", commands, removed, variables_for_tests("gradio3"))
+    removed = [environment, f"{DEFAULT_SCREENSHOTS}/{name}"]
+    purpose = f"the tab on {OLDER_GRADIO[name][0]}"
+    # Each environment takes 2 GB, and no step after this one uses it.
+    return Step(name, purpose, commands, removed, [environment], variables_for_tests(name))
 
 
 # Running
@@ -346,9 +366,17 @@ def run(step: Step) -> bool:
         Whether all its commands succeeded.
     """
     say("", f"=== {step.name}: {step.purpose}")
-    for folder in filter(os.path.exists, step.removed):
+    delete(step.removed)
+    passed = all(call(command, step.variables) for command in step.commands)
+    if passed:
+        delete(step.cleared)
+    return passed
+
+
+def delete(folders: Sequence[str]) -> None:
+    """Delete the folders that exist."""
+    for folder in filter(os.path.exists, folders):
         shutil.rmtree(folder)
-    return all(call(command, step.variables) for command in step.commands)
 
 
 def call(command: Command, variables: Mapping[str, str]) -> bool:
@@ -372,7 +400,8 @@ def describe(step: Step) -> list[str]:
         return [heading]
     removed = [f"    remove {folder}" for folder in step.removed]
     variables = [f"    {name}={value}" for name, value in step.variables.items()]
-    return [heading, *removed, *variables, *(f"    {shown(command)}" for command in step.commands)]
+    cleared = [f"    remove {folder} if all passed" for folder in step.cleared]
+    return [heading, *removed, *variables, *(f"    {shown(command)}" for command in step.commands), *cleared]
 
 
 def shown(command: Command) -> str:

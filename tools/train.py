@@ -201,7 +201,8 @@ def draw_sheet(folder: Path) -> Image.Image:
         rows.append([GridCell(host.make_images(request, model={})[0].image) for request in requests])
     captions = [scene.caption for scene in scenes]
     legend = f"{SHEET_REQUEST.sampler}, {SHEET_REQUEST.steps} steps, CFG {SHEET_REQUEST.cfg:g}, seeds 0 to 9"
-    return draw_grid(GridSheet(rows, captions, SHEET_MODELS, legend, (SIZE, SIZE)))
+    sheet, _ = draw_grid(GridSheet(rows, captions, SHEET_MODELS, legend, (SIZE, SIZE)))
+    return sheet
 
 
 class Denoiser(torch.nn.Module):

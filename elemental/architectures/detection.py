@@ -81,6 +81,8 @@ _OTHER_FILES = (
     ("a text encoder alone", ("text_model.", "transformer.resblocks.", "encoder.block.0.")),
 )
 
+_ADVICE = {"a LoRA": "; on the command line, --lora adds it to a merge"}
+
 
 def _describe_other_file(shapes: Shapes) -> str:
     if not shapes:
@@ -88,7 +90,7 @@ def _describe_other_file(shapes: Shapes) -> str:
     for kind, pieces in _OTHER_FILES:
         match = next((key for key in shapes if any(piece in key for piece in pieces)), None)
         if match is not None:
-            return f'looks like {kind} (it holds "{match}")'
+            return f'looks like {kind} (it holds "{match}"){_ADVICE.get(kind, "")}'
     return f'is of an unknown kind (it holds "{next(iter(shapes))}")'
 
 

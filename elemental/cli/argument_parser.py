@@ -12,6 +12,7 @@ from .check import CHECK
 from .command import Command, Interrupts, join_negative_numbers
 from .demo import DEMO
 from .effects import EFFECTS
+from .extract import EXTRACT
 from .generate import GENERATE
 from .inspect import INSPECT
 from .merge import MERGE
@@ -36,6 +37,7 @@ COMMANDS: Mapping[str, Command[Any]] = {
     "inspect": INSPECT,
     "plan": PLAN,
     "merge": MERGE,
+    "extract": EXTRACT,
     "generate": GENERATE,
     "plot": PLOT,
     "check": CHECK,

@@ -78,7 +78,7 @@ def _make_run(host: Host, pair: Sequence[Path]) -> PlotRun:
     context = make_axis_context(host, recipe)
     x = parse_axis("x", *find_samples()[1].axes["x"], context)
     y = parse_axis("y", "prompt", _PROMPTS, context)
-    return PlotRun(make_plot(Setting(recipe, request), x, y, context=context), compare=True)
+    return PlotRun(make_plot(Setting(recipe, request), {"x": x, "y": y}, context=context), compare=True)
 
 
 def _introduction(folder: Path, pair: Sequence[Path]) -> list[str]:

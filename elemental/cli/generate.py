@@ -6,18 +6,20 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..merge.files.model_locator import model_source
+from ..merge.files.recipe_models import read_model
 from ..merge.progress import Controls
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..workflows import make_images, plan_merge
 from .command import Command, Interrupts, UsageError, read_as
 from .image_options import ImageOptions, add_image_options
-from .output import print_lines, print_plan_warnings
+from .output import print_lines, print_plan_warnings, print_warnings
 from .progress import ProgressBar, StepReport
 from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
 from .standalone_host import make_host, require_packages
 
-_OF_MERGES_ONLY = ("mode", "alpha", "beta", "blocks", "blocks_beta", "elemental", "elemental_file", "vae", "dtype")
+_OF_MERGES_ONLY = (
+    "mode", "alpha", "beta", "numbers", "blocks", "blocks_beta", "elemental", "elemental_file", "vae", "dtype",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,11 @@ def _model(options: RecipeOptions) -> ModelSource | MergeRecipe:
     """Give the one model, or the recipe of the merge after its warnings were printed."""
     if options.recipe is None and not options.models:
         raise UsageError("a model is needed, or two or three to merge: A [B] [C]")
-    if options.recipe is None and len(options.models) == 1:
+    if options.recipe is None and len(options.models) == 1 and not options.loras:
         _refuse_merge_options(options)
-        return model_source(options.models[0])
+        read = read_model(options.models[0], locator=options.locator, unfold=options.unfold)
+        print_warnings(read.remarks, strict=options.strict)
+        return read.source.recipe or read.source
     recipe, remarks = make_recipe(options)
     print_plan_warnings(plan_merge(recipe, locator=options.locator), remarks, strict=options.strict)
     return recipe

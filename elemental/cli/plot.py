@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ..recipe.modes import MergeMode
+from ..modes.catalogue import MergeMode
+from ..runs.axes.base import SIDES
 from ..runs.axes.catalogue import AXES
 from .command import Command, Interrupts, UsageError, read_as
 from .image_options import ImageOptions, add_image_options
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ..runs.xy_plot_run import PlotRun, StoredPlot
 
 AxisTexts = Mapping[str, tuple[str, str]]
-"""Type and values of an axis by its side, "x" or "y"."""
+"""Type and values of an axis by its side."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,11 @@ class PlotOptions(RunCommandOptions):
         y_type: The axis of the rows.
         y: Its values.
         y_file: A text file with its values.
+        z_type: The axis of the grids.
+        z: Its values.
+        z_file: A text file with its values.
         compare: Whether to say below each image how much of it differs from the first of its row.
+        first_without_rules: Whether an axis of specs begins with an image without any.
     """
 
     command: ClassVar[str] = "plot"
@@ -55,18 +60,25 @@ class PlotOptions(RunCommandOptions):
     y_type: str | None
     y: str | None
     y_file: str | None
+    z_type: str | None
+    z: str | None
+    z_file: str | None
     compare: bool | None
+    first_without_rules: bool | None
 
     def axis_texts(self) -> dict[str, tuple[str, str]]:
-        """Give type and values of each axis that the options set, by "x" and "y".
+        """Give type and values of each axis that the options set, by its side.
 
         Raises:
             UsageError: A type has no values, or values have no type.
             CheckpointError: A file of values cannot be read.
         """
-        sides = {"x": (self.x_type, self.x, self.x_file), "y": (self.y_type, self.y, self.y_file)}
-        nothing = (None, None, None)
-        return {side: _axis_text(side, *parts) for side, parts in sides.items() if parts != nothing}
+        texts: dict[str, tuple[str, str]] = {}
+        for side in SIDES:
+            kind, values, file = (getattr(self, f"{side}{part}") for part in ("_type", "", "_file"))
+            if (kind, values, file) != (None, None, None):
+                texts[side] = _axis_text(side, kind, values, file)
+        return texts
 
 
 def _axis_text(side: str, kind: str | None, values: str | None, file: str | None) -> tuple[str, str]:
@@ -145,9 +157,12 @@ def _make_run(options: PlotOptions, texts: AxisTexts, stored: StoredPlot | None,
     context = prepared.context
     request = options.images.request(stored.request if stored else None)
     axes = stored.axes(context) if stored else {}
-    axes |= {side: parse_axis(side, kind, values, context) for side, (kind, values) in texts.items()}
+    baseline = bool(options.first_without_rules)
+    axes |= {side: parse_axis(side, *text, context, baseline=baseline) for side, text in texts.items()}
+    if baseline and not any(axis.axis.baseline for axis in axes.values()):
+        raise UsageError("--first-without-rules needs an axis of specs: elemental or add-elemental")
     most = None if options.run.yes else MOST_CELLS
-    plot = make_plot(Setting(prepared.recipe, request), axes["x"], axes.get("y"), context=context, most=most)
+    plot = make_plot(Setting(prepared.recipe, request), axes, context=context, most=most)
     return PlotRun(plot, compare=bool(options.compare or (stored and stored.compare)))
 
 
@@ -163,6 +178,7 @@ def _add_axis_options(command: argparse.ArgumentParser) -> None:
     for side, purpose in (
         ("x", "what varies from column to column (required); see below"),
         ("y", "what varies from row to row (default: a single row)"),
+        ("z", "what varies from grid to grid (default: a single grid)"),
     ):
         group.add_argument(f"--{side}-type", choices=list(AXES), metavar="T", help=purpose)
         values = group.add_mutually_exclusive_group()
@@ -174,6 +190,12 @@ def _add_axis_options(command: argparse.ArgumentParser) -> None:
         const=True,
         help="label each image with its difference from the first image in its row (%%)",
     )
+    group.add_argument(
+        "--first-without-rules",
+        action="store_const",
+        const=True,
+        help="begin the specs of elemental with an image without rules, of add-elemental without added ones",
+    )
 
 
 def _read(args: argparse.Namespace) -> PlotOptions:
@@ -184,13 +206,16 @@ def _read(args: argparse.Namespace) -> PlotOptions:
 def _axes_help() -> str:
     names_by_form: dict[str, list[str]] = {}
     for name, axis in AXES.items():
-        names_by_form.setdefault(axis.form, []).append(name)
+        said = axis.form if axis.example in axis.form else f"{axis.form}. Example: {axis.example}"
+        names_by_form.setdefault(said, []).append(name)
     lines = [
-        textwrap.fill(f"  {', '.join(names)}: {form}", 79, subsequent_indent=" " * 4, break_on_hyphens=False)
-        for form, names in names_by_form.items()
+        textwrap.fill(f"  {', '.join(names)}: {said}", 79, subsequent_indent=" " * 4, break_on_hyphens=False)
+        for said, names in names_by_form.items()
     ]
     notes = [
-        '"|" between values starts another grid; in a prompt write "\\|" for a plain "|".',
+        '"|" between values of X or Y starts another grid; in a prompt write "\\|" for a',
+        'plain "|". Each value of Z is a grid.',
+        "Two blank lines before specs ask for a first image without rules, too.",
         "Results go to DIR: grid.png, cells/ with every image, and run.json. A later plot",
         "in the same folder adds a number to these names.",
     ]
@@ -198,7 +223,7 @@ def _axes_help() -> str:
 
 
 PLOT = Command(
-    purpose="make an XY plot: a grid of images of different merges",
+    purpose="make an XY plot: grids of images of different merges",
     arguments="[options] -o DIR A B [C] | --resume DIR",
     example="elemental plot a.safetensors b.safetensors -o plot --alpha 0 \\\n"
     '    --prompt "a cat" --x-type alpha --x "0, 0.5, 1" \\\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,21 @@ from ..architectures.blocks import Architecture
 from ..errors import CheckpointError, RecipeError, SpecError
 from ..merge.files.checkpoint import Checkpoint
 from ..merge.files.model_locator import ModelLocator, model_source
+from ..merge.files.recipe_models import ReadModel, doubts_of, name_where_found, read_model
+from ..modes.catalogue import MergeMode
 from ..recipe.block_weights import BlockWeights
-from ..recipe.modes import MergeMode
+from ..recipe.chains import base_file
+from ..recipe.lora_texts import parse_lora
+from ..recipe.numbers import describe_number, parse_numbers
 from ..recipe.presets import BUILT_IN_PRESETS, PresetTable, choose_block_weights, is_preset, mistakes_of, read_presets
-from ..recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop_unused
+from ..recipe.recipe import LoraSource, MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop_unused
 from ..recipe.rules import RuleSet
 from ..recipe.spec_parser import parse_rules
 from ..recipe.text_files import read_text
 from ..workflows import (
-    doubts_of,
     identify_models,
     load_presets,
-    name_where_found,
-    read_any_recipe,
+    read_whole_recipe,
     user_presets_path,
 )
 from .command import UsageError, read_as, read_number
@@ -33,7 +36,7 @@ MODELS_FOLDER_HELP = "the folder of your checkpoints, with its subfolders"
 """What ``--models`` is, in every command."""
 
 _NO_WEIGHTS = "none"
-_DROPPED = {"model_c": "model C", "beta": "beta", "block_beta": "block weights of beta"}
+_DROPPED = {"model_c": "model C", "beta": "beta", "block_beta": "block weights of beta", "numbers": "numbers"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,10 @@ class RecipeOptions:
         recipe: A file with the recipe to start from.
         force: Whether to merge U-Nets that do not fit together, as far as their names agree.
         drop_ema: Whether to leave EMA weights out of the result.
+        loras: LoRAs with their ratios, as texts; a single "none" for no LoRAs.
         strict: Whether warnings are errors.
+        unfold: Whether merged files stand for the recipes in their headers.
+        numbers: Numbers of the mode, each as ``NAME=VALUE``.
     """
 
     models: tuple[str, ...] = ()
@@ -72,7 +78,15 @@ class RecipeOptions:
     recipe: str | None = None
     force: bool | None = None
     drop_ema: bool | None = None
+    loras: tuple[str, ...] | None = None
     strict: bool = False
+    unfold: bool = False
+    numbers: tuple[str, ...] | None = None
+
+    @property
+    def adds_to_a(self) -> bool:
+        """Whether LoRAs are added to a single model, and nothing else is merged."""
+        return len(self.models) == 1 and bool(self.loras) and self.recipe is None
 
     @property
     def locator(self) -> ModelLocator:
@@ -83,7 +97,7 @@ class RecipeOptions:
 def add_recipe_options(
     command: argparse.ArgumentParser,
     *,
-    models: str = "A B [C]: the models; C only for add-difference, triple-sum, sum-twice",
+    models: str = "A B [C]: the models, files or recipes (.json); C only for modes that need it; A alone with --lora",
 ) -> None:
     """Declare the models and all the options that say what to merge.
 
@@ -94,7 +108,15 @@ def add_recipe_options(
     command.add_argument("models", metavar="MODEL", nargs="*", help=models)
     group = command.add_argument_group("recipe")
     add_ratio_options(group)
-    group.add_argument("--vae", metavar="V", help="VAE: merged (with BASE's ratio; default), a, b, or a file")
+    group.add_argument(
+        "--lora",
+        dest="loras",
+        action="append",
+        metavar="L",
+        help="FILE:RATIO or FILE:RATIO:RATIO_TE: a LoRA to add to the result (RATIO_TE: in text encoders); "
+        f'can be given several times; "{_NO_WEIGHTS}" ignores those in the recipe',
+    )
+    group.add_argument("--vae", metavar="V", help="VAE: merged (with BASE's ratio; default), a, b, or a file or recipe")
     formats = [dtype.value for dtype in SaveDtype]
     group.add_argument(
         "--dtype",
@@ -111,6 +133,11 @@ def add_recipe_options(
     group.add_argument("--force", action=switch, help="merge even if the U-Nets have different layers")
     group.add_argument("--drop-ema", action=switch, help="leave A's EMA weights (model_ema.*) out of the result")
     add_models_folder_option(group, use="; searched by SHA-256 for models that are not where the recipe says")
+    group.add_argument(
+        "--unfold",
+        action="store_true",
+        help="take each MODEL that was merged as the recipe in its header: its own models are merged, not the file",
+    )
     group.add_argument("--strict", action="store_true", help="treat warnings as errors")
 
 
@@ -118,7 +145,7 @@ def add_ratio_options(group: argparse._ArgumentGroup) -> None:
     """Declare the mode, the ratios, the block weights and the rules."""
     names = [mode.value for mode in MergeMode]
     group.add_argument(
-        "--mode", choices=names, metavar="MODE", help="weight-sum (default), add-difference, triple-sum or sum-twice"
+        "--mode", choices=names, metavar="MODE", help="the formula: weight-sum (default), or one of those listed below"
     )
     group.add_argument(
         "--alpha",
@@ -126,7 +153,14 @@ def add_ratio_options(group: argparse._ArgumentGroup) -> None:
         metavar="R",
         help="ratio where neither a rule nor a block weight applies (default: 0.5)",
     )
-    group.add_argument("--beta", type=read_number, metavar="R", help="the second ratio, in triple-sum and sum-twice")
+    group.add_argument("--beta", type=read_number, metavar="R", help="the second ratio, in modes that have one")
+    group.add_argument(
+        "--number",
+        action="append",
+        dest="numbers",
+        metavar="NAME=VALUE",
+        help="a number of the mode, such as p=0.9; the list of modes below says which has what; may be repeated",
+    )
     weights = f'block weights (MBW): numbers or a preset; "{_NO_WEIGHTS}" ignores those in the recipe'
     group.add_argument("--blocks", metavar="W", help=weights)
     group.add_argument("--blocks-beta", metavar="W", help="the same for beta")
@@ -155,6 +189,8 @@ def read_recipe_options(args: argparse.Namespace) -> RecipeOptions:
         models=tuple(args.models),
         mode=None if args.mode is None else MergeMode(args.mode),
         dtype=None if args.dtype is None else SaveDtype(args.dtype),
+        loras=None if args.loras is None else tuple(args.loras),
+        numbers=None if args.numbers is None else tuple(args.numbers),
     )
 
 
@@ -168,11 +204,18 @@ def make_recipe(options: RecipeOptions) -> tuple[MergeRecipe, list[str]]:
         UsageError: There are too few models, or too many.
         ElementalError: Something cannot be read, or does not fit the rest.
     """
-    if len(options.models) not in ((2, 3) if options.recipe is None else (0, 2, 3)):
-        raise UsageError("two models are needed, or three: A B [C]")
+    if len(options.models) not in ((2, 3) if options.recipe is None else (0, 2, 3)) and not options.adds_to_a:
+        raise UsageError("two models are needed, or three: A B [C]; or A alone with --lora")
     parts, remarks = _parts_of_file(options)
-    parts |= _parts_of_options(options)
+    models = [read_model(path, locator=options.locator, unfold=options.unfold) for path in options.models]
+    remarks += [remark for model in models for remark in model.remarks]
+    if options.unfold and not any(model.source.recipe for model in models):
+        raise UsageError("--unfold: none of the models was merged by a recipe that its header has")
+    vae, doubts = _vae(options)
+    remarks += doubts
+    parts |= _parts_of_options(options) | _models(models) | vae
     parts |= _block_weights(options, parts["model_a"])
+    parts |= _numbers(options, parts.get("numbers", {}))
     recipe = MergeRecipe(**parts)
     return recipe, remarks + _unused_ratios(options, recipe) + _unread_presets(options)
 
@@ -196,7 +239,7 @@ def _parts_of_file(options: RecipeOptions) -> tuple[dict[str, Any], list[str]]:
     """Read the recipe to start from, without what another mode cannot use, and remark on that."""
     if options.recipe is None:
         return {}, []
-    found = read_any_recipe(options.recipe)
+    found = read_whole_recipe(options.recipe, locator=options.locator)
     base, unread = found.recipe, list(found.remarks)
     parts = {name: getattr(base, name) for name in base.__dataclass_fields__}
     if options.mode is None:
@@ -219,23 +262,36 @@ def _parts_of_options(options: RecipeOptions) -> dict[str, Any]:
         "drop_ema": options.drop_ema,
     }
     set_parts = {name: part for name, part in parts.items() if part is not None}
-    return set_parts | _models(options.models) | _vae(options.vae)
+    if options.adds_to_a:
+        set_parts = {"alpha": 0.0, **set_parts}
+    return set_parts | _loras(options.loras)
 
 
-def _models(paths: tuple[str, ...]) -> dict[str, ModelSource | None]:
-    if not paths:
+def _models(models: Sequence[ReadModel]) -> dict[str, ModelSource | None]:
+    if not models:
         return {}
-    model_a, model_b, *others = map(model_source, paths)
+    sources = [model.source for model in models]
+    model_a, model_b, *others = sources if len(sources) > 1 else sources * 2
     return {"model_a": model_a, "model_b": model_b, "model_c": others[0] if others else None}
 
 
-def _vae(text: str | None) -> dict[str, Any]:
+def _vae(options: RecipeOptions) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Give the fields of the VAE, and remarks on a recipe that stands in its place."""
+    text = options.vae
     if text is None:
-        return {}
+        return {}, ()
     choices = {choice.value: choice for choice in VaeChoice if choice is not VaeChoice.FILE}
     if text.lower() in choices:
-        return {"vae": choices[text.lower()], "vae_file": None}
-    return {"vae": VaeChoice.FILE, "vae_file": model_source(text)}
+        return {"vae": choices[text.lower()], "vae_file": None}, ()
+    read = read_model(text, locator=options.locator)
+    return {"vae": VaeChoice.FILE, "vae_file": read.source}, read.remarks
+
+
+def _loras(texts: tuple[str, ...] | None) -> dict[str, tuple[LoraSource, ...]]:
+    if texts is None:
+        return {}
+    read = [] if texts == (_NO_WEIGHTS,) else map(parse_lora, texts)
+    return {"loras": tuple(LoraSource(model_source(lora.file), lora.ratio, lora.ratio_te) for lora in read)}
 
 
 def _rules(options: RecipeOptions) -> RuleSet | None:
@@ -279,12 +335,22 @@ def read_text_file(name: str, content: str) -> str:
         raise CheckpointError(f"Cannot read the {content} in {name}: {exc}.") from exc
 
 
+def _numbers(options: RecipeOptions, of_file: Mapping[str, float]) -> dict[str, Any]:
+    """Read the numbers; those that are not given stay the file's."""
+    if options.numbers is None:
+        return {}
+    try:
+        return {"numbers": {**of_file, **parse_numbers(", ".join(options.numbers))}}
+    except RecipeError as exc:
+        raise RecipeError(f"--number: {exc}") from exc
+
+
 def _block_weights(options: RecipeOptions, model_a: ModelSource) -> dict[str, BlockWeights | None]:
     texts = {"block_alpha": options.blocks, "block_beta": options.blocks_beta}
     set_texts = {name: text for name, text in texts.items() if text is not None}
     if not set_texts:
         return {}
-    with Checkpoint(options.locator.locate(model_a)) as checkpoint:
+    with Checkpoint(options.locator.locate(base_file(model_a))) as checkpoint:
         architecture = checkpoint.architecture
     presets = load_presets()
     return {
@@ -328,11 +394,20 @@ def _unused_ratios(options: RecipeOptions, recipe: MergeRecipe) -> list[str]:
     ]
 
 
+def _describe_mode(mode: MergeMode) -> list[str]:
+    """Give a mode's formula, purpose and numbers, in lines."""
+    purpose = textwrap.wrap(mode.record.purpose, 73, break_on_hyphens=False)
+    formula = textwrap.wrap(mode.formula, 73, break_on_hyphens=False)
+    numbers = [f"--number {number.name}=...  {describe_number(number)}" for number in mode.record.numbers]
+    wrapped = [line for text in numbers for line in textwrap.wrap(text, 73, break_on_hyphens=False)]
+    return [f"  {mode.value}", *(f"      {line}" for line in (*formula, *purpose, *wrapped))]
+
+
 def _recipe_help() -> str:
     presets = textwrap.wrap(", ".join(read_presets(BUILT_IN_PRESETS)), 77, break_on_hyphens=False)
     lines = [
         "modes (a is alpha, b is beta):",
-        *(f"  {mode.value:<15} {mode.formula}" for mode in MergeMode),
+        *(line for mode in MergeMode for line in _describe_mode(mode)),
         "",
         "block weights (MBW): 26 numbers, BASE first (SDXL: 20); with 25 (SDXL: 19), BASE",
         "uses alpha. Or a preset (OUT07 and OUT12 are presets here, not blocks):",
@@ -342,7 +417,7 @@ def _recipe_help() -> str:
         "",
         "spec: rules, separated by commas or newlines; the last rule that matches wins:",
         "  blocks:elements:ratio        OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5",
-        "  blocks:elements:ratio:beta   IN00-IN05::0.2:0.1   (triple-sum, sum-twice)",
+        "  blocks:elements:ratio:beta   IN00-IN05::0.2:0.1   (modes with beta)",
         "  Blocks are BASE (TE and VAE), IN00.., M00, OUT00.., or ranges (IN03-OUT02).",
         "  Elements match by any part of their name (elemental inspect CKPT --elements).",
         "  Leave a field empty to match all; a leading NOT matches all but those named.",

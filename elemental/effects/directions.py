@@ -1,19 +1,25 @@
-"""Directions: where a merge moves each tensor, as a combination of A, B and C that is read from their files."""
+"""Directions: where a merge moves each tensor, as a combination of A, B and C that is read from their files.
+
+``derivatives.py`` has those of modes whose result is no such combination.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from ..architectures.keys import FIRST_CONV
-from ..merge.execute import StoredData, TensorReader, extend_channels
+from ..errors import RecipeError
+from ..merge.computation import StoredData, TensorReader, extend_channels
 from ..merge.files.tensor_data import Buffer, HeldData
 from ..merge.plan import MergePlan, Role, TensorPlan
 from ..merge.shape_fit import can_merge_shapes
-from ..recipe.modes import Coefficients
+from ..modes.base import Coefficients
+from ..modes.catalogue import MergeMode
 
 _ROLES = (Role.A, Role.B, Role.C)
 _FROM_A: Coefficients = (1.0, 0.0, 0.0)
@@ -24,16 +30,19 @@ _MOST_KEPT = 1 << 26
 def more_alpha(plan: MergePlan) -> dict[str, Coefficients]:
     """Give the derivative of each merged tensor by its alpha, as coefficients of A, B and C, by key.
 
-    It is B - A in a weight sum and B - C in add difference, whatever the ratio. Every mode is linear in alpha, so that
-    the difference quotient is the derivative.
+    It is B - A in a weight sum and B - C in add difference, whatever the ratio. These modes are linear in alpha, so
+    that the difference quotient is the derivative.
 
     Args:
         plan: A plan of all tensors; those that are not merged have no direction.
+
+    Raises:
+        RecipeError: The mode's result is no weighted sum of the models.
     """
     return {
         tensor.name.key: _difference(_coefficients(plan, tensor, 1.0), _coefficients(plan, tensor, 0.0))
         for tensor in plan.tensors
-        if _is_merged(tensor)
+        if is_merged(tensor)
     }
 
 
@@ -42,21 +51,32 @@ def from_model_a(plan: MergePlan) -> dict[str, Coefficients]:
 
     Args:
         plan: A plan of all tensors; those that stay as in A have no direction.
+
+    Raises:
+        RecipeError: The mode's result is no weighted sum of the models.
     """
     ways = {
         tensor.name.key: _difference(_coefficients(plan, tensor, 0.0), _FROM_A)
         for tensor in plan.tensors
-        if _is_merged(tensor)
+        if is_merged(tensor)
     }
     return {key: way for key, way in ways.items() if any(way)}
 
 
-def _is_merged(tensor: TensorPlan) -> bool:
+def is_merged(tensor: TensorPlan) -> bool:
+    """Tell whether a tensor can be merged, whatever its ratios."""
     return not tensor.note and tensor.info.is_float
 
 
 def _coefficients(plan: MergePlan, tensor: TensorPlan, more: float) -> Coefficients:
-    return plan.mode.coefficients(tensor.alpha + more, tensor.beta or 0.0)
+    if not plan.mode.record.weighted_sum:
+        known = ", ".join(mode.value for mode in MergeMode if mode.record.weighted_sum)
+        raise RecipeError(
+            f"Merges are simplified whose result is a weighted sum of the models ({known}); {plan.mode.value} is none."
+        )
+    coefficients = plan.mode.coefficients(tensor.alpha + more, tensor.beta or 0.0)
+    assert coefficients
+    return coefficients
 
 
 def _difference(one: Coefficients, other: Coefficients) -> Coefficients:
@@ -64,28 +84,24 @@ def _difference(one: Coefficients, other: Coefficients) -> Coefficients:
     return a, b, c
 
 
-class Directions:
-    """Reads directions piece by piece.
+class Movement(ABC):
+    """Gives where each tensor moves, piece by piece; what is small enough to be read again from memory is kept.
 
     Args:
-        coefficients: Of A, B and C, by key; keys whose shapes differ between the models are left out.
-        models: The files.
+        sizes: How many numbers each tensor has, by key.
 
     Attributes:
-        keys: The tensors that have a direction.
+        keys: The tensors that move.
     """
 
-    def __init__(self, coefficients: Mapping[str, Coefficients], models: Mapping[Role, TensorReader]) -> None:
-        self._coefficients = coefficients
-        self._models = models
-        self._buffers = {role: Buffer() for role in _ROLES}
-        self._opened: tuple[str, Mapping[Role, StoredData]] = "", {}
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.keys = frozenset(sizes)
+        self._sizes = sizes
         self._kept: dict[str, Tensor] = {}
         self._room = _MOST_KEPT
-        self.keys = frozenset(key for key in coefficients if self._fits(key))
 
     def read(self, key: str, start: int, stop: int) -> Tensor:
-        """Read some numbers of a tensor's direction.
+        """Give some numbers of a tensor's direction.
 
         Args:
             key: The tensor, one of :attr:`keys`.
@@ -98,13 +114,31 @@ class Directions:
         Raises:
             CheckpointError: A file cannot be read, or has changed.
         """
-        if key not in self._kept and stop - start <= self._room and self._is_whole(key, start, stop):
+        if key not in self._kept and stop - start == self._sizes[key] <= self._room:
             self._kept[key] = self._read(key, start, stop)
             self._room -= stop - start
         return self._kept[key][start:stop] if key in self._kept else self._read(key, start, stop)
 
-    def _is_whole(self, key: str, start: int, stop: int) -> bool:
-        return start == 0 and stop == math.prod(self._models[Role.A].data(key).shape)
+    @abstractmethod
+    def _read(self, key: str, start: int, stop: int) -> Tensor:
+        """Give these numbers, in memory of their own."""
+
+
+class Directions(Movement):
+    """Reads directions that are sums of the models.
+
+    Args:
+        coefficients: Of A, B and C, by key; keys whose shapes differ between the models are left out.
+        models: The files.
+    """
+
+    def __init__(self, coefficients: Mapping[str, Coefficients], models: Mapping[Role, TensorReader]) -> None:
+        self._coefficients = coefficients
+        self._models = models
+        self._buffers = {role: Buffer() for role in _ROLES}
+        self._opened: tuple[str, Mapping[Role, StoredData]] = "", {}
+        shapes = {key: self._models[Role.A].data(key).shape for key in coefficients if self._fits(key)}
+        super().__init__({key: math.prod(shape) for key, shape in shapes.items()})
 
     def _read(self, key: str, start: int, stop: int) -> Tensor:
         if self._opened[0] != key:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import HostError, Stopped
 from ..merge.out_of_memory import is_out_of_memory
-from .directions import Directions
+from .directions import Movement
 from .memory import free_bytes, graph_bytes
 from .samples import IMAGE, SOURCES, UNET, Pass
 from .weight_gradients import WeightGradients
@@ -60,7 +60,7 @@ class PassMaker:
         self,
         networks: Sequence[nn.Module],
         tensors: Mapping[str, Sequence[Tensor]],
-        directions: Directions,
+        directions: Movement,
         *,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:

@@ -154,14 +154,15 @@ def _is_within(part: Tensor, parameter: nn.Parameter) -> bool:
 
 def _require_grad(parameter: nn.Parameter) -> None:
     try:
-        parameter.requires_grad_(True)
-    except RuntimeError as exc:  # tensors that were made in inference mode
+        with torch.inference_mode(parameter.is_inference()):  # those that were made in this mode are changed in it
+            parameter.requires_grad_(True)
+    except RuntimeError as exc:
         raise HostError(f"The host's model cannot be differentiated: {exc}") from exc
 
 
 def _set_back(parameter: nn.Parameter, requires_grad: bool, gradient: Tensor | None) -> None:
     parameter.grad = gradient
-    if parameter.requires_grad is not requires_grad:  # of tensors made in inference mode it cannot be set at all
+    if parameter.requires_grad is not requires_grad:
         parameter.requires_grad_(requires_grad)
 
 

@@ -293,6 +293,25 @@ class Host(Protocol):
     def output_folder(self) -> Path:
         """Give the folder for images."""
 
+    def image_pages(self) -> Sequence[str]:
+        """List the host's own pages that an image can be sent to, such as "txt2img"; none if it has no such pages."""
+
+    def wire_image_page(self, name: str, *, button: Any, infotext: Any, image: Any) -> None:
+        """Have a button send an image to one of these pages, and open the page.
+
+        Args:
+            name: The page.
+            button: A component of the tab, which is being built.
+            infotext: The component that holds the image's infotext; it is not empty when the button is pressed.
+            image: The component that holds the image.
+        """
+
+    def folder_opener(self) -> Callable[[Path], None] | None:
+        """Give what opens a folder in the file manager; None if whoever sees the page would not see that.
+
+        What it gives raises a :class:`HostError` if the folder cannot be opened.
+        """
+
 
 def refuse_settings(_data: Mapping[str, Any]) -> NoReturn:
     """Refuse the settings of a run, for hosts whose pages have none.

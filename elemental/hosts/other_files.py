@@ -1,7 +1,8 @@
 """Finds out which networks of a live model come from other files than its checkpoint.
 
 Forge and reForge load a VAE or a text encoder that is chosen beside the checkpoint in place of the checkpoint's own,
-which is then nowhere in memory. Nothing says which file replaced which network, so the numbers are compared.
+which is then nowhere in memory; of a whole checkpoint that is chosen there, Forge takes the U-Net, too. Nothing says
+which file replaced which network, so the numbers are compared.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
-from ..architectures.keys import VAE_PREFIX
+from ..architectures.keys import UNET_PREFIX, VAE_PREFIX
 from ..merge.files.checkpoint import Checkpoint
 from ..merge.files.tensor_data import Buffer
 from ..merge.tensor_views import count_numbers, equals, pieces_of
@@ -18,6 +19,7 @@ from .patchers import prefix_of_encoder
 
 _SAMPLES = 4
 _LARGEST = 1 << 20  # numbers
+_WHOLE = (UNET_PREFIX, VAE_PREFIX)
 _EMBEDDINGS = "embedding"
 """Forge changes the number format of embeddings when they are first used, so some of their numbers may differ."""
 
@@ -35,7 +37,7 @@ def find_other_files(keys: Sequence[str], live: Mapping[str, tuple[Tensor, ...]]
     """
     networks: dict[str, list[str]] = {}
     for key in keys:
-        prefix = VAE_PREFIX if key.startswith(VAE_PREFIX) else prefix_of_encoder(key)
+        prefix = next((whole for whole in _WHOLE if key.startswith(whole)), None) or prefix_of_encoder(key)
         if prefix is not None and _EMBEDDINGS not in key:
             networks.setdefault(prefix, []).append(key)
     return frozenset(prefix for prefix, members in networks.items() if not _is_from(members, live, file))

@@ -12,15 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..architectures.keys import UNET_PREFIX, VAE_PREFIX
-from .text_encoder_names import text_name
-
-_ENCODERS = {
-    "cond_stage_model.transformer.text_model.": ("clip_l", False),
-    "cond_stage_model.model.": ("clip_h", True),
-    "conditioner.embedders.0.transformer.text_model.": ("clip_l", False),
-    "conditioner.embedders.1.model.": ("clip_g", True),
-}
-"""Prefixes of text encoders in checkpoints: their names here, and whether the keys are in OpenCLIP's layout."""
+from ..architectures.text_encoder_names import TEXT_ENCODERS, text_name
 
 _INSIDE_ENCODER = ("transformer.text_model.", "transformer.")
 _WRAPPED = "wrapped"
@@ -58,7 +50,7 @@ class LiveNetworks:
         return self._text_parts(key)
 
     def _text_parts(self, key: str) -> tuple[Tensor, ...] | None:
-        for prefix, (encoder, open_clip) in _ENCODERS.items():
+        for prefix, (encoder, open_clip) in TEXT_ENCODERS.items():
             if not key.startswith(prefix):
                 continue
             name = text_name(key[len(prefix) :], open_clip=open_clip)
@@ -74,7 +66,7 @@ class LiveNetworks:
 
 def prefix_of_encoder(key: str) -> str | None:
     """Give the prefix of the text encoder that a checkpoint's tensor belongs to; None if none is known."""
-    return next((prefix for prefix in _ENCODERS if key.startswith(prefix)), None)
+    return next((prefix for prefix in TEXT_ENCODERS if key.startswith(prefix)), None)
 
 
 def _find(parameters: Parameters, name: str) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
@@ -46,6 +47,8 @@ class GridSheet:
         row_labels: A label left of each row; empty if the single row needs none.
         legend: Text at the top, for what all images have in common.
         size: Width and height of the images in pixels, also if there are no images.
+        heading: A line below the legend for what distinguishes this grid from others; empty for none.
+        room_for: The headings of all grids that belong together: their cells are at the same places.
     """
 
     rows: Sequence[Sequence[GridCell]]
@@ -53,6 +56,8 @@ class GridSheet:
     row_labels: Sequence[str] = ()
     legend: str = ""
     size: tuple[int, int] = (512, 512)
+    heading: str = ""
+    room_for: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,23 @@ class _Layout:
         return 2 * self.gap + self.label_width + column * (self.cell[0] + self.gap)
 
 
-def draw_grid(sheet: GridSheet) -> Image.Image:
+class GridPlaces(NamedTuple):
+    """Where the cells of a grid are on its image.
+
+    Attributes:
+        columns: The left and right edge of each column, in pixels.
+        rows: The upper and lower edge of each row's images, in pixels.
+    """
+
+    columns: tuple[tuple[int, int], ...]
+    rows: tuple[tuple[int, int], ...]
+
+
+def draw_grid(sheet: GridSheet) -> tuple[Image.Image, GridPlaces]:
     """Draw a grid; small images are enlarged so that labels fit, and letters grow with the size of the grid.
 
     Returns:
-        An RGB image.
+        An RGB image, and where its cells are.
     """
     layout = _lay_out(sheet)
     cell_width = layout.cell[0]
@@ -89,22 +106,31 @@ def draw_grid(sheet: GridSheet) -> Image.Image:
         max(layout.cell[1] + max((note.height for note in row), default=0), side.height if side else 0)
         for row, side in zip(notes, sides, strict=True)
     ]
-    height = 5 * layout.gap + legend.height + head_height + sum(row_heights) + layout.gap * len(row_heights)
+    headings = [_fit_heading(text, width, layout) for text in (sheet.heading, *sheet.room_for)]
+    heading_height = max(heading.height for heading in headings) + layout.gap if sheet.heading else 0
+    height = (
+        5 * layout.gap + legend.height + heading_height + head_height + sum(row_heights) + layout.gap * len(row_heights)
+    )
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
     legend.draw(draw, 2 * layout.gap, 2 * layout.gap, colour=FAINT)
     top = 3 * layout.gap + legend.height
+    headings[0].draw(draw, 2 * layout.gap, top, colour=INK)
+    top += heading_height
     for column, head in enumerate(heads):
         head.draw(draw, layout.left(column), top + head_height - head.height, colour=INK, centred_in=cell_width)
     top += head_height + layout.gap
+    rows: list[tuple[int, int]] = []
     for row, side, remarks, row_height in zip(sheet.rows, sides, notes, row_heights, strict=True):
         if side:
             side.draw(draw, 2 * layout.gap, top + max(0, (layout.cell[1] - side.height) // 2), colour=INK)
         for column, (cell, note) in enumerate(zip(row, remarks, strict=True)):
             image.paste(_scaled(cell, layout.cell), (layout.left(column), top))
             note.draw(draw, layout.left(column), top + layout.cell[1], colour=FAINT, centred_in=cell_width)
+        rows.append((top, top + layout.cell[1]))
         top += row_height + layout.gap
-    return image
+    lefts = map(layout.left, range(len(sheet.columns)))
+    return image, GridPlaces(tuple((left, left + cell_width) for left in lefts), tuple(rows))
 
 
 def _lay_out(sheet: GridSheet) -> _Layout:
@@ -117,6 +143,10 @@ def _lay_out(sheet: GridSheet) -> _Layout:
     gap = max(4, cell[0] // 48)
     letters = max(13, cell[0] // 15, columns * cell[0] // 130)
     return _Layout(cell, gap, letters, _label_width(sheet.row_labels, cell[0], letters))
+
+
+def _fit_heading(text: str, width: int, layout: _Layout) -> FittedText:
+    return fit_text(text, width=width - 4 * layout.gap, size=layout.letters * 3 // 2, most_lines=_LABEL_LINES)
 
 
 def _label_width(labels: Sequence[str], cell: int, letters: int) -> int:

@@ -14,60 +14,23 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..architectures.keys import FIRST_CONV
 from ..errors import MergeError, Stopped
-from ..recipe.modes import MergeMode
+from ..modes.base import Needs
 from ..recipe.rules import format_ratio
-from .files.dtypes import TORCH_DTYPES, round_to, working_dtype
-from .files.tensor_data import Buffer, HeldData
+from .computation import Computation, Piece, TensorReader, put_into
+from .files.dtypes import TORCH_DTYPES, round_to
+from .files.lora_file import OpenLora
 from .files.writer import SafetensorsWriter
-from .formulas.by_mode import FORMULAS
-from .formulas.half_precision import HalfSum, half_weight_sum
 from .interrupts import raise_error_of, uninterrupted
 from .out_of_memory import is_out_of_memory
 from .plan import MergePlan, Role, TensorPlan
 from .progress import Controls
-from .shape_fit import LATENT_CHANNELS, has_same_numbers
 
-_CPU_PIECE = 1 << 18
-_DEVICE_PIECE = 1 << 24
-"""Numbers processed at a time. On the CPU: few enough to stay in its caches, where they are read into and computed. On
-other devices: enough to hide the cost of a call."""
-
-_OPERANDS = (Role.A, Role.B, Role.C)
 _MAX_THREADS = 3
 _THREAD_BYTES = 1 << 26
 """Larger results, in bytes, are computed by several threads: some read and write while others compute. Smaller ones are
 done sooner with torch's threads alone, which are running already."""
 _POLL_SECONDS = 0.1
-
-
-class StoredData(Protocol):
-    """A tensor that can be read piece by piece; see :class:`.files.tensor_data.TensorData`."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Its dtype."""
-
-    def read(self, start: int, stop: int, buffer: Buffer) -> Tensor:
-        """Give some numbers."""
-
-    def largest(self, start: int, stop: int) -> float | None:
-        """Give the largest absolute value of numbers that were read, of fp16, if it is known; see :func:`largest`."""
-
-    def tensor(self) -> Tensor:
-        """Give the whole tensor."""
-
-
-class TensorReader(Protocol):
-    """Reads the tensors of a model."""
-
-    def data(self, key: str) -> StoredData:
-        """Give a tensor of the planned shape, to be read piece by piece."""
 
 
 class Sink(Protocol):
@@ -112,54 +75,26 @@ class Findings(NamedTuple):
     not_finite: tuple[tuple[Role, str], ...]
 
 
-class _Piece(NamedTuple):
-    plan: TensorPlan
-    inputs: tuple[StoredData, ...]
-    start: int
-    stop: int
-    of_halves: bool
-    """Whether it is a weight sum of fp16 numbers in fp16."""
-
-
-class _Memory(threading.local):
-    """What each thread computes in: new memory from the system costs more time than the sums."""
-
-    def __init__(self) -> None:
-        self.buffers = [Buffer() for _ in Role]
-        self._halves: Tensor | None = None
-        self._rows: Tensor | None = None
-
-    def halves(self, count: int) -> Tensor:
-        """Give room for a result in fp16."""
-        if self._halves is None:
-            self._halves = torch.empty(_CPU_PIECE, dtype=torch.float16)
-        return self._halves if count == _CPU_PIECE else self._halves[:count]
-
-    def rows(self, count: int, length: int, dtype: torch.dtype) -> Tensor:
-        """Give room for working copies of some inputs."""
-        if self._rows is None:
-            self._rows = torch.empty(3, _CPU_PIECE, dtype=dtype)
-        return self._rows[:count, :length]
-
-
 def execute(
     plan: MergePlan,
     models: Mapping[Role, TensorReader],
     sink: Sink,
     *,
+    loras: Sequence[OpenLora] = (),
     device: str = "cpu",
     controls: Controls | None = None,
 ) -> Findings:
     """Compute every tensor of a plan, and write it to a sink.
 
     Float tensors are computed in float64 (float32 on Apple's devices, which have no float64) and rounded once; weight
-    sums of fp16 are computed by :func:`~.formulas.half_precision.half_weight_sum`. A few threads hold a few pieces
+    sums of fp16 are computed by :func:`~.half_precision.half_weight_sum`. A few threads hold a few pieces
     each in memory, whatever the size of the models.
 
     Args:
         plan: What to compute.
         models: A reader for each model of the plan.
         sink: Takes the results.
+        loras: The LoRAs of the recipe, in its order.
         device: The torch device to compute on.
         controls: Progress and stop.
 
@@ -174,13 +109,16 @@ def execute(
         Exception: Whatever the sink raises.
     """
     controls = controls or Controls()
-    run = _Run(plan, models, sink, device=check_device(device), controls=controls)
+    run = _Run(plan, models, sink, loras=loras, device=check_device(device), controls=controls)
     controls.begin(plan.nbytes)
-    if plan.nbytes <= _THREAD_BYTES:
-        run.work()
-    else:
+    if plan.nbytes > _THREAD_BYTES:
         with _one_torch_thread_each():
             _work_together(run, min(_MAX_THREADS, os.cpu_count() or 1))
+    elif any(tensor.loras for tensor in plan.tensors):
+        with _one_torch_thread_each():  # matrix products of several threads can differ in the last bit
+            run.work()
+    else:
+        run.work()
     run.report_progress()
     return Findings(tuple(sorted(run.not_finite, key=lambda entry: (entry[0].value, entry[1]))))
 
@@ -221,6 +159,7 @@ class _Run:
         models: Mapping[Role, TensorReader],
         sink: Sink,
         *,
+        loras: Sequence[OpenLora],
         device: torch.device,
         controls: Controls,
     ) -> None:
@@ -228,7 +167,7 @@ class _Run:
         self.error: BaseException | None = None
         self.not_finite: set[tuple[Role, str]] = set()
         self._plan = plan
-        self._models = models
+        self._computation = Computation(plan, models, loras=loras, device=device)
         self._sink = sink
         self._device = device
         self._controls = controls
@@ -238,7 +177,6 @@ class _Run:
         self._end_signal = threading.Lock()  # released when the run ends
         self._end_signal.acquire()
         self._active_threads = 0
-        self._memory = _Memory()
         self._unreported = 0
 
     def work(self) -> None:
@@ -297,73 +235,43 @@ class _Run:
         if done:
             self._controls.advance(done)
 
-    def _cut(self) -> Iterator[_Piece]:
-        size = _CPU_PIECE if self._device.type == "cpu" else _DEVICE_PIECE
+    def _cut(self) -> Iterator[Piece]:
         for plan in self._plan.tensors:
-            inputs = self._read(plan)
-            of_halves = self._is_half_weight_sum(plan, inputs)
-            for start in range(0, plan.info.numel, size):
-                yield _Piece(plan, inputs, start, min(start + size, plan.info.numel), of_halves)
+            yield from self._computation.pieces(self._computation.prepare(plan))
 
-    def _read(self, plan: TensorPlan) -> tuple[StoredData, ...]:
-        inputs = [self._models[role].data(plan.name.key) for role in plan.inputs]
-        if plan.name.key == FIRST_CONV and len({data.shape[1] for data in inputs}) > 1:
-            inputs = [HeldData(tensor) for tensor in extend_channels([data.tensor() for data in inputs])]
-        if any(not has_same_numbers(data.shape, plan.info.shape) for data in inputs):
-            raise MergeError(f"{plan.name.key} does not have the shape that the merge was planned with.")
-        return tuple(inputs)
-
-    def _finish(self, piece: _Piece) -> None:
-        plan = piece.plan
-        buffers = zip(piece.inputs, self._memory.buffers, strict=False)
-        inputs = [data.read(piece.start, piece.stop, buffer) for data, buffer in buffers]
-        result, finite = self._sum_halves(piece, inputs) if piece.of_halves else (self._compute(plan, inputs), False)
-        if not finite and plan.info.is_float and not is_finite(result):
-            self._report_not_finite(plan, inputs, result.cpu())
-        self._sink.write(plan, piece.start, result)
+    def _finish(self, piece: Piece) -> None:
+        result = self._result(piece)
+        self._sink.write(piece.plan, piece.span.start, result)
         with self._lock:
-            self._unreported += (piece.stop - piece.start) * result.element_size()
+            self._unreported += len(result) * result.element_size()
 
-    def _sum_halves(self, piece: _Piece, inputs: Sequence[Tensor]) -> HalfSum:
-        (a, b), alpha = inputs, piece.plan.alpha
-        if self._device.type != "cpu":
-            return half_weight_sum(a.to(self._device), b.to(self._device), alpha)
-        most_a, most_b = (data.largest(piece.start, piece.stop) for data in piece.inputs)
-        most = None if most_a is None or most_b is None else (most_a, most_b)
-        return half_weight_sum(a, b, alpha, most=most, out=self._memory.halves(len(a)))
+    def _result(self, piece: Piece) -> Tensor:
+        inputs = self._computation.inputs(piece)
+        if piece.of_halves:
+            result, finite = self._computation.sum_halves(piece, inputs)
+        else:
+            saved = TORCH_DTYPES[piece.plan.info.dtype]
+            result, finite = round_to(self._computation.unrounded(piece, inputs), saved), False
+        if not finite and piece.plan.info.is_float and not is_finite(result):
+            self._report_not_finite(piece, inputs, result.cpu())
+        return result
 
-    def _compute(self, plan: TensorPlan, inputs: Sequence[Tensor]) -> Tensor:
-        saved = TORCH_DTYPES[plan.info.dtype]
-        if len(inputs) == 1:
-            return round_to(inputs[0], saved)
-        copies = dict(zip(plan.inputs, self._working_copies(inputs), strict=True))
-        spare = copies[plan.inputs[0]]
-        if self._plan.mode.uses_c and len(inputs) < len(_OPERANDS):
-            spare = torch.zeros_like(spare)  # for a model that is no input, since its coefficient is 0
-        a, b, c = (copies.get(role, spare) for role in _OPERANDS)
-        return round_to(FORMULAS[self._plan.mode](a, b, c, alpha=plan.alpha, beta=plan.beta or 0.0), saved)
-
-    def _working_copies(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        dtype = working_dtype(self._device)
-        if self._device.type != "cpu":
-            return [tensor.to(device=self._device, dtype=dtype, copy=True) for tensor in inputs]
-        rows = self._memory.rows(len(inputs), len(inputs[0]), dtype)
-        return [row.copy_(tensor) for row, tensor in zip(rows, inputs, strict=True)]
-
-    def _is_half_weight_sum(self, plan: TensorPlan, inputs: Sequence[StoredData]) -> bool:
-        half = plan.info.dtype == "F16" and all(data.dtype is torch.float16 for data in inputs)
-        return half and len(inputs) > 1 and self._plan.mode is MergeMode.WEIGHT_SUM
-
-    def _report_not_finite(self, plan: TensorPlan, inputs: Sequence[Tensor], result: Tensor) -> None:
-        finite = [torch.isfinite(tensor.float()) for tensor in inputs]
+    def _report_not_finite(self, piece: Piece, inputs: Sequence[Tensor], result: Tensor) -> None:
+        plan, finite = piece.plan, [torch.isfinite(tensor.double()) for tensor in inputs]
+        if piece.kept is not None:
+            finite = [put_into(torch.isfinite(piece.kept.double()) | (at > 0), part) for at, part in enumerate(finite)]
         overflowed = ~torch.isfinite(result.float())
-        for is_finite_input in finite:
-            overflowed &= is_finite_input
+        if self._plan.mode.record.needs is Needs.NUMBER:
+            for is_finite_input in finite:
+                overflowed &= is_finite_input
+        elif not all(is_finite_input.all() for is_finite_input in finite):
+            overflowed.zero_()  # one number that is not finite spreads
         if overflowed.any():
             beta = "" if plan.beta is None else f", beta {format_ratio(plan.beta)}"
+            loras = "".join(f", LoRA {use.place + 1} {format_ratio(use.ratio)}" for use in plan.loras)
             raise MergeError(
                 f"{plan.name.key}: the result is too large for {plan.info.dtype}, though the models' numbers are "
-                f"finite (alpha {format_ratio(plan.alpha)}{beta}).\n"
+                f"finite (alpha {format_ratio(plan.alpha)}{beta}{loras}).\n"
                 "Use ratios closer to the range 0 to 1, or save as bf16 or fp32."
             )
         with self._lock:
@@ -377,21 +285,6 @@ def is_finite(values: Tensor) -> bool:
         values = values.float()
     # A sum keeps NaN and infinity; a sum that overflows without them is checked number by number.
     return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
-
-
-def extend_channels(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Extend first convolutions to the channels of A, with A's numbers.
-
-    In every mode, merging A with itself gives A, so that only the shared channels are merged: those of the image, which
-    come first. What comes after them, such as a mask or a depth map, differs in meaning between models of other widths.
-    The result is float64, which holds the numbers of every dtype exactly; the tensors are small.
-    """
-    extended = []
-    for tensor in tensors:
-        copy_of_a = tensors[0].to(torch.float64, copy=True)
-        copy_of_a[:, :LATENT_CHANNELS] = tensor[:, :LATENT_CHANNELS]
-        extended.append(copy_of_a)
-    return extended
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -14,13 +15,17 @@ from ..errors import MergeError
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import Ratios
 from .files.checkpoint import Checkpoint
-from .plan import MergePlan, Role, TensorPlan
+from .files.lora_file import OpenLora
+from .models import Model, files_in, with_loras
+from .plan import FileRole, LoraUse, MergePlan, Role, TensorPlan
 from .planner import Planner
+from .tensor_identity import identify_result
 from .tensor_views import count_numbers, equals, first_numbers
 
-Models = Mapping[Role, Checkpoint]
-"""The opened files of a recipe."""
+Models = Mapping[Role, Model]
+"""The opened models of a recipe."""
 
+_Setting = TypeVar("_Setting")
 _SAMPLES = 16
 _SAMPLE_SIZE = 1 << 18  # numbers
 _WITNESSED = 1 << 14  # numbers of each part
@@ -28,15 +33,17 @@ _WITNESSED = 1 << 14  # numbers of each part
 
 @dataclass
 class LiveContents:
-    """The contents of a live model, for recipes of the same models, mode, VAE and number format.
+    """The contents of a live model, for recipes of the same models, mode, its numbers, VAE and number format.
 
     Attributes:
         key: Identifies these recipes.
         planner: Plans these recipes.
-        models: Their files.
+        models: Their models.
         present: The tensors of the result that the live model has.
         recipe: The last recipe.
+        loras: Their LoRAs.
         ratios: The tensors of each alpha and beta in the last recipe.
+        lora_uses: The tensors of each choice of LoRAs and their ratios in it.
         up_to_date: The tensors that hold the results of the last recipe.
     """
 
@@ -45,8 +52,20 @@ class LiveContents:
     models: Models
     present: TensorSet
     recipe: MergeRecipe
+    loras: tuple[OpenLora, ...] = ()
     ratios: Mapping[Ratios, TensorSet] = field(default_factory=dict)
+    lora_uses: Mapping[tuple[LoraUse, ...], TensorSet] = field(default_factory=dict)
     up_to_date: TensorSet = 0
+
+    @property
+    def all_models(self) -> Mapping[FileRole, Model]:
+        """The models and LoRAs."""
+        return with_loras(self.models, [lora.file for lora in self.loras])
+
+    @property
+    def files(self) -> Sequence[Checkpoint]:
+        """All files that the recipes are made from."""
+        return files_in(self.all_models)
 
     @cached_property
     def places(self) -> Mapping[str, int]:
@@ -84,8 +103,8 @@ def wrong_live_model(difference: str, planner: Planner) -> str:
     )
 
 
-def unchanged(before: Mapping[Ratios, TensorSet], after: Mapping[Ratios, TensorSet]) -> TensorSet:
-    """Find the tensors that keep their ratios."""
+def unchanged(before: Mapping[_Setting, TensorSet], after: Mapping[_Setting, TensorSet]) -> TensorSet:
+    """Find the tensors that keep their ratios, or their LoRAs."""
     same = 0
     for ratio, tensors in after.items():
         same |= before.get(ratio, 0) & tensors
@@ -99,19 +118,11 @@ def fits(tensor: TensorPlan, live: Mapping[str, Sequence[Tensor]]) -> bool:
 
 def identities(contents: LiveContents, tensors: TensorSet) -> dict[str, object]:
     """Identify what tensors hold, by key: identities are equal only if the numbers are."""
-    by_key: dict[str, object] = {}
-    for tensor in contents.planner.plan_some(contents.recipe, tensors).tensors:
-        files = tuple(identity_of(contents.models[role]) for role in tensor.inputs)
-        if len(files) == 1:
-            by_key[tensor.name.key] = (files[0], tensor.info.dtype)
-        else:
-            by_key[tensor.name.key] = (files, tensor.info.dtype, contents.recipe.mode, tensor.alpha, tensor.beta)
-    return by_key
-
-
-def identity_of(model: Checkpoint) -> object:
-    """Identify what a file holds: identities are equal only if it is the same file, unchanged."""
-    return str(model.path), model.identity
+    plan = contents.planner.plan_some(contents.recipe, tensors)
+    return {
+        tensor.name.key: (identify_result(tensor, plan, contents.models, contents.loras), tensor.info.dtype)
+        for tensor in plan.tensors
+    }
 
 
 class Witness:

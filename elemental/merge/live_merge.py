@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -22,20 +23,20 @@ from .files.tensor_data import Buffer
 from .interrupts import uninterrupted
 from .live_contents import (
     LiveContents,
-    Models,
     Witness,
     choose_sample,
     fits,
     identities,
-    identity_of,
     present_tensors,
     unchanged,
     wrong_live_model,
 )
-from .plan import MergePlan, TensorPlan
+from .models import Model
+from .plan import FileRole, MergePlan, TensorPlan
 from .planner import planning_key
 from .progress import Controls
 from .recent_tensors import RecentTensors
+from .tensor_identity import identify_tensor
 from .tensor_views import Parts, copy_piece, count_numbers, equals, pieces_of
 
 _log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class LiveMerge:
 
     # so that a merge that is dropped unfinished, in a cycle of references, is taken out before its file is closed
     _files_in_use: ClassVar[dict[int, Checkpoint | None]] = {}
+    _process_ends = staticmethod(sys.is_finalizing)  # kept here: at that time modules are empty already
 
     def __init__(self, live: LiveTensors, models: OpenModels, *, original: Checkpoint | None) -> None:
         self._live = live
@@ -120,6 +122,8 @@ class LiveMerge:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._process_ends():
+            return  # the model ends with it, and a tensor that is touched now would abort the process
         try:
             self.give_back()
         finally:
@@ -133,7 +137,7 @@ class LiveMerge:
         Raises:
             HostError: The model could not be restored.
         """
-        if not self.given_back:
+        if not self.given_back and not self._process_ends():
             uninterrupted(self._give_back)
 
     @property
@@ -158,9 +162,9 @@ class LiveMerge:
         return contents is not None and contents.recipe == recipe and contents.up_to_date == contents.present
 
     @property
-    def models(self) -> Models:
-        """The files of the last recipe."""
-        return self._contents.models if self._contents else {}
+    def models(self) -> Mapping[FileRole, Model]:
+        """The models and LoRAs of the last recipe."""
+        return self._contents.all_models if self._contents else {}
 
     def apply(self, recipe: MergeRecipe, *, controls: Controls | None = None) -> Written:
         """Merge a recipe into the live model.
@@ -186,17 +190,19 @@ class LiveMerge:
             raise HostError("Another checkpoint was loaded since, and the merge is gone: merge again.")
         live = self._live.tensors()
         contents = self._contents_for(recipe, live)
-        ratios = contents.planner.ratios(recipe)
-        tensors = contents.present & ~(unchanged(contents.ratios, ratios) & contents.up_to_date)
+        ratios, lora_uses = contents.planner.ratios(recipe), contents.planner.lora_uses(recipe)
+        same = unchanged(contents.ratios, ratios) & unchanged(contents.lora_uses, lora_uses)
+        tensors = contents.present & ~(same & contents.up_to_date)
         planned = contents.planner.plan_some(recipe, tensors)
         keys = [tensor.name.key for tensor in planned.tensors]
         contents.up_to_date &= ~tensors
         self._touched.update(keys)
         if keys:
             self._witness = None
-            self._run(planned, contents.models, live, _LiveSink(live), controls)
+            self._run(planned, contents, live, _LiveSink(live), controls)
             self._report(keys)
-        contents.recipe, contents.ratios, contents.up_to_date = recipe, ratios, contents.present
+        contents.recipe, contents.ratios, contents.lora_uses = recipe, ratios, lora_uses
+        contents.up_to_date = contents.present
         return Written(planned, sum(part.nbytes for key in keys for part in live[key]))
 
     def is_intact(self) -> bool:
@@ -219,16 +225,16 @@ class LiveMerge:
             return False
         live = self._live.tensors()
         sample = choose_sample(contents.planner.plan_some(contents.recipe, contents.up_to_date))
-        if all(fits(tensor, live) for tensor in sample.tensors) and self._is_in(sample, contents.models, live):
+        if all(fits(tensor, live) for tensor in sample.tensors) and self._is_in(sample, contents, live):
             return True
         contents.up_to_date = 0  # the next recipe is written completely
         return False
 
-    def _is_in(self, sample: MergePlan, models: Models, live: Mapping[str, Sequence[Tensor]]) -> bool:
-        if self._witness is not None and any(model.has_changed() for model in models.values()):
+    def _is_in(self, sample: MergePlan, contents: LiveContents, live: Mapping[str, Sequence[Tensor]]) -> bool:
+        if self._witness is not None and any(file.has_changed() for file in contents.files):
             return self._witness.agrees(live)
         sink = _ComparingSink(live)
-        self._run(sample, models, live, sink, None)
+        self._run(sample, contents, live, sink, None)
         if not sink.differs:
             self._witness = Witness([tensor.name.key for tensor in sample.tensors], live)
         return not sink.differs
@@ -347,16 +353,24 @@ class LiveMerge:
             start += numbers.numel()
 
     def _contents_for(self, recipe: MergeRecipe, live: Mapping[str, Sequence[Tensor]]) -> LiveContents:
-        """Give the contents for a recipe: the last ones if models, mode, VAE and number format are the same."""
+        """Give the contents for a recipe: the last ones if all but ratios and rules is the same."""
         before = self._contents
-        contents_key = planning_key(recipe), len(live)  # choosing a VAE in the host removes keys and brings them back
+        # choosing a VAE in the host removes keys and brings them back
+        contents_key = planning_key(recipe), recipe.numbers, len(live)
         if before is not None and before.key == contents_key:
             return before
         models, planner = self._open_models.open(recipe), self._open_models.planner(recipe)
         if self._original is not None and self._original.architecture != planner.architecture:
             raise MergeError(wrong_live_model(f"it is {self._original.architecture.name}", planner))
         contents = LiveContents(
-            contents_key, planner, models, present_tensors(planner, live), recipe, planner.ratios(recipe)
+            contents_key,
+            planner,
+            models,
+            present_tensors(planner, live),
+            recipe,
+            self._open_models.loras(recipe),
+            planner.ratios(recipe),
+            planner.lora_uses(recipe),
         )
         if any(part.device.type == "meta" for parts in live.values() for part in parts):
             raise HostError(f"Some tensors of the live model are not in memory now. {_LOAD_AGAIN}")
@@ -366,8 +380,8 @@ class LiveMerge:
         for key, identity in identities(contents, contents.present).items():
             if held.get(key) == identity:
                 contents.up_to_date |= 1 << contents.places[key]
-        for model in models.values():
-            remember_place(model.path)  # images only name them
+        for file in contents.files:
+            remember_place(file.path)  # images only name them
         self._contents = contents
         return contents
 
@@ -384,7 +398,7 @@ class LiveMerge:
                 continue
             if self._original is not None and self._is_original(key, live[key]):
                 self._saved[key] = None
-                held[key] = (identity_of(self._original), self._original.tensors[key].dtype)
+                held[key] = (identify_tensor(self._original, key), self._original.tensors[key].dtype)
             else:
                 self._saved[key] = tuple(part.to("cpu", copy=True) for part in live[key])
 
@@ -402,7 +416,7 @@ class LiveMerge:
     def _run(
         self,
         plan: MergePlan,
-        models: Models,
+        contents: LiveContents,
         live: Mapping[str, Sequence[Tensor]],
         sink: _LiveSink,
         controls: Controls | None,
@@ -413,8 +427,8 @@ class LiveMerge:
             devices.setdefault(live[tensor.name.key][0].device, []).append(tensor)
         for device, tensors in devices.items():
             part = MergePlan(plan.architecture, plan.recipe, tuple(tensors))
-            readers = self._recent.readers(models, part)
-            execute(part, readers, sink, device=str(device), controls=controls)
+            readers = self._recent.readers(contents.models, part)
+            execute(part, readers, sink, loras=contents.loras, device=str(device), controls=controls)
 
 
 class _LiveSink:

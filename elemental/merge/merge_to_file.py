@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import CheckpointError, MergeError, Stopped
+from ..recipe.chains import files_of
 from ..recipe.recipe import MergeRecipe, VaeChoice
 from ..recipe.spec_warnings import SpecWarning
 from .files.beside import ConfigCopy, plan_config, vae_remarks
 from .files.checkpoint import SAFETENSORS, Checkpoint
 from .files.hashes import compute_sha256, legacy_hash, remember_place
-from .files.metadata import SourceFacts, left_out_fields, make_metadata, metadata_room
+from .files.lora_file import OpenLora
+from .files.metadata import SourceFacts, gather_facts, left_out_fields, make_metadata, metadata_room
 from .files.model_file import describe_change
 from .files.model_locator import AS_RECORDED, ModelLocator, expand_home
 from .files.open_models import OpenModels
 from .files.writer import SafetensorsWriter, check_target, resolve_target
-from .plan import MergePlan, Role
+from .models import Model, files_in, with_loras
+from .plan import FileRole, MergePlan, Role
 from .progress import Controls
 
 _Inputs = tuple[tuple[Role, str], ...]
@@ -85,20 +88,22 @@ def merge_to_file(
     controls = controls or Controls()
     try:
         with OpenModels(locator) as open_models:
-            models = open_models.open(recipe)
-            result.refuse(models)
-            config = plan_config(models[Role.A].path, result.named, overwrite=overwrite)
-            beside = vae_remarks(models[Role.A].path, result.named, chosen=recipe.vae is VaeChoice.FILE)
+            models, loras = open_models.open(recipe), open_models.loras(recipe)
+            everything = with_loras(models, [lora.file for lora in loras])
+            result.refuse(everything)
+            base = models[Role.A].base.path
+            config = plan_config(base, result.named, overwrite=overwrite)
+            beside = vae_remarks(base, result.named, chosen=_chooses_vae(recipe))
             beside += [config.warning] if config.warning else []
             plan = open_models.planner(recipe).plan(recipe)
             plan = replace(plan, warnings=(*plan.warnings, *map(SpecWarning, beside)))
             on_plan(plan)
             hashed = with_hashes and not _made_without_hashes(recipe)
-            with _Hashing(models, hashed=hashed, controls=controls) as hashing:
-                not_finite = result.write(plan, models, hashing, config, device=device, controls=controls)
+            with _Hashing(everything, hashed=hashed, controls=controls) as hashing:
+                not_finite = result.write(plan, models, hashing, config, loras=loras, device=device, controls=controls)
             notes = config.note, left_out_fields(models[Role.A].metadata)
-            for model in models.values():
-                remember_place(model.path)
+            for file in files_in(everything):
+                remember_place(file.path)
         return MergeResult(result.target, plan, not_finite, tuple(filter(None, notes)), tuple(beside))
     except KeyboardInterrupt as exc:
         if not result.is_saved():
@@ -130,16 +135,18 @@ class _Output:
             raise MergeError(f"{self.target}: the name of the result must end in .safetensors.")
         check_target(self.target, overwrite=overwrite)
 
-    def refuse(self, models: Mapping[Role, Checkpoint]) -> None:
+    def refuse(self, models: Mapping[FileRole, Model]) -> None:
         """Refuse to write over what is merged."""
-        target = self.target
         for role, model in models.items():
-            try:
-                same = target.exists() and target.samefile(model.path)
-            except OSError as exc:
-                raise MergeError(f"Cannot write {target}: {exc.filename}: {exc.strerror or exc}.") from exc
-            if same:
-                raise MergeError(f"{target} is {role.spoken} itself; give the result another name.")
+            if any(map(self._is_same, model.files)):
+                itself = f"{role.spoken} itself" if isinstance(model, Checkpoint) else f"a model of {model.name}"
+                raise MergeError(f"{self.target} is {itself}; give the result another name.")
+
+    def _is_same(self, file: Checkpoint) -> bool:
+        try:
+            return self.target.exists() and self.target.samefile(file.path)
+        except OSError as exc:
+            raise MergeError(f"Cannot write {self.target}: {exc.filename}: {exc.strerror or exc}.") from exc
 
     def is_saved(self) -> bool:
         """Tell whether the file is there, complete."""
@@ -148,10 +155,11 @@ class _Output:
     def write(
         self,
         plan: MergePlan,
-        models: Mapping[Role, Checkpoint],
+        models: Mapping[Role, Model],
         hashing: _Hashing,
         config: ConfigCopy,
         *,
+        loras: Sequence[OpenLora],
         device: str,
         controls: Controls,
     ) -> _Inputs:
@@ -167,10 +175,11 @@ class _Output:
         room = metadata_room(plan, hashing.expected())
         with SafetensorsWriter(self.target, infos, room=room, overwrite=self._overwrite) as writer:
             self._writer = writer
-            findings = execute(plan, models, FileSink(writer, spelled), device=device, controls=controls)
+            sink = FileSink(writer, spelled)
+            findings = execute(plan, models, sink, loras=loras, device=device, controls=controls)
             controls.stage("hashing")
             facts = hashing.finish()
-            _check_unchanged(models)
+            _check_unchanged(with_loras(models, [lora.file for lora in loras]))
             controls.stage("flushing")
             with config.placed(is_saved=self.is_saved):
                 writer.commit(make_metadata(plan, facts))
@@ -179,52 +188,60 @@ class _Output:
 
 def _made_without_hashes(recipe: MergeRecipe) -> bool:
     """Tell a recipe of a file made without hashes, which are then left out when it is repeated, too."""
-    return any(source.size is not None and source.sha256 is None for source in recipe.sources.values())
+    files = [source for source in recipe.sources.values() if source.recipe is None]
+    files = files or [source for _, source in files_of(recipe)]  # a recipe within may be saved before hashes are known
+    return any(source.size is not None and source.sha256 is None for source in files)
 
 
-def _check_unchanged(models: Mapping[Role, Checkpoint]) -> None:
-    for model in models.values():
-        if describe_change(model.path, model.identity):
-            raise CheckpointError(f"{model.path} changed while it was merged.")
+def _chooses_vae(recipe: MergeRecipe) -> bool:
+    """Tell whether a file is chosen for the VAE, also in a recipe that model A is."""
+    inner = recipe.model_a.recipe
+    return recipe.vae is VaeChoice.FILE or (inner is not None and _chooses_vae(inner))
+
+
+def _check_unchanged(models: Mapping[FileRole, Model]) -> None:
+    for file in files_in(models):
+        if describe_change(file.path, file.identity):
+            raise CheckpointError(f"{file.path} changed while it was merged.")
 
 
 class _Hashing:
-    """Computes the models' hashes that are not cached, in a thread beside the merge."""
+    """Computes the files' hashes that are not cached, in a thread beside the merge."""
 
-    def __init__(self, models: Mapping[Role, Checkpoint], *, hashed: bool, controls: Controls) -> None:
+    def __init__(self, models: Mapping[FileRole, Model], *, hashed: bool, controls: Controls) -> None:
         self._models = models
         self._controls = controls
         self._ended = threading.Event()
-        self._cached = {role: model.remembered_sha256() for role, model in models.items()} if hashed else {}
+        files = files_in(models)
+        self._cached = {file: file.remembered_sha256() for file in files} if hashed else {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
-        self._pending: dict[Role, Future[str]] = {}
-        self._legacy = {role: legacy_hash(model.path) for role, model in models.items()}
+        self._pending: dict[Checkpoint, Future[str]] = {}
+        self._legacy = {file: legacy_hash(file.path) for file in files}
 
     def __enter__(self) -> _Hashing:
-        for role, sha256 in self._cached.items():
+        for file, sha256 in self._cached.items():
             if sha256 is None:
-                path = self._models[role].path
-                self._pending[role] = self._pool.submit(compute_sha256, path, check_stop=self._check_stop)
+                self._pending[file] = self._pool.submit(compute_sha256, file.path, check_stop=self._check_stop)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._pool.shutdown()
 
-    def expected(self) -> dict[Role, SourceFacts]:
+    def expected(self) -> dict[FileRole, SourceFacts]:
         """Give the facts at once, with a placeholder for each hash that is not computed yet."""
-        return self._facts({role: self._cached[role] or "0" * 64 for role in self._cached})
+        return self._facts({file: self._cached[file] or "0" * 64 for file in self._cached})
 
-    def finish(self) -> dict[Role, SourceFacts]:
+    def finish(self) -> dict[FileRole, SourceFacts]:
         """Wait for the hashes, and give the facts."""
-        computed = {role: pending.result() for role, pending in self._pending.items()}
+        computed = {file: pending.result() for file, pending in self._pending.items()}
         return self._facts({**self._cached, **computed})
 
-    def _facts(self, hashes: Mapping[Role, str | None]) -> dict[Role, SourceFacts]:
-        return {
-            role: SourceFacts(hashes.get(role), model.signature.size, self._legacy[role], model.metadata)
-            for role, model in self._models.items()
-        }
+    def _facts(self, hashes: Mapping[Checkpoint, str | None]) -> dict[FileRole, SourceFacts]:
+        def of_file(file: Checkpoint) -> SourceFacts:
+            return SourceFacts(hashes.get(file), file.signature.size, self._legacy[file], file.metadata)
+
+        return gather_facts(self._models, of_file)
 
     def _check_stop(self) -> None:
         if self._ended.is_set() or self._controls.should_stop():

@@ -9,6 +9,7 @@ from ..architectures.blocks import Architecture
 from ..architectures.detection import detect_architecture, input_channels
 from ..architectures.keys import EMA_PREFIX, FIRST_CONV, UNET_PREFIX, is_vae_key, shown_key
 from ..errors import MergeError
+from ..lora.layers import LoraLayers
 from ..recipe.recipe import MergeRecipe, SaveDtype, VaeChoice
 from ..recipe.spec_warnings import SpecWarning
 from .files.tensor_info import TensorInfo
@@ -50,6 +51,7 @@ class FileFacts:
         renamings: For each file in words how it spells its keys otherwise, and what of it is not read.
         v_configs: The models beside which a ``.yaml`` says that they predict v.
         doubts: In sentences, what of the files is not read though it may be meant, and which may not be the recipe's.
+        loras: The name of each LoRA's file, and its layers.
     """
 
     headers: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class FileFacts:
     renamings: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
     v_configs: Sequence[Role] = ()
     doubts: tuple[str, ...] = ()
+    loras: Sequence[tuple[str, LoraLayers]] = ()
 
 
 def refuse_quantised(models: ModelInfos, files: FileFacts) -> None:
@@ -243,13 +246,17 @@ def warn_of_ema(tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
         return
     unet = [tensor for tensor in tensors if tensor.name.key.startswith(UNET_PREFIX)]
     pairs = [(tensor, ema[key]) for tensor in unet if (key := _ema_key(tensor.name.key)) in ema]
-    alike = all((one.inputs, one.alpha, one.beta) == (other.inputs, other.alpha, other.beta) for one, other in pairs)
+    alike = all(_merged_as(one) == _merged_as(other) for one, other in pairs)
     kept = all(not one.changed and not other.changed for one, other in pairs)
     if not (alike or kept) or (not pairs and any(tensor.changed for tensor in unet)):
         yield SpecWarning(
             f"The EMA weights of A ({EMA_PREFIX}*, {len(ema):,} tensors) are no average of the merged U-Net; "
             '--drop-ema leaves them out ("Leave out EMA weights" in the tab).'
         )
+
+
+def _merged_as(tensor: TensorPlan) -> object:
+    return tensor.inputs, tensor.alpha, tensor.beta, tensor.loras
 
 
 def _is_ema_weight(key: str) -> bool:

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from ..architectures.blocks import Architecture
 from ..architectures.keys import KeyName
-from ..recipe.modes import MergeMode
-from ..recipe.recipe import MergeRecipe
+from ..modes.catalogue import MergeMode
+from ..recipe.recipe import MergeRecipe, ModelSource
 from ..recipe.spec_warnings import SpecWarning
 from .files.tensor_info import TensorInfo
+from .lora_fit import LoraFit
 
 Infos = Mapping[str, TensorInfo]
 """Number format and shape of each tensor of a file, by key."""
@@ -37,6 +38,43 @@ class Role(Enum):
         return "the VAE file" if self is Role.VAE else f"model {self.name}"
 
 
+class LoraRole(NamedTuple):
+    """The part of a LoRA in a merge.
+
+    Attributes:
+        place: Its place among the recipe's LoRAs, from 0.
+    """
+
+    place: int
+
+    @property
+    def spoken(self) -> str:
+        """The role in a sentence: "LoRA 1"."""
+        return f"LoRA {self.place + 1}"
+
+
+FileRole = Role | LoraRole
+"""The part of any file of a merge."""
+
+
+def sources_of(recipe: MergeRecipe) -> dict[FileRole, ModelSource]:
+    """Give what stands in a recipe: its models, a VAE, and its LoRAs."""
+    models: dict[FileRole, ModelSource] = {Role(role): source for role, source in recipe.sources.items()}
+    return models | {LoraRole(place): lora.file for place, lora in enumerate(recipe.loras)}
+
+
+class LoraUse(NamedTuple):
+    """How much of a LoRA is added to a tensor.
+
+    Attributes:
+        place: The LoRA's place among the recipe's, from 0.
+        ratio: The ratio; not 0.
+    """
+
+    place: int
+    ratio: float
+
+
 class TensorPlan(NamedTuple):
     """How one tensor of the result is made.
 
@@ -52,6 +90,7 @@ class TensorPlan(NamedTuple):
         inputs: The models it is computed from. A tensor with a single input is copied, and converted if the number
             format differs.
         note: Why it is not merged, whatever its ratios; empty if it is.
+        loras: The LoRAs that are added to it, whether or not it is merged.
     """
 
     name: KeyName
@@ -64,11 +103,12 @@ class TensorPlan(NamedTuple):
     base_beta: float | None
     inputs: tuple[Role, ...]
     note: str = ""
+    loras: tuple[LoraUse, ...] = ()
 
     @property
     def changed(self) -> bool:
         """Whether the result differs from A in more than number format."""
-        return self.inputs != (Role.A,)
+        return self.inputs != (Role.A,) or bool(self.loras)
 
 
 @dataclass(frozen=True)
@@ -84,6 +124,7 @@ class MergePlan:
             result does without them.
         renamings: For each file in words how it spells its keys otherwise, and what of it is not read.
         is_model_a: Whether the result is model A as it is: the same tensors, numbers and number formats.
+        loras: What of each LoRA of the recipe has a place in model A.
     """
 
     architecture: Architecture
@@ -93,6 +134,7 @@ class MergePlan:
     left_out: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
     renamings: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
     is_model_a: bool = False
+    loras: tuple[LoraFit, ...] = ()
 
     @property
     def mode(self) -> MergeMode:

@@ -13,9 +13,13 @@ from ..architectures.detection import input_channels
 from ..architectures.element_groups import group_name, natural_key
 from ..architectures.keys import Component, KeyName, name_key, shown_key
 from ..recipe.block_weights import BlockWeights, format_block_weights
+from ..recipe.lora_texts import format_lora
+from ..recipe.numbers import format_numbers
+from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import format_ratio
 from .change_counts import Tally, count_changes
 from .files.tensor_info import TensorInfo
+from .lora_fit import LoraFit
 from .plan import MergePlan, Role, TensorPlan
 from .quantised import find_quantised
 from .shape_fit import INPUT_KINDS, LATENT_CHANNELS
@@ -29,7 +33,7 @@ One column a block, one row a group of elements. Ratio: 0 none, 1-9 tenths, # on
 
 
 def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
-    """Give a plan as a dict: architecture, tensors, warnings; rules are indices from 0."""
+    """Give a plan as a dict: architecture, tensors, warnings; rules and LoRAs are indices from 0."""
     return {
         "architecture": plan.architecture.name,
         "tensors": [
@@ -43,12 +47,19 @@ def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
                 "beta_rule": tensor.beta_rule,
                 "inputs": [role.value for role in tensor.inputs],
                 "note": tensor.note,
+                **({"loras": [list(use) for use in tensor.loras]} if tensor.loras else {}),
             }
             for tensor in plan.tensors
         ],
         "warnings": [warning.message for warning in plan.warnings],
+        **({"loras": [_lora_as_dict(fit) for fit in plan.loras]} if plan.loras else {}),
         **({"names": {role.value: list(words) for role, words in plan.renamings.items()}} if plan.renamings else {}),
     }
+
+
+def _lora_as_dict(fit: LoraFit) -> dict[str, Any]:
+    unfit = {"no_place": list(fit.alone), "other_shape": list(fit.misshapen)}
+    return {"file": fit.name, "layers": fit.layers, "applied": fit.applied, "tensors": len(fit.changes), **unfit}
 
 
 def describe_plan(plan: MergePlan, *, colour: bool = False) -> Iterator[str]:
@@ -76,6 +87,7 @@ def summarise_plan(plan: MergePlan) -> Iterator[str]:
         if keys:
             where = "EMA weights of A" if role is Role.A else f"only in {role.name}"
             yield f"{_tensors(len(keys))}: {where}, left out, such as {shown_key(keys[0])}."
+    yield from (fit.summary for fit in plan.loras)
     yield from describe_names(plan)
 
 
@@ -255,15 +267,34 @@ def _glyph(cell: _Cell) -> str:
 
 
 def _describe_recipe(plan: MergePlan) -> Iterator[str]:
-    recipe = plan.recipe
+    yield from describe_models(plan.recipe)
+    mode, *ratios = _describe_ratios(plan.recipe)
+    yield from (f"{plan.architecture.name}, {mode}", *ratios)
+
+
+def describe_models(recipe: MergeRecipe) -> Iterator[str]:
+    """List the models of a recipe, and indented below a recipe in the place of one what that is made of."""
     for role, source in recipe.sources.items():
-        yield f"{role.upper()}: {source.path}"
-    yield f"{plan.architecture.name}, {recipe.mode.value}: {recipe.mode.formula}"
+        if role == "b" and recipe.only_adds_loras:
+            continue  # it is A once more
+        yield f"{role.upper()}: {source.path}{'' if source.recipe is None else ', a recipe:'}"
+        if source.recipe is not None:
+            yield from (f"   {line}" for line in (*describe_models(source.recipe), *_describe_ratios(source.recipe)))
+            if source.recipe.dtype is not None:
+                yield f"   {source.recipe.dtype.value} would be the format of its file; nothing is rounded to it here"
+
+
+def _describe_ratios(recipe: MergeRecipe) -> Iterator[str]:
+    yield f"{recipe.mode.value}: {recipe.mode.formula}"
     yield f"alpha: {_base_ratio(recipe.alpha, recipe.block_alpha)}"
     if recipe.mode.uses_beta:
         yield f"beta:  {_base_ratio(recipe.beta or 0.0, recipe.block_beta)}"
+    if recipe.numbers:
+        yield f"numbers: {format_numbers(recipe.numbers)}"
     for index, rule in enumerate(recipe.rules.rules, 1):
         yield f"rule {index}: {rule}"
+    for lora in recipe.loras:
+        yield f"LoRA {format_lora(lora.file.path, lora.ratio, lora.ratio_te)}"
 
 
 def _base_ratio(plain: float, weights: BlockWeights | None) -> str:

@@ -8,10 +8,12 @@ from typing import NamedTuple
 from ..architectures.keys import EMA_PREFIX, UNET_PREFIX, Component, KeyName, name_key
 from ..architectures.tensor_sets import TensorSet, members
 from ..errors import MergeError
+from ..modes.base import A
 from ..recipe.recipe import MergeRecipe, VaeChoice
 from ..recipe.rule_matching import Decision, RuleMatcher, rule_by_tensor
 from ..recipe.rules import Ratios
 from ..recipe.spec_warnings import SpecWarning, warn_of_ratios, warn_of_rules, warn_of_weights
+from .lora_plan import LoraPlanner, is_baked
 from .model_fit import (
     VAE_ROLES,
     FileFacts,
@@ -25,7 +27,7 @@ from .model_fit import (
     warn_of_models,
 )
 from .part_fit import U_NET, VAE, Partners, compare_parts, describe_no_floats, warn_of_unknown_names, why_unet_is_unfit
-from .plan import NOTHING_CHANGES, NOTHING_MERGED, MergePlan, Role, TensorPlan
+from .plan import NOTHING_CHANGES, NOTHING_MERGED, LoraUse, MergePlan, Role, TensorPlan, sources_of
 from .shape_fit import Misfit, can_merge_shapes, describe_misfits, has_same_numbers
 
 _NO_FACTS = FileFacts()
@@ -49,11 +51,12 @@ def plan_tensors(recipe: MergeRecipe, models: ModelInfos, files: FileFacts = _NO
 
 def planning_key(recipe: MergeRecipe) -> Hashable:
     """Give a key that is equal for two recipes only if one :class:`Planner` can plan both."""
-    return recipe.mode, recipe.vae, recipe.dtype, recipe.force, recipe.drop_ema, tuple(recipe.sources.items())
+    files = tuple(sources_of(recipe).items())
+    return recipe.mode, recipe.vae, recipe.dtype, recipe.force, recipe.drop_ema, files
 
 
 class Planner:
-    """Plans recipes that differ in ratios and rules alone: of the same models, mode, VAE and number format.
+    """Plans recipes that differ in ratios and rules alone: of the same models, LoRAs, mode, VAE and number format.
 
     Models need not fit together where a recipe takes nothing from them.
 
@@ -66,10 +69,12 @@ class Planner:
         architecture: The architecture of the models.
         names: The tensors of the result, in the order of A's file. Bit i of a set of tensors stands for the i-th.
         infos: Their number formats and shapes in the result, by key.
+        loras: The LoRAs beside the result.
 
     Raises:
         CheckpointError: A model is of an architecture that cannot be merged.
-        MergeError: The models are of different architectures, one is quantised, or one lacks the VAE to take from it.
+        MergeError: The models are of different architectures, one is quantised, or one lacks the VAE to take from it;
+            a LoRA is for another architecture.
     """
 
     def __init__(self, recipe: MergeRecipe, models: ModelInfos, files: FileFacts = _NO_FACTS) -> None:
@@ -99,6 +104,10 @@ class Planner:
         }
         self._about_models = list(warn_of_models(models, files))
         self._left_out = left_out_keys(models, recipe, self.infos)
+        self._lora_planner = LoraPlanner(
+            recipe, files.loras, self.names, infos=self.infos, architecture=self.architecture
+        )
+        self.loras = self._lora_planner.fits
 
     @property
     def everything(self) -> TensorSet:
@@ -125,10 +134,17 @@ class Planner:
             *warn_of_channels(self._models, tensors),
             *self._warn_of_fit(tensors),
             *warn_of_ema(tensors),
+            *self._lora_planner.warnings(recipe),
         ]
-        is_model_a = NOTHING_CHANGES in warnings
         return MergePlan(
-            self.architecture, recipe, tensors, tuple(warnings), self._left_out, self._files.renamings, is_model_a
+            self.architecture,
+            recipe,
+            tensors,
+            warnings=tuple(warnings),
+            left_out=self._left_out,
+            renamings=self._files.renamings,
+            is_model_a=NOTHING_CHANGES in warnings,
+            loras=self.loras,
         )
 
     def plan_some(self, recipe: MergeRecipe, tensors: TensorSet) -> MergePlan:
@@ -158,6 +174,10 @@ class Planner:
             for beta, with_beta in betas.items()
             if (both := with_alpha & with_beta)
         }
+
+    def lora_uses(self, recipe: MergeRecipe) -> dict[tuple[LoraUse, ...], TensorSet]:
+        """Give the tensors of each choice of LoRAs and their ratios."""
+        return self._lora_planner.sets(recipe, self.everything)
 
     def _by_ratio(
         self, base: Mapping[str, float | None], ruled: Sequence[TensorSet], ratios: Sequence[float | None]
@@ -200,8 +220,9 @@ class Planner:
                 uses[alpha, beta] = self._use(alpha, beta)
             inputs = self._unmerged_input(name) if note else self._inputs(index, uses[alpha, beta])
             info = self.infos[name.key]
+            loras = self._lora_planner.uses(recipe, index)
             plans.append(
-                TensorPlan(name, info, alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta, inputs, note)
+                TensorPlan(name, info, alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta, inputs, note, loras)
             )
         self._refuse_what_does_not_fit(recipe, plans)
         return tuple(plans)
@@ -223,7 +244,8 @@ class Planner:
             if misfit.role in plan.inputs
         ]
         if wrong:
-            zero = "0:0" if recipe.mode.uses_beta else "0"
+            keeps_a = recipe.mode.coefficients(0.0, 0.0) == A
+            zero = ("0:0" if recipe.mode.uses_beta else "0") if keeps_a else ""
             raise MergeError(describe_misfits(wrong, vae_taken_from=VAE_ROLES.get(recipe.vae), zero=zero))
 
     def _find_misfits(self) -> dict[int, list[Misfit]]:
@@ -301,8 +323,11 @@ class Planner:
 
     def _use(self, alpha: float, beta: float | None) -> _Use:
         """Tell what the formula needs with these ratios."""
-        coefficients = zip((Role.A, Role.B, Role.C), self._recipe.mode.coefficients(alpha, beta or 0.0), strict=True)
-        used = {role: coefficient for role, coefficient in coefficients if coefficient}
+        coefficients = self._recipe.mode.coefficients(alpha, beta or 0.0)
+        if coefficients is None:
+            return _Use(self._merged_roles, None)
+        pairs = zip((Role.A, Role.B, Role.C), coefficients, strict=True)
+        used = {role: coefficient for role, coefficient in pairs if coefficient}
         return _Use(tuple(used), next(iter(used)) if list(used.values()) == [1.0] else None)
 
     def _inputs(self, index: int, use: _Use) -> tuple[Role, ...]:
@@ -336,8 +361,8 @@ def _takes_unet(tensors: Sequence[TensorPlan], role: Role) -> bool:
 
 
 def _warn_of_result(recipe: MergeRecipe, tensors: Sequence[TensorPlan], files: FileFacts) -> Iterator[SpecWarning]:
-    paths = [source.path for source in recipe.sources.values()]
-    if len(set(paths)) < len(paths) or files.same:
+    named = [source.recipe or source.path for source in recipe.sources.values()]
+    if (len(set(named)) < len(named) or files.same) and not is_baked(recipe, tensors):
         yield SpecWarning("The same file is given for two of the models.")
     if recipe.vae is not VaeChoice.MERGED:
         yield from _warn_of_vae_rules(recipe, tensors)

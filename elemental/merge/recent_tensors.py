@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .execute import TensorReader
-from .files.checkpoint import Checkpoint
-from .files.tensor_data import Buffer, TensorData
-from .formulas.half_precision import largest
+from .computation import StoredData, TensorReader
+from .files.tensor_data import Buffer
+from .half_precision import largest
+from .models import Model
 from .out_of_memory import is_out_of_memory
 from .plan import MergePlan, Role
 
@@ -22,7 +22,7 @@ MOST_BYTES = 1 << 27
 
 _ALIGNMENT = 64
 """Bytes; each tensor starts at a multiple of it, so that it can be read as numbers of any dtype."""
-_Name = tuple[Checkpoint, str]
+_Name = tuple[Model, str]
 
 
 class _KeptPiece(NamedTuple):
@@ -44,7 +44,7 @@ class KeptData:
         nbytes: Its size in bytes.
     """
 
-    def __init__(self, data: TensorData, memory: Tensor) -> None:
+    def __init__(self, data: StoredData, memory: Tensor) -> None:
         self.shape = data.shape
         self.dtype = data.dtype
         self.nbytes = len(memory)
@@ -98,13 +98,13 @@ class RecentTensors:
         self._positions: dict[_Name, int] = {}  # where tensors that the plan needs will be
         self._end = 0
 
-    def readers(self, models: Mapping[Role, Checkpoint], plan: MergePlan) -> Mapping[Role, TensorReader]:
+    def readers(self, models: Mapping[Role, Model], plan: MergePlan) -> Mapping[Role, TensorReader]:
         """Give what reads the models for a plan; a plan of more than half of the memory reads the files alone.
 
         Tensors that were given for the plan before must not be in use any more.
         """
         names = [(models[role], tensor.name.key) for tensor in plan.tensors for role in tensor.inputs]
-        sizes = {(model, key): _aligned(model.tensors[key].nbytes) for model, key in names}
+        sizes = {(model, key): _aligned(model.read_nbytes(key)) for model, key in names}
         fits = sum(sizes.values()) <= self._capacity // 2
         if not self._reserve() or not fits:
             self._prepare()
@@ -118,7 +118,7 @@ class RecentTensors:
         if self._preparing is not None:
             self._preparing.join()
 
-    def data(self, model: Checkpoint, key: str) -> KeptData:
+    def data(self, model: Model, key: str) -> KeptData:
         """Give a tensor of a model, of the plan that :meth:`readers` was called for last; valid for this plan.
 
         Raises:
@@ -127,13 +127,14 @@ class RecentTensors:
         """
         held = self._held.get((model, key))
         if held is not None:
-            if model.has_changed():
-                raise CheckpointError(f"{model.path} changed while it was read.")
+            changed = next((file for file in model.files if file.has_changed()), None)
+            if changed is not None:
+                raise CheckpointError(f"{changed.path} changed while it was read.")
             return held.data
         assert self._memory is not None
         position = self._positions[model, key]
         place = position % self._capacity
-        memory = self._memory[place : place + model.tensors[key].nbytes]
+        memory = self._memory[place : place + model.read_nbytes(key)]
         held = self._held[model, key] = _Held(position, KeptData(model.data(key), memory))
         return held.data
 
@@ -183,7 +184,7 @@ class _Reader(NamedTuple):
     """Reads the tensors of one model."""
 
     recent: RecentTensors
-    model: Checkpoint
+    model: Model
 
     def data(self, key: str) -> KeptData:
         """Give a tensor."""

@@ -66,7 +66,7 @@ def describe_misfits(misfits: Sequence[Misfit], *, vae_taken_from: Role | None, 
     Args:
         misfits: The tensors; at least one.
         vae_taken_from: The file that the VAE is taken from whole, if it is.
-        zero: The ratios that keep A's numbers, as a rule has them.
+        zero: The ratios that keep A's numbers, as a rule has them; empty if none do in this mode.
     """
     lines = [
         f"{shown_key(name.key)} is {list(result)} in the result, {list(shape)} in {role.spoken}"
@@ -86,7 +86,7 @@ def _hint(misfits: Sequence[Misfit], *, vae_taken_from: Role | None, zero: str) 
     if vae_taken_from is not None and any(misfit.name.component is Component.VAE for misfit in misfits):
         return f"The VAE of {vae_taken_from.spoken} is of another kind; take it from A (--vae a)."
     words = _words(misfit.name for misfit in misfits)
-    if len(words) > _MOST_BLOCKS:
+    if len(words) > _MOST_BLOCKS or not zero:
         return ""
     rules = ", ".join(f"{word}::{zero}" for word in words)
     return f'"{rules}" after your other rules would keep A\'s numbers there.'

@@ -17,6 +17,9 @@ from .text_files import encoding_of, read_at_most
 BUILT_IN_PRESETS = Path(__file__).with_name("presets.txt")
 """The presets that come with the program; the file names their sources."""
 
+NO_WEIGHTS = "none"
+"""Stands for no block weights on the command line."""
+
 _LARGEST = 10_000_000
 _MOST_SEPARATORS = 10
 """Bytes of a file, and places where a name may end in a line that is no preset."""
@@ -59,7 +62,7 @@ def choose_block_weights(text: str, presets: Presets, architecture: Architecture
             architecture.
     """
     name = text.strip()
-    key = _key(name)
+    key = key_of(name)
     if key in mistakes_of(presets):
         raise RecipeError(mistakes_of(presets)[key])
     preset = presets.get(key)
@@ -77,7 +80,7 @@ def choose_block_weights(text: str, presets: Presets, architecture: Architecture
 
 def is_preset(text: str, presets: Presets) -> bool:
     """Tell whether a text is the name of a preset."""
-    return _key(text) in presets
+    return key_of(text) in presets
 
 
 def read_presets(*paths: Path) -> PresetTable:
@@ -111,7 +114,7 @@ def _read_preset_file(path: Path) -> PresetTable:
         try:
             name, weights = _read_line(entry)
         except RecipeError as exc:
-            table.mistakes[_key(_name_of(entry))] = f"{path}, line {number}: {exc}"
+            table.mistakes[key_of(_name_of(entry))] = f"{path}, line {number}: {exc}"
             continue
         known = next((other for other in table.get(name, ()) if len(other.unet) == len(weights.unet)), None)
         place = lines.setdefault((name, len(weights.unet)), number)
@@ -151,7 +154,7 @@ def _shorten_spaces(line: str) -> str:
 def _read_line(entry: str) -> tuple[str, BlockWeights]:
     mistake = RecipeError("A preset is written NAME: numbers.")
     for separator in islice(_SEPARATOR.finditer(entry), _MOST_SEPARATORS):
-        name = _key(entry[: separator.start()])
+        name = key_of(entry[: separator.start()])
         try:
             weights = parse_block_weights(entry[separator.end() :])
         except RecipeError as exc:
@@ -162,6 +165,21 @@ def _read_line(entry: str) -> tuple[str, BlockWeights]:
         if name:
             return name, weights
     raise mistake
+
+
+def key_of_line(line: str) -> tuple[str, int] | None:
+    """Give the name of the preset in a line of a file and how many blocks it is for, 0 if the line cannot be used.
+
+    None for a comment, a blank line or a heading.
+    """
+    entry = next((entry for _, entry in _entries(line)), None)
+    if entry is None:
+        return None
+    try:
+        name, weights = _read_line(entry)
+    except RecipeError:
+        return key_of(_name_of(entry)), 0
+    return name, len(weights.unet)
 
 
 def _end_of_name(entry: str) -> int:
@@ -175,7 +193,8 @@ def _name_of(entry: str) -> str:
     return entry[:end] if end < len(entry) else entry.split()[0]
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """Give the spelling by which presets are told apart."""
     return " ".join(name.strip().strip("\"'").upper().split())
 
 
@@ -197,11 +216,11 @@ def _parse_weights_or_line(text: str, presets: Presets) -> BlockWeights:
 def _suggest_preset(text: str, presets: Presets) -> str:
     """Suggest presets with the same numbers in their names, and reversed only if this is."""
     plain = {_without_dashes(name): name for name in presets}
-    wanted = plain.get(_without_dashes(_key(text)))
+    wanted = plain.get(_without_dashes(key_of(text)))
     if wanted is not None:
         return f'; did you mean "{wanted}"?'
-    fitting = [name for name in presets if _is_reversed(name) == _is_reversed(_key(text))]
-    return suggest(_key(text), fitting)
+    fitting = [name for name in presets if _is_reversed(name) == _is_reversed(key_of(text))]
+    return suggest(key_of(text), fitting)
 
 
 def _without_dashes(name: str) -> str:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..errors import RecipeError
 from .block_weights import BlockWeights
 from .recipe import MergeRecipe
-from .rules import RuleSet
+from .rules import RuleSet, format_ratio
 
 _Change = Callable[[float], float]
 
 
 def with_more_alpha(recipe: MergeRecipe, more: float) -> MergeRecipe:
-    """Give a recipe in which alpha is larger by a number everywhere: as such, in block weights and in rules."""
-    return _changed(recipe, lambda alpha: alpha + more, lambda beta: beta)
+    """Give a recipe in which alpha is larger by a number everywhere: as such, in block weights and in rules.
+
+    Raises:
+        RecipeError: The mode takes no ratio that is so large.
+    """
+    try:
+        return _changed(recipe, lambda alpha: alpha + more, lambda beta: beta)
+    except RecipeError as exc:
+        most = (recipe.mode.record.limits or (0.0, math.inf))[1]
+        raise RecipeError(
+            f"An image is made with alpha {format_ratio(more)} larger everywhere, and {recipe.mode.value} takes ratios "
+            f"up to {format_ratio(most)}: use {format_ratio(round(most - more, 6))} at most."
+        ) from exc
 
 
 def on_the_way(recipe: MergeRecipe, share: float) -> MergeRecipe:

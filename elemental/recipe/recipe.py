@@ -9,9 +9,11 @@ from enum import Enum
 from typing import Any
 
 from ..errors import RecipeError, SpecProblem
+from ..modes.catalogue import MergeMode
 from .block_weights import BlockWeights, format_block_weights, parse_block_weights
-from .modes import MergeMode
-from .rules import RuleSet, format_rules
+from .chains import UNNAMED, check_chain, refuse_deep
+from .numbers import Numbers, complete_numbers, known_numbers
+from .rules import RuleSet, format_ratio, format_rules
 from .spec_errors import PlainProblem, spec_error
 from .spec_parser import parse_rules
 from .suggestions import suggest
@@ -21,7 +23,7 @@ VERSION = 1
 
 _FIELDS = (
     "version", "mode", "alpha", "beta", "block_alpha", "block_beta", "rules", "vae", "dtype", "models", "force",
-    "drop_ema",
+    "drop_ema", "loras", "numbers",
 )  # fmt: skip
 _ROLES = ("a", "b", "c", "vae")
 
@@ -45,22 +47,45 @@ class VaeChoice(Enum):
 
 @dataclass(frozen=True)
 class ModelSource:
-    """One file of a merge.
+    """One model of a merge: a file, or a recipe in the place of one.
 
     Attributes:
         path: The path when the recipe was made; ``~`` stands for the user's home folder.
         sha256: The SHA-256 of the file in lower-case hex, or at least its first 10 digits, if it was computed.
         size: The size of the file in bytes, if it was recorded.
+        recipe: What the model is made of, if it is no file; the path is then where this recipe was read from, and
+            names it.
     """
 
     path: str
     sha256: str | None = None
     size: int | None = None
+    recipe: MergeRecipe | None = None
 
     @property
     def name(self) -> str:
         """The file name without folders, for paths of any system."""
         return self.path.replace("\\", "/").rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class LoraSource:
+    """A LoRA that is added to the result of a merge.
+
+    Attributes:
+        file: Its file.
+        ratio: How much of it is added; any finite number.
+        ratio_te: How much is added to the text encoders; None for the same.
+    """
+
+    file: ModelSource
+    ratio: float = 1.0
+    ratio_te: float | None = None
+
+    @property
+    def in_text_encoders(self) -> float:
+        """How much is added to the text encoders."""
+        return self.ratio if self.ratio_te is None else self.ratio_te
 
 
 @dataclass(frozen=True)
@@ -82,9 +107,12 @@ class MergeRecipe:
         dtype: The dtype of the result's float tensors; None for A's.
         force: Whether to merge U-Nets that do not fit together, as far as their names agree.
         drop_ema: Whether the result does without A's EMA weights.
+        loras: LoRAs, added last, in any mode.
+        numbers: The numbers that the mode has besides the ratios; those that are not given get their defaults.
 
     Raises:
-        RecipeError: A model or ratio is missing, not allowed in this mode, or not finite.
+        RecipeError: A model or ratio is missing, not allowed in this mode, not finite, or beyond the mode's limits; or
+            the mode has no such number, or not of such a size.
         SpecError: A rule sets beta in a mode that has none.
     """
 
@@ -102,15 +130,26 @@ class MergeRecipe:
     dtype: SaveDtype | None = None
     force: bool = False
     drop_ema: bool = False
+    loras: tuple[LoraSource, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=Numbers)
 
     def __post_init__(self) -> None:
         _check_models(self)
         _check_ratios(self)
+        _check_limits(self)
         _check_rule_betas(self)
+        _check_loras(self)
+        check_chain(self)
+        object.__setattr__(self, "numbers", complete_numbers(self.mode, self.numbers))
+
+    @property
+    def only_adds_loras(self) -> bool:
+        """Whether there is no other model than A, to which LoRAs are added."""
+        return bool(self.loras) and self.model_a == self.model_b and self.model_c is None
 
     @property
     def sources(self) -> dict[str, ModelSource]:
-        """The files of the merge by role: a, b, c, vae."""
+        """The models of the merge by role: a, b, c, vae."""
         roles = {"a": self.model_a, "b": self.model_b, "c": self.model_c, "vae": self.vae_file}
         return {role: source for role, source in roles.items() if source is not None}
 
@@ -134,6 +173,8 @@ class MergeRecipe:
             "dtype": self.dtype and self.dtype.value,
             "force": self.force or None,
             "drop_ema": self.drop_ema or None,
+            "loras": [_lora_to_dict(lora) for lora in self.loras] or None,
+            "numbers": dict(self.numbers) or None,
         }
         return {
             "version": VERSION,
@@ -145,8 +186,9 @@ class MergeRecipe:
 
 
 def drop_unused(parts: Mapping[str, Any], mode: MergeMode) -> dict[str, Any]:
-    """Remove what a mode cannot use from the fields of a recipe: model C, beta, and the beta of rules."""
+    """Remove what a mode cannot use from the fields of a recipe: model C, beta, the beta of rules, and numbers."""
     kept = dict(parts)
+    kept["numbers"] = Numbers(known_numbers(mode, parts.get("numbers", {})))
     if not mode.uses_c:
         kept["model_c"] = None
     if not mode.uses_beta:
@@ -163,6 +205,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
         RecipeError: The dict is not a recipe, or is of a later version.
         SpecError: Its rules cannot be read, or set beta in a mode that has none.
     """
+    refuse_deep(data)
     try:
         _refuse_unknown(data, _FIELDS, "recipe")
         if data["version"] != VERSION:
@@ -184,6 +227,8 @@ def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
             dtype=SaveDtype(data["dtype"]) if "dtype" in data else None,
             force=_flag(data, "force"),
             drop_ema=_flag(data, "drop_ema"),
+            loras=tuple(_lora_from_dict(lora) for lora in data.get("loras", ())),
+            numbers=Numbers(data.get("numbers", {})),
         )
     except KeyError as exc:
         raise RecipeError(f'The recipe lacks the entry "{exc.args[0]}".') from exc
@@ -206,15 +251,40 @@ def _refuse_unknown(data: Mapping[str, Any], allowed: Sequence[str], where: str)
 
 
 def _source_to_dict(source: ModelSource) -> dict[str, Any]:
+    if source.recipe is not None:
+        return {"path": source.path, "recipe": source.recipe.to_dict()}
     return {"path": source.path, "sha256": source.sha256, "size": source.size}
 
 
 def _source_from_dict(data: Mapping[str, Any]) -> ModelSource:
+    if "recipe" in data:
+        return _recipe_in_place(data)
     _refuse_unknown(data, ("path", "sha256", "size"), "model")
     path, sha256, size = data["path"], data.get("sha256"), data.get("size")
     if not isinstance(path, str) or not isinstance(sha256, str | None) or not isinstance(size, int | None):
         raise TypeError("a model is a path, a SHA-256 and a size")
     return ModelSource(path, sha256, size)
+
+
+def _lora_to_dict(lora: LoraSource) -> dict[str, Any]:
+    te = {} if lora.ratio_te is None else {"ratio_te": float(lora.ratio_te)}
+    return {**_source_to_dict(lora.file), "ratio": float(lora.ratio), **te}
+
+
+def _lora_from_dict(data: Mapping[str, Any]) -> LoraSource:
+    _refuse_unknown(data, ("path", "sha256", "size", "ratio", "ratio_te"), "LoRA")
+    file = _source_from_dict({name: value for name, value in data.items() if not name.startswith("ratio")})
+    ratio_te = data.get("ratio_te")
+    return LoraSource(file, float(data["ratio"]), None if ratio_te is None else float(ratio_te))
+
+
+def _recipe_in_place(data: Mapping[str, Any]) -> ModelSource:
+    """Read a recipe in the place of a file."""
+    _refuse_unknown(data, ("path", "recipe"), "recipe in the place of a model")
+    path = data.get("path", UNNAMED)
+    if not isinstance(path, str):
+        raise TypeError("the path of a recipe is a text")
+    return ModelSource(path or UNNAMED, recipe=recipe_from_dict(data["recipe"]))
 
 
 def _check_models(recipe: MergeRecipe) -> None:
@@ -240,6 +310,19 @@ def _check_ratios(recipe: MergeRecipe) -> None:
         raise RecipeError(f"{mode.value}, {mode.formula}, needs beta, or block weights for beta that include BASE.")
 
 
+def _check_limits(recipe: MergeRecipe) -> None:
+    """Refuse ratios with which the formula means nothing."""
+    limits = recipe.mode.record.limits
+    if limits is None:
+        return
+    weights = (number for part in (recipe.block_alpha, recipe.block_beta) if part for number in (*part.unet, part.base))
+    ruled = (ratio for rule in recipe.rules.rules for ratio in (rule.alpha, rule.beta))
+    for ratio in (recipe.alpha, recipe.beta, *weights, *ruled):
+        if ratio is not None and not limits[0] <= ratio <= limits[1]:
+            least, most = map(format_ratio, limits)
+            raise RecipeError(f"{recipe.mode.value} takes ratios from {least} to {most}, not {format_ratio(ratio)}.")
+
+
 def _check_rule_betas(recipe: MergeRecipe) -> None:
     if recipe.mode.uses_beta:
         return
@@ -254,5 +337,10 @@ def _check_rule_betas(recipe: MergeRecipe) -> None:
         raise spec_error(problems, rules.source, name=rules.name)
 
 
+def _check_loras(recipe: MergeRecipe) -> None:
+    if not all(math.isfinite(ratio) for lora in recipe.loras for ratio in (lora.ratio, lora.in_text_encoders)):
+        raise RecipeError("The ratio of a LoRA must be a finite number.")
+
+
 def _modes_with_beta() -> str:
-    return " and ".join(mode.value for mode in MergeMode if mode.uses_beta)
+    return ", ".join(mode.value for mode in MergeMode if mode.uses_beta)

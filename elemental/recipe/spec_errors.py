@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
-from ..architectures.blocks import ARCHITECTURES, TEXT_ENCODER, VAE
+from ..architectures.blocks import ARCHITECTURES, TEXT_ENCODER, VAE, Architecture
 from ..errors import Span, SpecError, SpecProblem
 from .rule_hints import explain_block, explain_colons, explain_part, explain_ratio
 from .rule_targets import ALL
@@ -94,6 +94,12 @@ def spec_error(problems: Sequence[SpecProblem], source: str, *, name: str = "spe
     return SpecError("\n".join(parts), problems)
 
 
+def for_architecture(error: SpecError, architecture: Architecture) -> SpecError:
+    """Give an error that names the blocks of one architecture alone, where it names those of all."""
+    text = str(error).replace(_allowed_blocks(ARCHITECTURES), _allowed_blocks([architecture]))
+    return SpecError(text, error.problems)
+
+
 def split_lines(text: str) -> list[str]:
     """Split a text at line ends of any system, and at nothing else."""
     return plain_line_ends(text).split("\n")
@@ -136,7 +142,7 @@ def _allowed(mistake: Mistake) -> str:
     if mistake in (Mistake.COLONS, Mistake.COMMAS):
         return f"{_FORM}."
     if mistake is Mistake.BLOCK:
-        return _allowed_blocks()
+        return _allowed_blocks(ARCHITECTURES)
     return {
         Mistake.PART: "A part is any piece of an element's name, such as attn2 or ff.net.",
         Mistake.ALL_WITH_OTHERS: f"{ALL} is every block, or every element of the blocks before the colon.",
@@ -150,9 +156,9 @@ def _allowed(mistake: Mistake) -> str:
     }[mistake]
 
 
-def _allowed_blocks() -> str:
+def _allowed_blocks(architectures: Sequence[Architecture]) -> str:
     by_blocks: dict[str, list[str]] = {}
-    for architecture in ARCHITECTURES:
+    for architecture in architectures:
         by_blocks.setdefault(architecture.block_summary, []).append(architecture.name)
     tables = [
         f"{' and '.join(names)} {'have' if len(names) > 1 else 'has'} {blocks}" for blocks, names in by_blocks.items()

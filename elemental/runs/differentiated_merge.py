@@ -12,6 +12,7 @@ from ..hosts.base import CheckpointRef, Host
 from ..images.image_request import ImageRequest, with_known_sampler
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.files.open_models import OpenModels
+from ..recipe.chains import base_file
 from ..recipe.recipe import MergeRecipe
 from ..workflows import live_merge
 
@@ -52,7 +53,7 @@ def differentiated_merge(
         CheckpointError: Model A is missing or damaged, or is none that can be merged.
         HostError: The host cannot differentiate its images, or the model cannot be loaded or restored.
     """
-    path = locator.locate(recipe.model_a)
+    path = locator.locate(base_file(recipe.model_a))
     live = host.open_model(CheckpointRef(path.stem, path))
     differentiator = host.differentiator()
     if differentiator is None:

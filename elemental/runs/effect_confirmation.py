@@ -15,6 +15,7 @@ from ..images.diff import mean_difference
 from ..images.files import write_whole
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.plan import TensorPlan
+from ..recipe.chains import base_file
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import RuleSet, rule_of_tensor
 from ..recipe.text_files import read_text
@@ -99,7 +100,7 @@ def _make_missing(
     work = [(tensor, index) for tensor in tensors for index in keeper.missing(tensor, len(effects.images))]
     if not work:
         return 0
-    path = locator.locate(effects.order.recipe.model_a)
+    path = locator.locate(base_file(effects.order.recipe.model_a))
     with live_merge(host.open_model(CheckpointRef(path.stem, path)), locator) as merge:
         for done, (tensor, index) in enumerate(work):
             watcher.on_progress(done, len(work), f"confirming {tensor.name.block}")
@@ -116,7 +117,7 @@ def _difference(
         raise Stopped
     recipe, request = with_more_of(effects.order.recipe, tensor), effects.order.requests[index]
     (made,) = images_of_merge(host, request, merge, recipe, controls=watcher.controls)
-    watcher.on_image(made.image, tensor.name.key)
+    watcher.on_image(made, tensor.name.key)
     return mean_difference(effects.images[index], made.image)
 
 

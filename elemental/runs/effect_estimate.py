@@ -14,14 +14,13 @@ from ..errors import CheckpointError, HostError, MergeError, RecipeError, Stoppe
 from ..hosts.base import Host
 from ..images.diff import difference_shape, mean_difference
 from ..images.files import make_folder, write_whole
-from ..images.image_request import ImageRequest
+from ..images.image_request import GeneratedImage, ImageRequest
 from ..merge.files.metadata import LABEL_FIELD, name_recipe
 from ..merge.files.model_file import read_signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.progress import Controls
-from ..recipe.modes import MergeMode
 from ..recipe.ratio_changes import with_more_alpha
-from ..recipe.recipe import MergeRecipe
+from ..recipe.recipe import MergeRecipe, ModelSource
 from .differentiated_merge import differentiated_merge, single_images
 
 if TYPE_CHECKING:
@@ -71,11 +70,8 @@ class EffectOrder:
         Raises:
             CheckpointError: A model is missing.
         """
-        models = {role: locator.locate(source) for role, source in self.recipe.sources.items()}
-        signatures = {role: [str(path), *read_signature(path)] for role, path in models.items()}
-        recipe = {name: value for name, value in self.recipe.to_dict().items() if name != "models"}
         requests = [request.to_dict() for request in self.requests]
-        return {"models": signatures, "recipe": recipe, "requests": requests, "method": self.method.value}
+        return {**_origin_of(self.recipe, locator), "requests": requests, "method": self.method.value}
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ class EffectWatcher:
     """
 
     on_progress: Callable[[int, int, str], None] = lambda _done, _total, _text: None
-    on_image: Callable[[Image.Image, str], None] = lambda _image, _text: None
+    on_image: Callable[[GeneratedImage, str], None] = lambda _image, _text: None
     on_note: Callable[[str], None] = lambda _text: None
     controls: Controls = field(default_factory=Controls)
 
@@ -116,6 +112,21 @@ class Effects:
     generated: int
 
 
+def _origin_of(recipe: MergeRecipe, locator: ModelLocator) -> dict[str, Any]:
+    """Say in plain data what a merge depends on: the files of its models, or the recipes in their place."""
+
+    def of(source: ModelSource) -> object:
+        if source.recipe is not None:
+            return _origin_of(source.recipe, locator)
+        path = locator.locate(source)
+        return [str(path), *read_signature(path)]
+
+    ratios = {name: value for name, value in recipe.to_dict().items() if name not in ("models", "loras")}
+    origin = {"models": {role: of(source) for role, source in recipe.sources.items()}, "recipe": ratios}
+    loras = [[of(lora.file), lora.ratio, lora.in_text_encoders] for lora in recipe.loras]
+    return {**origin, "loras": loras} if loras else origin
+
+
 def refuse_same_file(recipe: MergeRecipe, locator: ModelLocator = AS_RECORDED) -> None:
     """Refuse a recipe in which more of alpha changes nothing, since both models that it moves between are one file.
 
@@ -123,9 +134,15 @@ def refuse_same_file(recipe: MergeRecipe, locator: ModelLocator = AS_RECORDED) -
         CheckpointError: A model is missing.
         RecipeError: They are one.
     """
-    name, other = ("C", recipe.model_c) if recipe.mode is MergeMode.ADD_DIFFERENCE else ("A", recipe.model_a)
-    if other is not None and locator.locate(other).samefile(locator.locate(recipe.model_b)):
+    name, other = ("C", recipe.model_c) if recipe.mode.record.adds_difference else ("A", recipe.model_a)
+    if other is not None and _is_same_model(other, recipe.model_b, locator):
         raise RecipeError(f"Model B is the same file as model {name}: more of it changes nothing.")
+
+
+def _is_same_model(one: ModelSource, other: ModelSource, locator: ModelLocator) -> bool:
+    if one.recipe is not None or other.recipe is not None:
+        return one.recipe == other.recipe
+    return locator.locate(one).samefile(locator.locate(other))
 
 
 def schedule(requests: int, passes: int, method: Method) -> list[Pass]:
@@ -145,6 +162,18 @@ def schedule(requests: int, passes: int, method: Method) -> list[Pass]:
         if method is Method.STEPS and number % _VAE_EVERY == 0:
             rows.append(Pass(request, number // _VAE_EVERY, DECODING))
     return rows
+
+
+def count_passes(samples: Samples, *, skipped: int = 0) -> int:
+    """Count the passes of U-Net steps or whole images; those that only decode come with them, and cost little.
+
+    Args:
+        samples: The estimate.
+        skipped: How many of the first rows do not count.
+    """
+    from ..effects.samples import DECODING
+
+    return sum(row.source != DECODING for row in samples.passes[skipped:])
 
 
 def count_images(order: EffectOrder) -> int:
@@ -243,7 +272,7 @@ def _stopped(samples: Samples, file: Path | None) -> Stopped:
     """Say what is kept after a stop."""
     if file is None or not samples.passes:
         return Stopped()
-    return Stopped(f"Stopped; passes that are kept: {len(samples.passes)}. Start again to go on from there.")
+    return Stopped(f"Stopped; passes that are kept: {count_passes(samples)}. Start again to go on from there.")
 
 
 class _Estimate:
@@ -269,13 +298,14 @@ class _Estimate:
 
     def prepare(self, live: LiveModel, models: OpenModels) -> None:
         """Merge the recipe, and find out what can be differentiated by."""
-        from ..effects.directions import Directions, more_alpha
+        from ..effects.derivatives import movement_by_alpha
         from ..effects.passes import PassMaker
         from ..effects.samples import no_samples
 
         recipe = self._order.recipe
+        with_more_alpha(recipe, _SMALL_STEP)  # what a mode does not take is refused before anything is drawn
         self._merge.apply(recipe, controls=self._watcher.controls)
-        directions = Directions(more_alpha(models.planner(recipe).plan(recipe)), models.open(recipe))
+        directions = movement_by_alpha(models.planner(recipe).plan(recipe), models.open(recipe))
         self._maker = PassMaker(
             self._differentiator.networks(),
             live.tensors(),
@@ -335,8 +365,9 @@ class _Estimate:
         self._total = self._done + len(rows) + len(unmeasured)
         if self._order.method is Method.STEPS:  # first, so that what is kept after a stop has a unit
             self._measure_each(unmeasured)
-        for number, row in enumerate(rows, 1):
-            self._progress(f"pass {number} of {len(rows)}")
+        for row in rows:
+            known = count_passes(self.samples)
+            self._progress(f"pass {min(known + 1, self._order.passes)} of {self._order.passes}")
             self._add(row)
         if self._order.method is Method.WHOLE:  # last, since graphs that are kept need the numbers they were made with
             self._measure_each(unmeasured)
@@ -382,7 +413,7 @@ class _Estimate:
         with self._maker.differentiable() if room else nullcontext():
             self._traces.append(self._differentiator.trace(request, model=model, room=room))
         self.generated += 1
-        self._watcher.on_image(self._traces[-1].image.image, request.prompt)
+        self._watcher.on_image(self._traces[-1].image, request.prompt)
 
     def _add(self, row: Pass) -> None:
         self.samples = self.samples.with_pass(row, self._maker.sample(self._traces[row.request], row))

@@ -17,11 +17,10 @@ from ..images.files import make_folder, write_png, write_whole
 from ..images.image_request import GeneratedImage
 from ..images.infotext import format_infotext
 from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe, recipe_to_share, without_folders
-from ..recipe.modes import MergeMode
 from ..recipe.recipe import MergeRecipe
 from ..recipe.text_files import read_text
 from .axes.base import Setting
-from .effect_estimate import EffectOrder, Effects, Method
+from .effect_estimate import EffectOrder, Effects, Method, count_passes
 from .effect_ranking import Effect, EffectRanking, map_effects
 from .grid_contents import describe_setting
 from .run_files import RunFiles
@@ -40,18 +39,6 @@ _TABLES = {
     "blocks": ("effect-blocks", ".csv"),
 }
 _CHART, _MAP = ("effect-chart", ".png"), ("effect-map", ".png")
-
-
-def count_passes(samples: Samples, *, skipped: int = 0) -> int:
-    """Count the passes of U-Net steps or whole images; those that only decode come with them, and cost little.
-
-    Args:
-        samples: The estimate.
-        skipped: How many of the first rows do not count.
-    """
-    from ..effects.samples import DECODING
-
-    return sum(row.source != DECODING for row in samples.passes[skipped:])
 
 
 def describe_passes(effects: Effects) -> str:
@@ -92,7 +79,7 @@ def _rounded(number: float) -> float:
 def title_of(recipe: MergeRecipe) -> str:
     """Say what effects are estimated, in a few words: "What more of b changes"."""
     model_b, model_c = (PurePath(source.name).stem if source else "" for source in (recipe.model_b, recipe.model_c))
-    more = f"{model_b} - {model_c}" if recipe.mode is MergeMode.ADD_DIFFERENCE else model_b
+    more = f"{model_b} - {model_c}" if recipe.mode.record.adds_difference else model_b
     return f"What more of {more} changes"
 
 

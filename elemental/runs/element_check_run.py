@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,16 @@ from ..images.files import read_image, write_gif, write_png, write_whole
 from ..images.grid_drawing import GridCell, GridSheet
 from ..images.image_request import GeneratedImage
 from ..images.ranking import ElementEffect, describe_share, draw_ranking, format_csv, rank_effects
+from ..merge.files.metadata import without_folders
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import format_ratio
-from .cells import Cell, group_ranges, place_name
+from .cells import Cell, Place, group_ranges, place_name
 from .element_check import BASE_COLUMN, DIFFERENCE_COLUMN, PROBE_COLUMN, ElementCheck
 from .grid_contents import describe_setting, grid_cell, write_grid
 from .run_record import RunRecord
+
+CHECK_FIELD = "elemental_check"
+"""The PNG text that holds a whole element check, so that it can be run again."""
 
 _BASE_NAME = place_name(BASE_COLUMN, 0)
 
@@ -70,8 +75,11 @@ class CheckRun:
         compared = self._compare_probes(record)
         groups = group_ranges(self.check.groups)
         grids = [record.files.grid(index, len(groups)) for index in range(len(groups))]
+        shared = {**record.definition, "recipe": without_folders(record.definition["recipe"])}
+        fields = {CHECK_FIELD: json.dumps(shared)}
         for path, rows in zip(grids, groups, strict=True):
-            write_grid(path, self._sheet(rows, compared, record), record, self.check.base)
+            sheet = self._sheet(rows, compared, record)
+            write_grid(path, sheet, record, self.check.base, fields=fields, first=Place(0, rows.start))
         effects = [self._effect(row, difference, record) for row, difference in compared.items()]
         return [*grids, *self._write_ranking(effects, record)] if effects else grids
 

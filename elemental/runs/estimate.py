@@ -15,6 +15,7 @@ from ..merge.plan import ONLY_MODEL_A, MergePlan
 from ..merge.planner import planning_key
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import format_ratio
+from .axes.base import SIDES
 from .axes.values import AxisValues
 from .cells import Cell
 from .element_check import ElementCheck
@@ -148,8 +149,11 @@ class _Plans:
             ElementalError: A model is missing or does not fit.
         """
         planner = open_models.planner(recipe)
-        self.models |= {str(model.path): model.signature for model in open_models.open(recipe).values()}
-        self.effects[recipe] = planning_key(recipe), frozenset(planner.ratios(recipe).items())
+        models = open_models.open(recipe).values()
+        files = [*(file for model in models for file in model.files), *open_models.open_loras(recipe)]
+        self.models |= {str(file.path): file.signature for file in files}
+        settings = [planner.ratios(recipe).items(), planner.lora_uses(recipe).items()]
+        self.effects[recipe] = planning_key(recipe), *map(frozenset, settings)
         self.warnings += _remarks(planner.plan(recipe), prefix, first_rule)
 
     @property
@@ -193,9 +197,9 @@ def _remarks(plan: MergePlan, prefix: str, first_rule: int) -> list[str]:
 
 
 def _is_idle(axis: AxisValues, cells: Sequence[Cell], effects: Mapping[MergeRecipe, object]) -> bool:
-    """Tell whether all values of an axis give the same images, whatever the value of the other axis."""
-    images: dict[int, set[object]] = {}
+    """Tell whether all values of an axis give the same images, whatever those of the others."""
+    images: dict[tuple[int | None, ...], set[object]] = {}
     for cell in cells:
-        other = cell.y if axis.side == "x" else cell.x
-        images.setdefault(other, set()).add((effects[cell.recipe], cell.request))
+        others = tuple(getattr(cell, side) for side in SIDES if side != axis.side)
+        images.setdefault(others, set()).add((effects[cell.recipe], cell.request))
     return all(len(distinct) == 1 for distinct in images.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -15,7 +16,11 @@ from ..recipe.block_weights import format_block_weights
 from ..recipe.recipe import MergeRecipe, VaeChoice
 from ..recipe.rules import format_ratio
 from .axes.base import Setting
+from .cells import FIRST, Place
 from .run_record import CellState, RunRecord
+
+CELLS_FIELD = "elemental_cells"
+"""The PNG text of a grid that says where its cells are."""
 
 _Line = list[tuple[str, str]]
 """A line of the legend: the parts of a setting, each with its text; parts without a text are left out."""
@@ -38,6 +43,7 @@ def write_grid(
     *,
     pairs: Mapping[str, str] | None = None,
     fields: Mapping[str, str] | None = None,
+    first: Place = FIRST,
 ) -> None:
     """Draw a grid and write it with an infotext and the recipe of the base; an existing file is replaced.
 
@@ -48,6 +54,7 @@ def write_grid(
         setting: The recipe of the base, and the request that the infotext describes.
         pairs: More "Name: value" pairs of the infotext.
         fields: More texts of the PNG file, by name.
+        first: The place of its first cell.
 
     Raises:
         ImageError: The file cannot be written.
@@ -55,8 +62,41 @@ def write_grid(
     request = setting.request
     model = {LABEL_FIELD: name_recipe(setting.recipe), **(pairs or {})}
     infotext = format_infotext(request, seed=request.seed, model=model)
-    texts = {RECIPE_FIELD: recipe_to_share(record.definition["recipe"]), **(fields or {})}
-    write_png(path, GeneratedImage(draw_grid(sheet), request.seed, infotext, texts), replace=True)
+    image, places = draw_grid(sheet)
+    where = {} if first.z is None else {"z": first.z}
+    cells = {"first": first[:2], "size": image.size, "columns": places.columns, "rows": places.rows, **where}
+    texts = {
+        RECIPE_FIELD: recipe_to_share(record.definition["recipe"]),
+        CELLS_FIELD: json.dumps(cells),
+        **(fields or {}),
+    }
+    write_png(path, GeneratedImage(image, request.seed, infotext, texts), replace=True)
+
+
+def cell_at(cells: str, x: float, y: float) -> Place | None:
+    """Find the cell at a place of a grid.
+
+    Args:
+        cells: The text :data:`CELLS_FIELD` of its file.
+        x: The place from the left, from 0 to 1.
+        y: The place from the top, from 0 to 1.
+
+    Returns:
+        The place of the cell; None between the cells.
+
+    Raises:
+        LookupError, TypeError, ValueError: The text is none of this program's.
+    """
+    said = json.loads(cells)
+    width, height = said["size"]
+    inside = [
+        [number for number, (start, end) in enumerate(said[name]) if start <= place < end]
+        for name, place in (("columns", x * width), ("rows", y * height))
+    ]
+    (column, row), z = said["first"], said.get("z")
+    if not all(inside):
+        return None
+    return Place(int(column) + inside[0][0], int(row) + inside[1][0], None if z is None else int(z))
 
 
 def describe_setting(setting: Setting, *, varied: Collection[str] = ()) -> str:
@@ -88,6 +128,7 @@ def _merge_line(recipe: MergeRecipe) -> _Line:
         *((part, f"{part[-1].upper()} {source.name}") for part, source in models.items() if source),
         ("mode", f"{recipe.mode.value}: {recipe.mode.formula}"),
         *((part, f"{part} {format_ratio(ratio)}") for part, ratio in ratios.items() if ratio is not None),
+        *((f"numbers.{name}", f"{name} {format_ratio(number)}") for name, number in recipe.numbers.items()),
         ("vae", "" if recipe.vae is VaeChoice.MERGED else f"VAE {recipe.vae.value}"),
         ("dtype", f"dtype {recipe.dtype.value}" if recipe.dtype else ""),
     ]

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 VERSION = 1
 """The version of the file format."""
 
-_LABELS = ("x", "y", "elements")
+_LABELS = ("x", "y", "z", "elements")
 _SECONDS_BETWEEN = 2.0
 
 _Kind = TypeVar("_Kind")
@@ -44,7 +44,7 @@ class CellRecord:
     """What the record says of one cell.
 
     Attributes:
-        labels: What the cell shows: by "x" and "y" in a plot, by "elements" in an element check.
+        labels: What the cell shows: by the sides of its axes in a plot, by "elements" in an element check.
         recipe: The merge, as plain data.
         request: The image, as plain data.
         state: How far the cell is.
@@ -242,7 +242,7 @@ def _parse_record(files: RunFiles, data: object) -> RunRecord:
 
 def _check_name(name: str) -> str:
     """Refuse names of cells that are not places: they become names of files."""
-    if not re.fullmatch(r"x\d+-y\d+", name):
+    if not re.fullmatch(r"x\d+-y\d+(?:-z\d+)?", name):
         raise ValueError(f"{name} is no place")
     return name
 

@@ -20,6 +20,7 @@ from ..hosts.base import CheckpointRef, Host
 from ..images.files import read_image, write_png
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.progress import Controls, Stopwatch
+from ..recipe.chains import base_file
 from ..workflows import images_of_merge, live_merge
 from .cells import Cell, order_cells
 from .estimate import Estimate, refuse_changed
@@ -57,11 +58,13 @@ class RunWatcher:
 
     Attributes:
         on_begin: Called with the run's record before the first cell is made, when it is known which images exist.
+        on_start: Called before each cell with the cell and its number among those that this session makes, from 1 on.
         on_cell: Called after each cell with the cell, its image (None if it failed), and the progress of the run.
         controls: Progress and stop of each merge.
     """
 
     on_begin: Callable[[RunRecord], None] = lambda _record: None
+    on_start: Callable[[Cell, int], None] = lambda _cell, _number: None
     on_cell: Callable[[Cell, Image.Image | None, Progress], None] = lambda _cell, _image, _progress: None
     controls: Controls = field(default_factory=Controls)
 
@@ -255,7 +258,7 @@ def _make_rounds(
 
 def _make_cells(maker: _CellMaker, cells: Sequence[Cell], locator: ModelLocator) -> None:
     """Make images in the cheapest order; each live model is restored afterwards."""
-    for source, group in groupby(order_cells(cells), key=lambda cell: cell.recipe.model_a):
+    for source, group in groupby(order_cells(cells), key=lambda cell: base_file(cell.recipe.model_a)):
         with ExitStack() as stack:
             try:
                 with maker.watch("loading"):
@@ -297,6 +300,7 @@ class _CellMaker:
     def make(self, merge: LiveMerge, cell: Cell) -> None:
         """Make and save one image, or note why it failed."""
         watch = Stopwatch()
+        self._watcher.on_start(cell, self._ended + 1)
         started = time.perf_counter()
         try:
             image = self._make_image(merge, cell, watch)

@@ -4,7 +4,7 @@
 
     === 1  Title of the sample
     # What it is about; any number of such lines.
-    --- x elemental             a part begins: x or y with the type of the axis, elements, ratio, or options
+    --- x elemental             a part begins: x, y or z with the type of the axis, elements, ratio, or options
     OUT05:attn2:0.5             its text, up to the next line that begins with "---" or "==="
 """
 
@@ -16,10 +16,11 @@ from pathlib import Path
 
 from ..errors import ImageError
 from ..recipe.text_files import read_text
+from .axes.base import SIDES
 
 _TITLE = re.compile(r"===\s*(\d+)\s+(.+)")
 _PART = re.compile(r"---\s*(\w+)(?:\s+(\S.*))?")
-_PARTS = ("x", "y", "elements", "ratio", "options")
+_PARTS = (*SIDES, "elements", "ratio", "options")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _read_sample(lines: list[str], *, where: str) -> Sample:
     other_parts: dict[str, str] = {}
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         name, word, text = _read_part(lines[start:end], where=where)
-        if name in ("x", "y"):
+        if name in SIDES:
             axes[name] = (word, text)
         else:
             other_parts[name] = text or word  # a short text may stand in the line itself

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ..errors import MergeError, Stopped
@@ -127,8 +128,8 @@ class _Simplification:
     def run(self) -> Simplified:
         """Find it."""
         of_a, of_merge = self._visit_points()
-        distances = [mean_difference(*pair) for pair in zip(of_a, of_merge, strict=True)]
-        full = sum(distances) / len(distances)
+        distances = _distances(of_a, of_merge)
+        full = fmean(distances)
         if not full:
             raise MergeError("The merge's images are those of model A: there is nothing to simplify.")
         recipe = self._order.recipe
@@ -162,7 +163,7 @@ class _Simplification:
 
     def _attempt(self, chosen: Tensors) -> Probe:
         images = self._draw(self._with_tensors(chosen), f"{len(chosen)} elements")
-        return Probe(chosen, images, _mean_distance(images, self._goal))
+        return Probe(chosen, images, fmean(_distances(images, self._goal)))
 
     def _with_tensors(self, chosen: Tensors) -> MergeRecipe:
         return self._with([rule_of_tensor(tensor.name, *self._wanted(tensor)) for tensor in chosen])
@@ -183,7 +184,7 @@ class _Simplification:
             (made,) = images_of_merge(self._host, request, self._merge, recipe, controls=self._watcher.controls)
             images.append(made.image)
             self._generated += 1
-            self._watcher.on_image(images[-1], label)
+            self._watcher.on_image(made, label)
         return tuple(images)
 
     def _wanted(self, tensor: TensorPlan) -> Ratios:
@@ -212,6 +213,5 @@ def without_ratios(recipe: MergeRecipe) -> MergeRecipe:
     return replace(recipe, alpha=0.0, beta=beta, block_alpha=None, block_beta=None, rules=RuleSet())
 
 
-def _mean_distance(ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
-    distances = [mean_difference(one, other) for one, other in zip(ones, others, strict=True)]
-    return sum(distances) / len(distances)
+def _distances(ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> list[float]:
+    return [mean_difference(one, other) for one, other in zip(ones, others, strict=True)]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..architectures.keys import is_vae_key
 from ..images.image_request import ImageRequest
-from ..merge.files.metadata import LABEL_FIELD
+from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, recipe_as_json
 from ..recipe.recipe import MergeRecipe
 from .differentiated_merge import DifferentiatedMerge
 from .effect_estimate import EffectWatcher
@@ -75,11 +76,12 @@ class ElementOrder:
 
         maker = self._merge(recipe)
         self._samples = self._samples if self._samples.passes else no_samples(maker.keys)
+        text = recipe_as_json(recipe, self._opened.merge.models)
         images = []
         for index, request in enumerate(self._requests):
             self._on_step("generating")
             trace = self._opened.differentiator.trace(request, model={LABEL_FIELD: label})
-            self._watcher.on_image(trace.image.image, label)
+            self._watcher.on_image(replace(trace.image, fields={**trace.image.fields, RECIPE_FIELD: text}), label)
             images.append(trace.image.image)
             for row in self._passes(index, numbers):
                 self._on_step("estimating")

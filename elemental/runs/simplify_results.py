@@ -54,7 +54,7 @@ def write_simplified(folder: Path, order: SimplifyOrder, result: Simplified) -> 
     write_whole(spec, f"{spec_of(order, result)}\n".encode())
     request, texts = order.requests[0], {RECIPE_FIELD: recipe_to_share(result.recipe.to_dict())}
     infotext = format_infotext(request, seed=request.seed, model={LABEL_FIELD: name_recipe(result.recipe)})
-    write_png(grid, GeneratedImage(draw_grid(_sheet(order, result)), request.seed, infotext, texts))
+    write_png(grid, GeneratedImage(draw_grid(_sheet(order, result))[0], request.seed, infotext, texts))
     return [grid, spec]
 
 

@@ -15,11 +15,11 @@ from ..images.image_request import ImageRequest, request_from_dict, with_known_s
 from ..images.ranking import describe_share
 from ..merge.files.metadata import without_folders
 from ..recipe.recipe import ModelSource
-from .axes.base import Setting
+from .axes.base import SIDES, Setting
 from .axes.context import AxisContext
 from .axes.fields import ModelAxis
 from .axes.values import AxisValues, axis_from_dict, find_axis
-from .cells import Cell, GridRanges, place_name
+from .cells import Cell, GridRanges, Place, place_name
 from .estimate import MOST_CELLS, refuse_many
 from .grid_contents import describe_setting, grid_cell, write_grid
 from .run_record import RunRecord
@@ -30,14 +30,13 @@ PLOT_FIELD = "elemental_plot"
 
 
 def make_plot(
-    base: Setting, x: AxisValues, y: AxisValues | None = None, *, context: AxisContext, most: int | None = MOST_CELLS
+    base: Setting, axes: Mapping[str, AxisValues], *, context: AxisContext, most: int | None = MOST_CELLS
 ) -> XYPlot:
     """Make a plot of axes that go together.
 
     Args:
         base: The setting that each cell changes; its request is for one image.
-        x: The axis of the columns.
-        y: The axis of the rows; None for a plot of one row.
+        axes: The axes by their sides; there is one of x.
         context: What values are read against; its samplers are those of the host.
         most: The largest number of cells that is allowed; None for any.
 
@@ -45,7 +44,7 @@ def make_plot(
         HostError: The sampler is not known.
         ImageError: The axes do not go together, or there are too many cells.
     """
-    plot = XYPlot(replace(base, request=with_known_sampler(base.request, context.samplers)), x, y)
+    plot = XYPlot(replace(base, request=with_known_sampler(base.request, context.samplers)), **axes)
     check_axes(plot)
     refuse_many(plot.count, most)
     return plot
@@ -68,13 +67,13 @@ class StoredPlot:
     name: str
 
     def axes(self, context: AxisContext) -> dict[str, AxisValues]:
-        """Read the axes of the plot, by "x" and "y".
+        """Read the axes of the plot, by their sides.
 
         Raises:
             ElementalError: A value cannot be read, or the plot is damaged.
         """
         with reading_untrusted(self.name):
-            return {side: axis_from_dict(side, self.data[side], context) for side in "xy" if side in self.data}
+            return {side: axis_from_dict(side, self.data[side], context) for side in SIDES if side in self.data}
 
 
 def read_stored_plot(path: Path) -> StoredPlot | None:
@@ -109,17 +108,28 @@ class PlotRun:
     kind = "plot"
 
     def rounds(self) -> Sequence[Sequence[Cell]]:
-        """Compute the cells, grid by grid.
+        """Compute the cells, part by part, as bars in the values cut the plot.
+
+        The grids of a third axis are one part: they often have the same merges, and each is made once.
 
         Raises:
             ElementalError: A value does not go with the rest; the message names axis and value.
         """
-        cells = {(cell.x, cell.y): cell for cell in self.plot.cells()}
-        return [[cells[x, y] for y in ranges.rows for x in ranges.columns] for ranges in self.plot.grids]
+        cells = {Place(cell.x, cell.y, cell.z): cell for cell in self.plot.cells()}
+        parts: dict[tuple[range, range], list[Cell]] = {}
+        for ranges in self.plot.grids:
+            places = (Place(x, y, ranges.z) for y in ranges.rows for x in ranges.columns)
+            parts.setdefault((ranges.columns, ranges.rows), []).extend(cells[place] for place in places)
+        return list(parts.values())
 
     def labels(self, cell: Cell) -> Mapping[str, str]:
         """Give the labels of a cell's values, by side."""
         return self.plot.labels(cell)
+
+    def headings(self) -> tuple[str, ...]:
+        """Say of each grid which value of the third axis it shows, in the order of their files; none without one."""
+        z = self.plot.z
+        return () if z is None else tuple(z.values[grid.z or 0].label for grid in self.plot.grids)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the plot as plain data."""
@@ -138,21 +148,27 @@ class PlotRun:
         return paths
 
     def _write_grid(self, path: Path, ranges: GridRanges, record: RunRecord) -> None:
-        first = place_name(ranges.columns[0], ranges.rows[0])
-        setting = Setting(self.plot.base.recipe, request_from_dict(record.cells[first].request))
+        corner = record.cells[place_name(*ranges.corner)]
+        setting = Setting(self.plot.base.recipe, request_from_dict(corner.request))
         pairs = {f"{axis.side.upper()} axis": axis.axis.name for axis in self.plot.axes}
         fields = {PLOT_FIELD: json.dumps(_definition_to_share(record.definition))}
-        write_grid(path, self._sheet(ranges, record), record, setting, pairs=pairs, fields=fields)
+        if self.plot.z is not None and ranges.z is not None:
+            pairs["Z value"] = self.plot.z.values[ranges.z].text
+        sheet = self._sheet(ranges, record)
+        write_grid(path, sheet, record, setting, pairs=pairs, fields=fields, first=ranges.corner)
 
     def _sheet(self, ranges: GridRanges, record: RunRecord) -> GridSheet:
-        x, y = self.plot.x, self.plot.y
+        x, y, z = self.plot.x, self.plot.y, ranges.z
         request = self.plot.base.request
+        headings = [] if self.plot.z is None else [value.label for value in self.plot.z.values]
         return GridSheet(
-            rows=[self._row([place_name(column, row) for column in ranges.columns], record) for row in ranges.rows],
+            rows=[self._row([place_name(column, row, z) for column in ranges.columns], record) for row in ranges.rows],
             columns=[x.values[column].label for column in ranges.columns],
             row_labels=[] if y is None else [y.values[row].label for row in ranges.rows],
             legend=describe_setting(self.plot.base, varied=_varied(self.plot)),
             size=(request.width, request.height),
+            heading="" if z is None else headings[z],
+            room_for=headings,
         )
 
     def _row(self, names: Sequence[str], record: RunRecord) -> list[GridCell]:
@@ -185,7 +201,7 @@ def _varied(plot: XYPlot) -> set[str]:
 def _definition_to_share(definition: Mapping[str, Any]) -> dict[str, Any]:
     """Give the definition of a plot with the names of its models instead of their paths."""
     shared = {**definition, "recipe": without_folders(definition["recipe"])}
-    for side in [side for side in "xy" if side in shared]:
+    for side in [side for side in SIDES if side in shared]:
         if isinstance(find_axis(shared[side]["type"]), ModelAxis):
             groups = [[ModelSource(text).name for text in group] for group in shared[side]["groups"]]
             shared[side] = {**shared[side], "groups": groups}

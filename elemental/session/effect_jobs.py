@@ -11,14 +11,15 @@ from pathlib import Path
 from ..errors import ElementalError, ImageError, Stopped
 from ..hosts.base import HostSettings
 from ..images.effect_scale import UNIT, format_effect, format_share
-from ..images.image_request import ImageRequest, with_known_sampler
+from ..images.image_request import ImageRequest
+from ..runs.differentiated_merge import single_images
 from ..runs.effect_estimate import EffectOrder, Effects, estimate_effects
 from ..runs.effect_ranking import Effect, EffectRanking, rank_effects
 from ..runs.effect_results import describe_passes
 from ..workflows import plan_merge
 from .form import KEEP, MergeForm, shown_path
 from .found_effects import FoundEffects, found_effects, models_of
-from .job_texts import format_duration
+from .job_texts import describe_order, format_duration, not_put_back
 from .jobs import Job
 from .noted_view import NotedView
 from .run_plans import batch_notes
@@ -47,12 +48,12 @@ def estimate(
         settings: What else the host's own page says of the image.
 
     Raises:
-        ElementalError: The form is not a valid recipe, the number of passes is not valid, or a job is running.
+        ElementalError: The form is not a valid recipe, the number of passes is not valid, or too many jobs are
+            waiting.
     """
     count = _read_passes(passes)
     recipe = session.recipe(replace(form, dtype=KEEP))  # a number format is one of files
-    wanted = with_known_sampler(replace(request, batch=1), session.host.samplers())
-    order = EffectOrder(recipe, (wanted,), count)
+    order = EffectOrder(recipe, single_images((request,), session.host), count)
 
     def work(job: Job) -> None:
         view = NotedView(job, batch_notes(request, "One image is used"))
@@ -61,10 +62,11 @@ def estimate(
                 found = _estimate(session, order, view)
         except Stopped as exc:
             raise Stopped(_show_kept(session, order, view, str(exc))) from exc
-        session.previewer.find_effects = found.find
+        session.previewer.paint("effect", found.find)
         session.remember("effects", recipe, job.view.text, form)
 
-    return session.board.start("Effect map", work)
+    words = describe_order(recipe, request, f"{count:,} passes")
+    return session.board.start("Effect map", work, words=words, inputs=(form, request, count))
 
 
 def _read_passes(passes: float | None) -> int:
@@ -99,7 +101,7 @@ def _estimate(session: Session, order: EffectOrder, view: NotedView) -> FoundEff
     except ElementalError as exc:
         if not done:
             raise
-        raise type(exc)(f"{done}\nWhat was in the live model could not be put back: {exc}") from exc
+        raise not_put_back(done, exc) from exc
     view.show(done, table=draw_ranking(ranking))
     return found_effects(order, ranking, plan, models)
 
@@ -118,7 +120,7 @@ def _show_kept(session: Session, order: EffectOrder, view: NotedView, stopped: s
         plan = plan_merge(order.recipe, locator=session.locator)
         ranking = rank_effects(samples, [tensor.name for tensor in plan.tensors])
         if ranking.whole and samples.slopes:  # without these they would have no unit
-            session.previewer.find_effects = found_effects(order, ranking, plan, models_of(order.recipe)).find
+            session.previewer.paint("effect", found_effects(order, ranking, plan, models_of(order.recipe)).find)
             view.show(stopped, table=draw_ranking(ranking))
             return f"{stopped}\nThe element map is painted by the passes that are kept."
     return stopped

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from ..architectures.blocks import BASE, TEXT_ENCODER, VAE, Architecture
+from ..architectures.element_families import Family
 from ..architectures.element_groups import Group, Place
 from ..architectures.keys import FULL_KEY_PREFIXES, UNET_PREFIX
 from ..merge.plan import MergePlan, TensorPlan
@@ -20,19 +21,22 @@ from ..recipe.rules import NOT, format_ratio
 from .map_effects import MapEffects
 
 _MOST_RATIOS = 4
+_MOST_DIGITS = 4
+"""Characters that fit into a cell."""
 
 
-def draw_map(plan: MergePlan, groups: Sequence[Group], effects: MapEffects | None = None) -> str:
+def draw_map(plan: MergePlan, families: Sequence[Family], effects: MapEffects | None = None) -> str:
     """Draw a plan as one table for each ratio that its mode has, and list the names for the editor beside them.
 
     Args:
         plan: What is drawn.
-        groups: The rows, made from the names of the same tensors.
+        families: The rows, which fold, made from the names of the same tensors.
         effects: What the cells do to the image, for the other way to paint them.
     """
-    tables = [_draw_table(_Table(plan, "alpha", effects, {}), groups)]
+    tables = [_draw_table(_Table(plan, "alpha", effects, {}), families)]
     if plan.mode.uses_beta:
-        tables.append(_draw_table(_Table(plan, "beta", None, {}), groups))
+        tables.append(_draw_table(_Table(plan, "beta", None, {}), families))
+    groups = [group for family in families for group in family.groups]
     blocks, elements = list_block_words(plan.architecture), list_element_words(groups)
     names = f'data-blocks="{" ".join(blocks)}" data-elements="{escape(" ".join(elements))}"'
     legend = effects.legend if effects else ""
@@ -72,9 +76,9 @@ class _Table(NamedTuple):
     rules: dict[int, None]
 
 
-def _draw_table(table: _Table, groups: Sequence[Group]) -> str:
+def _draw_table(table: _Table, families: Sequence[Family]) -> str:
     plan, ratio = table.plan, table.ratio
-    rows = "".join(_draw_row(table, group) for group in groups)
+    rows = "".join(row for family in families for row in _draw_family(table, family))
     caption = f"<caption>{ratio}</caption>" if plan.mode.uses_beta else ""
     deciding_rules = "".join(
         f'<i hidden data-rule="{index + 1}">{escape(str(plan.recipe.rules.rules[index]))}</i>' for index in table.rules
@@ -129,19 +133,48 @@ def _key_prefix(block: str) -> str:
     return f"{UNET_PREFIX}{folders[side]}" if side in folders else ""
 
 
-def _draw_row(table: _Table, group: Group) -> str:
+def _draw_family(table: _Table, family: Family) -> Iterator[str]:
+    """Draw one row for a whole family and one for each of its groups, which the page shows when it is unfolded."""
+    if not family.folds:
+        yield _draw_group(table, family.groups[0])
+        return
+    cells = (_draw_cell(table, family.name, place, "") for place in _cells(table, family.places))
+    name = escape(family.name)
+    fold = f'<button type="button" data-fold="{name}" aria-expanded="false" aria-label="rows of {name}"></button>'
+    yield (
+        f'<tr class="family" data-family="{name}"><th scope="row" data-part="" data-name="">{name}{fold}</th>'
+        f"{''.join(cells)}</tr>"
+    )
+    for group in family.groups:
+        yield _draw_group(table, group, f' data-in="{name}" hidden')
+
+
+def _draw_group(table: _Table, group: Group, marks: str = "") -> str:
     part = group.places[next(iter(group.places))].part if len(group.places) == 1 else group.label
-    cells = "".join(
-        _draw_cell(table, group, group.places[block], part) if block in group.places else "<td></td>"
-        for block in table.plan.architecture.blocks
-    )
+    prefixes = group.name.partition("*")[0]
+    cells = (_draw_cell(table, group.name, place, part, prefixes) for place in _cells(table, group.places))
     return (
-        f'<tr><th scope="row" data-part="{escape(part)}" data-name="{escape(group.name)}">{escape(group.label)}</th>'
-        f"{cells}</tr>"
+        f'<tr{marks}><th scope="row" data-part="{escape(part)}" data-name="{escape(group.name)}">'
+        f"{escape(group.label)}</th>{''.join(cells)}</tr>"
     )
 
 
-def _draw_cell(table: _Table, group: Group, place: Place, part: str) -> str:
+def _cells(table: _Table, places: Mapping[str, Place]) -> Iterator[Place | None]:
+    return (places.get(block) for block in table.plan.architecture.blocks)
+
+
+def _draw_cell(table: _Table, row: str, place: Place | None, part: str, prefix: str | None = None) -> str:
+    """Draw a cell.
+
+    Args:
+        table: What it is drawn from.
+        row: The name of its group or family.
+        place: Its tensors; None where the block has none.
+        part: What a rule calls it, unless the cell says otherwise.
+        prefix: What the keys of the row begin with after their block; None if its cells hold several groups.
+    """
+    if place is None:
+        return "<td></td>"
     tensors = [table.plan.tensors[index] for index in place.indices]
     merged = [tensor for tensor in tensors if not tensor.note]
     ratios = sorted({_ratio(tensor, table.ratio) for tensor in merged})
@@ -152,14 +185,23 @@ def _draw_cell(table: _Table, group: Group, place: Place, part: str) -> str:
         marks["data-part"] = escape(place.part)
     if place.word != place.block:
         marks["data-word"] = place.word
-    if not place.key.startswith(_key_prefix(place.block) + group.name.partition("*")[0]) or place.block == BASE:
-        marks["data-key"] = escape(place.key)
+    is_like_row = prefix is not None and place.block != BASE
+    if not is_like_row or not place.key.startswith(_key_prefix(place.block) + str(prefix)):
+        marks["data-key"] = escape(place.key if prefix is not None else f"{place.part} of {place.block}")
     if len(tensors) != 2:
         marks["data-count"] = str(len(tensors))
-    style, effect = table.effects.marks(group, place, tensors) if table.effects else ("", "")
+    style, effect = table.effects.marks(row, place, tensors) if table.effects else ("", "")
     if style:
         marks["style"] = ";".join(filter(None, (marks.get("style"), style)))
-    return f"<td{''.join(f' {name}={_quoted(value)}' for name, value in marks.items())}{effect}></td>"
+    shown = _short(ratios)
+    return f"<td{''.join(f' {name}={_quoted(value)}' for name, value in marks.items())}{effect}>{shown}</td>"
+
+
+def _short(ratios: Sequence[float]) -> str:
+    """Write a ratio as it fits into a cell; nothing for 0, for several ratios, and for long ones."""
+    text = format_ratio(ratios[0]) if len(ratios) == 1 else "0"
+    short = text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+    return "" if text == "0" or len(short) > _MOST_DIGITS else short
 
 
 def _marks(

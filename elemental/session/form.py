@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..architectures.blocks import ARCHITECTURES
-from ..errors import RecipeError
+from ..architectures.blocks import ARCHITECTURES, Architecture
+from ..errors import ElementalError, RecipeError, SpecError
 from ..hosts.base import CheckpointRef
+from ..merge.files.checkpoint import Checkpoint, Signature
+from ..merge.files.model_file import read_signature
 from ..merge.files.model_locator import expand_home, model_source
+from ..merge.files.recipe_models import is_recipe
+from ..modes.catalogue import MergeMode
 from ..recipe.block_weights import BlockWeights, format_block_weights, parse_block_weights
+from ..recipe.chains import base_file
 from ..recipe.lookalikes import plain_text
-from ..recipe.modes import MergeMode
+from ..recipe.numbers import all_numbers, complete_numbers, format_numbers, known_numbers, parse_numbers
+from ..recipe.presets import choose_block_weights
 from ..recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop_unused
-from ..recipe.rules import format_rules
+from ..recipe.rules import RuleSet, format_rules
+from ..recipe.spec_errors import for_architecture
 from ..recipe.spec_parser import parse_rules
 from ..recipe.spec_reader import parse_ratio
+from ..workflows import load_presets
+from .recipe_models import path_of_title, read_chosen, recipe_title
 
 FindModel = Callable[[str], ModelSource]
 
 KEEP = "as in A"
 """The choice of each tensor's own number format."""
 
+_NUMBERS = re.compile(r"[-+.,\d\seE]+")
 _VAES = (VaeChoice.MERGED.value, VaeChoice.A.value, VaeChoice.B.value)
 
 
@@ -39,13 +52,14 @@ class MergeForm:
         mode: The mode's name.
         alpha: The plain ratio.
         beta: The second ratio.
-        blocks: Block weights as numbers; empty for none.
+        blocks: Block weights as numbers, or the name of a preset; empty for none.
         blocks_beta: The same for beta.
         spec: The elemental rules.
         vae: Where the VAE comes from: "merged", "a" or "b".
         dtype: The number format of a saved file, or :data:`KEEP`.
         force: Whether to merge U-Nets that do not fit together.
         drop_ema: Whether to leave out A's EMA weights.
+        numbers: Numbers of the mode, such as "p=0.9, seed=3"; those of other modes are passed over.
     """
 
     model_a: str = ""
@@ -61,6 +75,7 @@ class MergeForm:
     dtype: str = KEEP
     force: bool = False
     drop_ema: bool = False
+    numbers: str = ""
 
     @property
     def merge_mode(self) -> MergeMode:
@@ -96,24 +111,34 @@ class MergeForm:
             ElementalError: A field cannot be read, a model is not chosen, or they do not fit together.
         """
         mode = self.merge_mode
-        rules = parse_rules(self.spec)  # first, since it is what one is typing
+        rules = self._rules(find_model)  # first, since it is what one is typing
         models = self._models(find_model, mode)
         parts = {
             **models,
             "mode": mode,
             "alpha": _number("alpha", self.alpha),
             "beta": _number("beta", self.beta) if mode.uses_beta else MergeForm.beta,
-            "block_alpha": _weights("block weights", self.blocks),
-            "block_beta": _weights("block weights of beta", self.blocks_beta),
+            "block_alpha": _weights("block weights", self.blocks, models["model_a"]),
+            "block_beta": _weights("block weights of beta", self.blocks_beta, models["model_a"]),
             "rules": rules,
             "vae": VaeChoice(self.vae) if self.vae in _VAES else VaeChoice.MERGED,
             "dtype": self.save_dtype,
             "force": bool(self.force),
             "drop_ema": bool(self.drop_ema),
+            "numbers": _numbers(mode, self.numbers),
         }
         kept = drop_unused(parts, mode)
         kept["rules"] = rules  # what is typed is not dropped silently: the recipe refuses a beta that it has no use for
         return MergeRecipe(**kept)
+
+    def _rules(self, find_model: FindModel) -> RuleSet:
+        try:
+            return parse_rules(self.spec)
+        except SpecError as exc:
+            error = exc
+        with suppress(ElementalError):  # no A is chosen, or it cannot be read: another error, for later
+            error = for_architecture(error, architecture_of(expand_home(find_model(self.model_a).path)))
+        raise error
 
     def _models(self, find_model: FindModel, mode: MergeMode) -> dict[str, ModelSource]:
         titles = {"model_a": self.model_a, "model_b": self.model_b}
@@ -147,6 +172,8 @@ def form_from_recipe(recipe: MergeRecipe, checkpoints: Sequence[CheckpointRef]) 
     """
     if recipe.vae is VaeChoice.FILE:
         raise RecipeError("The recipe takes its VAE from a file, which this form cannot; use the command line for it.")
+    if recipe.loras:
+        raise RecipeError("The recipe adds LoRAs, which this form cannot; use the command line for it.")
 
     def title(source: ModelSource | None) -> str:
         return "" if source is None else title_of(source, checkpoints)
@@ -166,17 +193,30 @@ def form_from_recipe(recipe: MergeRecipe, checkpoints: Sequence[CheckpointRef]) 
         dtype=recipe.dtype.value if recipe.dtype else KEEP,
         force=recipe.force,
         drop_ema=recipe.drop_ema,
+        numbers=format_numbers(recipe.numbers),
     )
+
+
+def numbers_for(mode: MergeMode, text: str) -> str:
+    """Give all numbers of a mode as text: those that a text has, if it can be read, and the defaults of the others."""
+    try:
+        return format_numbers(complete_numbers(mode, known_numbers(mode, parse_numbers(text))))
+    except RecipeError:
+        return format_numbers(complete_numbers(mode, {}))
 
 
 def title_of(source: ModelSource, checkpoints: Sequence[CheckpointRef]) -> str:
     """Give a model's title in the host's list, or else its path."""
     path = expand_home(source.path)
+    if source.recipe is not None and source.path == source.name:  # of a recipe made elsewhere
+        return recipe_title(source)
     return next((listed.title for listed in checkpoints if listed.path == path), source.path)
 
 
 def finder(checkpoints: Sequence[CheckpointRef], folder: Path | None = None) -> FindModel:
     """Give what finds a model by its title in the host's list, or by its path; any other raises a RecipeError.
+
+    A recipe in the host's folder is read, and stands for the model that it makes.
 
     Nothing else of the disk is looked at, and the error is the same whether or not there is such a file: who uses the
     tab over a network learns nothing of the machine that it runs on.
@@ -189,13 +229,18 @@ def finder(checkpoints: Sequence[CheckpointRef], folder: Path | None = None) -> 
     listed_paths = {absolute_path(listed.path) for listed in checkpoints}
     top = None if folder is None else absolute_path(folder)
 
-    def find(title: str) -> ModelSource:
+    def locate(title: str) -> Path:
         title = title.strip()
-        path = by_title.get(title) or absolute_path(expand_home(title))
+        recipe = None if top is None else path_of_title(title, top)
+        path = by_title.get(title) or absolute_path(recipe or expand_home(title))
         is_known = title in by_title or path in listed_paths or (top is not None and path.is_relative_to(top))
         if not is_known or not is_file(path):
             raise RecipeError(f'No model named "{title}". Refresh the list or choose one.')
-        return model_source(path)
+        return path
+
+    def find(title: str) -> ModelSource:
+        path = locate(title)
+        return read_chosen(path, locate, checkpoints, top) if top and is_recipe(path) else model_source(path)
 
     return find
 
@@ -219,13 +264,43 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _weights(name: str, text: str) -> BlockWeights | None:
+def _weights(name: str, text: str, model_a: ModelSource) -> BlockWeights | None:
+    """Read numbers, the name of a preset, or a line of a file of presets; numbers are read without looking at A."""
     if not (text or "").strip():
         return None
     try:
-        return parse_block_weights(text)
+        if _NUMBERS.fullmatch(text):
+            return parse_block_weights(text)
+        return choose_block_weights(text, load_presets(), architecture_of(expand_home(base_file(model_a).path)))
     except RecipeError as exc:
         raise RecipeError(f"{name}: {exc}") from exc
+
+
+def _numbers(mode: MergeMode, text: str) -> dict[str, float]:
+    """Read the numbers of a mode; those of other modes may have been left in the field by one of them."""
+    if not mode.record.numbers:
+        return {}
+    try:
+        others = all_numbers().keys() - {number.name for number in mode.record.numbers}
+        given = {name: value for name, value in parse_numbers(text).items() if name not in others}
+        return dict(complete_numbers(mode, given))
+    except RecipeError as exc:
+        raise RecipeError(f"numbers: {exc}") from exc
+
+
+def architecture_of(path: Path) -> Architecture:
+    """Give the architecture of a checkpoint; it is remembered until the file changes.
+
+    Raises:
+        CheckpointError: The file cannot be read, or its architecture is unknown.
+    """
+    return _architecture_of(path, read_signature(path))
+
+
+@functools.lru_cache(maxsize=64)
+def _architecture_of(path: Path, _signature: Signature) -> Architecture:
+    with Checkpoint(path) as checkpoint:
+        return checkpoint.architecture
 
 
 def _number(name: str, value: Any) -> float:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
+from ..architectures.element_families import find_families
 from ..errors import ElementalError
 from ..images.effect_scale import format_share
 from ..merge.files.checkpoint import read_signature
 from ..merge.files.model_locator import expand_home
 from ..merge.plan import MergePlan, Role, TensorPlan
+from ..recipe.chains import files_of
 from ..recipe.recipe import MergeRecipe
 from ..runs.effect_estimate import EffectOrder
 from ..runs.effect_ranking import EffectRanking
@@ -28,18 +30,18 @@ class FoundEffects:
         made_from: What it was made from, in a line.
         models: Its models and mode, as :func:`models_of` gives them.
         ratios: Alpha and beta of each tensor of the merge on top of which the effects were estimated.
+        families: The effects of whole families of groups, by family and block.
     """
 
     ranking: EffectRanking
     made_from: str
     models: Hashable
     ratios: Mapping[str, tuple[float, float | None]]
+    families: Mapping[tuple[str, str], CellEffect] = field(default_factory=dict)
 
     def find(self, plan: MergePlan) -> MapEffects | None:
         """Give what the map of a plan shows; None if the plan is of other models, or of another mode."""
-        with suppress(ElementalError):  # a model was deleted a moment ago
-            return self.shown if models_of(plan.recipe) == self.models else None
-        return None
+        return for_models(self.models, self.shown, plan)
 
     @cached_property
     def shown(self) -> MapEffects:
@@ -54,6 +56,7 @@ class FoundEffects:
             {effect.name: effect.effect for effect in self.ranking.tensors},
             self.ranking.shares_together(groups),
             self.describe,
+            self.families,
         )
 
     def describe(self, plan: MergePlan) -> str:
@@ -106,16 +109,42 @@ def found_effects(order: EffectOrder, ranking: EffectRanking, plan: MergePlan, m
     made_from = "; ".join(describe_estimate(order, ranking.samples).splitlines())
     known = ratios_of(plan)
     ratios = {key: known[key] for key in ranking.samples.keys if key in known}
-    found = FoundEffects(ranking, made_from, models, ratios)
+    found = FoundEffects(ranking, made_from, models, ratios, _family_effects(ranking, plan))
     _ = found.shown  # made now, so that the next look at the form need not wait for it
     return found
 
 
+def _family_effects(ranking: EffectRanking, plan: MergePlan) -> dict[tuple[str, str], CellEffect]:
+    names = [tensor.name for tensor in plan.tensors]
+    families = (family for family in find_families(ranking.rows, names) if family.folds)
+    keys = {
+        (family.name, block): [names[index].key for index in place.indices]
+        for family in families
+        for block, place in family.places.items()
+    }
+    found = zip(keys, ranking.samples.group_effects(list(keys.values())), strict=True)
+    return {at: CellEffect(effect, 0, effect / ranking.whole if ranking.whole else 0.0) for at, effect in found}
+
+
+def for_models(models: Hashable, shown: MapEffects, plan: MergePlan) -> MapEffects | None:
+    """Give effects if they are of a plan's models.
+
+    Args:
+        models: The models and the mode of the effects, as :func:`models_of` gives them.
+        shown: The effects.
+        plan: The plan.
+    """
+    with suppress(ElementalError):  # a model was deleted a moment ago
+        return shown if models_of(plan.recipe) == models else None
+    return None
+
+
 def models_of(recipe: MergeRecipe) -> Hashable:
-    """Give the mode of a recipe and its models' files with size and time, which are equal if effects still hold.
+    """Give the mode of a recipe and its models, the files with size and time, which are equal if effects still hold.
 
     Raises:
         CheckpointError: A model is missing.
     """
-    paths = {role: expand_home(source.path) for role, source in recipe.sources.items()}
-    return recipe.mode, tuple((role, path, read_signature(path)) for role, path in paths.items())
+    paths = {words: expand_home(source.path) for words, source in files_of(recipe)}
+    files = tuple((words, path, read_signature(path)) for words, path in paths.items())
+    return recipe.mode, files, tuple((role, source.recipe) for role, source in recipe.sources.items())

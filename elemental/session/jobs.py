@@ -1,4 +1,4 @@
-"""Jobs: one at a time, in a thread apart from the pages; any page can show a job, and a job outlives its page."""
+"""What a job is, and what pages show of it: it outlives the page that asked for it, and any page can show it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
-from ..errors import ElementalError, HostError, Stopped
+from ..errors import ElementalError, Stopped
 from .form import MergeForm
 
 _log = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 class JobState(Enum):
     """The state of a job."""
 
+    WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"
     STOPPED = "stopped"
@@ -32,6 +33,8 @@ class JobView:
 
     Attributes:
         name: The name of the job.
+        words: What it is about in a few words, for the list of those that wait.
+        number: Tells it from all others.
         state: The state of the job.
         text: What it is doing, or its result.
         done: The share that is done, from 0 to 1.
@@ -43,16 +46,20 @@ class JobView:
         table: Figures, as an HTML table.
         details: More to read, as HTML.
         form: What was found, as a form that the page can take over; None for all jobs that find none.
-        started: The start, in seconds since the epoch.
+        started: The start, in seconds since the epoch; until then, when it was asked for.
+        took: How long it took, in seconds; 0 until it has ended.
         version: Grows with each change.
+        headings: What each of the products is of, beside the name of its file, in their order; or none of them.
     """
 
     name: str
+    words: str = ""
+    number: int = 0
     state: JobState = JobState.RUNNING
     text: str = ""
     done: float = 0.0
     parts: bool = False
-    steps: bool = True
+    steps: bool = False
     images: tuple[tuple[Path, str], ...] = ()
     products: tuple[Path, ...] = ()
     columns: int = 0
@@ -60,12 +67,24 @@ class JobView:
     details: str = ""
     form: MergeForm | None = None
     started: float = field(default_factory=time.time)
+    took: float = 0.0
     version: int = 0
+    headings: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
         """Whether the job has ended."""
-        return self.state is not JobState.RUNNING
+        return self.state not in (JobState.WAITING, JobState.RUNNING)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether it has made images, or files of them."""
+        return bool(self.images or self.products)
+
+    @property
+    def has_results(self) -> bool:
+        """Whether there is anything of it to look at besides its text."""
+        return bool(self.has_images or self.table or self.details)
 
 
 class Job:
@@ -73,13 +92,15 @@ class Job:
 
     Args:
         name: The name of the job.
+        words: What it is about in a few words.
+        number: Tells it from all others.
 
     Attributes:
         view: What the pages show of it now.
     """
 
-    def __init__(self, name: str) -> None:
-        self.view = JobView(name)
+    def __init__(self, name: str, words: str = "", number: int = 0) -> None:
+        self.view = JobView(name, words, number)
         self._changed = threading.Condition()
         self._stopped = threading.Event()
 
@@ -108,71 +129,27 @@ class Job:
             return self.view
 
 
-class JobBoard:
-    """Runs jobs, one at a time.
+def do(job: Job, work: Callable[[Job], None]) -> dict[str, Any]:
+    """Do the work of a job.
 
-    Attributes:
-        job: The running job, or the last one; None if there was none yet.
+    Args:
+        job: The job.
+        work: Does it; an error that it raises is an end like others.
+
+    Returns:
+        What is to be shown of its end, as :meth:`Job.show` takes it.
     """
-
-    def __init__(self) -> None:
-        self.job: Job | None = None
-        self._lock = threading.Lock()
-        self._worker = _start_worker()
-
-    def refuse_another(self) -> None:
-        """Make sure that no job is running.
-
-        Raises:
-            HostError: A job is running.
-        """
-        if self.job is not None and not self.job.view.ended:
-            raise HostError(f'"{self.job.view.name}" is still running; wait for it, or stop it.')
-
-    def start(self, name: str, work: Callable[[Job], None]) -> Job:
-        """Start a job.
-
-        Args:
-            name: The name of the job.
-            work: Does the work, in the thread of all jobs; an error that it raises is shown.
-
-        Raises:
-            HostError: Another job is running, or no thread can be started.
-        """
-        with self._lock:
-            self.refuse_another()
-            before, job = self.job, Job(name)
-            self.job = job  # before it starts, because it finds itself here
-            try:
-                self._worker.submit(_run, job, work)
-            except RuntimeError as exc:
-                self.job, self._worker = before, _start_worker()  # the old worker would still run this job
-                raise HostError(f"No thread can be started for this job: {exc}.") from exc
-        return job
-
-
-def _start_worker() -> ThreadPoolExecutor:
-    """Make the thread of all jobs; the program ends only after its running job, which restores the user's model.
-
-    All jobs use the same thread, because glibc gives each thread its own heap: with another thread, the next model
-    would be loaded into another heap, and up to 64 MB of the first would be neither used nor freed.
-    """
-    return ThreadPoolExecutor(1, thread_name_prefix="elemental")
-
-
-def _run(job: Job, work: Callable[[Job], None]) -> None:
     try:
         work(job)
-        if not job.view.ended:
-            job.show(state=JobState.DONE, done=1.0)
+        return {} if job.view.ended else {"state": JobState.DONE, "done": 1.0}
     except Stopped as exc:
-        job.show(state=JobState.STOPPED, text=str(exc))
+        return {"state": JobState.STOPPED, "text": str(exc)}
     except ElementalError as exc:
-        job.show(state=JobState.FAILED, text=str(exc))
+        return {"state": JobState.FAILED, "text": str(exc)}
     except MemoryError:
         _log.exception("%s", job.view.name)
-        job.show(state=JobState.FAILED, text="Out of memory: ask for less, or close other programs.")
+        return {"state": JobState.FAILED, "text": "Out of memory: ask for less, or close other programs."}
     except BaseException as exc:  # otherwise the user would not see it, and no other job could start
         _log.exception("%s", job.view.name)
         reason = f"{type(exc).__name__}: {exc}"
-        job.show(state=JobState.FAILED, text=f"Unexpected error (a bug): {reason}\nThe console says where.")
+        return {"state": JobState.FAILED, "text": f"Unexpected error (a bug): {reason}\nThe console says where."}

@@ -10,7 +10,7 @@ from functools import cached_property
 from html import escape
 from typing import NamedTuple
 
-from ..architectures.element_groups import Group, Place
+from ..architectures.element_groups import Place
 from ..images.effect_scale import COLOURS, UNIT, EffectScale, format_effect, format_share, scale_for
 from ..merge.plan import MergePlan, TensorPlan
 
@@ -22,13 +22,15 @@ class CellEffect(NamedTuple):
 
     Attributes:
         effect: Mean absolute difference of channel values, of 255, at ratio 1.
-        rank: 1 for the largest.
-        share: Of the whole change, from 0 to 1.
+        rank: 1 for the largest; 0 where it is not ranked.
+        share: Of the whole change, from 0 to 1; None if that is not known.
+        within: What the figure is of, if the cell is only a part of it.
     """
 
     effect: float
     rank: int
-    share: float
+    share: float | None
+    within: str = ""
 
 
 class CellMarks(NamedTuple):
@@ -54,6 +56,8 @@ class MapEffects:
         together: The share of the whole change that the first cells make together, from the first alone to all; by
             default the sum of their shares.
         expect: Says in a line what a plan is expected to change; empty if that is not known.
+        families: What ``cells`` has, for what is not ranked: the families of groups that the map folds, and parts.
+        unit: What the colours mean.
     """
 
     cells: Mapping[tuple[str, str], CellEffect]
@@ -61,21 +65,27 @@ class MapEffects:
     tensors: Mapping[str, float] = field(default_factory=dict)
     together: Sequence[float] = ()
     expect: Callable[[MergePlan], str] = lambda _plan: ""
+    families: Mapping[tuple[str, str], CellEffect] = field(default_factory=dict)
+    unit: str = UNIT
 
     @cached_property
     def scale(self) -> EffectScale:
         """The scale of the cells' colours."""
-        return scale_for(cell.effect for cell in self.cells.values())
+        shown = [*self.cells.values(), *(() if self.unit == UNIT else self.families.values())]
+        return scale_for(cell.effect for cell in shown)
 
     @cached_property
     def table_attributes(self) -> str:
         """What the table says of the effects as a whole, the shares of the first cells together among it."""
         ranked = sorted(self.cells.values(), key=lambda cell: cell.rank)
-        together = self.together or [min(1.0, share) for share in itertools.accumulate(cell.share for cell in ranked)]
+        known = [cell.share for cell in ranked if cell.share is not None]
+        together = self.together or [min(1.0, share) for share in itertools.accumulate(known)]
         shares = "|".join(format_share(share) for share in together)
+        count = ranked[-1].rank if ranked else 0
         stamp = f"{zlib.crc32(f'{self.made_from} {sorted(self.cells.items())}'.encode('utf-8', 'replace')):08x}"
-        facts = f'data-effects="{stamp}" data-ranked="{len(ranked)}" data-together="{escape(shares)}"'
-        return f' {facts} style="{_COLOURS}"'
+        facts = f'data-effects="{stamp}" data-ranked="{count}" data-together="{escape(shares)}"'
+        measured = " data-measured" if self.unit != UNIT else ""
+        return f' {facts}{measured} style="{_COLOURS}"'
 
     @cached_property
     def legend(self) -> str:
@@ -87,22 +97,23 @@ class MapEffects:
             for tick in scale.ticks()
         )
         return (
-            f'<div class="elemental-legend"><p>{UNIT}</p><div class="bar" style="{_COLOURS}"></div>'
+            f'<div class="elemental-legend"><p>{self.unit}</p><div class="bar" style="{_COLOURS}"></div>'
             f'<div class="ticks">{ticks}</div><p>{escape(self.made_from)}</p></div>'
         )
 
-    def marks(self, group: Group, place: Place, tensors: Sequence[TensorPlan]) -> CellMarks:
+    def marks(self, row: str, place: Place, tensors: Sequence[TensorPlan]) -> CellMarks:
         """Give the attributes of a cell; the same as for the last plan, since they depend on the models alone.
 
         Args:
-            group: The row.
+            row: The name of its group or family.
             place: The cell.
             tensors: Of the cell.
         """
-        at = group.name, place.block
+        at = row, place.block
         if at not in self._marks:
             keys = [tensor.name.key for tensor in tensors]
-            self._marks[at] = self._make_marks(self.cells[at], keys) if at in self.cells else CellMarks("", "")
+            cell = self.cells.get(at) or self.families.get(at)
+            self._marks[at] = self._make_marks(cell, keys) if cell is not None else CellMarks("", "")
         return self._marks[at]
 
     @cached_property
@@ -112,8 +123,9 @@ class MapEffects:
     def _make_marks(self, cell: CellEffect, keys: Sequence[str]) -> CellMarks:
         facts = {
             "effect": format_effect(cell.effect),
-            "rank": str(cell.rank),
-            "share": format_share(cell.share),
+            "rank": str(cell.rank or ""),
+            "share": "" if cell.share is None else format_share(cell.share),
+            "within": cell.within,
             "most": self._describe_most(keys),
         }
         attributes = "".join(f' data-{name}="{escape(fact)}"' for name, fact in facts.items() if fact)

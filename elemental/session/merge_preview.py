@@ -8,14 +8,15 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
 from pathlib import Path
 
 from ..architectures.blocks import Architecture
-from ..architectures.element_groups import Group, find_groups
-from ..architectures.keys import Component
+from ..architectures.element_families import Family, find_families
+from ..architectures.element_groups import find_groups
+from ..architectures.keys import Component, KeyName
 from ..errors import ElementalError
 from ..hosts.base import CheckpointRef
 from ..merge.files.checkpoint import Signature, read_signature
@@ -24,10 +25,13 @@ from ..merge.files.open_models import OpenModels
 from ..merge.plan import NOTHING_MERGED, ONLY_MODEL_A, MergePlan
 from ..merge.plan_summary import describe_names
 from ..merge.planner import Planner, planning_key
+from ..recipe.chains import files_of
 from ..recipe.recipe import MergeRecipe
 from .element_map import draw_map
-from .form import MergeForm, finder
+from .form import KEEP, MergeForm, finder
 from .map_effects import MapEffects
+
+FindEffects = Callable[[MergePlan], MapEffects | None]
 
 _MOST_PLANNERS = 4
 _MOST_WARNINGS = 8
@@ -53,7 +57,7 @@ class Preview:
 @dataclass(frozen=True)
 class _Opened:
     planner: Planner
-    groups: Sequence[Group]
+    families: Sequence[Family]
     signatures: dict[Path, Signature]
 
 
@@ -66,12 +70,14 @@ class Previewer:
 
     Attributes:
         find_effects: Gives the effects that the map of a plan shows, or None if there are none for it.
+        kept_effects: The last of each kind of effects, which can be shown instead: "effect", estimated, and "check".
     """
 
     def __init__(
         self, checkpoints: Callable[[], Sequence[CheckpointRef]], folder: Callable[[], Path | None] = lambda: None
     ) -> None:
-        self.find_effects: Callable[[MergePlan], MapEffects | None] | None = None
+        self.find_effects: FindEffects | None = None
+        self.kept_effects: dict[str, FindEffects] = {}
         self._checkpoints = checkpoints
         self._folder = folder
         self._numbers = itertools.count(
@@ -92,8 +98,26 @@ class Previewer:
             return Preview(_draw_error(str(exc), stamps), None)
         self._last = form, plan
         effects = self.find_effects(plan) if self.find_effects else None
+        kinds = (kind for kind, find in tuple(self.kept_effects.items()) if find(plan))  # a job may add one meanwhile
+        stamps += f' data-painted="{" ".join(kinds)}"'
         report = _draw_report(plan, stamps, effects.expect(plan) if effects else "")
-        return Preview(report, draw_map(plan, opened.groups, effects), plan.architecture, plan)
+        return Preview(report, draw_map(plan, opened.families, effects), plan.architecture, plan)
+
+    def paint(self, kind: str, find: FindEffects) -> None:
+        """Have the map show new effects, and keep them; those of the other kind can be shown again."""
+        self.kept_effects[kind] = self.find_effects = find
+
+    def show_kind(self, kind: str) -> None:
+        """Have the map show the last effects of a kind, if there are any."""
+        self.find_effects = self.kept_effects.get(kind, self.find_effects)
+
+    def names(self, form: MergeForm) -> Sequence[KeyName]:
+        """Give the tensors of a form's models, whatever its spec says.
+
+        Raises:
+            ElementalError: A model is missing, or they do not fit together.
+        """
+        return self._open(replace(form, spec="").recipe(finder(self._checkpoints(), self._folder()))).planner.names
 
     def changes_nothing(self, form: MergeForm) -> bool:
         """Tell whether a form that can be planned gives the weights of model A; the plan of the last form is kept."""
@@ -119,16 +143,22 @@ def stamp_of(text: str) -> str:
 
 
 def _draw_stamps(form: MergeForm) -> str:
-    """Give the attributes by which the page sees what a report is about: the spec, and the form as a whole."""
-    return f'data-stamp="{stamp_of(form.spec)}" data-form="{stamp_of(repr(form))}"'
+    """Give the attributes by which the page sees what a report is about: the spec, the whole form, and its merge."""
+    stamps = {"stamp": stamp_of(form.spec), "form": stamp_of(repr(form)), "merge": stamp_of_merge(form)}
+    return " ".join(f'data-{name}="{stamp}"' for name, stamp in stamps.items())
+
+
+def stamp_of_merge(form: MergeForm) -> str:
+    """Give a stamp of what a form merges, by which the page sees whether that is what is in the live model."""
+    return stamp_of(repr(replace(form, dtype=KEEP)))
 
 
 def _read_models(recipe: MergeRecipe) -> _Opened:
-    paths = [expand_home(source.path) for source in recipe.sources.values()]
+    paths = [expand_home(source.path) for _, source in files_of(recipe)]
     signatures = {path: read_signature(path) for path in paths}
     with OpenModels() as open_models:
         planner = open_models.planner(recipe)
-    return _Opened(planner, find_groups(planner.names), signatures)
+    return _Opened(planner, find_families(find_groups(planner.names), planner.names), signatures)
 
 
 def _draw_error(text: str, stamps: str) -> str:

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from ..merge.files.model_locator import ModelLocator
 from ..merge.files.open_models import OpenModels
 from ..merge.plan import MergePlan
 from ..merge.progress import Controls
+from ..recipe.chains import base_file
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..workflows import images_of_merge, live_merge
 
@@ -69,7 +70,7 @@ class _ActiveMerge:
         merge: Makes the live model equal to a recipe.
         stack: Restores the live model when it is closed.
         recipe: The recipe of the merge; None until the first one is complete.
-        checkpoint_before: The user's checkpoint, which was loaded before the merge.
+        checkpoint_before: The checkpoint that the user had chosen before the merge.
     """
 
     live: LiveModel
@@ -86,7 +87,7 @@ class _Before:
     """What was in the live model, to be put back.
 
     Attributes:
-        now: What was in it.
+        now: What was in it; if no merge was, the user's checkpoint, whatever was loaded for a request.
         to_reload: The user's checkpoint, if that was not loaded again yet.
         active: The merge, if there was one.
         files: The identities of the files of the merge, or that of the checkpoint.
@@ -190,12 +191,19 @@ class MergedModel:
 
     @property
     def _users_checkpoint(self) -> CheckpointRef | None:
-        """The checkpoint that was loaded before the first merge."""
-        return self._active.checkpoint_before if self._active is not None else self._to_reload or self._host.loaded()
+        """The checkpoint that the user had chosen before the first merge."""
+        return self._active.checkpoint_before if self._active is not None else self._to_reload or self._chosen()
+
+    def _chosen(self) -> CheckpointRef | None:
+        """Give the checkpoint of the user's next image: another is loaded after a request that asked for another."""
+        loaded = self._host.loaded()
+        return None if loaded is None else self._host.selected() or loaded
 
     def _remember(self) -> _Before:
-        """Note what is in the model."""
+        """Note what is in the model: a merge, or what the user has chosen."""
         now = self.live()
+        if now.kind is LiveState.FILE:
+            now = replace(now, checkpoint=self._chosen())
         if now.kind is LiveState.ACTIVE:
             return _Before(now, self._to_reload, self._active, _files_of(self._active))
         files = {}
@@ -258,7 +266,7 @@ class MergedModel:
         raise HostError(f"{change} since it was merged, so the merge was not put back; merge again.\n{remark}".rstrip())
 
     def _load_users_checkpoint(self, model_a: CheckpointRef | None = None, *, force: bool = False) -> str:
-        """Load the checkpoint that was loaded before the merge; if it cannot be read any more, stay with model A.
+        """Load the checkpoint that was chosen before the merge; if it cannot be read any more, stay with model A.
 
         Args:
             model_a: Model A of the merge that was taken out.
@@ -341,7 +349,7 @@ class MergedModel:
         return {**({"Model hash": sha256[:10]} if sha256 else {}), "Model": path.stem}
 
     def restore(self) -> str:
-        """Take the merge out of the model, and load the checkpoint that was loaded before the first merge.
+        """Take the merge out of the model, and load the checkpoint that the user had chosen before the first merge.
 
         If that cannot be read any more, model A stays. If another program has written to A's file, it is loaded anew.
 
@@ -388,7 +396,7 @@ class MergedModel:
 
     def _begin(self, recipe: MergeRecipe, on_plan: OnPlan | None) -> _ActiveMerge:
         """Plan a merge, and open its model A; if model A is that of the active merge, continue with that one."""
-        path = self._locator.locate(recipe.model_a)
+        path = self._locator.locate(base_file(recipe.model_a))
         if self._active is not None and self._can_continue(self._active, path):
             if on_plan is not None:  # to continue, no whole plan is needed
                 on_plan(self._active.models.planner(recipe).plan(recipe))
@@ -451,7 +459,7 @@ class MergedModel:
 def _files_of(active: _ActiveMerge | None) -> Mapping[Path, Identity]:
     """Give the identities of the files that a merge was made of."""
     models = active.merge.models.values() if active is not None else ()
-    return {model.path: model.identity for model in models}
+    return {file.path: file.identity for model in models for file in model.files}
 
 
 def _describe_any_change(files: Mapping[Path, Identity]) -> str | None:

@@ -25,7 +25,7 @@ class NotedView:
     def show(self, text: str, **parts: object) -> None:
         """Show a text, and below it the notes."""
         self._text = text
-        self._job.show(text="\n".join([text, *self._notes]), parts=True, steps=False, **parts)
+        self._job.show(text="\n".join([text, *self._notes]), parts=True, **parts)
 
     def note(self, text: str) -> None:
         """Add a note."""

@@ -29,16 +29,19 @@ class Stroke:
 
     Attributes:
         columns: The blocks that the choice reaches over, in the order of the map.
-        cells: For each cell the block of its rule and the part of an element's name; the part is empty where the
-            whole block is meant.
+        cells: For each cell the block of its rule and the part, or parts, of an element's name; the part is empty where
+            the whole block is meant.
         ratio: What their tensors get.
         others: Cells between them that were not chosen, as in ``cells``: no range may reach over them.
+        alphas: The alpha of each cell, on the map of beta: there ``ratio`` is beta, and a rule that sets it sets alpha,
+            too. Empty on the map of alpha.
     """
 
     columns: tuple[str, ...]
     cells: tuple[tuple[str, str], ...]
     ratio: float
     others: tuple[tuple[str, str], ...] = ()
+    alphas: tuple[float, ...] = ()
 
 
 def read_stroke(text: str) -> Stroke:
@@ -46,7 +49,7 @@ def read_stroke(text: str) -> Stroke:
 
     Args:
         text: JSON: ``columns``, a list of block names; ``cells``, a list of pairs of block and part; ``ratio``, a text;
-            ``others``, a list like ``cells``, which may be missing.
+            ``others``, a list like ``cells``, and ``alphas``, a list of texts, both of which may be missing.
 
     Raises:
         RecipeError: It is no such JSON, or the ratio is no finite number.
@@ -59,9 +62,12 @@ def read_stroke(text: str) -> Stroke:
             for listed in (data["cells"], data.get("others", ()))
         )
         ratio = _word(data["ratio"])
+        alphas = tuple(_word(alpha) for alpha in data.get("alphas", ()))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise RecipeError("The chosen cells cannot be read.") from exc
-    return Stroke(columns, cells, _read_ratio(ratio), others)
+    if alphas and len(alphas) != len(cells):
+        raise RecipeError("The chosen cells cannot be read.")
+    return Stroke(columns, cells, _read_ratio(ratio), others, tuple(map(_read_alpha, alphas)))
 
 
 def paint(spec: str, stroke: Stroke) -> str:
@@ -93,6 +99,8 @@ def make_rules(stroke: Stroke) -> list[Rule]:
     Raises:
         ElementalError: A cell has words that no rule may have.
     """
+    if stroke.alphas:
+        return [rule for alpha in dict.fromkeys(stroke.alphas) for rule in _make_beta_rules(stroke, alpha)]
     blocks_of: dict[str, dict[str, None]] = {}
     kept_of: dict[str, set[str]] = {}
     for block, part in stroke.cells:
@@ -104,6 +112,15 @@ def make_rules(stroke: Stroke) -> list[Rule]:
         shortened = _shorten(tuple(blocks), stroke.columns, kept_of.get(part, set()))
         parts_of.setdefault(shortened, []).append(part)
     return [_make_rule(blocks, parts, stroke.ratio) for blocks, parts in parts_of.items()]
+
+
+def _make_beta_rules(stroke: Stroke, alpha: float) -> list[Rule]:
+    """Make the rules of the cells that have this alpha; no range may reach over the others."""
+    pairs = list(zip(stroke.cells, stroke.alphas, strict=True))
+    cells = tuple(cell for cell, own in pairs if own == alpha)
+    others = (*stroke.others, *(cell for cell, own in pairs if own != alpha))
+    rules = make_rules(Stroke(stroke.columns, cells, alpha, others))
+    return [rule._replace(beta=stroke.ratio) for rule in rules]
 
 
 def _shorten(blocks: tuple[str, ...], columns: Sequence[str], kept: Set[str]) -> tuple[str, ...]:
@@ -124,16 +141,22 @@ def _shorten_run(run: Sequence[str]) -> Sequence[str]:
 
 
 def _make_rule(blocks: Sequence[str], parts: Sequence[str], ratio: float) -> Rule:
-    rule = Rule(BlockSelector(tuple(blocks)), ElementSelector(tuple(filter(None, parts))), ratio)
+    words = tuple(word for part in parts for word in part.split())  # a family of groups has several
+    rule = Rule(BlockSelector(tuple(blocks)), ElementSelector(words), ratio)
     if parse_rules(str(rule)).rules != (rule,):
         raise RecipeError("The chosen cells cannot be written as a rule.")
     return rule
 
 
 def _says_only(line: str, rule: Rule) -> bool:
-    """Tell whether a line holds one rule with the selectors of another, and nothing else."""
+    """Tell whether a line holds nothing but one rule with the selectors of another, which sets all that it sets."""
     fields = line.split(":")
-    if len(fields) != 3 or "#" in line or "," in line or set(fields[1].split()) != set(rule.elements.parts):
+    if (
+        not 3 <= len(fields) <= (3 if rule.beta is None else 4)
+        or "#" in line
+        or "," in line
+        or set(fields[1].split()) != set(rule.elements.parts)
+    ):
         return False  # most lines end here: to read all rules of a long spec would take longer than the rest
     try:
         (there,) = parse_rules(line).rules
@@ -146,6 +169,13 @@ def _read_ratio(text: str) -> float:
     ratio = parse_ratio(text.strip()) if text.strip() else _BLANK_RATIO
     if ratio is None or not math.isfinite(ratio):
         raise RecipeError("The paint ratio must be a number.")
+    return ratio
+
+
+def _read_alpha(text: str) -> float:
+    ratio = parse_ratio(text.strip())
+    if ratio is None or not math.isfinite(ratio):
+        raise RecipeError(f"Alpha is {text} in one of these cells: write its rule by hand, with one alpha.")
     return ratio
 
 

@@ -6,24 +6,33 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ElementalError, HostError, ImageError, RecipeError, Stopped
 from ..hosts.base import HostSettings
 from ..images.image_request import ImageRequest
+from ..images.ranking import ElementEffect
 from ..recipe.recipe import recipe_from_dict
-from ..runs.element_check_run import folder_of_check
+from ..runs.cells import FIRST, place_name
+from ..runs.element_check_run import CheckRun, folder_of_check
 from ..runs.estimate import Estimate
 from ..runs.resume import open_run
 from ..runs.run_files import RunFiles, latest_run
 from ..runs.run_record import CellState, PageRecord, RunRecord, read_record
 from ..runs.runner import Run, RunResult, RunWatcher, continue_run, start_run
 from ..runs.xy_plot_run import PlotRun
+from ..workflows import plan_merge
+from .check_effects import checked_effects
 from .form import MergeForm, form_from_recipe
+from .found_effects import for_models, models_of
+from .found_forms import values_of_run
+from .job_texts import count_images, describe_order, not_put_back
 from .jobs import Job, JobState
 from .run_plans import CheckForm, PlotForm, batch_notes, plan_check, plan_plot
+from .run_times import note_run
 from .run_view import RunView
 from .session import Session
 
@@ -49,13 +58,14 @@ def run_plot(
         settings: What else the host's own page says of the images.
 
     Raises:
-        ElementalError: The plot is not valid, its settings cannot be kept in its record, or a job is running.
+        ElementalError: The plot is not valid, its settings cannot be kept in its record, or too many jobs are
+            waiting.
     """
     run, estimate = plan_plot(session, form, plot, request)
-    folder = _new_folder(session.host.output_folder() / "plots")
-    extra = {"x_type": plot.x_type, "x": plot.x, "y_type": plot.y_type, "y": plot.y, "compare": plot.compare}
-    begun = _Begun(run, estimate, folder, settings, batch_notes(request))
-    return _start(session, _PLOT, begun, form=form, extra=extra)
+    plots = session.host.output_folder() / "plots"
+    extra = {**asdict(plot), **request.to_dict()}
+    begun = _Begun(run, estimate, lambda: _new_folder(plots), settings, batch_notes(request))
+    return _start(session, _PLOT, begun, form=form, extra=extra, inputs=(form, plot, request))
 
 
 def run_check(
@@ -71,17 +81,18 @@ def run_check(
         settings: What else the host's own page says of the images.
 
     Raises:
-        ElementalError: The check is not valid, its settings cannot be kept in its record, or a job is running.
+        ElementalError: The check is not valid, its settings cannot be kept in its record, or too many jobs are
+            waiting.
     """
     run, estimate = plan_check(session, form, check, request)
     folder = folder_of_check(session.host.output_folder() / "checks", run.check.base.recipe)
-    extra = {"elements": check.elements, "ratio": check.ratio}
-    begun = _Begun(run, estimate, folder, settings, batch_notes(request))
-    return _start(session, _CHECK, begun, form=form, extra=extra)
+    extra = {**asdict(check), **request.to_dict()}
+    begun = _Begun(run, estimate, lambda: folder, settings, batch_notes(request))
+    return _start(session, _CHECK, begun, form=form, extra=extra, inputs=(form, check, request))
 
 
 def unfinished_runs(session: Session) -> list[tuple[str, str]]:
-    """List the runs that still have images to make, the latest first: a text and the record's file."""
+    """List the runs that still have images to make, and do not run now, the latest first: text and record's file."""
     runs = []
     folder = session.host.output_folder()
     records = [*(folder / "plots").glob("*/run*.json"), *(folder / "checks").glob("*/diff/run*.json")]
@@ -91,12 +102,18 @@ def unfinished_runs(session: Session) -> list[tuple[str, str]]:
             record = _read_run(path)
         except ElementalError:
             continue  # killed right at the start, or written by another version
-        done = record.count(CellState.DONE)
-        if done < len(record.cells):
+        done = _count_made(record)
+        if done < len(record.cells) and path != session.running:
             number = "" if record.files.number == 1 else f", run {record.files.number}"
             words = f"{record.kind} {path.parent.relative_to(folder).as_posix()}{number}"
             runs.append((f"{words}: {done} of {len(record.cells)} images", str(path)))
     return runs
+
+
+def _count_made(record: RunRecord) -> int:
+    """Count the images that are there; the record of a run that was killed is older than its last ones."""
+    cells = record.cells.items()
+    return sum(cell.state is CellState.DONE or record.files.cell(name).is_file() for name, cell in cells)
 
 
 def resume(session: Session, choice: str, present: Callable[[], HostSettings | None] = lambda: None) -> Job:
@@ -108,7 +125,8 @@ def resume(session: Session, choice: str, present: Callable[[], HostSettings | N
         present: Gives what the host's own page says now, for a run that has no settings in its record.
 
     Raises:
-        ElementalError: The run cannot be continued, or a job is running.
+        ElementalError: The run cannot be continued, or too many jobs are
+            waiting.
     """
     record = _read_run(_find_unfinished(session, choice))
     settings = _settings_of(session, record, present)
@@ -116,16 +134,35 @@ def resume(session: Session, choice: str, present: Callable[[], HostSettings | N
     run = open_run(session.host, record, locator=locator)
 
     def go_on(watcher: RunWatcher) -> RunResult:
-        return continue_run(session.host, run, record, watcher=watcher, locator=locator)
+        return continue_run(session.host, run, _read_again(record), watcher=watcher, locator=locator)
 
-    recipe = recipe_from_dict(record.definition["recipe"])
+    definition = record.definition
+    recipe = recipe_from_dict(definition["recipe"])
 
-    def remember(text: str) -> None:
+    def remember(text: str, image: Path | None) -> None:
+        extra = {**values_of_run(run.kind, definition)[0], **definition["request"]}
         with suppress(RecipeError):  # of a merge that the form cannot say
-            session.remember(run.kind, recipe, text, form_from_recipe(recipe, session.checkpoints()))
+            form = form_from_recipe(recipe, session.checkpoints())
+            session.remember(run.kind, recipe, text, form, extra, image=image)
 
     name = _PLOT if run.kind == PlotRun.kind else _CHECK
-    return _follow(session, name, run, go_on, remember, settings=settings, notes=record.notes)
+    path = record.files.record
+    asked = _Asked(f"Resume of {path.parent.parent.name}/{path.parent.name}", path)
+    return _follow(session, name, run, go_on, remember, asked, settings=settings, notes=record.notes)
+
+
+def _read_again(record: RunRecord) -> RunRecord:
+    """Read a run's record when its turn has come: a job before it may have made some of its images, or the last.
+
+    Raises:
+        ImageError: No image is left to make.
+    """
+    now = _read_run(record.files.record)
+    now.settings = record.settings
+    now.note(record.notes)
+    if _count_made(now) == len(now.cells):
+        raise ImageError("This run is finished; there is no image left to make.")
+    return now
 
 
 def _settings_of(
@@ -183,26 +220,33 @@ class _Begun:
     Attributes:
         run: The run.
         estimate: Its estimate.
-        folder: Where its files go.
+        folder: Says where its files go, when it begins: another run can have begun in the same second.
         settings: What the host's own page says of the images.
         notes: What the user is told about it.
     """
 
     run: Run
     estimate: Estimate
-    folder: Path
+    folder: Callable[[], Path]
     settings: HostSettings | None
     notes: Sequence[str]
 
 
-def _start(session: Session, name: str, begun: _Begun, *, form: MergeForm, extra: Mapping[str, Any]) -> Job:
+class _Asked(NamedTuple):
+    words: str
+    inputs: object
+
+
+def _start(
+    session: Session, name: str, begun: _Begun, *, form: MergeForm, extra: Mapping[str, Any], inputs: object
+) -> Job:
     settings = None if begun.settings is None else begun.settings.to_dict()
 
     def begin(watcher: RunWatcher) -> RunResult:
         return start_run(
             session.host,
             begun.run,
-            begun.folder,
+            begun.folder(),
             estimate=begun.estimate,
             watcher=watcher,
             locator=session.locator,
@@ -211,10 +255,11 @@ def _start(session: Session, name: str, begun: _Begun, *, form: MergeForm, extra
 
     recipe = session.recipe(form)
 
-    def remember(text: str) -> None:
-        session.remember(begun.run.kind, recipe, text, form, extra)
+    def remember(text: str, image: Path | None) -> None:
+        session.remember(begun.run.kind, recipe, text, form, extra, image=image)
 
-    return _follow(session, name, begun.run, begin, remember, settings=begun.settings, notes=begun.notes)
+    asked = _Asked(describe_order(recipe, None, count_images(begun.estimate.cells)), inputs)
+    return _follow(session, name, begun.run, begin, remember, asked, settings=begun.settings, notes=begun.notes)
 
 
 def _follow(
@@ -222,7 +267,8 @@ def _follow(
     name: str,
     run: Run,
     make: Callable[[RunWatcher], RunResult],
-    remember: Callable[[str], None],
+    remember: Callable[[str, Path | None], None],
+    asked: _Asked,
     *,
     settings: HostSettings | None,
     notes: Sequence[str],
@@ -234,7 +280,8 @@ def _follow(
         name: The name of the job.
         run: The run.
         make: Makes its images.
-        remember: Adds the text of the result to the history.
+        remember: Adds the text of the result to the history, and an image that shows it.
+        asked: What it is about, and what it was asked with.
         settings: What the host's own page said of the images.
         notes: What the user is told about the run.
     """
@@ -246,23 +293,49 @@ def _follow(
         try:
             with session.host_job(job, name, view.count, settings), session.model.suspended():
                 result = make(_watch(session, view))
+                note_run(session, run, result.files)
                 view.show_result(result)
-                remember(job.view.text)
+                remember(job.view.text, _image_of(run, result))
+                _show_on_map(session, run, view.effects)
         except ElementalError as exc:
             if result is None:
                 raise
-            raise type(exc)(f"{job.view.text}\nWhat was in the live model could not be put back: {exc}") from exc
+            raise not_put_back(job.view.text, exc) from exc
+        finally:
+            session.running = None
         if result.waiting:
             raise Stopped(job.view.text)
         if result.failed:
             job.show(state=JobState.FAILED)
 
-    return session.board.start(name, work)
+    return session.board.start(name, work, words=asked.words, inputs=asked.inputs)
+
+
+def _show_on_map(session: Session, run: Run, effects: Sequence[ElementEffect]) -> None:
+    """Paint the element map by the figures of a check."""
+    if not isinstance(run, CheckRun) or not effects:
+        return
+    with suppress(ElementalError):  # a model was deleted meanwhile
+        plan = plan_merge(run.check.base.recipe, locator=session.locator)
+        models, shown = models_of(plan.recipe), checked_effects(run.check, effects, plan)
+        session.previewer.paint("check", partial(for_models, models, shown))
+
+
+def _image_of(run: Run, result: RunResult) -> Path | None:
+    """Give what shows a run at a small size: the first grid of a plot; of a check, whose grid is high, its base."""
+    base = result.files.cell(place_name(*FIRST))
+    return next(iter(result.products), base) if run.kind == PlotRun.kind else base
 
 
 def _watch(session: Session, view: RunView) -> RunWatcher:
     """Show the run on its job; the controls can stop it, but do not show the progress of each merge."""
-    return RunWatcher(on_begin=view.show_begin, on_cell=view.show_cell, controls=session.stop_controls())
+    controls = session.stop_controls()
+
+    def begin(record: RunRecord) -> None:
+        session.running = record.files.record
+        view.show_begin(record)
+
+    return RunWatcher(on_begin=begin, on_start=view.show_start, on_cell=view.show_cell, controls=controls)
 
 
 def _new_folder(parent: Path) -> Path:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ..images.image_request import ImageRequest
 from ..runs.axes.base import Setting
 from ..runs.axes.context import make_axis_context
-from ..runs.axes.values import AxisValues, parse_axis
+from ..runs.axes.values import parse_axis
 from ..runs.element_check import parse_check
 from ..runs.element_check_run import CheckRun
 from ..runs.estimate import MOST_CELLS, Estimate, estimate_check, estimate_plot, refuse_many
@@ -28,14 +29,26 @@ class PlotForm:
         x: Its values.
         y_type: The axis of the rows; empty for a plot of one row.
         y: Its values.
+        z_type: The axis of the grids; empty for a plot without such an axis.
+        z: Its values.
         compare: Whether to write below each image how much it differs from the first column.
+        without_rules: Whether an axis of specs begins with an image without any.
     """
 
     x_type: str = "elemental"
     x: str = ""
     y_type: str = ""
     y: str = ""
+    z_type: str = ""
+    z: str = ""
     compare: bool = False
+    without_rules: bool = False
+
+    @property
+    def axes(self) -> dict[str, tuple[str, str]]:
+        """Type and values of each axis, by its side."""
+        said = {"x": (self.x_type, self.x), "y": (self.y_type, self.y), "z": (self.z_type, self.z)}
+        return {side: axis for side, axis in said.items() if axis[0] or side == "x"}
 
 
 @dataclass(frozen=True)
@@ -74,11 +87,9 @@ def plan_plot(session: Session, form: MergeForm, plot: PlotForm, request: ImageR
         make_axis_context(session.host, recipe, locator=session.locator),
         find_model=session.find_model,
     )
-    axes: dict[str, AxisValues] = {"x": parse_axis("x", plot.x_type, plot.x, context, watch_count=_refuse_many)}
-    if plot.y_type:
-        axes["y"] = parse_axis("y", plot.y_type, plot.y, context, watch_count=_refuse_many)
-    setting = Setting(recipe, replace(request, batch=1))
-    xy_plot = make_plot(setting, axes["x"], axes.get("y"), context=context, most=MOST_CELLS)
+    read = partial(parse_axis, context=context, watch_count=_refuse_many, baseline=plot.without_rules)
+    axes = {side: read(side, *axis) for side, axis in plot.axes.items()}
+    xy_plot = make_plot(Setting(recipe, replace(request, batch=1)), axes, context=context, most=MOST_CELLS)
     remarks = [*batch_notes(request), *(remark for axis in xy_plot.axes for remark in axis.remarks)]
     return PlotRun(xy_plot, compare=plot.compare), _with(remarks, estimate_plot(xy_plot, locator=session.locator))
 
@@ -97,10 +108,10 @@ def plan_check(session: Session, form: MergeForm, check: CheckForm, request: Ima
     return CheckRun(element_check), _with(remarks, estimate_check(element_check, locator=session.locator))
 
 
-def describe_estimate(estimate: Estimate) -> str:
-    """Say how many images and merges a run makes, with its warnings."""
+def describe_estimate(estimate: Estimate, time: str = "") -> str:
+    """Say how many images and merges a run makes, and how long it takes, with its warnings."""
     counts = f"{count_images(estimate.cells)}, {estimate.merges:,} merge{'s' * (estimate.merges != 1)}."
-    return "\n".join([counts, *estimate.warnings])
+    return "\n".join([f"{counts} {time}".rstrip(), *estimate.warnings])
 
 
 def _with(remarks: Sequence[str], estimate: Estimate) -> Estimate:

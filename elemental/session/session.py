@@ -18,9 +18,12 @@ from ..recipe.recipe import MergeRecipe
 from ..workflows import identify_models, user_presets_path
 from .form import FindModel, MergeForm, finder
 from .history import History, HistoryEntry
-from .jobs import Job, JobBoard
+from .job_board import JobBoard
+from .jobs import Job
 from .merge_preview import Previewer
 from .merged_model import MergedModel
+from .recipe_models import list_recipes
+from .thumbnails import keep_thumbnail
 
 _REPLACED = "What the form said before a simplified merge was put into it."
 
@@ -32,13 +35,14 @@ class Session:
     Attributes:
         host: The host.
         model: Its live model, with the user's merge in it.
-        board: The running job, or the last one.
+        board: The running job, or the last one, and those that wait.
         history: What was merged, made and saved before.
         previewer: Plans the form while the user types.
         form: The last form that was previewed; a page that is loaded again starts with it.
         live_form: The form of the merge in the live model.
         panels: The last values of the other panels, by field name.
         told: Records of runs of version 0.1.0 whose user was told that they lack the host's settings.
+        running: The record of the run whose images are being made; None if there is none.
     """
 
     host: Host
@@ -50,6 +54,7 @@ class Session:
     live_form: MergeForm = field(default_factory=MergeForm)
     panels: dict[str, Any] = field(default_factory=dict)
     told: set[Path] = field(default_factory=set)
+    running: Path | None = None
 
     def recipe(self, form: MergeForm) -> MergeRecipe:
         """Make the recipe of a form.
@@ -73,8 +78,21 @@ class Session:
         """List the checkpoints of the host."""
         return self.host.checkpoints()
 
+    def model_titles(self) -> list[str]:
+        """List what can be chosen as a model: the checkpoints of the host, and the recipes in its folder."""
+        checkpoints = self.checkpoints()
+        recipes = list_recipes(self.host.models_folder()) if checkpoints else []  # else it may be any folder
+        return [listed.title for listed in (*checkpoints, *recipes)]
+
     def remember(
-        self, kind: str, recipe: MergeRecipe, result: str, form: MergeForm, extra: Mapping[str, Any] | None = None
+        self,
+        kind: str,
+        recipe: MergeRecipe,
+        result: str,
+        form: MergeForm,
+        extra: Mapping[str, Any] | None = None,
+        *,
+        image: Path | None = None,
     ) -> None:
         """Add an entry to the history.
 
@@ -83,12 +101,17 @@ class Session:
             recipe: The recipe of the merge.
             result: The result, as a text.
             form: The values of the merge panel.
-            extra: The values of another panel, by field name.
+            extra: The values of another panel and of the image request, by field name.
+            image: An image or a grid that shows the result.
         """
         with suppress(ElementalError):  # a deleted model must not prevent the entry
             recipe = identify_models(recipe)
         fields = {**form.to_dict(), **(extra or {})}
-        self.history.add(HistoryEntry(kind, name_recipe(recipe), result, fields, recipe.to_dict()))
+        shown = "" if image is None else str(image)
+        entry = HistoryEntry(kind, name_recipe(recipe), result, fields, recipe.to_dict(), image=shown)
+        self.history.add(entry)
+        if image is not None:
+            keep_thumbnail(self.history, entry.number, image)
 
     def keep_form(self, form: MergeForm) -> None:
         """Add a form that another one takes the place of to the history, unless it is there, or asks for no merge."""
@@ -116,11 +139,13 @@ class Session:
                 raise Stopped
             yield
 
-    def stop(self) -> None:
-        """Stop the running job, if there is one."""
-        if self.board.job is not None and not self.board.job.view.ended:
-            self.board.job.stop()
-            self.host.stop()
+    def stop(self, number: int = 0) -> None:
+        """Stop the running job, if there is one; those that wait go on.
+
+        Args:
+            number: Of the job that is meant, since another one may run by now; 0 for any.
+        """
+        self.board.stop(number, self.host.stop)
 
     def controls(self) -> Controls:
         """Give the controls of the running job: they show its progress, and tell when the user stops it."""

@@ -12,22 +12,21 @@ from typing import TYPE_CHECKING
 from ..errors import ElementalError, ImageError, MergeError
 from ..hosts.base import HostSettings
 from ..images.files import free_names, make_folder, write_png
-from ..images.image_request import GeneratedImage, ImageRequest, with_known_sampler
-from ..images.infotext import format_infotext
-from ..merge.files.metadata import LABEL_FIELD
+from ..images.image_request import GeneratedImage, ImageRequest
+from ..runs.differentiated_merge import single_images
 from ..runs.effect_estimate import refuse_same_file
 from ..runs.simplify import Simplified, SimplifyOrder, simplify
 from ..runs.simplify_results import spec_of, write_simplified
 from ..workflows import plan_merge
 from .form import KEEP, MergeForm, form_from_recipe, shown_path
-from .job_texts import count_images, format_duration
+from .job_texts import count_images, describe_order, format_duration, not_put_back
 from .jobs import Job
 from .noted_view import NotedView
 from .run_plans import batch_notes
 from .session import Session
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 TOLERANCE = 10.0
 """In percent of the difference between A's image and the merge's."""
@@ -56,16 +55,15 @@ def simplify_form(
         leave_out: Whether to find the opposite: rules that leave out what makes the difference.
 
     Raises:
-        ElementalError: The form is not a valid recipe, or changes nothing; the tolerance is not valid; or a job is
-            running.
+        ElementalError: The form is not a valid recipe, or changes nothing; the tolerance is not valid; or too many
+            jobs are waiting.
     """
     share = _read_tolerance(tolerance)
     recipe = session.recipe(replace(form, dtype=KEEP))  # a number format is one of files
     refuse_same_file(recipe, session.locator)
     if session.previewer.changes_nothing(replace(form, dtype=KEEP)):
         raise MergeError("There is nothing to simplify: with this form the merge is model A.")
-    wanted = with_known_sampler(replace(request, batch=1), session.host.samplers())
-    order = SimplifyOrder(recipe, (wanted,), share, leave_out=leave_out)
+    order = SimplifyOrder(recipe, single_images((request,), session.host), share, leave_out=leave_out)
 
     def work(job: Job) -> None:
         view = NotedView(job, batch_notes(request, "One image is used"))
@@ -76,7 +74,8 @@ def simplify_form(
         session.remember("simplify", recipe, found.text, form)
         session.remember("simplified", found.result.recipe, found.text, taken)
 
-    return session.board.start("Simplify", work)
+    words = describe_order(recipe, request, "what to leave out" if leave_out else "")
+    return session.board.start("Simplify", work, words=words, inputs=(form, request, share, leave_out))
 
 
 def _read_tolerance(percent: float | None) -> float:
@@ -109,7 +108,7 @@ def _simplify(session: Session, order: SimplifyOrder, job: Job, view: NotedView)
     try:
         with session.model.suspended():
             plan = plan_merge(order.recipe, locator=session.locator)
-            show = _shower(job, order.requests[0], folder / "images")
+            show = _shower(job, folder / "images")
             watcher = replace(view.watcher(session, "simplifying"), on_image=show)
             result = simplify(session.host, order, watcher=watcher, locator=session.locator)
             grid, _ = write_simplified(folder, order, result)
@@ -119,18 +118,17 @@ def _simplify(session: Session, order: SimplifyOrder, job: Job, view: NotedView)
     except ElementalError as exc:
         if found is None:
             raise
-        raise type(exc)(f"{found.text}\nWhat was in the live model could not be put back: {exc}") from exc
+        raise not_put_back(found.text, exc) from exc
     return found
 
 
-def _shower(job: Job, request: ImageRequest, folder: Path) -> Callable[[Image.Image, str], None]:
+def _shower(job: Job, folder: Path) -> Callable[[GeneratedImage, str], None]:
     """Give what writes each image that is made, and shows it."""
 
-    def show(image: Image.Image, label: str) -> None:
+    def show(image: GeneratedImage, label: str) -> None:
         make_folder(folder)
-        (path,) = free_names(folder, [request.seed])
-        infotext = format_infotext(request, seed=request.seed, model={LABEL_FIELD: label})
-        write_png(path, GeneratedImage(image, request.seed, infotext))
+        (path,) = free_names(folder, [image.seed])
+        write_png(path, image)
         job.show(images=(*job.view.images, (path, label)))
 
     return show

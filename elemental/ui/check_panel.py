@@ -12,18 +12,22 @@ from ..runs.sample_file import Sample
 from ..session import plot_and_check_jobs as run_actions
 from ..session.form import FIELDS, MergeForm
 from ..session.run_plans import CheckForm, describe_estimate, plan_check
+from ..session.run_times import describe_time
 from ..session.session import Session
 from .answer import Answer, Updates
 from .form_values import parse_form
-from .gradio_compat import make, on, update
+from .gradio_compat import make, on
 from .image_form import ImageForm
-from .plot_panel import draw_answer, explain_sample
+from .page_memory import PageMemory
 from .request_guard import file_below
 from .results_panel import Results
+from .sample_list import draw_answer, wire_sample
 
 _HINT = """
-<p class="elemental-hint">One image without, and one with each of these elements at the ratio, on top of the
-<b>Merge</b> panel. <code>ALL</code> is each block, <code>OUT05:ALL</code> each element of one.</p>"""
+<p class="elemental-hint">One image without, and one with each of these at the ratio, on top of the <b>Merge</b> panel;
+a table ranks them at the end. Between commas: a block (<code>OUT05</code>), a part of it (<code>OUT05:attn2</code>),
+or blocks together (<code>OUT06-OUT11</code>, <code>OUT09 OUT10</code>). <code>ALL</code> is each block,
+<code>OUT05:ALL</code> each element of one.</p>"""
 
 
 class CheckPanel:
@@ -56,19 +60,24 @@ class CheckPanel:
             self.estimate = make("Button", value="Estimate", elem_id="elemental_estimate_check")
         self.answer = Answer("elemental_check_answer")
 
-    def wire(self, results: Results, form_components: Sequence[Any], gif: Any) -> None:
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {"elements": self.elements, "ratio": self.ratio}
+
+    def wire(self, results: Results, form_components: Sequence[Any], memory: PageMemory, gif: Any) -> None:
         """Make the panel work.
 
         Args:
             results: Where jobs are shown.
             form_components: Of the merge panel.
+            memory: Fills this panel and that one from a sample.
             gif: A hidden text that names the GIF whose row was clicked.
         """
         session = self._session
         inputs = [self.elements, self.ratio, *form_components, *self._images.components]
 
         def read(values: Sequence[Any]) -> tuple[Any, ...]:
-            session.panels.update(elements=values[0], ratio=values[1])
             order = self._images.read(values[2 + len(FIELDS) :])
             if values[1] is None:
                 raise ImageError("Ratio is blank; enter a number.")
@@ -81,8 +90,12 @@ class CheckPanel:
             return results.start(lambda: run_actions.run_check(*read(values)), form_of(values))
 
         def estimate(*values: Any) -> Updates:
-            html = draw_answer(lambda: describe_estimate(plan_check(*read(values)[:4])[1]))
+            html = draw_answer(lambda: describe(read(values)))
             return self.answer.give(html, form=form_of(values), fields=_parse_check(values))
+
+        def describe(order: Sequence[Any]) -> str:
+            check, planned = plan_check(*order[:4])
+            return describe_estimate(planned, describe_time(session, check))
 
         def renew(*values: Any) -> Updates:
             return self.answer.renew(values[-1], fields=_parse_check(values))
@@ -90,22 +103,10 @@ class CheckPanel:
         fields = [self.elements, self.ratio]
         on(self.run, "click", run, inputs, results.start_outputs)
         on(self.estimate, "click", estimate, inputs, self.answer.outputs)
-        on(self.sample, "change", self._load_sample, [self.sample], [*fields, *self.answer.outputs])
+        wire_sample(self.sample, self._samples, memory, self.answer)
         for field in fields:
             on(field, "change", renew, [*fields, self.answer.about], self.answer.outputs)
         on(gif, "change", self._show_gif, [gif], [results.gif])
-
-    def _load_sample(self, title: str | None) -> Updates:
-        sample = self._samples.get(title or "")
-        if sample is None:
-            return {}
-        fields = self.fill({"elements": sample.elements, "ratio": float(sample.ratio)})
-        return {**fields, **self.answer.give(explain_sample(sample))}
-
-    def fill(self, data: dict[str, Any]) -> Updates:
-        """Fill those fields that there is something for."""
-        fields = {"elements": self.elements, "ratio": self.ratio}
-        return {field: update(value=data[name]) for name, field in fields.items() if name in data}
 
     def _show_gif(self, asked: str) -> str:
         """Give a GIF of a check within the page; none but those is ever read."""

@@ -14,6 +14,12 @@ from .gradio_compat import make, on
 from .image_form import ImageForm
 from .results_panel import Results
 
+_HINT = """
+<p class="elemental-hint"><b>Effect map</b> estimates how much each element changes this image. <b>Simplify</b> looks
+for the fewest elements whose image is nearly that of this merge: it may differ by the tolerance, in % of what the merge
+changes; ticked, for what can be left out so that nearly A's image is left. <b>Element check</b>, above, draws an image
+for each element or block.</p>"""
+
 
 class EffectButtons:
     """The components, and what they do.
@@ -42,6 +48,8 @@ class EffectButtons:
                 "Checkbox", label="Find what to leave out", value=False, elem_id="elemental_leave_out",
                 scale=3, min_width=190,
             )  # fmt: skip
+
+        make("HTML", value=_HINT, elem_id="elemental_effect_hint")
 
     def wire(self, results: Results, form_components: list[Any]) -> None:
         """Make the buttons work.

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..modes.catalogue import MergeMode
 from ..recipe.recipe import VaeChoice
 from ..session.form import FIELDS, MergeForm, form_from_dict
 
-VAE_LABELS = {VaeChoice.MERGED.value: "merged", VaeChoice.A.value: "A", VaeChoice.B.value: "B"}
+VAE_LABELS = {VaeChoice.MERGED.value: "merge like BASE", VaeChoice.A.value: "from A", VaeChoice.B.value: "from B"}
 """The choices of the VAE, by what the form, the history and recipes call them."""
 
 
@@ -24,3 +25,13 @@ def parse_form(values: Sequence[Any]) -> MergeForm:
 def vae_label(vae: str) -> str:
     """Give the choice for what a form says of the VAE; a form that was stored can say anything."""
     return VAE_LABELS.get(vae, VAE_LABELS[VaeChoice.MERGED.value])
+
+
+def visible_fields(mode: MergeMode) -> dict[str, bool]:
+    """Tell which of the fields that some modes have no use for are visible, by name."""
+    return {
+        "model_c": mode.uses_c,
+        "beta": mode.uses_beta,
+        "blocks_beta": mode.uses_beta,
+        "numbers": bool(mode.record.numbers),
+    }

@@ -34,7 +34,8 @@ _ALWAYS_TAKEN = frozenset({"elem_id", "elem_classes"})
 
 MAY_LACK: Mapping[str, frozenset[str]] = {
     "HTML": frozenset({"apply_default_css", "padding"}),
-    "Gallery": frozenset({"interactive"}),
+    "Image": frozenset({"format"}),
+    "Gallery": frozenset({"interactive", "buttons", "show_share_button", "show_download_button"}),
 }
 """Arguments of components that a version of gradio need not know. Any other that it does not know is an error: a
 control that lacks one, or a misspelt one, would not do what it is there for."""
@@ -66,6 +67,7 @@ def make(kind: str, **arguments: Any) -> Component:
     made = cls(**_known_arguments(kind, arguments, known, MAY_LACK.get(kind, frozenset())))
     made.do_not_save_to_config = True  # the WebUI would keep what the fields say at first for ever
     made.elemental_reader = reader_of(kind, arguments)
+    made.elemental_kind = kind
     return made
 
 

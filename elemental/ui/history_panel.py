@@ -1,34 +1,37 @@
-"""The history panel: what was merged, drawn and saved before, and the way back into the form."""
+"""The history panel: what was merged, drawn and saved before, and the way back into the form, also from files."""
 
 from __future__ import annotations
 
-import os
+import itertools
+import json
 import re
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ..errors import ElementalError, RecipeError
 from ..merge.files.checkpoint import SAFETENSORS
-from ..merge.files.metadata import with_sources
-from ..merge.files.model_locator import ModelLocator, expand_home
-from ..recipe.recipe import MergeRecipe, ModelSource, recipe_from_dict
-from ..session.form import form_from_dict, form_from_recipe, is_file
+from ..merge.files.model_locator import expand_home
+from ..recipe.recipe import recipe_from_dict
+from ..session.form import form_from_recipe
+from ..session.found_forms import FoundForm, read_form_file, read_place
 from ..session.history import HistoryEntry
+from ..session.listed_models import find_listed, missing_models
+from ..session.page_values import IMAGE_FIELDS
 from ..session.session import Session
-from ..workflows import doubts_of, name_where_found, read_any_recipe
-from .answer import Updates
-from .check_panel import CheckPanel
-from .gradio_compat import file_path, make, make_file, on
-from .merge_panel import MergePanel
-from .plot_panel import PlotPanel
+from .answer import Answer, Updates
+from .gradio_compat import cache_folder, file_path, make, make_file, on, update
+from .history_table import cut, describe_entry, draw_history, find_entries, images_around
+from .page_memory import PageMemory
+from .request_guard import file_below
 from .results_panel import draw_message
 
-_CUT = 300
-_LARGEST_JSON = 4_000_000
+PANEL_NAMES = {"merge": "Merge", "plot": "XY plot", "check": "Element check"}
+"""The panels of the page by what entries and files call them."""
+
+_ASKED = re.compile(r"(?:(all|star|delete) )?([0-9]{1,20})")
 
 
 class HistoryPanel:
@@ -36,13 +39,18 @@ class HistoryPanel:
 
     Args:
         session: Of the host.
+        opens: A hidden place, on the page whatever panel is open: which panel the page is to open.
+        with_images: Whether the page has fields of an image request.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, opens: Any, *, with_images: bool) -> None:
         self._session = session
+        self._opens = opens
+        self._with_images = with_images
+        self._numbers = itertools.count(time.time_ns() // 1_000_000)
         with make("Row"):
             self.file = make_file(
-                label="Load the recipe of an image, or of a JSON file", elem_id="elemental_recipe_file",
+                label="Load how an image, a grid or a recipe (JSON) was made", elem_id="elemental_recipe_file",
                 file_types=[".png", ".json"],
             )  # fmt: skip
             self.of_a = make(
@@ -50,93 +58,157 @@ class HistoryPanel:
             )
             self.refresh = make("Button", value="Refresh", elem_id="elemental_refresh_history", scale=0, min_width=90)
         self.answer = make("HTML", value="", elem_id="elemental_history_answer")
+        with make("Row", elem_id="elemental_history_filter"):
+            self.search = make("Textbox", label="Search", lines=1, elem_id="elemental_history_search", scale=4)
+            self.starred = make(
+                "Checkbox", label="Starred only", value=False, elem_id="elemental_history_starred", scale=1,
+                min_width=120,
+            )  # fmt: skip
         self.table = make("HTML", value="", elem_id="elemental_history")
 
-    def wire(self, merge: MergePanel, plot: PlotPanel, check: CheckPanel, choice: Any) -> None:
+    def wire(self, memory: PageMemory, notice: Answer, model_a: Any, choice: Any) -> None:
         """Make the panel work.
 
         Args:
-            merge: Filled by an entry or a file, as are
-            plot: and
-            check: by an entry.
-            choice: A hidden text that names the entry that was clicked.
+            memory: Fills the fields of the page.
+            notice: Where it is read when another panel is open how the form was filled.
+            model_a: The field of model A.
+            choice: A hidden text that says what is to be done with which entry.
         """
-        session = self._session
-        outputs = [
-            self.answer,
-            *merge.form_components,
-            merge.preset,
-            *plot.fields.values(),
-            check.elements,
-            check.ratio,
-        ]
+        shown = [self.search, self.starred]
+        outputs = [self.answer, self._opens, *memory.outputs, *notice.outputs]
 
-        def load(asked: str) -> Updates:
-            number = asked.partition("\n")[0]
-            entry = session.history.find(int(number)) if re.fullmatch(r"[0-9]{1,20}", number) else None
-            if entry is None:
+        def act(asked: str, search: str, starred: bool) -> Updates:
+            match = _ASKED.fullmatch(asked.partition("\n")[0])
+            entry = self._session.history.find(int(match[2])) if match else None
+            if match is None or entry is None:
                 return {self.answer: draw_message("failed", "This entry no longer exists.")}
-            data = dict(entry.form)
-            try:
-                remarks = _remarks(session, recipe_from_dict(entry.recipe))
-            except ElementalError as exc:
-                remarks = [str(exc)]
-            text = "\n".join([f"Loaded: {_cut(entry.name)}", *remarks])
-            return {
-                **merge.fill(form_from_dict(data)),
-                **plot.fill(data),
-                **check.fill(data),
-                self.answer: draw_message("done", text),
-            }
+            if match[1] in ("star", "delete"):
+                return {self.table: self._change(match[1], entry, search, starred=starred)}
+            found = self._of_entry(entry, whole=match[1] == "all")
+            return self._give(memory, notice, found, f"The form is filled in from the history: {cut(entry.name)}")
 
-        def load_recipe(find: Callable[[], Path]) -> Updates:
+        def load(find: Callable[[], Path]) -> Updates:
             try:
                 path = find()
-                found = read_any_recipe(path)
-                recipe = find_listed(session, found.recipe)
-                remarks = [*found.remarks, *doubts_of(found.recipe, recipe), *_remarks(session, recipe)]
-                form = form_from_recipe(recipe, session.checkpoints())
+                found = read_form_file(self._session, path)
             except ElementalError as exc:
                 return {self.answer: draw_message("failed", str(exc))}
-            text = "\n".join([f"Loaded the recipe of {path.name}.", *remarks])
-            return {**merge.fill(form), self.answer: draw_message("done", text)}
+            return self._give(memory, notice, found, f"The form is filled in from {path.name}.")
 
         def load_file(file: Any) -> Updates:
-            return {} if file is None else load_recipe(lambda: _small(file_path(file)))
+            return {} if file is None else load(lambda: file_path(file))
 
         def load_of_a(title: str | None) -> Updates:
             """Read the header where the file lies; uploading it would copy gigabytes."""
-            return load_recipe(lambda: _with_header(expand_home(session.find_model(title or "").path)))
+            return load(lambda: _with_header(expand_home(self._session.find_model(title or "").path)))
 
-        on(choice, "change", load, [choice], outputs)
-        on(self.file, "change", load_file, [self.file], [self.answer, *merge.form_components, merge.preset])
-        on(
-            self.of_a,
-            "click",
-            load_of_a,
-            [merge.fields["model_a"]],
-            [self.answer, *merge.form_components, merge.preset],
+        on(choice, "change", act, [choice, *shown], [*outputs, self.table])
+        on(self.file, "change", load_file, [self.file], outputs)
+        on(self.of_a, "click", load_of_a, [model_a], outputs)
+        on(self.refresh, "click", self.draw, shown, [self.table])
+        for field in shown:
+            on(field, "change", self.draw, shown, [self.table], latest=True)
+
+    def wire_using(self, memory: PageMemory, notice: Answer, used: Any) -> None:
+        """Fill the page by an image of the results.
+
+        Args:
+            memory: Fills the fields of the page.
+            notice: Where it is said how the form was filled, or what could not be read.
+            used: A hidden text: the file's path in a line, and in the next the place in a grid that was clicked, from
+                0 to 1 from the left and from the top, or nothing.
+        """
+
+        def use(asked: str) -> Updates:
+            path, place = [*asked.split("\n"), ""][:2]
+            try:
+                found = _read_used(self._session, path, place)
+            except ElementalError as exc:
+                return notice.give(draw_message("failed", str(exc)))
+            return self._give(memory, notice, found, f"The form is filled in from {Path(path).name}.")
+
+        on(used, "change", use, [used], [self.answer, self._opens, *memory.outputs, *notice.outputs])
+
+    def wire_opening(self, tab: Any) -> None:
+        """Draw the entries when the panel is opened.
+
+        Args:
+            tab: The tab of this panel.
+        """
+        on(tab, "select", self.draw, [self.search, self.starred], [self.table])
+
+    def wire_showing(self, asked: Any, shown: Any, images: Any) -> None:
+        """Show the images of entries in the viewer: gradio gives addresses only to what one of its components shows.
+
+        Args:
+            asked: A hidden text: the number of an entry, and in the last line that of the request.
+            shown: A hidden place that says which images these are, and which of them is to be opened.
+            images: A hidden gallery for that entry's image and those around it.
+        """
+
+        def show(asked: str, search: str, starred: bool) -> Updates:
+            number = asked.partition("\n")[0]
+            entries = find_entries(self._session.history, search or "", starred=bool(starred))
+            folder = self._session.host.output_folder()
+            near = images_around(entries, int(number) if number.isdecimal() else 0, folder)
+            if not near:
+                return {self.answer: draw_message("failed", "This image is gone.")}
+            captions = [describe_entry(entry) for entry in near]
+            listed = escape(json.dumps([str(entry.number) for entry in near]))
+            marks = f'data-entry="{number}" data-entries="{listed}" data-first="{escape(captions[0])}"'
+            mark = f'<i data-number="{next(self._numbers)}" {marks}></i>'
+            files = [(entry.image, caption) for entry, caption in zip(near, captions, strict=True)]
+            return {shown: mark, images: update(value=files)}
+
+        on(asked, "change", show, [asked, self.search, self.starred], [shown, images, self.answer])
+
+    def draw(self, search: str = "", starred: bool = False) -> str:
+        """Draw the entries that have the words of a search."""
+        return draw_history(
+            self._session.history,
+            search or "",
+            starred=bool(starred),
+            with_images=self._with_images,
+            folder=self._session.host.output_folder(),
         )
-        on(self.refresh, "click", self.draw, [], [self.table])
 
-    def draw(self) -> str:
-        """Draw the entries as a table with a button in each row."""
-        rows = "".join(map(_draw_entry, self._session.history.entries()))
-        if not rows:
-            return (
-                '<p class="elemental-hint">Nothing yet. Merges, plots, checks and saved files will be listed here.</p>'
-            )
-        return (
-            '<table class="elemental-table"><thead><tr><th>when</th><th>kind</th><th>merge</th><th>result</th>'
-            f"<th></th></tr></thead><tbody>{rows}</tbody></table>"
-        )
+    def _change(self, what: str, entry: HistoryEntry, search: str, *, starred: bool) -> str:
+        if what == "star":
+            self._session.history.star(entry.number, starred=not entry.starred)
+        else:
+            self._session.history.delete(entry.number)
+        return self.draw(search, starred)
+
+    def _of_entry(self, entry: HistoryEntry, *, whole: bool) -> FoundForm:
+        """Give what an entry says; of images only where all is asked for."""
+        values = {name: value for name, value in entry.form.items() if whole or name not in IMAGE_FIELDS}
+        try:
+            remarks = missing_models(self._session, recipe_from_dict(entry.recipe))
+        except ElementalError as exc:
+            remarks = [str(exc)]
+        panel = entry.kind if entry.kind in PANEL_NAMES else "merge"
+        return FoundForm(values, panel, tuple(remarks))
+
+    def _give(self, memory: PageMemory, notice: Answer, found: FoundForm, text: str) -> Updates:
+        """Fill the page, open the panel that it belongs to, and say beside it what could not be found."""
+        said = draw_message("stopped" if found.remarks else "done", "\n".join([text, *found.remarks]))
+        mark = f'<i hidden data-open="{escape(PANEL_NAMES[found.panel])}" data-number="{next(self._numbers)}"></i>'
+        return {**memory.fill(found.values), **notice.give(said), self.answer: said, self._opens: mark}
 
 
-def _small(path: Path) -> Path:
-    """Refuse what would be read whole, and is larger than any recipe."""
-    if path.suffix.lower() != ".png" and path.stat().st_size > _LARGEST_JSON:
-        raise RecipeError(f"{path.name} is too large for a recipe.")
-    return path
+def _read_used(session: Session, path: str, place: str) -> FoundForm:
+    """Read how an image of the results was made; no other file is read."""
+    file = file_below(path, [session.host.output_folder(), cache_folder()])
+    if file is None:
+        raise RecipeError("This image is gone; its entry in the History may still be there.")
+    if not place:
+        return read_form_file(session, file)
+    try:
+        x, y = map(float, place.split(","))
+    except ValueError as exc:
+        raise RecipeError("The place in the grid cannot be read.") from exc
+    return read_place(session, file, x, y)
 
 
 def _with_header(path: Path) -> Path:
@@ -146,66 +218,12 @@ def _with_header(path: Path) -> Path:
     return path
 
 
-def _draw_entry(entry: HistoryEntry) -> str:
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.when))
-    name, result = (escape(_cut(text)) for text in (entry.name, entry.result))
-    button = f'<button type="button" data-entry="{entry.number}">load</button>'
-    return f"<tr><td>{when}</td><td>{escape(entry.kind)}</td><td>{name}</td><td>{result}</td><td>{button}</td></tr>"
-
-
-def find_listed(session: Session, recipe: MergeRecipe) -> MergeRecipe:
-    """Give a recipe with the paths of its models that are found among the host's."""
-    return name_where_found(_as_listed(session, recipe), _locator(session))
-
-
-def _locator(session: Session) -> ModelLocator:
-    """Find models that the host lists, or in its folder; of other places the page tells nobody."""
-    paths = [checkpoint.path for checkpoint in session.checkpoints()]
-    folder = session.host.models_folder()
-    return ModelLocator(folder, folder, frozenset([*paths, *(Path(os.path.realpath(path)) for path in paths)]))
-
-
-def _as_listed(session: Session, recipe: MergeRecipe) -> MergeRecipe:
-    """Call the models of a recipe as the host lists them, or else by name; other paths are not looked at."""
-
-    def listed(source: ModelSource) -> ModelSource:
-        try:
-            path = session.find_model(source.path).path
-        except ElementalError:
-            path = str(session.host.models_folder() / source.name) if source.sha256 else source.name
-        return replace(source, path=path)
-
-    return with_sources(recipe, lambda source, _: listed(source))
-
-
-def _remarks(session: Session, recipe: MergeRecipe) -> list[str]:
-    """Say which models of a recipe are not what they were when it was made."""
-    listed, locator = _as_listed(session, recipe).sources, _locator(session)
-    remarks = (_remark(source, listed[role], locator) for role, source in recipe.sources.items())
-    return [f"Model {role.upper()}{remark}" for role, remark in zip(recipe.sources, remarks, strict=True) if remark]
-
-
-def _remark(source: ModelSource, listed: ModelSource, locator: ModelLocator) -> str:
-    """Say what is to be said of a model, which the host may list."""
-    try:
-        path = locator.locate(listed)
-    except ElementalError as exc:
-        return f": {exc}"
-    if not is_file(path):
-        return f': no model named "{source.name}" is in the list; choose one.'
-    return "" if path == expand_home(source.path) else f" is now at {path}; choose it."
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _CUT else text[: _CUT - 4] + " ..."
-
-
-def recipe_updates(session: Session, merge: MergePanel, text: str) -> Updates:
-    """Fill the form from the JSON of a recipe that was pasted somewhere else; nothing if it is none."""
+def pasted_values(session: Session, text: str) -> Mapping[str, Any]:
+    """Read the JSON of a recipe that was pasted somewhere else; nothing if it is none."""
     from ..merge.files.metadata import recipe_from_json
 
     try:
         recipe = find_listed(session, recipe_from_json(text, name="the image"))
-        return merge.fill(form_from_recipe(recipe, session.checkpoints()))
+        return form_from_recipe(recipe, session.checkpoints()).to_dict()
     except ElementalError:
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..errors import ImageError
@@ -62,6 +62,11 @@ class StandaloneImageForm:
         """The fields, in the order of their names here."""
         return list(self._fields.values())
 
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The fields by the names of those of an image request."""
+        return self._fields
+
     def draw(self, make: Callable[..., Any]) -> None:
         """Make the fields.
 
@@ -72,6 +77,10 @@ class StandaloneImageForm:
             HostError: The sampler that it shall start with is not known.
         """
         start = with_known_sampler(self._start, self._host.samplers())
+        with make("Accordion", label="Prompt and size", open=True, elem_id="elemental_image"):
+            self._draw_fields(make, start)
+
+    def _draw_fields(self, make: Callable[..., Any], start: ImageRequest) -> None:
         self._fields["prompt"] = make(
             "Textbox", label="Prompt", value=start.prompt, lines=2, elem_id="elemental_prompt"
         )

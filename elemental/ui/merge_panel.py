@@ -7,48 +7,38 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from ..errors import ElementalError
-from ..recipe.block_weights import format_block_weights
-from ..recipe.modes import MergeMode
+from ..merge.files.model_locator import expand_home
+from ..modes.catalogue import MergeMode, grouped_modes
+from ..recipe.numbers import describe_number
 from ..recipe.recipe import SaveDtype
 from ..session import merge_jobs as actions
-from ..session.form import FIELDS, KEEP, MergeForm, block_names, shown_path
+from ..session.form import FIELDS, KEEP, MergeForm, architecture_of, block_names, numbers_for, shown_path
 from ..session.jobs import Job
+from ..session.map_strokes import apply_stroke
 from ..session.merge_preview import stamp_of
-from ..session.paint_rules import paint, read_stroke
+from ..session.preset_stores import SpecPresets, WeightPresets
 from ..session.session import Session
-from ..workflows import load_presets
 from .answer import Answer, Updates
+from .copy_buttons import draw_copy_buttons
 from .effect_buttons import EffectButtons
-from .form_values import VAE_LABELS, parse_form, vae_label
+from .form_values import VAE_LABELS, parse_form, vae_label, visible_fields
 from .gradio_compat import make, on, update
 from .image_form import ImageForm
+from .map_tools import EFFECT_TOOLS, MAP_TOOLS
+from .model_cards import draw_cards
+from .page_memory import PageMemory
+from .preset_row import PresetRow, depth_of
 from .results_panel import Results, draw_message
 
-_SPEC_HINT = "OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5\nIN00-IN05:ff:0.2"
+_SPEC_HINT = "OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5\nIN00-IN05:ff:0.2\nOUT08::1"
 _CHECKBOXES = {"force": "Merge although models do not fit", "drop_ema": "Leave out EMA weights"}
 
+_WEIGHTS = {
+    "blocks": ("Weights, BASE first; empty for none", "alpha"),
+    "blocks_beta": ("Weights of beta", "beta"),
+}
+
 _OTHER_JOB = 'Another job has begun since. Load the entry "simplified" of the History instead.'
-
-_TOOLS = """
-<div class="elemental-tools">
-<label>Paint ratio <input id="elemental_brush" type="number" step="0.05" value="1"></label>
-<span>Click or drag over cells to write a rule; with the keyboard: arrow keys, Shift to extend, Enter. In the spec, Tab
-completes names (Esc, then Tab leaves it), and Ctrl+Enter runs.</span>
-</div>"""
-
-_EFFECT_TOOLS = """
-<div class="elemental-effect-tools" hidden>
-<fieldset><legend>Paint by</legend>
-<label><input type="radio" name="elemental_paint_by" value="ratio" checked><span>ratio</span></label>
-<label><input type="radio" name="elemental_paint_by" value="effect"><span>effect</span></label></fieldset>
-<label>The first <input id="elemental_first" type="number" min="0" step="1" value="0"></label>
-<input type="range" min="0" max="200" step="1" value="0" aria-label="the first cells by effect">
-<output aria-live="polite"></output>
-<button type="button" data-chosen="rules" title="Add rules with the paint ratio">Make rules of these</button>
-<button type="button" data-chosen="check" title="Fill in the Element check panel">Check these</button>
-</div>"""
-"""Beside the map and not in it, so that nothing of it is lost when the map is drawn anew."""
 
 
 class MergePanel:
@@ -63,15 +53,18 @@ class MergePanel:
         self._session = session
         self._images = images
         self.fields: dict[str, Any] = {}
+        self.sliders: dict[str, Any] = {}
         form = session.form
+        # in the order of work, so that models, spec, buttons and map share one screen
         self._draw_models(form)
         self._draw_ratios(form)
         self._draw_spec(form)
         self._draw_buttons()
+        self._draw_map()
+        self.effect_buttons = EffectButtons(session, images)
+        self._draw_weights(form)
+        self._draw_presets_and_options(form)
         self._draw_save(form)
-        make("HTML", value=_TOOLS, elem_id="elemental_tools")
-        make("HTML", value=_EFFECT_TOOLS, elem_id="elemental_effect_tools")
-        self.table = make("HTML", value="", elem_id="elemental_map")
 
     @property
     def form_components(self) -> list[Any]:
@@ -79,7 +72,7 @@ class MergePanel:
         return [self.fields[name] for name in FIELDS]
 
     def _draw_models(self, form: MergeForm) -> None:
-        titles, visible = [listed.title for listed in self._session.checkpoints()], _visible_fields(form.merge_mode)
+        titles, visible = self._session.model_titles(), visible_fields(form.merge_mode)
         with make("Row", elem_id="elemental_models"):
             for letter in "abc":
                 name = f"model_{letter}"
@@ -92,17 +85,14 @@ class MergePanel:
             self.refresh = make(
                 "Button", value="Refresh", elem_id="elemental_refresh", scale=1, min_width=70, size="sm"
             )
+        self.cards = make("HTML", value="", elem_id="elemental_cards")
 
     def _draw_ratios(self, form: MergeForm) -> None:
-        visible = _visible_fields(form.merge_mode)
-        with make("Row"):
+        visible = visible_fields(form.merge_mode)
+        with make("Row", elem_id="elemental_ratios"):
             self.fields["mode"] = make(
-                "Dropdown", label="Mode", choices=[mode.value for mode in MergeMode], value=form.mode,
+                "Dropdown", label="Mode", choices=[mode.value for mode in grouped_modes()], value=form.mode,
                 elem_id="elemental_mode", scale=3, min_width=140,
-            )  # fmt: skip
-            self.fields["vae"] = make(
-                "Dropdown", label="VAE from", choices=list(VAE_LABELS.values()), value=vae_label(form.vae),
-                elem_id="elemental_vae", scale=2, min_width=130,
             )  # fmt: skip
             for name in ("alpha", "beta"):
                 self.fields[name] = make(
@@ -110,32 +100,58 @@ class MergePanel:
                     elem_id=f"elemental_{name}", scale=4, min_width=160,
                     visible=visible.get(name, True),
                 )  # fmt: skip
-        with make("Row"):
-            for name, label in _CHECKBOXES.items():
-                self.fields[name] = make(
-                    "Checkbox", label=label, value=bool(getattr(form, name)), elem_id=f"elemental_{name}"
-                )
+            self.fields["numbers"] = make(
+                "Textbox", label="Numbers", value=form.numbers or numbers_for(form.merge_mode, ""), lines=1,
+                elem_id="elemental_mode_numbers", scale=3, min_width=140, visible=visible["numbers"],
+                placeholder="p=0.9, seed=3",
+            )  # fmt: skip
         self.formula = make("HTML", value=_draw_formula(form.merge_mode), elem_id="elemental_formula")
-        blocks = " ".join(("BASE", *block_names(0)))
+
+    def _draw_weights(self, form: MergeForm) -> None:
+        visible = visible_fields(form.merge_mode)
         with make("Accordion", label="Block weights (MBW)", open=False, elem_id="elemental_mbw"):
-            self.preset = make(
-                "Dropdown", label="Preset", choices=[], value=None, elem_id="elemental_preset", min_width=120
-            )
-            for name, label in (("blocks", "Weights, BASE first; empty for none"), ("blocks_beta", "Weights of beta")):
+            self.preset = PresetRow(WeightPresets(depth_of(self._count_blocks)), "preset")
+            for name, (label, ratio) in _WEIGHTS.items():
                 self.fields[name] = make(
                     "Textbox", label=label, value=getattr(form, name), lines=1, elem_id=f"elemental_{name}",
                     visible=visible.get(name, True),
-                    placeholder="26 numbers (SDXL: 20), or 25 (19) to leave BASE to alpha",
+                    placeholder=f"26 numbers (SDXL: 20), or 25 (19) to leave BASE to {ratio}; or a preset's name",
                 )  # fmt: skip
-            sliders = f'<div class="elemental-sliders" data-field="elemental_blocks" data-blocks="{blocks}"></div>'
-            make("HTML", value=sliders, elem_id="elemental_sliders")
+                self.sliders[name] = make(
+                    "HTML", value=_draw_sliders(name, ratio), elem_id=f"elemental_sliders_{name}",
+                    visible=visible.get(name, True),
+                )  # fmt: skip
 
     def _draw_spec(self, form: MergeForm) -> None:
         self.fields["spec"] = make(
-            "Textbox", label="Elemental spec: blocks:elements:ratio", value=form.spec, lines=4, max_lines=14,
+            "Textbox", label="Elemental spec: blocks:elements:ratio", value=form.spec, lines=3, max_lines=14,
             elem_id="elemental_spec", placeholder=_SPEC_HINT,
         )  # fmt: skip
         self.report = make("HTML", value="", elem_id="elemental_report")
+
+    def _draw_map(self) -> None:
+        make("HTML", value=MAP_TOOLS, elem_id="elemental_tools")
+        make("HTML", value=EFFECT_TOOLS, elem_id="elemental_effect_tools")
+        self.table = make("HTML", value="", elem_id="elemental_map")
+
+    def _draw_presets_and_options(self, form: MergeForm) -> None:
+        with make("Accordion", label="Spec presets", open=False, elem_id="elemental_spec_preset_box"):
+            self.spec_preset = PresetRow(SpecPresets(), "spec_preset")
+        with make("Accordion", label="VAE and other options", open=False, elem_id="elemental_options"):
+            with make("Row"):
+                self.fields["vae"] = make(
+                    "Dropdown", label="VAE", choices=list(VAE_LABELS.values()), value=vae_label(form.vae),
+                    elem_id="elemental_vae", scale=2, min_width=160,
+                )  # fmt: skip
+                self.print_change = make(
+                    "Checkbox", label="List every changed tensor", value=False, elem_id="elemental_print_change",
+                    min_width=150,
+                )  # fmt: skip
+            with make("Row"):
+                for name, label in _CHECKBOXES.items():
+                    self.fields[name] = make(
+                        "Checkbox", label=label, value=bool(getattr(form, name)), elem_id=f"elemental_{name}"
+                    )
 
     def _draw_buttons(self) -> None:
         with make("Row", elem_id="elemental_buttons"):
@@ -143,14 +159,6 @@ class MergePanel:
             self.both = make("Button", value="Merge & Generate", variant="primary", elem_id="elemental_run_both")
             self.merge = make("Button", value="Merge", elem_id="elemental_run_merge")
             self.generate = make("Button", value="Generate", elem_id="elemental_run_images")
-            self.print_change = make(
-                "Checkbox",
-                label="List every changed tensor",
-                value=False,
-                elem_id="elemental_print_change",
-                min_width=150,
-            )
-        self.effect_buttons = EffectButtons(self._session, self._images)
 
     def _draw_save(self, form: MergeForm) -> None:
         with make("Accordion", label="Save ...", open=False, elem_id="elemental_save"):
@@ -166,16 +174,29 @@ class MergePanel:
             with make("Row"):
                 self.overwrite = make("Checkbox", label="Overwrite", value=False, elem_id="elemental_overwrite")
                 self.save = make("Button", value="Save", elem_id="elemental_run_save")
+            draw_copy_buttons()
 
-    def wire(self, results: Results, sync: Any, answers: Sequence[Answer]) -> None:
+    def _count_blocks(self, title: str) -> int:
+        path = expand_home(self._session.find_model(title).path)
+        return len(architecture_of(path).unet_blocks)
+
+    @property
+    def kept_fields(self) -> dict[str, Any]:
+        """The components whose values a page keeps, by name."""
+        effects = self.effect_buttons
+        others = {"print_change": self.print_change, "save_name": self.name, "passes": effects.passes}
+        return {**self.fields, **others, "tolerance": effects.tolerance, "leave_out": effects.leave_out}
+
+    def wire(self, results: Results, sync: Any, painted_by: Any, answers: Sequence[Answer]) -> None:
         """Make the panel work.
 
         Args:
             results: Where jobs are shown.
             sync: A hidden button that asks for another look at the form.
+            painted_by: A hidden text: the kind of effects that the map is to show, and the number of the request.
             answers: Answers of other panels that depend on the form.
         """
-        self._wire_preview(sync, [results.notice, *answers])
+        self._wire_preview(sync, painted_by, [results.notice, *answers])
         self._wire_fields()
         self.effect_buttons.wire(results, self.form_components)
         session, count = self._session, len(FIELDS)
@@ -217,11 +238,12 @@ class MergePanel:
             for field in self._images.components:
                 on(field, "change", lambda: results.notice.give(""), [], results.notice.outputs)
 
-    def wire_taking(self, results: Results, take: Any, seen: Any) -> None:
+    def wire_taking(self, results: Results, memory: PageMemory, take: Any, seen: Any) -> None:
         """Let what a job has found be put into the form; what stood there can be had back from the history.
 
         Args:
             results: Where the jobs are shown.
+            memory: Fills the form.
             take: A hidden button, for which the page has one in the results.
             seen: A hidden text: what the page has seen of the job.
         """
@@ -231,119 +253,118 @@ class MergePanel:
             if form is None:
                 return results.notice.give(draw_message("failed", _OTHER_JOB))
             self._session.keep_form(parse_form(values))
-            return {**self.fill(form), **results.notice.give("")}
+            return {**memory.fill(form.to_dict()), **results.notice.give("")}
 
-        outputs = [*self.form_components, self.preset, *results.notice.outputs]
+        outputs = [*memory.outputs, *results.notice.outputs]
         on(take, "click", put, [seen, *self.form_components], outputs)
 
     def wire_painting(self, chosen: Any, painted: Any) -> None:
         """Answer which rules chosen cells of the map are.
 
         Args:
-            chosen: A hidden text: the cells, as :func:`~..session.paint_rules.read_stroke` reads them, and in the last
+            chosen: A hidden text: the cells, as :func:`~..session.map_strokes.apply_stroke` reads them, and in the last
                 line the number of the request.
             painted: A hidden place for the answer.
         """
 
-        def answer(request: str, spec: str) -> str:
+        def answer(request: str, *values: Any) -> str:
+            form = parse_form(values)
             cells, _, number = request.rpartition("\n")
-            text = json.dumps(paint(spec, read_stroke(cells)))
-            return f'<i data-number="{escape(number)}" data-stamp="{stamp_of(spec)}">{escape(text)}</i>'
+            text = json.dumps(apply_stroke(form.spec, cells, lambda: self._session.previewer.names(form)))
+            return f'<i data-number="{escape(number)}" data-stamp="{stamp_of(form.spec)}">{escape(text)}</i>'
 
-        on(chosen, "change", answer, [chosen, self.fields["spec"]], [painted])
+        on(chosen, "change", answer, [chosen, *self.form_components], [painted])
 
-    def _wire_preview(self, sync: Any, answers: Sequence[Answer]) -> None:
+    def _wire_preview(self, sync: Any, painted_by: Any, answers: Sequence[Answer]) -> None:
         session, count = self._session, len(FIELDS)
         inputs = [*self.form_components, *(answer.about for answer in answers)]
         outputs = [self.report, self.table, *(part for answer in answers for part in answer.outputs)]
 
         def look(*values: Any) -> Updates:
             form = parse_form(values[:count])
+            if not form.mode:
+                return {}  # up to gradio 3 a list says nothing while one types what to look for in it
             _ = form.merge_mode  # every page that is opened begins with the form: one that none can show is no form
             session.form = form
             preview = session.previewer.look(form)
-            updates: Updates = {self.report: preview.report}
+            name = actions.suggest_save(session, form, preview.plan.recipe if preview.plan else None)
+            updates: Updates = {self.report: f'{preview.report}<i hidden data-save-name="{escape(name)}"></i>'}
             for answer, about in zip(answers, values[count:], strict=True):
                 updates |= answer.renew(about, form=form)
             if preview.table is not None:
                 updates[self.table] = preview.table
             return updates
 
+        def look_at_models(*values: Any) -> Updates:
+            updates = look(*values)
+            return updates and {**updates, self.cards: draw_cards(session, parse_form(values[:count]))}
+
+        def paint_by(request: str, *values: Any) -> Updates:
+            session.previewer.show_kind(request.partition("\n")[0])
+            return look(*values)
+
+        on(painted_by, "change", paint_by, [painted_by, *inputs], outputs)
+        with_cards = [*outputs, self.cards]
+        of_models = ("model_a", "model_b", "model_c", "mode")
         for name in FIELDS:
-            on(self.fields[name], "change", look, inputs, outputs, latest=True)
+            react, changed = (look_at_models, with_cards) if name in of_models else (look, outputs)
+            on(self.fields[name], "change", react, inputs, changed, latest=True)
         for name in ("alpha", "beta"):  # up to gradio 3 changes are dropped while one is looked at
             on(self.fields[name], "release", look, inputs, outputs, latest=True)
-        on(sync, "click", look, inputs, outputs, latest=True)
+        on(sync, "click", look_at_models, inputs, with_cards, latest=True)
 
     def _wire_fields(self) -> None:
         session, fields = self._session, self.fields
 
-        def choose_mode(name: str | None) -> Updates:
-            mode = MergeForm(mode=name or "").merge_mode
+        def choose_mode(name: str | None, numbers: str | None) -> Updates:
+            if not name:
+                return {}
+            mode = MergeForm(mode=name).merge_mode
+            shown = visible_fields(mode)
+            values = {"numbers": {"value": numbers_for(mode, numbers or "")}} if shown["numbers"] else {}
             return {
                 self.formula: _draw_formula(mode),
-                **{fields[field]: update(visible=visible) for field, visible in _visible_fields(mode).items()},
+                self.sliders["blocks_beta"]: update(visible=mode.uses_beta),
+                **{fields[name]: update(visible=seen, **values.get(name, {})) for name, seen in shown.items()},
             }
 
         def refresh() -> Updates:
             session.host.refresh()
-            return {**self.choices(), self.preset: update(choices=_preset_names())}
+            return self.choices()
 
-        def apply_preset(name: str | None, *values: Any) -> Updates:
-            preview = session.previewer.look(parse_form(values))
-            depth = len(preview.architecture.unet_blocks) if preview.architecture else 0
-            return {fields["blocks"]: _preset_text(name, depth)} if name else {}
-
-        changed = [self.formula, fields["model_c"], fields["beta"], fields["blocks_beta"]]
-        on(fields["mode"], "change", choose_mode, [fields["mode"]], changed)
+        of_some_modes = [fields[name] for name in visible_fields(MergeMode.WEIGHT_SUM)]
+        changed = [self.formula, self.sliders["blocks_beta"], *of_some_modes]
+        on(fields["mode"], "change", choose_mode, [fields["mode"], fields["numbers"]], changed)
         models = [fields["model_a"], fields["model_b"]]
         on(self.swap, "click", lambda a, b: (b, a), models, models)
-        on(self.refresh, "click", refresh, [], [*self.model_fields, self.preset])
-        on(self.preset, "change", apply_preset, [self.preset, *self.form_components], [fields["blocks"]])
+        on(self.refresh, "click", refresh, [], self.lists)
+        self.preset.wire(fields["blocks"], self.form_components)
+        self.spec_preset.wire(fields["spec"], self.form_components)
 
     @property
-    def model_fields(self) -> list[Any]:
-        """The components that list checkpoints."""
-        return [self.fields[f"model_{letter}"] for letter in "abc"]
+    def lists(self) -> list[Any]:
+        """The components that list checkpoints and presets."""
+        models = [self.fields[f"model_{letter}"] for letter in "abc"]
+        return [*models, self.preset.list, self.spec_preset.list]
 
     def choices(self) -> Updates:
-        """List the host's checkpoints anew."""
-        titles = [listed.title for listed in self._session.checkpoints()]
-        return {field: update(choices=titles) for field in self.model_fields}
-
-    def fill(self, form: MergeForm) -> Updates:
-        """Fill the form.
-
-        Raises:
-            RecipeError: It has a mode that there is not.
-        """
-        visible = _visible_fields(form.merge_mode)
-        values = {**form.to_dict(), "vae": vae_label(form.vae)}
-        return {
-            self.fields[name]: update(value=value, **({"visible": visible[name]} if name in visible else {}))
-            for name, value in values.items()
-        } | {self.preset: update(choices=_preset_names())}
+        """List the host's checkpoints and the presets anew."""
+        titles = self._session.model_titles()
+        models = {self.fields[f"model_{letter}"]: update(choices=titles) for letter in "abc"}
+        return {**models, **self.preset.choices(), **self.spec_preset.choices()}
 
 
-def _visible_fields(mode: MergeMode) -> dict[str, bool]:
-    """Tell which of the fields that some modes have no use for are visible, by name."""
-    return {"model_c": mode.uses_c, "beta": mode.uses_beta, "blocks_beta": mode.uses_beta}
+def _draw_sliders(name: str, ratio: str) -> str:
+    blocks = " ".join(("BASE", *block_names(0)))
+    return (
+        f'<div class="elemental-sliders" data-field="elemental_{name}" data-ratio="elemental_{ratio}" '
+        f'data-blocks="{blocks}"></div>'
+    )
 
 
 def _draw_formula(mode: MergeMode) -> str:
     names = "a is alpha, b is beta" if mode.uses_beta else "a is alpha"
-    return f'<p class="elemental-formula">{mode.formula} <small>{names}</small></p>'
-
-
-def _preset_names() -> list[str]:
-    try:
-        return list(load_presets())
-    except ElementalError:
-        return []  # the command line tells what is wrong with the user's own file
-
-
-def _preset_text(name: str, depth: int) -> str:
-    """Give a preset's numbers for so many blocks, or for another architecture if it has none for these."""
-    versions = load_presets().get(name.upper(), ())
-    fitting = [weights for weights in versions if len(weights.unet) == depth] or list(versions)
-    return format_block_weights(fitting[0]) if fitting else ""
+    menu = escape(json.dumps({mode.value: [mode.group.value, mode.record.purpose] for mode in MergeMode}))
+    texts = [f"{names}: {mode.record.purpose}", *map(describe_number, mode.record.numbers)]
+    notes = "".join(f"<small>{escape(text)}</small> " for text in texts)
+    return f'<p class="elemental-formula" data-modes="{menu}">{escape(mode.formula)} {notes}</p>'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +14,13 @@ from ..session.form import MergeForm
 from ..session.session import Session, first_form, session_of
 from .answer import Updates
 from .check_panel import CheckPanel
+from .copy_buttons import wire_copying
 from .gradio_compat import blocks, make, on
-from .history_panel import HistoryPanel, recipe_updates
+from .history_panel import HistoryPanel, pasted_values
+from .image_actions import ImageActions
 from .image_form import ImageForm
 from .merge_panel import MergePanel
+from .page_memory import PageMemory, longer_reader
 from .plot_panel import PlotPanel
 from .results_panel import Results, draw_live
 
@@ -23,10 +28,26 @@ TITLE = "Elemental"
 ROOT_ID = "elemental_tab"
 
 _STANDALONE = """
-.gradio-container { overflow: clip !important; max-width: 1800px !important; }
+.gradio-container { overflow: clip !important; }
+.gradio-container, .gradio-container :is(main, .main, .app) { max-width: none !important; }
 #elemental_style { display: none; }
 """
 """Style of the standalone page: with its overflow hidden instead, no column would stay in view when it is scrolled."""
+
+
+_UNDO = """
+<div class="elemental-undo">
+<button type="button" data-step="-1" title="Undo (Ctrl+Z)" aria-label="Undo" disabled>↶</button>
+<button type="button" data-step="1" title="Redo (Ctrl+Shift+Z)" aria-label="Redo" disabled>↷</button>
+</div>"""
+
+_BRIDGES = (
+    *(("Button", name) for name in ("sync", "poll", "boot", "keep", "list_runs", "take", "fill_pasted", "away")),
+    *(("Textbox", name) for name in ("entry", "gif", "seen", "paint", "refill", "copy", "use", "show")),
+    *(("Textbox", name) for name in ("queue_act", "told", "pick", "painted_by")),
+    *(("HTML", name) for name in ("painted", "kept", "copied", "opens", "pasted", "shown", "queue_answer")),
+    ("Gallery", "shown_images"),
+)
 
 
 def make_tab(host: Host, images: ImageForm, *, standalone: bool = False) -> Any:
@@ -41,6 +62,7 @@ def make_tab(host: Host, images: ImageForm, *, standalone: bool = False) -> Any:
         The ``gradio.Blocks``.
     """
     session, samples = session_of(host), list(find_samples().values())
+    session.board.drop_all()  # of a tab before this one: what they were asked with can be gone with its page
     with blocks(TITLE) as page:
         if standalone:
             style = (asset_folder() / "style.css").read_text(encoding="utf-8")
@@ -48,36 +70,34 @@ def make_tab(host: Host, images: ImageForm, *, standalone: bool = False) -> Any:
         with make("Column", elem_id=ROOT_ID):
             # hidden by the style, since what is invisible for gradio is not on the page at all
             with make("Column", elem_id="elemental_bridges"):
-                bridges = {name: _bridge("Button", name) for name in ("sync", "poll", "boot", "list_runs", "take")}
-                bridges |= {name: _bridge("Textbox", name) for name in ("entry", "gif", "seen", "paint")}
-                bridges["painted"] = _bridge("HTML", "painted")
+                bridges = {kind_name[1]: _bridge(*kind_name) for kind_name in _BRIDGES}
+                actions = ImageActions(session)
             with make("Row", elem_id="elemental_columns"):
-                with make("Column", scale=11, min_width=560, elem_id="elemental_controls"):
+                with make("Column", scale=13, min_width=560, elem_id="elemental_controls"):
                     images.draw(make)
+                    make("HTML", value=_UNDO, elem_id="elemental_undo")
                     with make("Tabs", elem_id="elemental_panels"):
                         with make("Tab", label="Merge", elem_id="elemental_panel_merge"):
                             merge = MergePanel(session, images)
                         with make("Tab", label="XY plot", elem_id="elemental_panel_plot") as plot_tab:
-                            plot = PlotPanel(session, images, samples)
+                            plot = PlotPanel(session, images, samples, bridges["pick"])
                         with make("Tab", label="Element check", elem_id="elemental_panel_check"):
                             check = CheckPanel(session, images, samples)
                         with make("Tab", label="History", elem_id="elemental_panel_history") as history_tab:
-                            history = HistoryPanel(session)
+                            history = HistoryPanel(session, bridges["opens"], with_images=images.own)
                 with make("Column", scale=9, min_width=420, elem_id="elemental_results"):
                     results = Results(session, bridges["seen"])
-        merge.wire(results, bridges["sync"], [plot.answer, check.answer])
-        merge.wire_taking(results, bridges["take"], bridges["seen"])
-        merge.wire_painting(bridges["paint"], bridges["painted"])
-        plot.wire(results, merge.form_components)
-        plot.wire_list(plot_tab, bridges["list_runs"])
-        check.wire(results, merge.form_components, bridges["gif"])
-        history.wire(merge, plot, check, bridges["entry"])
-        results.wire()
-        on(history_tab, "select", history.draw, [], [history.table])
-        _wire_page(_Panels(session, merge, plot, check, history, results), bridges)
+        fields = {**merge.kept_fields, **plot.fields, **check.fields, **getattr(images, "fields", {})}
+        memory = PageMemory(session, fields, bridges["kept"])
+        panels = _Panels(session, merge, plot, check, history, results, memory)
+        _wire_panels(panels, bridges)
+        plot.wire_list(plot_tab, bridges["list_runs"], merge)
+        history.wire_opening(history_tab)
+        history.wire_showing(bridges["show"], bridges["shown"], bridges["shown_images"])
+        actions.wire(results.notice)
+        _wire_page(panels, bridges)
         if standalone:
-            script = (asset_folder() / "javascript" / "elemental.js").read_text(encoding="utf-8")
-            on(page, "load", None, js=f"() => {{ {script} }}")
+            on(page, "load", None, js=f"() => {{ {read_scripts()} }}")
     return page
 
 
@@ -88,40 +108,66 @@ class _Panels(NamedTuple):
     check: CheckPanel
     history: HistoryPanel
     results: Results
+    memory: PageMemory
+
+
+def _wire_panels(panels: _Panels, bridges: dict[str, Any]) -> None:
+    """Wire what each panel does."""
+    session, merge, plot, check, history, results, memory = panels
+    merge.wire(results, bridges["sync"], bridges["painted_by"], [plot.answer, check.answer])
+    merge.wire_taking(results, memory, bridges["take"], bridges["seen"])
+    merge.wire_painting(bridges["paint"], bridges["painted"])
+    wire_copying(session, bridges["copy"], bridges["copied"], merge.name, merge.form_components)
+    plot.wire(results, merge.form_components, memory)
+    check.wire(results, merge.form_components, memory, bridges["gif"])
+    history.wire(memory, results.filled, merge.fields["model_a"], bridges["entry"])
+    history.wire_using(memory, results.filled, bridges["use"])
+    results.wire()
+    results.wire_queue(bridges["queue_act"], bridges["queue_answer"])
 
 
 def _wire_page(panels: _Panels, bridges: dict[str, Any]) -> None:
-    """Wire what the page's JavaScript asks for: a first filling, and what is live, again and again."""
-    session, merge, plot, check, history, results = panels
+    """Wire what the page's JavaScript asks for: its whole form, filled and kept, and what is live, again and again."""
+    session, merge, _, _, _, results, memory = panels
     host = session.host
+
+    def begin(filled: Updates) -> Updates:
+        """Give what a page that was just loaded needs besides the values of its fields."""
+        lists = merge.choices()
+        both = {field: {**filled[field], **lists.pop(field)} for field in [*lists] if field in filled}
+        return {**filled, **lists, **both, results.live: draw_live(session, first=True)}
 
     def boot() -> Updates:
         if not session.form.model_a:  # when the session began, the host may not have known its models yet
             session.form = replace(first_form(host), **_chosen_fields(session.form))
-        fields, choices = merge.fill(session.form), merge.choices()
-        models = {field: {**fields[field], **choices[field]} for field in choices}
-        others = {**plot.fill(session.panels), **check.fill(session.panels)}
-        return {
-            **fields,
-            **models,
-            **others,
-            history.table: history.draw(),
-            results.live: draw_live(session, first=True),
-        }
+        return begin(memory.fill({**session.form.to_dict(), **session.panels}))
+
+    def refill(request: str) -> Updates:
+        filled, first = memory.refill(request)
+        return begin(filled) if first else filled
 
     take_pasted = host.pasted_recipes()
+    numbers, pasted = itertools.count(time.time_ns()), [""]  # larger than those of a server before
 
     def poll(seen: str) -> Updates:
         updates = results.look(seen)
-        pasted = take_pasted() if take_pasted is not None else None
-        return updates | (recipe_updates(session, merge, pasted) if pasted else {})
+        recipe = take_pasted() if take_pasted is not None else None
+        if recipe:
+            pasted[0] = recipe
+            updates[bridges["pasted"]] = f'<i data-number="{next(numbers)}"></i>'
+        return updates
 
-    form = [*merge.form_components, merge.preset]
-    others = [*plot.fields.values(), check.elements, check.ratio]
-    on(bridges["boot"], "click", boot, [], [*form, *others, history.table, results.live])
-    # each output costs time, pages ask often, and only some hosts have a place to paste something
-    pasted_into = form if take_pasted is not None else []
-    on(bridges["poll"], "click", poll, [bridges["seen"]], [*results.outputs, *pasted_into])
+    def fill_pasted() -> Updates:
+        return memory.fill(pasted_values(session, pasted[0]))
+
+    everything = list(dict.fromkeys([*memory.outputs, *merge.lists, results.live]))
+    on(bridges["boot"], "click", boot, [], everything)
+    on(longer_reader(bridges["refill"]), "change", refill, [bridges["refill"]], [*everything, memory.kept])
+    memory.wire_keeping(bridges["keep"])
+    # each output costs the page time, and it asks often: the fields are filled by a request of its own
+    on(bridges["poll"], "click", poll, [bridges["seen"]], [*results.outputs, bridges["pasted"]])
+    on(bridges["away"], "click", results.tell, [], [bridges["told"]])
+    on(bridges["fill_pasted"], "click", fill_pasted, [], merge.form_components)
 
 
 def _chosen_fields(form: MergeForm) -> dict[str, Any]:
@@ -132,7 +178,13 @@ def _chosen_fields(form: MergeForm) -> dict[str, Any]:
 
 def _bridge(kind: str, name: str) -> Any:
     label = {} if kind == "Button" else {"label": name}
-    return make(kind, value="", elem_id=f"elemental_{name}", **label)
+    return make(kind, value=None if kind == "Gallery" else "", elem_id=f"elemental_{name}", **label)
+
+
+def read_scripts() -> str:
+    """Give the tab's JavaScript, which the WebUI loads file by file."""
+    files = sorted((asset_folder() / "javascript").glob("*.js"))
+    return "\n".join(file.read_text(encoding="utf-8") for file in files)
 
 
 def asset_folder() -> Path:

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from elemental.session.job_board import MOST_WAITING
+
 from ..browser import Page
 from ..refusing import UNEXPECTED
 from ..serving import Apart
 from .page_client import Client, Watch
-from .page_forged import settle
+from .page_forged import GOES_ON, settle
 
 _TAG = "<img src=x onerror='window.pwned=1'>"
 _BUTTONS = (
@@ -90,6 +92,12 @@ _PRESS = """([id, at]) => setTimeout(() => {
     const found = document.getElementById(id);
     if (found) (found.tagName === "BUTTON" ? found : found.querySelector("button")).click();
 }, at - Date.now())"""
+
+
+_PRESS_IN_QUEUE = """(act) => {
+    const found = Array.from(document.querySelectorAll(`#elemental_queue [data-queue=${act}]:enabled`));
+    if (found.length) found[Math.floor(Math.random() * found.length)].click();
+}"""
 
 
 class Crowd:
@@ -279,6 +287,7 @@ def _act(crowd: Crowd, server: Apart, watch: Watch, draw: random.Random, beat: i
         crowd.reload(some[0])
         crowd.press(some[1:], "stop")
     crowd.pages[0].page.wait_for_timeout(700)
+    _look_at_queues(crowd, watch, draw)
     facts = server.facts()
     workers = [name for name in facts["threads"] if name.startswith("elemental_")]
     watch.check(len(workers) == 1, f"not one thread for all jobs: {workers}")
@@ -287,8 +296,17 @@ def _act(crowd: Crowd, server: Apart, watch: Watch, draw: random.Random, beat: i
     for page in some if kind < 2 else ():
         said = page.page.evaluate("() => (document.getElementById('elemental_notice') || {}).textContent || ''").strip()
         watch.check(not UNEXPECTED.search(said), f"a page says {said}")
-        if "still running" in said:
-            watch.count("pages told that a job runs")
+        if "jobs are waiting already" in said:
+            watch.count("pages told that too many jobs wait")
+
+
+def _look_at_queues(crowd: Crowd, watch: Watch, draw: random.Random) -> None:
+    """Count what a page lists, and have it move or drop some of that."""
+    page = draw.choice(crowd.pages).page
+    shown = page.locator("#elemental_queue ol li").count()
+    watch.check(shown <= MOST_WAITING, f"{shown} jobs are waiting")
+    watch.done["most jobs that waited"] = max(watch.done["most jobs that waited"], shown)
+    page.evaluate(_PRESS_IN_QUEUE, draw.choice(("up", "down", "drop", "drop-all")))
 
 
 def _rest(server: Apart, client: Client, watch: Watch, before: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -314,7 +332,7 @@ def _rest(server: Apart, client: Client, watch: Watch, before: dict[str, Any] | 
 
 def _ended(client: Client, watch: Watch) -> None:
     end = time.monotonic() + 60
-    while "elemental-message running" in client.send("poll", seen="").text:
+    while GOES_ON.search(client.send("poll", seen="").text):
         if not watch.check(time.monotonic() < end, "a job does not end"):
             return
         time.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,9 @@ from .page_strangers import attack_as_stranger
 
 LONGEST = 20.0
 """Seconds that any answer may take; the largest texts are planned in some."""
+
+GOES_ON = re.compile(r'elemental-message running|data-waiting=\\?"[1-9]')
+"""What a page shows while a job runs or waits."""
 
 _TAG = "<img src=x onerror='window.pwned=1'>"
 ODD: tuple[Any, ...] = (
@@ -223,9 +227,10 @@ def _huge(client: Client, watch: Watch, draw: random.Random, rounds: int) -> Non
 
 
 def settle(server: Apart, client: Client, watch: Watch, *, seconds: float = 60.0) -> None:
-    """Stop the job that was begun, if one was, and see that it ends."""
+    """Drop the jobs that wait, stop the one that runs, and see that it ends."""
     end = time.monotonic() + seconds
-    while "elemental-message running" in client.send("poll", seen="").text:
+    while GOES_ON.search(client.send("poll", seen="").text):
+        client.send("queue_act", queue_act="drop-all\n1")
         client.send("stop")
         if not watch.check(time.monotonic() < end, f"a job does not end: {server.facts()['job']}"):
             return

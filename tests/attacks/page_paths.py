@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,8 +224,6 @@ def _name_in_fields(client: Client, watch: Watch, name: str) -> None:
 
 
 _NO_NAMES = (
-    "",
-    " ",
     "..",
     "../x",
     "/tmp/x",
@@ -250,6 +249,11 @@ def _save(client: Client, watch: Watch, place: Place) -> None:
         watch.answered(client.send("run_save", name=name, overwrite=overwrite), f"save as {name}")
         _wait(client, watch)
     watch.check(sorted(place.models.iterdir()) == before, f"saved: {set(place.models.iterdir()) - set(before)}")
+    for _ in range(2):  # a blank name is for the program to choose: never that of a file which is there
+        watch.answered(client.send("run_save", name=" ", overwrite=True), "save without a name")
+        _wait(client, watch)
+    new = sorted(path.name for path in set(place.models.iterdir()) - set(before))
+    watch.check(all(re.fullmatch(r"a-b-[\w.-]+", name) for name in new), f"saved without a name: {new}")
 
 
 def _wait(client: Client, watch: Watch) -> None:

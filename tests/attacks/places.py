@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import threading
 import time
@@ -23,6 +24,11 @@ from elemental.images.image_request import ImageRequest
 
 from ..conftest import LAYOUTS, random_state, save, save_drawable
 from ..fake_host import FakeHost
+from ..forge_standin import FakeInitialModel, ForgeStandIn, NeoStandIn
+from ..reforge_standin import ReForgeStandIn
+from ..webui_standin import StandIn
+from ..webui_standin_fixtures import make_rig
+from .traps import Trap, trapped
 
 _FEW = (
     "model.diffusion_model.input_blocks.0.0.",
@@ -35,12 +41,24 @@ _FEW = (
 )
 
 
-def few_tensors(folder: Path) -> dict[str, Path]:
-    """Write checkpoints a, b and c of so few tensors that each call of a merge can be made to fail in turn."""
+def lora_layers(host: str) -> tuple[str, ...]:
+    """Give the layers that LoRAs change on a stand-in; on the WebUI's one without a bias would keep the LoRA's."""
+    unet, text = "input_blocks.4.1.transformer_blocks.0.attn1.", "text_model.encoder.layers.0.self_attn.q_proj"
+    layer = "to_out.0" if host == "webui" else "to_q"
+    return f"model.diffusion_model.{unet}{layer}", f"cond_stage_model.transformer.{text}"
+
+
+def few_tensors(folder: Path, more: tuple[str, ...] = ()) -> dict[str, Path]:
+    """Write checkpoints a, b and c of so few tensors that each call of a merge can be made to fail in turn.
+
+    Args:
+        folder: Where to write them.
+        more: What the keys of further tensors begin with.
+    """
     paths = {}
     for seed, name in enumerate("abc", 1):
         state = random_state(LAYOUTS["sd1"], seed)
-        few = {key: value for key, value in state.items() if key.startswith(_FEW)}
+        few = {key: value for key, value in state.items() if key.startswith((*_FEW, *more))}
         paths[name] = save(folder / f"{name}.safetensors", few)
     return paths
 
@@ -105,6 +123,11 @@ class Place(ABC):
     def beside(self) -> object:
         """Give what the host keeps beside the model."""
         return None
+
+    @contextmanager
+    def trapped_inside(self, trap: Trap) -> Iterator[None]:  # noqa: ARG002 - most have nothing inside to fail
+        """Put a trap before and behind what the program that the host is in does when it is called."""
+        yield
 
     def forget(self) -> None:  # noqa: B027 - most have nothing to forget
         """Let go of what a scene has left with the host for good."""
@@ -248,7 +271,11 @@ class StandalonePlace(Place):
 
 
 class WebUIPlace(Place):
-    """The host on the stand-in for the WebUI."""
+    """The host on the stand-in for the WebUI, or for reForge.
+
+    Args:
+        rig: The stand-in and the port on it.
+    """
 
     def __init__(self, rig: Any) -> None:
         self.rig = rig
@@ -260,7 +287,7 @@ class WebUIPlace(Place):
         return found
 
     def beside(self) -> object:
-        return self.rig.webui.model.cond_stage_model_empty_prompt.item(), dict(self.rig.webui.opts.data)
+        return self.rig.webui.model.cond_stage_model_empty_prompt.tolist(), dict(self.rig.webui.opts.data)
 
     def idle(self) -> bool:
         webui = self.rig.webui
@@ -273,27 +300,95 @@ class WebUIPlace(Place):
         data.sd_model, data.loaded_sd_models = None, []
         self.rig.host._models = []
 
+    @contextmanager
+    def trapped_inside(self, trap: Trap) -> Iterator[None]:
+        webui = self.rig.webui
+        calls = [(webui, name) for name in ("_load", "_build", "_weights", "_sample")]
+        calls += [(webui.sd_models, "get_empty_cond")]
+        memory = getattr(webui, "memory", None)
+        calls += [(memory, name) for name in ("load_models_gpu", "unload_model_clones")]
+        with pytest.MonkeyPatch.context() as patch:
+            for owner, name in calls:
+                if hasattr(owner, name):
+                    patch.setattr(owner, name, trapped(getattr(owner, name), trap, f"inside: {name}"))
+            yield
+
     def forget(self) -> None:
         self.rig.host.load_calls._calls.clear()
 
 
+class ComputingPlace(WebUIPlace):
+    """The same with a model that computes, whose images can be differentiated."""
+
+    def beside(self) -> object:
+        model = self.rig.webui.model
+        return super().beside(), differentiability([model])
+
+
+class ForgePlace(WebUIPlace):
+    """The host on the stand-in for Forge, or for Forge Neo."""
+
+    def beside(self) -> object:
+        webui, loader = self.rig.webui, self.rig.host.loader
+        parameters = str(webui.sd_models.model_data.forge_loading_parameters)
+        if len(webui._alive) > 1:  # maybe in cycles that are not collected yet
+            gc.collect()
+        return dict(webui.opts.data), parameters, loader._held, loader._is_waiting, len(webui._alive)
+
+    def reset(self) -> None:
+        data = self.rig.webui.sd_models.model_data
+        data.sd_model, data.forge_hash = FakeInitialModel(), ""
+        self.rig.host._models = []
+
+
+PLACES: Mapping[str, tuple[type[WebUIPlace], type[StandIn]]] = {
+    "webui": (WebUIPlace, StandIn),
+    "webui-computing": (ComputingPlace, StandIn),
+    "reforge": (WebUIPlace, ReForgeStandIn),
+    "forge": (ForgePlace, ForgeStandIn),
+    "neo": (ForgePlace, NeoStandIn),
+}
+"""The hosts on stand-ins, by name."""
+HOSTS = ("fake", *PLACES, "standalone")
+
+
 @contextmanager
 def place_on(name: str, folder: Path, *, paths: Mapping[str, Path] | None = None) -> Iterator[Place]:
-    """Make a host ready: fake, standalone, or webui.
+    """Make a host ready.
 
     Args:
-        name: Of the host.
+        name: One of ``HOSTS``.
         folder: For checkpoints and images.
         paths: Checkpoints a, b and c, if there are some already.
     """
     (folder / "files").mkdir()
     if name == "standalone":
         yield StandalonePlace(paths or save_drawable(folder / "files"), folder)
-    elif name == "fake":
-        yield FakePlace(paths or few_tensors(folder / "files"), folder)
-    else:
-        from ..webui_standin_fixtures import make_rig
+        return
+    few = paths or few_tensors(folder / "files")
+    if name == "fake":
+        yield FakePlace(few, folder)
+        return
+    make_place, kind = PLACES[name]
+    computes = make_place is ComputingPlace
 
-        few = paths or few_tensors(folder / "files")
-        with pytest.MonkeyPatch.context() as patch, make_rig(folder, patch, few) as rig:
-            yield WebUIPlace(rig)
+    def prepare(webui: StandIn) -> None:
+        webui.computes = computes
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        make_rig(folder, patch, few, kind=kind, prepare=prepare) as rig,
+        garbage_of_now_kept(),
+    ):
+        yield make_place(rig)
+
+
+@contextmanager
+def garbage_of_now_kept() -> Iterator[None]:
+    """Have the collector look at new objects only: the stand-in for Forge collects at each load, as Forge does."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

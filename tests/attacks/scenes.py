@@ -28,7 +28,8 @@ from elemental.runs.xy_plot_run import PlotRun, make_plot
 from elemental.session import simplify_jobs
 from elemental.session.form import FindModel, MergeForm
 from elemental.session.history import History
-from elemental.session.jobs import Job, JobBoard, JobState
+from elemental.session.job_board import JobBoard
+from elemental.session.jobs import Job, JobState
 from elemental.session.merge_preview import Previewer
 from elemental.session.merged_model import LiveNow, LiveState, MergedModel
 from elemental.session.session import Session
@@ -257,7 +258,7 @@ class Plot(_Run):
         context = make_axis_context(host, base.recipe)
         x = parse_axis("x", "elemental", "OUT05:attn2:0.3\n\nIN04:attn2:0.6", context)
         y = parse_axis("y", "model-a", "\n".join(str(self.place.paths[name]) for name in "ac"), context)
-        plot = make_plot(base, x, y, context=context)
+        plot = make_plot(base, {"x": x, "y": y}, context=context)
         return PlotRun(plot), estimate_plot(plot)
 
 
@@ -287,7 +288,7 @@ class Effects(Bench):
 class _AtOnce(JobBoard):
     """Does jobs where they are asked for, so that what fails in them is raised there."""
 
-    def start(self, name: str, work: Callable[[Job], None]) -> Job:
+    def start(self, name: str, work: Callable[[Job], None], **_: object) -> Job:
         self.job = job = Job(name)
         work(job)
         job.show(state=JobState.DONE)
@@ -323,7 +324,17 @@ class _OfAnyModel(Session):
         return model_source
 
 
-SCENES: Sequence[type[Scene]] = (Images, Following, Leaving, Bench, Refused, Plot, Check, Effects, Simplifying)
+MERGING: Sequence[type[Scene]] = (Images, Following, Leaving, Bench, Refused, Plot, Check)
+DIFFERENTIATING: Sequence[type[Scene]] = (Effects, Simplifying)
+"""Scenes for hosts whose images can be differentiated."""
+SCENES = (*MERGING, *DIFFERENTIATING)
+
+
+def scenes_on(host: str) -> Sequence[type[Scene]]:
+    """Give the scenes that can be played on a host, by its name."""
+    if host in ("fake", "standalone"):
+        return SCENES
+    return DIFFERENTIATING if host == "webui-computing" else MERGING
 
 
 def _describe(now: LiveNow) -> str:

@@ -30,7 +30,8 @@ from elemental.session import merge_jobs as actions
 from elemental.session import plot_and_check_jobs as run_actions
 from elemental.session.form import MergeForm
 from elemental.session.history import History
-from elemental.session.jobs import Job, JobBoard, JobState
+from elemental.session.job_board import JobBoard
+from elemental.session.jobs import Job, JobState
 from elemental.session.merge_preview import Previewer
 from elemental.session.merged_model import MergedModel
 from elemental.session.run_plans import PlotForm

@@ -121,6 +121,18 @@ class _Trapped:
         return _Trapped(result, self._trap) if name in _TRAPPED else result
 
 
+def trapped(real: Callable[..., Any], trap: Trap, name: str) -> Callable[..., Any]:
+    """Put a trap before and behind each call of a function."""
+
+    def call(*args: Any, **more: Any) -> Any:
+        trap(name)
+        result = real(*args, **more)
+        trap(f"{name} has ended")
+        return result
+
+    return call
+
+
 class _TrappedContext:
     """A context of the host's: one that fails on entry holds nothing, and one that fails on exit has let go."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,14 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...architectures.keys import TEXT_PREFIXES
+from ...architectures.keys import TEXT_PREFIXES, UNET_PREFIX
 from ...errors import HostError
 from ...merge.files.checkpoint import Checkpoint
 from ..other_files import describe, find_other_files
 from ..patchers import LiveNetworks
 from ..webui.prompts import forget_prompts
 from .lora import undo_loras
-from .packed import refuse_packed
+from .packed import find_packing, refuse_packed
+
+_PLACE = "VAE / Text Encoder"
+"""The list of files beside the checkpoint. Of a whole checkpoint that is chosen there, Forge takes the U-Net, too."""
 
 
 class ForgeLayout:
@@ -27,7 +31,7 @@ class ForgeLayout:
     Args:
         engine: The engine.
         file: The open file of its checkpoint.
-        has_other_files: Whether a VAE or text encoders were loaded from files beside the checkpoint.
+        other_files: The files beside the checkpoint that a VAE or text encoders were loaded from.
 
     Attributes:
         overwritten: Never.
@@ -37,14 +41,13 @@ class ForgeLayout:
 
     overwritten = overwritten_by_others = False
 
-    def __init__(self, engine: Any, file: Checkpoint, *, has_other_files: bool) -> None:
+    def __init__(self, engine: Any, file: Checkpoint, *, other_files: Sequence[str]) -> None:
         self._engine = weakref.ref(engine)
         keys = [key for key, info in file.tensors.items() if info.is_float]
-        others: frozenset[str] = frozenset()
-        if has_other_files:
-            others = find_other_files(keys, self._find(keys), file)
+        others = self._networks_of_others(keys, file) if other_files else frozenset()
+        self._whole_model = ", ".join(map(os.path.basename, other_files)) if UNET_PREFIX in others else ""
         self._keys = [key for key in keys if not key.startswith(tuple(others))]
-        self.left_out = describe(others, place="VAE / Text Encoder")
+        self.left_out = "" if self._whole_model else describe(others, place=_PLACE)
 
     @property
     def module(self) -> Any:
@@ -55,8 +58,13 @@ class ForgeLayout:
         """Take LoRAs out of the tensors, and give those in use by their keys in the file.
 
         Raises:
-            HostError: The weights are packed, or Forge has freed the engine.
+            HostError: The weights are packed or none of them are of model A, or Forge has freed the engine.
         """
+        if self._whole_model:
+            raise HostError(
+                f'The live model has the U-Net of another checkpoint, which is chosen in "{_PLACE}" '
+                f"({self._whole_model}). Take it out there and merge again."
+            )
         found = self._find(self._keys)
         refuse_packed(self._objects().unet.model, found)
         with torch.inference_mode():
@@ -69,6 +77,13 @@ class ForgeLayout:
 
     def restored(self) -> None:
         """Do nothing: nothing was put aside."""
+
+    def _networks_of_others(self, keys: Sequence[str], file: Checkpoint) -> frozenset[str]:
+        """Give the prefixes of networks that are not the checkpoint's; a packed U-Net cannot be compared."""
+        found = self._find(keys)
+        is_packed = find_packing(self._objects().unet.model, found)
+        compared = [key for key in keys if not (is_packed and key.startswith(UNET_PREFIX))]
+        return find_other_files(compared, found, file)
 
     def _objects(self) -> Any:
         engine = self._engine()

@@ -122,7 +122,9 @@ class ForgeLoader:
             _log.warning("Forge could not load %s again: %s", before[_CHECKPOINT].name, describe_error(exc))
 
     def opened(self, info: Any) -> None:
-        """Do nothing: Forge keeps no copies of files."""
+        """Hold the parameters of a checkpoint that was loaded already, or a choice would be read at once."""
+        if self._held is None:
+            self._hold(self._wanted(info))
 
     def guard(self, host: LoadingHost) -> None:
         """Have Forge ask before it reads its settings; to be called before pages are built, which keep the function."""

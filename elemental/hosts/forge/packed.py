@@ -23,15 +23,22 @@ def refuse_packed(unet: Any, tensors: Mapping[str, tuple[Tensor, ...]]) -> None:
     Raises:
         HostError: Some are packed; the message names how.
     """
-    kind = _kind_of_storage(getattr(unet, "storage_dtype", None))
-    packed = ((key, _kind_of(part)) for key, parts in tensors.items() for part in parts)
-    where, kind = ("the U-Net", kind) if kind else next(((key, kind) for key, kind in packed if kind), ("", ""))
-    if kind:
+    packing = find_packing(unet, tensors)
+    if packing:
         raise HostError(
-            f"The weights of the live model are packed ({where}: {kind}), and nothing can be merged into packed "
+            f"The weights of the live model are packed ({packing}), and nothing can be merged into packed "
             'weights. Set "Diffusion in Low Bits" to Automatic or to a float8 format, and choose a checkpoint that is '
             "not quantised."
         )
+
+
+def find_packing(unet: Any, tensors: Mapping[str, tuple[Tensor, ...]]) -> str:
+    """Say what is packed, and how; empty if nothing is. The arguments are those of :func:`refuse_packed`."""
+    kind = _kind_of_storage(getattr(unet, "storage_dtype", None))
+    if kind:
+        return f"the U-Net: {kind}"
+    packed = ((key, _kind_of(part)) for key, parts in tensors.items() for part in parts)
+    return next((f"{key}: {kind}" for key, kind in packed if kind), "")
 
 
 def _kind_of_storage(storage: object) -> str:

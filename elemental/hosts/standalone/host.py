@@ -19,6 +19,7 @@ from ...merge.files.checkpoint import Checkpoint, checkpoint_files
 from ...merge.files.model_file import read_identity
 from ...merge.out_of_memory import is_out_of_memory
 from ..base import NO_FIELDS, CheckpointRef, HostSettings, StepProgress, refuse_settings
+from .file_manager import file_manager
 from .live_model import StandaloneModel
 from .samplers import SAMPLERS
 from .sampling import decode_latents, sample_images, sample_latents
@@ -84,6 +85,17 @@ class StandaloneHost:
     def output_folder(self) -> Path:
         """Give the folder for images."""
         return self._output
+
+    def image_pages(self) -> Sequence[str]:
+        """There are no other pages."""
+        return ()
+
+    def wire_image_page(self, name: str, *, button: Any, infotext: Any, image: Any) -> None:
+        """Do nothing: there is no such page."""
+
+    def folder_opener(self) -> Callable[[Path], None] | None:
+        """Give what opens a folder: the page is served to this machine only."""
+        return file_manager()
 
     def samplers(self) -> Sequence[str]:
         """List the samplers."""

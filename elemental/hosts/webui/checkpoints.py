@@ -6,8 +6,6 @@ The WebUI describes a checkpoint by an object of its class ``CheckpointInfo``; t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +58,17 @@ def _listed(path: Path) -> Any:
 def rescan() -> None:
     """Have the WebUI list its checkpoints again.
 
-    This would also select the checkpoint that is named on the WebUI's command line, so the user's choice is restored.
+    If a checkpoint is named on the WebUI's command line, this would also select that one, so the user's choice is
+    restored then. Nothing else is undone, because meanwhile the user and requests change the setting.
     """
-    with _choice_restored():
+    chosen = shared.opts.data.get(CHECKPOINT_OPTION)
+    try:
         sd_models.list_models()
+    finally:
+        named = getattr(shared.cmd_opts, "ckpt", None)
+        now = sd_models.checkpoint_aliases.get(shared.opts.data.get(CHECKPOINT_OPTION))
+        if named and now is not None and is_file_of(now, Path(os.path.abspath(named))):  # noqa: PTH100 - as ref_of
+            shared.opts.data[CHECKPOINT_OPTION] = chosen
 
 
 def selected_checkpoint() -> Any:
@@ -100,13 +105,3 @@ def secure_settings(request: Any) -> None:
     """
     for option in request.override_settings:
         shared.opts.data.setdefault(option, shared.opts.get_default(option))
-
-
-@contextmanager
-def _choice_restored() -> Iterator[None]:
-    chosen = shared.opts.data.get(CHECKPOINT_OPTION)
-    try:
-        yield
-    finally:
-        if shared.opts.data.get(CHECKPOINT_OPTION) != chosen:
-            shared.opts.data[CHECKPOINT_OPTION] = chosen

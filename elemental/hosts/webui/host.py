@@ -97,6 +97,18 @@ class WebUIHost:
         folder = shared.opts.outdir_samples or shared.opts.outdir_txt2img_samples
         return Path(folder).absolute().parent / "elemental"
 
+    def image_pages(self) -> Sequence[str]:
+        """List the WebUI's pages that an image can be sent to."""
+        return self.page.image_pages()
+
+    def wire_image_page(self, name: str, *, button: Any, infotext: Any, image: Any) -> None:
+        """Have a button send an image to a page of the WebUI."""
+        self.page.wire_image_page(name, button=button, infotext=infotext, image=image)
+
+    def folder_opener(self) -> Callable[[Path], None] | None:
+        """Give what opens a folder, if the WebUI's own pages do."""
+        return self.page.folder_opener()
+
     def samplers(self) -> Sequence[str]:
         """List the WebUI's samplers, without and with each schedule: "DPM++ 2M", "DPM++ 2M Karras"."""
         names = sd_samplers.visible_sampler_names()
@@ -239,10 +251,13 @@ class WebUIHost:
         live = self._live
         return live if live is not None and live.description is not None and not live.replaced() else None
 
-    def on_checkpoint_picked(self, title: str) -> None:
+    def on_checkpoint_picked(self, title: str | None) -> None:
         """End the merge if the user picks its model A in the WebUI's list.
 
         If model A is shown there already, its setting does not change and the WebUI does nothing.
+
+        Args:
+            title: What was picked; None if the list was left without a choice.
 
         Raises:
             HostError: The WebUI cannot load the checkpoint again.
@@ -314,10 +329,11 @@ class WebUIHost:
                 live.description = None
         self.loader.release()
 
-    def job_checkpoint(self) -> str | None:
-        """Give the WebUI's name of the checkpoint that our running job needs; None if none is running."""
+    def needed_checkpoint(self) -> str | None:
+        """Give the WebUI's name of the checkpoint that our job, or an image of a merge, needs until it has ended."""
         info = self._loaded_info()
-        return None if self._job is None or info is None else override_alias(find_checkpoint(ref_of(info).path))
+        is_needed = self._job is not None or self.has_merge()
+        return override_alias(find_checkpoint(ref_of(info).path)) if is_needed and info is not None else None
 
     def _count(self, made: int) -> None:
         job = self._job

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...merge.files.checkpoint import Checkpoint
-from .parts import Parts
+from .parts import MakeTraced, Parts
 from .requirements import has, loads_as_forge
 
 PATCHES_MODELS = "forge_loader.load_model_for_a1111"
@@ -31,8 +31,12 @@ def webui_parts() -> Parts:
     from .loader import WebUILoader
     from .page import WebUIPage
     from .traced_image import WebUIDifferentiator
+    from .traced_webui import WebUITracedModel
 
     def make_layout(module: Any, file: Checkpoint) -> WebUILayout:
         return WebUILayout(module, frozenset(file.tensors))
 
-    return Parts(WebUILoader(), WebUIPage(), make_layout, WebUIDifferentiator)
+    def make_differentiator(module: Any, make: MakeTraced) -> WebUIDifferentiator:
+        return WebUIDifferentiator(lambda: WebUITracedModel(module), make)
+
+    return Parts(WebUILoader(), WebUIPage(), make_layout, make_differentiator)

@@ -68,7 +68,7 @@ class WebUILoader:
 
         def make_gate(option: str, then: Callable[[], None] | None) -> LoadGate:
             return LoadGate(
-                then, queue=host.queue, calls=host.end_merges, job_checkpoint=host.job_checkpoint, option=option
+                then, queue=host.queue, calls=host.end_merges, needed_checkpoint=host.needed_checkpoint, option=option
             )
 
         put_gates(make_gate)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...images.image_request import GeneratedImage, ImageRequest
@@ -71,8 +72,8 @@ class LoadingHost(Protocol):
     def end_merges(self) -> None:
         """End merges, because the host is about to load a checkpoint by its own means; called in the queue."""
 
-    def job_checkpoint(self) -> str | None:
-        """Give the host's name of the checkpoint that our running job needs; None if none is running."""
+    def needed_checkpoint(self) -> str | None:
+        """Give the host's name of the checkpoint that must stay for what is in the queue; None if none must."""
 
     def has_merge(self) -> bool:
         """Tell whether there is a merge in the model for the user's own images."""
@@ -151,13 +152,22 @@ class Page(Protocol):
     def inputs(self, button: Any) -> list[Any]:
         """Find the inputs of a button's click event; empty if there is none."""
 
-    def watch_list(self, component: Any, picked: Callable[[str], None]) -> None:
+    def watch_list(self, component: Any, picked: Callable[[str | None], None]) -> None:
         """Listen to the list of checkpoints at the top of the page.
 
         Args:
             component: A component that was made just now.
-            picked: Called with what the user picks, even if it was shown already.
+            picked: Called with what the user picks, even if it was shown already; None is no choice.
         """
+
+    def image_pages(self) -> Sequence[str]:
+        """List the pages of the host that an image can be sent to."""
+
+    def wire_image_page(self, name: str, *, button: Any, infotext: Any, image: Any) -> None:
+        """Have a button send an image to such a page, as :meth:`~..base.Host.wire_image_page` says."""
+
+    def folder_opener(self) -> Callable[[Path], None] | None:
+        """Give what opens a folder, as :meth:`~..base.Host.folder_opener` says."""
 
 
 @dataclass(frozen=True)

@@ -12,29 +12,12 @@ import torch
 from torch import Tensor
 
 from ...errors import HostError
+from .traced_model import TracedModel, UNetCall
 
 _OTHER_WAY = (
     "Effects cannot be estimated for this image: an extension or a script of the txt2img tab computes its steps in "
     "another way than the WebUI does. Switch it off."
 )
-
-
-class UNetCall(NamedTuple):
-    """What the U-Net computed for one prompt at a step; in each tensor the first dimension has length 1.
-
-    Attributes:
-        latents: The latents, scaled as the sampler wants it.
-        time: The time step.
-        conditions: The encoded prompt and whatever else it was given, in the WebUI's nested dictionaries and lists.
-        output: What it gave.
-        factor: By what its output is multiplied in the guided prediction, which is the sum over the step's calls.
-    """
-
-    latents: Tensor
-    time: Tensor
-    conditions: Any
-    output: Tensor
-    factor: float = 1.0
 
 
 class Encoding(NamedTuple):
@@ -53,12 +36,14 @@ class _Step:
     """The calls of a step.
 
     Args:
+        model: The model.
         weights: Of the parts of the prompt that are joined by AND.
         scale: The CFG scale.
     """
 
-    def __init__(self, weights: list[float], scale: float) -> None:
+    def __init__(self, model: TracedModel, weights: list[float], scale: float) -> None:
         self.calls: list[UNetCall] = []
+        self._model = model
         self._weights = weights
         self._scale = scale
 
@@ -76,34 +61,33 @@ class _Step:
         if self.complete:
             factors = [self._scale * weight for weight in self._weights]
             factors.append(1 - sum(factors))
-        else:  # the WebUI left the negative prompt out, and takes the first part for it
+        else:  # the WebUI left the negative prompt out
             factors = list(self._weights)
-            factors[0] += 1 - sum(factors)
+            factors[0] += 1 - sum(factors) if self._model.takes_first_for_negative else 0
         if len(factors) != len(self.calls):
             raise HostError(_OTHER_WAY)
-        return [call._replace(factor=f) for call, f in zip(self.calls, factors, strict=True) if f]
+        calls = self._model.ordered(self.calls)
+        return [call._replace(factor=f) for call, f in zip(calls, factors, strict=True) if f]
 
 
 class TraceRecorder:
     """Notes one image of the WebUI, in the thread that made it.
 
     Args:
-        model: The WebUI's model.
+        model: The model.
 
     Attributes:
         encodings: The calls of the text encoder.
         latents: What the VAE decoded last; None if it has decoded nothing.
         request: The WebUI's request; None before the first step.
         settings: The WebUI's settings that the request overrode, with their values.
-        token_merging: The ratio of "Token merging" during the steps.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: TracedModel) -> None:
         self.encodings: list[Encoding] = []
         self.latents: Tensor | None = None
         self.request: Any = None
         self.settings: dict[str, Any] = {}
-        self.token_merging = 0.0
         self._model = model
         self._steps: list[_Step] = []
         self._step: _Step | None = None
@@ -113,14 +97,10 @@ class TraceRecorder:
     @contextmanager
     def noting(self) -> Iterator[None]:
         """Note the calls of the model within the ``with`` block."""
-        places = (
-            (self._model, "apply_model", self._note_unet),
-            (self._model, "get_learned_conditioning", self._note_texts),
-            (self._model.first_stage_model, "decode", self._note_latents),
-        )
+        notes: tuple[Callable[..., Any], ...] = (self._note_unet, self._note_texts, self._note_latents)
         with ExitStack() as undo:
-            for owner, name, note in places:
-                undo.enter_context(_noted(owner, name, note))
+            for place, note in zip(self._model.places(), notes, strict=True):
+                undo.enter_context(_noted(*place, note))
             yield
 
     def begin_step(self, denoiser: Any, settings: dict[str, Any]) -> None:
@@ -136,11 +116,11 @@ class TraceRecorder:
         arguments = denoiser.sampler.sampler_extra_args
         images = arguments["cond"].batch
         scale = arguments["cond_scale"] * getattr(denoiser, "cond_scale_miltiplier", 1.0)
-        self._step = _Step([part.weight for image in images for part in image], scale)
+        self._step = _Step(self._model, [part.weight for image in images for part in image], scale)
         self._steps.append(self._step)
         self.request = denoiser.p
         self.settings = {name: settings.get(name) for name in denoiser.p.override_settings}
-        self.token_merging = getattr(self._model, "applied_token_merged_ratio", 0)
+        self._model.begin()
 
     def finish(self) -> None:
         """Note nothing more: the image is decoded, and what follows is made from it by scripts."""
@@ -161,24 +141,24 @@ class TraceRecorder:
         """Whether this call belongs to the image; previews are made in other threads."""
         return not self._finished and threading.get_ident() == self._thread
 
-    def _note_unet(self, call: Callable[..., Any], latents: Tensor, time: Tensor, cond: Any, **options: Any) -> Any:
+    def _note_unet(self, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
         step = self._step if self._mine else None
         if step is None or step.complete:
-            return call(latents, time, cond, **options)
-        given = [(_row(latents, at), _row(time, at), _row(cond, at)) for at in range(len(latents))]
-        outputs = call(latents, time, cond, **options)
-        step.calls += [UNetCall(*row, _row(outputs, at)) for at, row in enumerate(given)]
+            return call(*given, **named)
+        rows = self._model.rows(given, named)
+        outputs = call(*given, **named)
+        step.calls += [row._replace(output=row_of(outputs, at)) for at, row in enumerate(rows)]
         return outputs
 
     def _note_texts(self, call: Callable[..., Any], texts: Any) -> Any:
         output = call(texts)
         if self._mine:
-            self.encodings.append(Encoding(copy.copy(texts), map_tensors(output, _copied)))
+            self.encodings.append(Encoding(copy.copy(texts), map_tensors(output, copied)))
         return output
 
     def _note_latents(self, call: Callable[..., Any], latents: Tensor, *arguments: Any, **options: Any) -> Any:
         if self._mine:
-            self.latents = _copied(latents)
+            self.latents = copied(latents)
         return call(latents, *arguments, **options)
 
 
@@ -191,11 +171,12 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return change(value) if isinstance(value, Tensor) else value
 
 
-def _row(value: Any, at: int) -> Any:
-    return map_tensors(value, lambda tensor: _copied(tensor[at : at + 1]))
+def row_of(value: Any, at: int) -> Any:
+    """Copy nested dictionaries and lists, with one row of each tensor."""
+    return map_tensors(value, lambda tensor: copied(tensor[at : at + 1]))
 
 
-def _copied(tensor: Tensor) -> Tensor:
+def copied(tensor: Tensor) -> Tensor:
     """Copy a tensor; those made in inference mode cannot be differentiated by."""
     with torch.inference_mode(False):
         return tensor.detach().clone()

@@ -7,40 +7,27 @@ is called with. The calls are then made again through the same functions of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 
 import torch
-from modules import devices, sd_models, sd_unet, shared
+from modules import shared
 from torch import Tensor, nn
 
 from ...errors import ElementalError, HostError
 from ...images.image_request import GeneratedImage, ImageRequest
 from ...merge.out_of_memory import is_out_of_memory
 from .errors import as_host_errors
-from .extra_networks import ExtraNetworks
-from .load_count import count_loads
 from .loading import LOADING_OPTIONS
 from .prompts import forget_prompts
-from .recomputed_blocks import recomputed_blocks
-from .tensor_names import networks_of
-from .trace_recorder import TraceRecorder, UNetCall, map_tensors
+from .trace_recorder import TraceRecorder
+from .traced_model import TracedModel
 from .traced_prompts import TracedPrompts
 
 _TOLERANCE = 0.05
 """How far the U-Net's output may be from that during the image, of its length: fp16 in other batches stays below."""
 _VAE_OPTION = "sd_vae"
-_NEEDED = ("apply_model", "first_stage_model", "get_learned_conditioning", "model")
 
-_MOVED = (
-    "Effects cannot be estimated while the WebUI moves the model between devices. Start it without --medvram and "
-    "--lowvram."
-)
-_FP8 = "Effects cannot be estimated with weights in fp8. Switch FP8 weight off in the WebUI's settings, Optimizations."
-_OTHER_UNET = (
-    "Effects cannot be estimated while the WebUI uses another U-Net than the checkpoint's. "
-    'Set "SD Unet" to None in its settings.'
-)
 _NOT_REPEATED = (
     "Effects cannot be estimated for this image: the U-Net gives something else when it is called again, so an "
     "extension or a script of the txt2img tab changes it during an image only, as ControlNet does. Switch it off."
@@ -49,6 +36,7 @@ _NO_DECODING = (
     "The VAE's effect cannot be estimated: the image was not decoded by the model's VAE. "
     'Set "VAE type for decode" to Full in the WebUI\'s settings.'
 )
+_TILES = "The VAE's effect cannot be estimated: the image was decoded in tiles. Make smaller images."
 _OTHER_VAE = (
     "The VAE's effect cannot be estimated: the override settings of the txt2img tab choose a VAE for an image only. "
     "Choose it in the WebUI's settings."
@@ -62,7 +50,7 @@ class WebUITrace:
     """An image, and the way to it. The steps are those of the first pass; with hires fix there is another one.
 
     Args:
-        model: The WebUI's model.
+        model: The model, as it was set up for the image.
         image: The image.
         recorder: What was noted.
 
@@ -78,16 +66,13 @@ class WebUITrace:
     whole = False
     kept_bytes = 0
 
-    def __init__(self, model: Any, image: GeneratedImage, recorder: TraceRecorder) -> None:
+    def __init__(self, model: TracedModel, image: GeneratedImage, recorder: TraceRecorder) -> None:
         self.image = image
         self._model = model
-        self._loads = count_loads(model)
-        self._loads_then = self._loads.number
         self._latents = recorder.latents
         self._calls = recorder.steps()
         self._settings = {name: value for name, value in recorder.settings.items() if name not in LOADING_OPTIONS}
-        self._token_merging = recorder.token_merging
-        self._extra = ExtraNetworks(model, recorder.request)
+        model.made(recorder.request)
         with self._as_during_image(), torch.no_grad():
             self._prompts = TracedPrompts(model, recorder.encodings, self._calls)
             self._compare(len(self._calls) // 2)
@@ -104,10 +89,10 @@ class WebUITrace:
             HostError: It cannot be computed.
         """
         with self._as_during_image():
-            if not self._extra.use():
-                with torch.no_grad():  # the Lora extension writes its changes into the weights as they are used
+            if not self._model.ready():
+                with torch.no_grad():
                     self._guided(step)
-            with self._less_memory():
+            with self._model.recomputed(has_settings=bool(self._settings)):
                 return self._guided(step)
 
     def draw(self) -> NoReturn:
@@ -128,27 +113,17 @@ class WebUITrace:
             raise HostError(_NO_DECODING)
         if _VAE_OPTION in self._settings:
             raise HostError(_OTHER_VAE)
-        vae = self._model.first_stage_model
-        with self._as_during_image(), devices.without_autocast():
-            pixels: Tensor = vae.decode(self._latents.to(next(vae.parameters()).dtype))
+        if self._latents.shape[-1] < self._calls[0][0].latents.shape[-1]:
+            raise HostError(_TILES)
+        with self._as_during_image():
+            pixels = self._model.decode(self._latents)
         return (pixels.float() + 1).div(2).clamp(0, 1) * 255
-
-    def _less_memory(self) -> AbstractContextManager[None]:
-        """Have blocks computed again on the way back, which comes after :meth:`_as_during_image`."""
-        as_set_up_now = not self._settings and not self._token_merging
-        needed = torch.is_grad_enabled() and as_set_up_now
-        return recomputed_blocks(self._model.model) if needed else nullcontext()
 
     def _guided(self, step: int) -> Tensor:
         calls = self._calls[step]
         conditions = self._prompts.conditions(step, calls)
-        outputs = [self._call(call, given).float() for call, given in zip(calls, conditions, strict=True)]
+        outputs = [self._model.unet(call, given).float() for call, given in zip(calls, conditions, strict=True)]
         return torch.stack([output * call.factor for output, call in zip(outputs, calls, strict=True)]).sum(0)
-
-    def _call(self, call: UNetCall, conditions: Any) -> Tensor:
-        given = map_tensors(conditions, lambda tensor: tensor)  # the WebUI changes the dictionary
-        output: Tensor = self._model.apply_model(call.latents, call.time, given)
-        return output
 
     def _compare(self, step: int) -> None:
         """Refuse an image whose U-Net gives something else now.
@@ -158,7 +133,7 @@ class WebUITrace:
         """
         calls = self._calls[step]
         for call, given in zip(calls, self._prompts.conditions(step, calls), strict=True):
-            then, now = call.output.float(), self._call(call, given).float()
+            then, now = call.output.float(), self._model.unet(call, given).float()
             if not (now - then).norm() <= _TOLERANCE * then.norm():
                 raise HostError(_NOT_REPEATED)
 
@@ -169,12 +144,12 @@ class WebUITrace:
         Raises:
             HostError: Another model is loaded.
         """
-        if sd_models.model_data.sd_model is not self._model or self._loads.number != self._loads_then:
+        if not self._model.is_in_use():
             raise HostError("The WebUI has loaded another model since this image was made; start again.")
         with ExitStack() as undo:
-            undo.enter_context(_in_words())
+            undo.enter_context(in_words())
             undo.enter_context(_settings(self._settings))
-            undo.enter_context(_merged_tokens(self._model, self._token_merging))
+            undo.enter_context(self._model.as_during_image())
             yield
 
 
@@ -182,17 +157,17 @@ class WebUIDifferentiator:
     """Differentiates the images of the WebUI's model.
 
     Args:
-        model: The WebUI's model.
+        make_model: Gives the WebUI's model for one image.
         make: Makes the image of a request while a recorder notes it.
     """
 
-    def __init__(self, model: Any, make: _MakeImage) -> None:
-        self._model = model
+    def __init__(self, make_model: Callable[[], TracedModel], make: _MakeImage) -> None:
+        self._make_model = make_model
         self._make = make
 
     def networks(self) -> Sequence[nn.Module]:
         """Give the U-Net, the VAE and the text encoders."""
-        return list(networks_of(self._model).values())
+        return self._make_model().networks()
 
     def trace(self, request: ImageRequest, *, model: Mapping[str, str], room: int = 0) -> WebUITrace:  # noqa: ARG002
         """Make the image of a request, and note the way to it.
@@ -201,33 +176,18 @@ class WebUIDifferentiator:
             HostError: The image cannot be made, or its steps cannot be computed with gradients.
             Stopped: The user pressed Interrupt or Stop.
         """
-        _refuse_unfit(self._model)
+        traced = self._make_model()
+        traced.refuse_unfit()
         forget_prompts()  # otherwise the text encoder would not be called
-        recorder = TraceRecorder(self._model)
+        recorder = TraceRecorder(traced)
         with recorder.noting():
             image = self._make(request, model, recorder)
-        return WebUITrace(self._model, image, recorder)
-
-
-def _refuse_unfit(model: Any) -> None:
-    """Refuse a model that cannot be differentiated.
-
-    Raises:
-        HostError: It cannot; the message says what the user can do.
-    """
-    missing = [name for name in _NEEDED if not hasattr(model, name)]
-    if missing:
-        raise HostError(f"Effects cannot be estimated for a {type(model).__name__}, which has no {missing[0]}.")
-    if getattr(model, "lowvram", False):
-        raise HostError(_MOVED)
-    if getattr(devices, "fp8", False):
-        raise HostError(_FP8)
-    if sd_unet.current_unet is not None:
-        raise HostError(_OTHER_UNET)
+        return WebUITrace(traced, image, recorder)
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
+def in_words() -> Iterator[None]:
+    """Turn errors of the WebUI into HostErrors; what is said of a full memory is for estimates."""
     try:
         with as_host_errors():
             yield
@@ -249,17 +209,3 @@ def _settings(values: Mapping[str, Any]) -> Iterator[None]:
         for name in values:
             data.pop(name, None)
         data.update(before)
-
-
-@contextmanager
-def _merged_tokens(model: Any, ratio: float) -> Iterator[None]:
-    """Use the WebUI's "Token merging", which it takes out of the model after each image."""
-    before = getattr(model, "applied_token_merged_ratio", 0)
-    if ratio == before:
-        yield
-        return
-    try:
-        sd_models.apply_token_merging(model, ratio)
-        yield
-    finally:
-        sd_models.apply_token_merging(model, before)

@@ -138,6 +138,20 @@ class Checkpoint:
         """The file's name."""
         return self.path.name
 
+    @property
+    def files(self) -> tuple[Checkpoint, ...]:
+        """The files that it is read from: itself."""
+        return (self,)
+
+    @property
+    def base(self) -> Checkpoint:
+        """The file whose keys and shapes it has: itself."""
+        return self
+
+    def read_nbytes(self, key: str) -> int:
+        """Give the size of a tensor in bytes, as :meth:`data` gives its numbers."""
+        return self.tensors[key].nbytes
+
     @cached_property
     def architecture(self) -> Architecture:
         """The architecture of the model.

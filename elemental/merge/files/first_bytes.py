@@ -80,10 +80,11 @@ def recognise(file: ModelFile) -> Content:
 def _look(file: ModelFile) -> Content | str:
     """Tell the kind of checkpoint that a file is, or say what else it is."""
     start = file.read_bytes(0, min(_LOOK, file.identity.size))
-    if start.startswith((b"PK\x03\x04", _OLD_PICKLE)) or (start[:1] == b"\x80" and start[1:2] <= b"\x05"):
-        return Content.PICKLE
+    # first, since a header of 640 bytes begins as a pickle of protocol 2 does
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LARGEST_HEADER:
         return Content.SAFETENSORS
+    if start.startswith((b"PK\x03\x04", _OLD_PICKLE)) or (start[:1] == b"\x80" and start[1:2] <= b"\x05"):
+        return Content.PICKLE
     if not any(start):
         return f"{'begins with nothing but zeros' if start else 'is empty'}: the download failed; {_AGAIN}"
     return _describe_stranger(start)
@@ -123,7 +124,8 @@ def _describe_json(text: str) -> str:
         return "the index of a model in several files: use one file with all of its tensors"
     if '"_class_name"' in text or '"_diffusers_version"' in text:
         return "a configuration file, not the model: use the .safetensors file of the model"
-    kind = "a recipe, not a model: give it as --recipe" if '"model_a"' in text else None
+    is_recipe = '"model_a"' in text or ('"mode"' in text and '"alpha"' in text)
+    kind = "a recipe, not a model: give it as --recipe" if is_recipe else None
     return kind or f"a text in JSON, not the model: {_AGAIN}"
 
 

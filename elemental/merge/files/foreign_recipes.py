@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import RecipeError, SpecError
+from ...modes.catalogue import MergeMode
 from ...recipe.block_weights import BlockWeights
-from ...recipe.modes import MergeMode
 from ...recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
 from ...recipe.rules import RuleSet
 from ...recipe.spec_parser import parse_rules

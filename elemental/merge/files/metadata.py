@@ -8,17 +8,22 @@ the method, and ``sd_merge_models`` describes each source by its hash, the sourc
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import count
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from ...architectures.keys import FIRST_CONV
-from ...errors import RecipeError
+from ...errors import CheckpointError, RecipeError
 from ...recipe.block_weights import format_block_weights
-from ...recipe.recipe import MergeRecipe, ModelSource, SaveDtype, recipe_from_dict
+from ...recipe.chains import describe_place
+from ...recipe.numbers import format_numbers
+from ...recipe.recipe import LoraSource, MergeRecipe, ModelSource, SaveDtype, recipe_from_dict
 from ...recipe.rules import format_ratio, format_rules
-from ..plan import MergePlan, Role
+from ..chained_model import ChainedModel
+from ..models import Model, with_loras
+from ..plan import FileRole, LoraRole, MergePlan, Role
 from .checkpoint import Checkpoint
 from .foreign_recipes import FOREIGN_FIELD, MODELS_FIELD, ReadRecipe, is_foreign, read_foreign, read_object
 from .hashes import SHORT
@@ -39,18 +44,39 @@ class SourceFacts(NamedTuple):
 
     Attributes:
         sha256: The SHA-256 of the file; None to leave it out.
-        size: The size of the file in bytes.
+        size: The size of the file in bytes; None for a recipe in the place of a file.
         legacy_hash: The WebUI's old short hash.
         metadata: The header fields of the file.
+        inner: The facts of the models of such a recipe; None for a file.
     """
 
     sha256: str | None
-    size: int
+    size: int | None
     legacy_hash: str
     metadata: Mapping[str, str]
+    inner: Mapping[FileRole, SourceFacts] | None = None
 
 
-def make_metadata(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[str, str]:
+def gather_facts(
+    models: Mapping[FileRole, Model], of_file: Callable[[Checkpoint], SourceFacts]
+) -> dict[FileRole, SourceFacts]:
+    """Give the facts of the models and LoRAs of a merge.
+
+    Args:
+        models: The models and LoRAs.
+        of_file: Gives those of a file.
+    """
+
+    def of(model: Model) -> SourceFacts:
+        if isinstance(model, ChainedModel):
+            inner = with_loras(model.models, [lora.file for lora in model.loras])
+            return SourceFacts(None, None, "", model.metadata, gather_facts(inner, of_file))
+        return of_file(model.base)
+
+    return {role: of(model) for role, model in models.items()}
+
+
+def make_metadata(plan: MergePlan, facts: Mapping[FileRole, SourceFacts]) -> dict[str, str]:
     """Make the header fields of a merged file; the same merge always gives the same fields.
 
     They hold no folders, for the file may be published; but a recipe that was read from a file of version 0.1.0 stays
@@ -58,7 +84,7 @@ def make_metadata(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[st
 
     Args:
         plan: The merge.
-        facts: Facts of each of its files, including a VAE file.
+        facts: Facts of each of its files, including a VAE file and LoRAs.
     """
     recipe = with_hashes(_typed_without_folders(plan.recipe), facts)
     kept = keep_fields(facts[Role.A].metadata, written=_WRITTEN).fields
@@ -68,7 +94,7 @@ def make_metadata(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[st
         FOREIGN_FIELD: json.dumps(_webui_recipe(plan, facts)),
         MODELS_FIELD: json.dumps(_webui_models(recipe, facts)),
         **kept,
-        **merged_from(kept, _model_names(recipe)),
+        **merged_from(kept, _merged_names(recipe)),
     }
 
 
@@ -77,13 +103,19 @@ def left_out_fields(metadata: Mapping[str, str]) -> str:
     return keep_fields(metadata, written=_WRITTEN).left_out
 
 
-def metadata_room(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[str, str]:
+def metadata_room(plan: MergePlan, facts: Mapping[FileRole, SourceFacts]) -> dict[str, str]:
     """Make fields of the final length while hashes are still being computed."""
-    filled = {
-        role: fact._replace(sha256=fact.sha256 and format(index, "064x"))
-        for index, (role, fact) in enumerate(facts.items())
+    return make_metadata(plan, _numbered(facts, count()))
+
+
+def _numbered(facts: Mapping[FileRole, SourceFacts], numbers: Iterator[int]) -> dict[FileRole, SourceFacts]:
+    """Give facts with a hash of each file's own in place of those that are not known yet."""
+    return {
+        role: fact._replace(
+            sha256=fact.sha256 and format(next(numbers), "064x"), inner=fact.inner and _numbered(fact.inner, numbers)
+        )
+        for role, fact in facts.items()
     }
-    return make_metadata(plan, filled)
 
 
 def recipe_from_metadata(metadata: Mapping[str, Any], *, name: str) -> MergeRecipe:
@@ -163,18 +195,16 @@ def _load_json(text: str, name: str) -> Any:
         raise RecipeError(f"The recipe in {name} is not JSON: {exc}.") from exc
 
 
-def recipe_as_json(recipe: MergeRecipe, models: Mapping[Role, Checkpoint]) -> str:
+def recipe_as_json(recipe: MergeRecipe, models: Mapping[FileRole, Model]) -> str:
     """Write a recipe for images: as short JSON for :func:`recipe_from_json`, which names its models without folders.
 
     Their sizes and the first digits of cached hashes are added.
 
     Args:
         recipe: The recipe.
-        models: Its files.
+        models: Its models.
     """
-    facts = {
-        role: SourceFacts(model.remembered_sha256(), model.signature.size, "", {}) for role, model in models.items()
-    }
+    facts = gather_facts(models, lambda file: SourceFacts(file.remembered_sha256(), file.signature.size, "", {}))
     return recipe_to_share(with_hashes(recipe, facts).to_dict())
 
 
@@ -186,12 +216,16 @@ def recipe_to_share(data: Mapping[str, Any]) -> str:
 def without_folders(data: Mapping[str, Any]) -> dict[str, Any]:
     """Give the plain data of a recipe with the names of its models instead of their paths, and rules in one line."""
     shared = {**data, "models": {role: _name_alone(source) for role, source in data["models"].items()}}
+    if "loras" in data:
+        shared["loras"] = [_name_alone(lora) for lora in data["loras"]]
     if "rules" in data:
         shared["rules"] = data["rules"].replace("\n", ",")
     return shared
 
 
 def _name_alone(source: Mapping[str, Any]) -> dict[str, Any]:
+    if "recipe" in source:
+        return {"path": ModelSource(source["path"]).name, "recipe": without_folders(source["recipe"])}
     named = {**source, "path": ModelSource(source["path"]).name, "sha256": (source.get("sha256") or "")[:SHORT] or None}
     return {name: value for name, value in named.items() if value is not None}
 
@@ -199,23 +233,37 @@ def _name_alone(source: Mapping[str, Any]) -> dict[str, Any]:
 def _typed_without_folders(recipe: MergeRecipe) -> MergeRecipe:
     """Name the models without folders, but for those whose sizes stand in the recipe, which was read from a file."""
 
-    def named(source: ModelSource, _: Role) -> ModelSource:
+    def named(source: ModelSource, _: FileRole) -> ModelSource:
+        if source.recipe is not None:
+            return replace(source, path=source.name, recipe=_typed_without_folders(source.recipe))
         return source if source.size is not None else replace(source, path=source.name)
 
-    return with_sources(recipe, named)
+    return _with_each(recipe, named)
 
 
 def name_recipe(recipe: MergeRecipe) -> str:
     """Describe a recipe in one line."""
-    pieces = [f"{recipe.mode.value} of {', '.join(_model_names(recipe))}", f"alpha {format_ratio(recipe.alpha)}"]
+    names = _model_names(recipe)
+    pieces = [f"{recipe.mode.value} of {', '.join(names)}", f"alpha {format_ratio(recipe.alpha)}"]
+    if recipe.only_adds_loras:
+        pieces = names[:1]
     if recipe.beta is not None:
         pieces.append(f"beta {format_ratio(recipe.beta)}")
+    if recipe.numbers:
+        pieces.append(format_numbers(recipe.numbers))
     for name, weights in (("blocks", recipe.block_alpha), ("blocks beta", recipe.block_beta)):
         if weights is not None:
             pieces.append(f"{name} {format_block_weights(weights)}")
     if recipe.rules.rules:
         pieces.append(f"rules {', '.join(map(str, recipe.rules.rules))}")
+    pieces += [f"LoRA {name_lora(lora)}" for lora in recipe.loras]
     return "; ".join(pieces)
+
+
+def name_lora(lora: LoraSource) -> str:
+    """Describe a LoRA of a recipe in a few words: its file, and its ratios."""
+    te = "" if lora.ratio_te is None else f", text encoders {format_ratio(lora.ratio_te)}"
+    return f"{PurePath(lora.file.name).stem} {format_ratio(lora.ratio)}{te}"
 
 
 def _model_names(recipe: MergeRecipe) -> list[str]:
@@ -223,23 +271,56 @@ def _model_names(recipe: MergeRecipe) -> list[str]:
     return [PurePath(source.name).stem for role, source in recipe.sources.items() if role != Role.VAE.value]
 
 
-def with_hashes(recipe: MergeRecipe, facts: Mapping[Role, SourceFacts]) -> MergeRecipe:
+def _merged_names(recipe: MergeRecipe) -> list[str]:
+    """Name what is merged, each once: the models, and LoRAs."""
+    loras = [PurePath(lora.file.name).stem for lora in recipe.loras]
+    return list(dict.fromkeys([*_model_names(recipe), *loras])) if loras else _model_names(recipe)
+
+
+def with_hashes(recipe: MergeRecipe, facts: Mapping[FileRole, SourceFacts]) -> MergeRecipe:
     """Add the files' hashes and sizes to a recipe."""
-    return with_sources(recipe, lambda source, role: replace(source, sha256=facts[role].sha256, size=facts[role].size))
+
+    def known(source: ModelSource, role: FileRole) -> ModelSource:
+        fact = facts[role]
+        if source.recipe is not None and fact.inner is not None:
+            return replace(source, recipe=with_hashes(source.recipe, fact.inner))
+        return replace(source, sha256=fact.sha256, size=fact.size)
+
+    return _with_each(recipe, known)
 
 
-def with_sources(recipe: MergeRecipe, change: Callable[[ModelSource, Role], ModelSource]) -> MergeRecipe:
-    """Change the entry of each model of a recipe."""
+def with_files(recipe: MergeRecipe, change: Callable[[ModelSource, FileRole], ModelSource]) -> MergeRecipe:
+    """Change the entry of each file of a recipe, and of the recipes in it.
+
+    Raises:
+        CheckpointError: As ``change`` does; the message names the recipes that lead to the file.
+    """
+
+    def changed(source: ModelSource, role: FileRole) -> ModelSource:
+        if source.recipe is None:
+            return change(source, role)
+        try:
+            return replace(source, recipe=with_files(source.recipe, change))
+        except CheckpointError as exc:
+            raise CheckpointError(f"{describe_place(role.spoken, source)}: {exc}") from exc
+
+    return _with_each(recipe, changed)
+
+
+def _with_each(recipe: MergeRecipe, change: Callable[[ModelSource, FileRole], ModelSource]) -> MergeRecipe:
+    """Change the entry of each file and recipe that stands in a recipe, not of those within."""
+    loras = (replace(lora, file=change(lora.file, LoraRole(place))) for place, lora in enumerate(recipe.loras))
     return replace(
         recipe,
         model_a=change(recipe.model_a, Role.A),
         model_b=change(recipe.model_b, Role.B),
         model_c=recipe.model_c and change(recipe.model_c, Role.C),
         vae_file=recipe.vae_file and change(recipe.vae_file, Role.VAE),
+        loras=tuple(loras),
     )
 
 
-def _webui_recipe(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[str, Any]:
+def _webui_recipe(plan: MergePlan, facts: Mapping[FileRole, SourceFacts]) -> dict[str, Any]:
     recipe = plan.recipe
     hashes = [facts[role].sha256 if role in facts else None for role in (Role.A, Role.B, Role.C)]
     first_conv = next(tensor.info.shape for tensor in plan.tensors if tensor.name.key == FIRST_CONV)
@@ -264,10 +345,12 @@ def _webui_recipe(plan: MergePlan, facts: Mapping[Role, SourceFacts]) -> dict[st
     }
 
 
-def _webui_models(recipe: MergeRecipe, facts: Mapping[Role, SourceFacts]) -> dict[str, Any]:
+def _webui_models(recipe: MergeRecipe, facts: Mapping[FileRole, SourceFacts]) -> dict[str, Any]:
     models: dict[str, Any] = {}
     for role, source in recipe.sources.items():
         fact = facts[Role(role)]
+        if source.recipe is not None and fact.inner is not None:
+            models |= _webui_models(source.recipe, fact.inner)
         if role == Role.VAE.value or fact.sha256 is None:
             continue
         models[fact.sha256] = {

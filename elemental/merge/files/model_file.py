@@ -159,14 +159,13 @@ class ModelFile:
 
     def _fill(self, start: int, buffer: memoryview) -> bool:
         """Fill a buffer, and tell whether the file had enough bytes."""
-        size = len(buffer)
-        done = self._read_some(start, buffer if size <= _MOST else buffer[:_MOST]) if size else 0
-        while 0 < done < size:
+        done = 0
+        while done < len(buffer):
             count = self._read_some(start + done, buffer[done : done + _MOST])
             if not count:
                 return False
             done += count
-        return done == size
+        return True
 
     def _read_some(self, start: int, buffer: memoryview) -> int:
         if hasattr(os, "preadv"):

@@ -56,9 +56,11 @@ class ModelLocator:
             source: The model; without hash and size, any file at its path is used.
 
         Raises:
-            CheckpointError: The file has changed, is missing or cannot be read; several files could be meant; or the
-                folder does not exist.
+            CheckpointError: The file has changed, is missing or cannot be read; several files could be meant; the
+                folder does not exist; or the model is a recipe, and no file.
         """
+        if source.recipe is not None:
+            raise CheckpointError(f"{source.path} is a recipe: it stands in a merge only. Merge it into a file first.")
         path = expand_home(source.path)
         if not _is_identified(source):
             # what a user types is meant as it stands; only what a recipe names in passing is looked for

@@ -122,13 +122,11 @@ class HeldData:
     Attributes:
         shape: Its shape.
         dtype: Its dtype.
-        nbytes: Its size in bytes.
     """
 
     def __init__(self, tensor: Tensor) -> None:
         self.shape: tuple[int, ...] = tuple(tensor.shape)
         self.dtype: torch.dtype = tensor.dtype
-        self.nbytes = tensor.numel() * tensor.element_size()
         self._numbers = tensor.reshape(-1)
 
     def read(self, start: int, stop: int, buffer: Buffer) -> Tensor:  # noqa: ARG002

@@ -13,6 +13,9 @@ from ...recipe.rule_targets import Target
 from .context import AxisContext
 from .value_lists import split_at_commas
 
+SIDES = ("x", "y", "z")
+"""The sides that an axis can be on: columns, rows, and grids."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -49,15 +52,17 @@ class Axis(ABC):
 
     Attributes:
         name: The name, as on the command line.
-        sets: The parts of a setting that the axis sets; the two axes of a plot share none.
+        sets: The parts of a setting that the axis sets; the axes of a plot share none.
         form: What its values look like, for help.
-        pins_elements: Whether its values are elements whose ratio is on the other axis, which must be alpha.
-        applies_first: Whether it is applied before the other axis, whichever side it is on.
+        example: Values, as a user would write them in a line.
+        pins_elements: Whether its values are elements whose ratio is on another axis, which must be alpha.
+        applies_first: Whether it is applied before the other axes, whichever side it is on.
     """
 
     name: str
     sets: frozenset[str]
     form: str
+    example: str
     pins_elements: bool = False
     applies_first: bool = False
 
@@ -85,6 +90,11 @@ class Axis(ABC):
         """Say what :meth:`read` leaves out of a value; empty if nothing."""
         return ""
 
+    @property
+    def baseline(self) -> AxisValue | None:
+        """The value that adds nothing, for an image to compare the others with; None if there is no such value."""
+        return None
+
     @abstractmethod
     def apply(self, setting: Setting, meaning: Any) -> Setting:
         """Give a copy of a setting with a value in it.
@@ -104,7 +114,7 @@ def explain(error: ElementalError, *, side: str, axis: Axis, value: str) -> Elem
     Args:
         error: The error. The result is of the same class, or a RecipeError if the image or the host refused the value:
             a wrong value is wrong usage on every axis.
-        side: "x" or "y".
+        side: One of :data:`SIDES`.
         axis: The axis.
         value: The value, as it was written.
     """

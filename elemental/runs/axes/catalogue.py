@@ -7,13 +7,14 @@ another field. Otherwise write a class that derives from :class:`.axis.Axis` and
 - reads a value from its text;
 - applies a value to a setting, as a pure function.
 
-The command line, its help, the tab and run records take axes from ``AXES``.
+The command line, its help, the tab and run records take axes from ``AXES``. Each number of a merge mode has an axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ...recipe.numbers import all_numbers
 from .base import Axis
 from .fields import (
     AlphaAxis,
@@ -22,6 +23,7 @@ from .fields import (
     IntegerAxis,
     ModeAxis,
     ModelAxis,
+    ModeNumberAxis,
     NumberAxis,
     PromptAxis,
     SamplerAxis,
@@ -51,6 +53,7 @@ AXES: Mapping[str, Axis] = {
         IntegerAxis("steps", "steps"),
         NumberAxis("cfg", "cfg"),
         SamplerAxis("sampler", "sampler"),
+        *map(ModeNumberAxis, all_numbers().values()),
     )
 }
 """The axes by name, in the order in which they are listed."""

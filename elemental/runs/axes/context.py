@@ -12,6 +12,7 @@ from ...architectures.keys import KeyName, name_key
 from ...hosts.base import Host
 from ...merge.files.checkpoint import Checkpoint, is_there
 from ...merge.files.model_locator import AS_RECORDED, ModelLocator, expand_home, model_source
+from ...recipe.chains import base_file
 from ...recipe.presets import Presets
 from ...recipe.recipe import MergeRecipe, ModelSource
 from ...workflows import load_presets
@@ -52,7 +53,7 @@ def make_axis_context(host: Host, recipe: MergeRecipe, *, locator: ModelLocator 
         CheckpointError: Model A is missing, damaged, has changed, or cannot be merged.
         RecipeError: The user's presets cannot be read.
     """
-    with Checkpoint(locator.locate(recipe.model_a)) as model:
+    with Checkpoint(locator.locate(base_file(recipe.model_a))) as model:
         architecture = model.architecture
         names = [name_key(key, architecture) for key in model.tensors]
     return AxisContext(

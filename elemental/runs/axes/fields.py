@@ -11,9 +11,11 @@ from typing import Any
 
 from ...errors import RecipeError
 from ...images.image_request import choose_sampler
+from ...modes.base import Number
+from ...modes.catalogue import MergeMode
 from ...recipe.block_weights import format_block_weights
 from ...recipe.lookalikes import plain_text
-from ...recipe.modes import MergeMode
+from ...recipe.numbers import Numbers
 from ...recipe.presets import choose_block_weights, is_preset
 from ...recipe.recipe import MergeRecipe
 from ...recipe.rule_hints import explain_ratio
@@ -48,7 +50,8 @@ class FieldAxis(Axis):
 class NumberAxis(FieldAxis):
     """A number."""
 
-    form = "numbers, separated by commas, or ranges such as 0-1(+0.25), in steps of 0.25, or 0-1[5], five values"
+    form = "numbers, separated by commas, or ranges: 0-1(+0.25) in steps, 0-1[5] five numbers"
+    example = "0, 0.5, 1"
 
     def split(self, text: str) -> list[str]:
         return super().split(plain_text(text))
@@ -61,7 +64,8 @@ class NumberAxis(FieldAxis):
 class IntegerAxis(FieldAxis):
     """A whole number."""
 
-    form = "numbers, separated by commas, or ranges such as 20-30(+5)"
+    form = "whole numbers, separated by commas, or ranges: 20-30(+5) in steps"
+    example = "20, 30, 40"
 
     def split(self, text: str) -> list[str]:
         return super().split(plain_text(text))
@@ -80,6 +84,7 @@ class SeedAxis(IntegerAxis):
     """The seed; -1 draws one, which the label and the text then name."""
 
     form = "whole numbers, separated by commas, or ranges such as 1-4; -1 picks a random seed"
+    example = "1-3, 42"
 
     def read_one(self, text: str, context: AxisContext) -> AxisValue:
         value = super().read_one(text, context)
@@ -87,6 +92,33 @@ class SeedAxis(IntegerAxis):
             return value
         drawn = context.draw_seed()
         return AxisValue(str(drawn), f"seed {drawn}", drawn)
+
+
+class ModeNumberAxis(Axis):
+    """A number that some modes have besides the ratios.
+
+    Args:
+        number: The number; its name is part of the axis's.
+    """
+
+    def __init__(self, number: Number) -> None:
+        self.name = f"number-{number.name}"
+        self.sets = frozenset({f"numbers.{number.name}"})
+        self._number = number
+        self.form = IntegerAxis.form if number.whole else NumberAxis.form
+        self.example = "1, 2, 3" if number.whole else f"{format_ratio(number.default)}, {format_ratio(number.least)}"
+
+    def split(self, text: str) -> list[str]:
+        return super().split(plain_text(text))
+
+    def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
+        numbers = map(_parse_finite, expand_range(text, whole=self._number.whole) or [text])
+        name = self._number.name
+        return [AxisValue(format_ratio(number), f"{name} {format_ratio(number)}", number) for number in numbers]
+
+    def apply(self, setting: Setting, meaning: Any) -> Setting:
+        numbers = Numbers({**setting.recipe.numbers, self._number.name: meaning})
+        return replace(setting, recipe=replace(setting.recipe, numbers=numbers))
 
 
 class AlphaAxis(NumberAxis):
@@ -104,7 +136,8 @@ class AlphaBetaAxis(Axis):
 
     name = "alpha-beta"
     sets = frozenset({"alpha", "beta"})
-    form = "pairs such as 0.5 0.2, separated by commas"
+    form = "pairs of both numbers, separated by commas"
+    example = "0.5 0.2, 0.5 0.4"
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
         numbers = plain_text(text).replace(":", " ").split()
@@ -122,7 +155,8 @@ class AlphaBetaAxis(Axis):
 class BlockWeightsAxis(FieldAxis):
     """Block weights of alpha or of beta."""
 
-    form = "one preset name or list of numbers per line"
+    form = "one preset or list of numbers a line"
+    example = "GRAD_V"
 
     def split(self, text: str) -> list[str]:
         return split_at_lines(without_comments(text))
@@ -141,6 +175,7 @@ class ModelAxis(FieldAxis):
     """One of the models."""
 
     form = 'files, separated by commas; put names that contain a comma in "..."'
+    example = 'one.safetensors, "two, v2.safetensors"'
 
     def split(self, text: str) -> list[str]:
         return split_quoted(text)
@@ -155,7 +190,8 @@ class ModeAxis(Axis):
 
     name = "mode"
     sets = frozenset({"mode"})
-    form = ", ".join(mode.value for mode in MergeMode)
+    form = "names of merge modes"
+    example = "weight-sum, add-difference"
     applies_first = True  # other axes may set ratios that only this mode has
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
@@ -172,7 +208,8 @@ class ModeAxis(Axis):
 class PromptAxis(FieldAxis):
     """A prompt."""
 
-    form = 'one per line; "" for an empty one'
+    form = 'one a line; "" for an empty one'
+    example = "a cat, sitting"
 
     def split(self, text: str) -> list[str]:
         return split_at_lines(text)
@@ -186,6 +223,7 @@ class SamplerAxis(FieldAxis):
     """The sampler."""
 
     form = "names, separated by commas"
+    example = "Euler a, Euler"
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:
         name = choose_sampler(text, context.samplers)

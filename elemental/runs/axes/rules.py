@@ -27,15 +27,17 @@ class ElementalAxis(Axis):
     """
 
     sets = frozenset({"rules"})
+    example = "OUT05:attn2:0.5, OUT06:ff:1"
 
     def __init__(self, name: str, *, add: bool) -> None:
         self.name = name
         self.add = add
-        place, empty = ("appended to", "added rules") if add else ("that replace", "rules")
-        self.form = (
-            f"specs {place} --elemental, separated by blank lines; "
-            f"two leading blank lines give a first image without {empty} (easiest in a file)"
-        )
+        place = "after the rules of the merge" if add else "in place of the rules of the merge"
+        self.form = f"specs, separated by blank lines, {place}"
+
+    @property
+    def baseline(self) -> AxisValue:
+        return self._value(RuleSet())
 
     def split(self, text: str) -> list[str]:
         lines = text.splitlines()
@@ -45,14 +47,14 @@ class ElementalAxis(Axis):
         return ["", *specs] if starts_blank else specs
 
     def read(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
-        return self._value(parse_rules(text, name="value"))
+        return [self._value(parse_rules(text, name="value"))]
 
     def read_stored(self, text: str, context: AxisContext) -> list[AxisValue]:  # noqa: ARG002
-        return self._value(parse_rules(text, name="value", recorded=True))
+        return [self._value(parse_rules(text, name="value", recorded=True))]
 
-    def _value(self, rules: RuleSet) -> list[AxisValue]:
+    def _value(self, rules: RuleSet) -> AxisValue:
         label = ", ".join(map(str, rules.rules)) or ("the recipe's rules alone" if self.add else "no rules")
-        return [AxisValue("\n".join(map(str, rules.rules)), label, rules.rules)]
+        return AxisValue("\n".join(map(str, rules.rules)), label, rules.rules)
 
     def apply(self, setting: Setting, meaning: Any) -> Setting:
         rules = (*setting.recipe.rules.rules, *meaning) if self.add else meaning
@@ -68,16 +70,17 @@ class PinpointAxis(Axis):
     """
 
     sets = frozenset({"rules"})
+    example = "OUT05:attn2, OUT06:ff"
     pins_elements = True
     applies_first = True  # the alpha axis needs to find the elements pinned
 
     def __init__(self, name: str, *, whole_blocks: bool) -> None:
         self.name = name
         self.whole_blocks = whole_blocks
-        targets = "blocks such as IN03 IN04 or NOT M00" if whole_blocks else "blocks:elements"
-        self.form = (
-            f"{targets}, separated by commas; only these change. The other axis must be alpha and sets their ratios"
-        )
+        targets = "blocks" if whole_blocks else "blocks:elements"
+        self.form = f"{targets}, separated by commas; another axis must be alpha, which is their ratio"
+        if whole_blocks:
+            self.example = "IN03 IN04, OUT05, NOT M00"
 
     def split(self, text: str) -> list[str]:
         return split_at_commas(without_comments(text))

@@ -20,7 +20,7 @@ class AxisValues:
     """An axis and its values.
 
     Attributes:
-        side: "x" or "y".
+        side: One of :data:`~.base.SIDES`.
         axis: The axis.
         groups: The values of each grid; one group unless they were split by ``|``.
         remarks: What was left out when they were read.
@@ -53,16 +53,23 @@ def find_axis(name: str) -> Axis:
 
 
 def parse_axis(
-    side: str, name: str, text: str, context: AxisContext, *, watch_count: Callable[[int], None] = lambda _: None
+    side: str,
+    name: str,
+    text: str,
+    context: AxisContext,
+    *,
+    watch_count: Callable[[int], None] = lambda _: None,
+    baseline: bool = False,
 ) -> AxisValues:
     r"""Read an axis as users write it.
 
     Args:
-        side: "x" or "y".
+        side: One of :data:`~.base.SIDES`.
         name: The name of the axis.
         text: The values; ``|`` splits them into those of several grids, ``\|`` is a bar that does not.
         context: What the values are read against.
         watch_count: Gets the number of values as it grows, and may refuse it: a short text can name millions.
+        baseline: Whether each grid begins with :attr:`~.base.Axis.baseline`, if the axis has one.
 
     Raises:
         ElementalError: The axis or a value is not known; the message names both.
@@ -78,8 +85,16 @@ def parse_axis(
     watch_count(sum(map(len, groups)))
     read = partial(axis.read, context=context)
     values = _read_groups(side, axis, groups, read, watch_count)
+    if baseline and axis.baseline is not None:
+        values = _begin_with(axis.baseline, values)
     remarks = dict.fromkeys(axis.remark(piece, context) for pieces in groups for piece in pieces)
     return replace(values, remarks=tuple(filter(None, remarks)))
+
+
+def _begin_with(first: AxisValue, values: AxisValues) -> AxisValues:
+    """Put a value before those of each grid that do not begin with it."""
+    groups = tuple(group if group[0] == first else (first, *group) for group in values.groups)
+    return replace(values, groups=groups)
 
 
 def split_groups(text: str) -> list[str]:

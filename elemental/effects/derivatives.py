@@ -1,0 +1,79 @@
+"""Derivatives of tensors by their alpha, in modes whose result is no weighted sum of the models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ..errors import RecipeError
+from ..merge.computation import StoredData, TensorReader
+from ..merge.files.tensor_data import Buffer
+from ..merge.inner_merge import InnerMerge
+from ..merge.plan import MergePlan, Role, TensorPlan
+from ..merge.shape_fit import can_merge_shapes
+from ..modes.catalogue import MergeMode
+from .directions import Directions, Movement, is_merged, more_alpha
+
+_STEP = 2.0**-12
+"""Of alpha, to both sides. The error of the quotient falls with its square; float64 leaves it 12 digits."""
+
+
+def movement_by_alpha(plan: MergePlan, models: Mapping[Role, TensorReader]) -> Movement:
+    """Give the derivative of each merged tensor by its alpha.
+
+    Args:
+        plan: A plan of all tensors; those that are not merged do not move.
+        models: The models of the plan.
+
+    Raises:
+        RecipeError: The mode has no derivative: a little more of alpha moves whole rows.
+    """
+    mode = plan.mode.record
+    if mode.weighted_sum:
+        return Directions(more_alpha(plan), models)
+    if not mode.has_derivative:
+        others = ", ".join(mode.value for mode in MergeMode if mode.record.has_derivative)
+        raise RecipeError(
+            f"Effects are estimated for modes in which a little more of alpha moves each number a little ({others}); "
+            f"{plan.mode.value} takes whole rows."
+        )
+    return Derivatives(plan, models)
+
+
+class Derivatives(Movement):
+    """Computes central difference quotients in float64, when they are read.
+
+    Random numbers of a mode stay what they are, and what LoRAs add does not depend on alpha. At the ends of a mode's
+    ratios they are computed a little within them: a power of alpha has no derivative at 0.
+
+    Args:
+        plan: The plan.
+        models: Its models.
+    """
+
+    def __init__(self, plan: MergePlan, models: Mapping[Role, TensorReader]) -> None:
+        self._merge = InnerMerge(plan, models)
+        self._models = models
+        self._limits = plan.mode.record.limits or (-math.inf, math.inf)
+        self._roles = (Role.A, Role.B, Role.C)[: 3 if plan.mode.uses_c else 2]
+        self._buffers = Buffer(), Buffer()
+        self._planned = {
+            tensor.name.key: tensor for tensor in plan.tensors if is_merged(tensor) and self._fits(tensor.name.key)
+        }
+        super().__init__({key: tensor.info.numel for key, tensor in self._planned.items()})
+
+    def _fits(self, key: str) -> bool:
+        own = self._models[Role.A].data(key).shape
+        return all(can_merge_shapes(key, own, self._models[role].data(key).shape) for role in self._roles)
+
+    def _read(self, key: str, start: int, stop: int) -> Tensor:
+        least, most = self._limits
+        alpha = min(max(self._planned[key].alpha, least + 2 * _STEP), most - 2 * _STEP)
+        below, above = (self._at(self._planned[key], ratio) for ratio in (alpha - _STEP, alpha + _STEP))
+        more = above.read(start, stop, self._buffers[0])
+        return more.sub_(below.read(start, stop, self._buffers[1])).div_(2 * _STEP).float()
+
+    def _at(self, tensor: TensorPlan, alpha: float) -> StoredData:
+        return self._merge.data(tensor._replace(alpha=alpha, inputs=self._roles, loras=()))

@@ -1,0 +1,272 @@
+"""What is computed for a piece of a tensor, from its inputs to numbers that are not rounded yet.
+
+:mod:`.execute` rounds and writes them; a merge that has this one in the place of a model reads them as they are.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..architectures.keys import FIRST_CONV
+from ..errors import MergeError
+from ..modes.base import Needs, Operands, Ratios, Survey, Whole
+from .files.dtypes import working_dtype
+from .files.lora_file import OpenLora
+from .files.tensor_data import Buffer, HeldData
+from .half_precision import HalfSum, half_weight_sum
+from .lora_deltas import Deltas
+from .once import Once
+from .pieces import Span, cut
+from .plan import MergePlan, Role, TensorPlan
+from .shape_fit import LATENT_CHANNELS, has_same_numbers
+
+CPU_PIECE = 1 << 18
+DEVICE_PIECE = 1 << 24
+"""Numbers processed at a time. On the CPU: few enough to stay in its caches, where they are read into and computed. On
+other devices: enough to hide the cost of a call."""
+
+_CPU = torch.device("cpu")
+_OPERANDS = (Role.A, Role.B, Role.C)
+
+
+class StoredData(Protocol):
+    """A tensor that can be read piece by piece; see :class:`.files.tensor_data.TensorData`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its dtype."""
+
+    def read(self, start: int, stop: int, buffer: Buffer) -> Tensor:
+        """Give some numbers."""
+
+    def largest(self, start: int, stop: int) -> float | None:
+        """Give the largest absolute value of numbers that were read, of fp16, if it is known; see :func:`largest`."""
+
+    def tensor(self) -> Tensor:
+        """Give the whole tensor."""
+
+
+class TensorReader(Protocol):
+    """Reads the tensors of a model."""
+
+    def data(self, key: str) -> StoredData:
+        """Give a tensor of the planned shape, to be read piece by piece."""
+
+
+class Piece(NamedTuple):
+    """A part of a tensor that is computed at a time.
+
+    Attributes:
+        plan: How the tensor is made.
+        inputs: The tensor in each model that it is made from.
+        span: The part.
+        shape: The shape of what is merged of the tensor.
+        of_halves: Whether it is a weight sum of fp16 numbers in fp16.
+        found: Gives what the formula needs to know of the whole tensor.
+        deltas: What LoRAs add.
+        kept: A's whole tensor, if its channels beyond those of an image are kept; the piece is all of the others then.
+    """
+
+    plan: TensorPlan
+    inputs: tuple[StoredData, ...]
+    span: Span
+    shape: tuple[int, ...]
+    of_halves: bool
+    found: Callable[[], Sequence[float]]
+    deltas: Deltas | None
+    kept: Tensor | None
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the numbers are those of the only input, but for the number format."""
+        return len(self.inputs) == 1 and self.deltas is None
+
+
+class _Memory(threading.local):
+    """What each thread computes in: new memory from the system costs more time than the sums."""
+
+    def __init__(self) -> None:
+        self.buffers = [Buffer() for _ in Role]
+        self._halves: Tensor | None = None
+        self._rows: Tensor | None = None
+
+    def halves(self, count: int) -> Tensor:
+        """Give room for a result in fp16."""
+        if self._halves is None:
+            self._halves = torch.empty(CPU_PIECE, dtype=torch.float16)
+        return self._halves[:count]
+
+    def rows(self, count: int, length: int, dtype: torch.dtype) -> Tensor:
+        """Give room for working copies of some inputs."""
+        if length > CPU_PIECE:
+            return torch.empty(count, length, dtype=dtype)
+        if self._rows is None:
+            self._rows = torch.empty(3, CPU_PIECE, dtype=dtype)
+        return self._rows[:count, :length]
+
+
+class Computation:
+    """Computes the tensors of a plan, piece by piece; several threads compute at once.
+
+    Args:
+        plan: What to compute.
+        models: A reader for each model of the plan.
+        loras: The LoRAs of the recipe, in its order.
+        device: Where to compute.
+    """
+
+    def __init__(
+        self,
+        plan: MergePlan,
+        models: Mapping[Role, TensorReader],
+        *,
+        loras: Sequence[OpenLora] = (),
+        device: torch.device = _CPU,
+    ) -> None:
+        self._mode = plan.mode.record
+        self._numbers = plan.recipe.numbers
+        self._models = models
+        self._loras = loras
+        self._device = device
+        self._memory = _Memory()
+
+    def prepare(self, plan: TensorPlan) -> Piece:
+        """Open the inputs of a tensor, and give all of it as one piece."""
+        inputs, kept = self._read(plan)
+        of_halves = self._is_half_weight_sum(plan, inputs)
+        survey, shape = self._mode.survey, tuple(plan.info.shape if kept is None else inputs[0].shape)
+        found = Once(partial(self._look_at_all, survey, plan, inputs)) if survey and len(inputs) > 1 else tuple
+        deltas = Deltas(plan, self._loras) if plan.loras else None
+        count = math.prod(shape)
+        return Piece(plan, inputs, Span(0, count, 0, count), shape, of_halves, found, deltas, kept)
+
+    def pieces(self, whole: Piece) -> Iterator[Piece]:
+        """Cut a tensor as its mode and the device need it."""
+        size = CPU_PIECE if self._device.type == "cpu" else DEVICE_PIECE
+        for span in cut(whole.shape, self._mode, size if whole.kept is None else math.prod(whole.shape)):
+            yield whole._replace(span=span)
+
+    def spans(self, whole: Piece, start: int, stop: int) -> Iterator[Span]:
+        """Cut a part of a tensor into pieces; where a formula looks at more than one number, they may go beyond it."""
+        if self._mode.needs is Needs.NUMBER:
+            for at in range(start, stop, CPU_PIECE):
+                end = min(at + CPU_PIECE, stop)
+                yield Span(at, end, at, end)
+        else:
+            for span in cut(whole.shape, self._mode, CPU_PIECE):
+                if span.start < stop and span.stop > start:
+                    yield span
+
+    def inputs(self, piece: Piece) -> list[Tensor]:
+        """Read the numbers that a piece is computed from; valid until the same thread reads the next ones."""
+        buffers = zip(piece.inputs, self._memory.buffers, strict=False)
+        return [data.read(piece.span.first, piece.span.last, buffer) for data, buffer in buffers]
+
+    def sum_halves(self, piece: Piece, inputs: Sequence[Tensor]) -> HalfSum:
+        """Compute a weight sum of fp16 numbers, rounded."""
+        (a, b), alpha = inputs, piece.plan.alpha
+        if self._device.type != "cpu":
+            return half_weight_sum(a.to(self._device), b.to(self._device), alpha)
+        most_a, most_b = (data.largest(piece.span.start, piece.span.stop) for data in piece.inputs)
+        most = None if most_a is None or most_b is None else (most_a, most_b)
+        return half_weight_sum(a, b, alpha, most=most, out=self._memory.halves(len(a)))
+
+    def unrounded(self, piece: Piece, inputs: Sequence[Tensor]) -> Tensor:
+        """Compute a piece in the working dtype: the numbers that belong to it, not all of those that were read for it.
+
+        They are valid until the same thread computes the next piece.
+        """
+        if piece.is_copy:
+            return self._own(piece, inputs[0])
+        result = self._merge(piece, self._working_copies(inputs))
+        result = self._own(piece, result) if piece.kept is None else put_into(piece.kept, result)
+        if piece.deltas is not None:
+            start = piece.span.start
+            result += piece.deltas.piece(start, start + len(result)).to(result.device, result.dtype)
+        return result
+
+    def _own(self, piece: Piece, values: Tensor) -> Tensor:
+        return values[piece.span.own] if self._mode.margin else values
+
+    def _merge(self, piece: Piece, copies: Sequence[Tensor]) -> Tensor:
+        if len(copies) == 1:
+            return copies[0]
+        plan = piece.plan
+        whole = Whole(piece.shape, piece.span.first, piece.found(), plan.name.key)
+        return self._mode.compute(self._operands(plan.inputs, copies), self._ratios(plan), whole)
+
+    def _ratios(self, plan: TensorPlan) -> Ratios:
+        return Ratios(plan.alpha, plan.beta or 0.0, self._numbers)
+
+    def _operands(self, roles: Sequence[Role], copies: Sequence[Tensor]) -> Operands:
+        by_role = dict(zip(roles, copies, strict=True))
+        spare = copies[0]
+        if self._mode.uses_c and len(copies) < len(_OPERANDS):
+            spare = torch.zeros_like(spare)  # for a model that is no input, since its coefficient is 0
+        return Operands(*(by_role.get(role, spare) for role in _OPERANDS))
+
+    def _look_at_all(self, survey: Survey, plan: TensorPlan, inputs: Sequence[StoredData]) -> Sequence[float]:
+        """Give what the formula needs to know of a whole tensor, whatever the pieces and the device are."""
+        return survey(partial(self._operands_of_all, plan, inputs), self._ratios(plan))
+
+    def _operands_of_all(self, plan: TensorPlan, inputs: Sequence[StoredData]) -> Iterator[Operands]:
+        buffers, count = [Buffer() for _ in inputs], math.prod(inputs[0].shape)
+        for start in range(0, count, CPU_PIECE):
+            stop = min(start + CPU_PIECE, count)
+            pieces = [data.read(start, stop, buffer).double() for data, buffer in zip(inputs, buffers, strict=True)]
+            yield self._operands(plan.inputs, pieces)
+
+    def _working_copies(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        dtype = working_dtype(self._device)
+        if self._device.type != "cpu":
+            return [tensor.to(device=self._device, dtype=dtype, copy=True) for tensor in inputs]
+        rows = self._memory.rows(len(inputs), len(inputs[0]), dtype)
+        return [row.copy_(tensor) for row, tensor in zip(rows, inputs, strict=True)]
+
+    def _read(self, plan: TensorPlan) -> tuple[tuple[StoredData, ...], Tensor | None]:
+        inputs = [self._models[role].data(plan.name.key) for role in plan.inputs]
+        kept = None
+        if plan.name.key == FIRST_CONV and len({data.shape[1] for data in inputs}) > 1:
+            tensors = [data.tensor() for data in inputs]
+            kept = tensors[0]
+            inputs = [HeldData(tensor[:, :LATENT_CHANNELS].double().contiguous()) for tensor in tensors]
+        elif any(not has_same_numbers(data.shape, plan.info.shape) for data in inputs):
+            raise MergeError(f"{plan.name.key} does not have the shape that the merge was planned with.")
+        return tuple(inputs), kept
+
+    def _is_half_weight_sum(self, plan: TensorPlan, inputs: Sequence[StoredData]) -> bool:
+        half = plan.info.dtype == "F16" and all(data.dtype is torch.float16 for data in inputs)
+        return half and len(inputs) > 1 and self._mode.is_lerp and not plan.loras
+
+
+def put_into(kept: Tensor, merged: Tensor) -> Tensor:
+    """Give a first convolution with its channels of an image replaced by what was merged of them; both flattened."""
+    whole = kept.to(merged.device, merged.dtype, copy=True)
+    whole[:, :LATENT_CHANNELS] = merged.view(whole[:, :LATENT_CHANNELS].shape)
+    return whole.reshape(-1)
+
+
+def extend_channels(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Extend first convolutions to the channels of A, with zeros in place of what is not merged.
+
+    Only the channels of the image, which come first, are merged. What comes after them, such as a mask or a depth map,
+    differs in meaning between models of other widths: it is kept from A. The result is float64, which holds the numbers
+    of every dtype exactly; the tensors are small.
+    """
+    extended = []
+    for tensor in tensors:
+        zeros = torch.zeros(tensors[0].shape, dtype=torch.float64)
+        zeros[:, :LATENT_CHANNELS] = tensor[:, :LATENT_CHANNELS]
+        extended.append(zeros)
+    return extended

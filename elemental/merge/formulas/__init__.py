@@ -1,1 +1,0 @@
-"""The formulas of the merge modes, a file for each family."""

@@ -1,0 +1,174 @@
+"""What a merge mode is: its names and words, the models and ratios it takes, and the function that computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import zip_longest
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # recipes and plans are made without torch
+    from torch import Tensor
+
+Coefficients = tuple[float, float, float]
+"""What A, B and C are multiplied with."""
+
+A: Coefficients = (1.0, 0.0, 0.0)
+B: Coefficients = (0.0, 1.0, 0.0)
+C: Coefficients = (0.0, 0.0, 1.0)
+"""The coefficients of a result that is one of the models as it is."""
+
+
+class Operands(NamedTuple):
+    """A piece of a tensor in each model.
+
+    Attributes:
+        a: A's numbers, 1-D, in the dtype that is computed in (float64 on most devices). Their contents may be lost.
+        b: B's, of the same length and dtype.
+        c: C's; in modes without C any numbers.
+    """
+
+    a: Tensor
+    b: Tensor
+    c: Tensor
+
+
+class Number(NamedTuple):
+    """A number that a mode has besides the ratios; it is the same for all elements.
+
+    Attributes:
+        name: Its name, as in recipes.
+        default: What it is unless it is given.
+        least: The least that it may be.
+        most: The most.
+        meaning: What it is, in a line.
+        whole: Whether it is a whole number.
+    """
+
+    name: str
+    default: float
+    least: float
+    most: float
+    meaning: str
+    whole: bool = False
+
+
+class Ratios(NamedTuple):
+    """What a recipe sets for a tensor.
+
+    Attributes:
+        alpha: The first ratio.
+        beta: The second one; 0 in modes without.
+        numbers: The mode's numbers, by name.
+    """
+
+    alpha: float
+    beta: float
+    numbers: Mapping[str, float] = MappingProxyType({})
+
+
+class Whole(NamedTuple):
+    """What is known of the whole tensor that a piece is from.
+
+    Attributes:
+        shape: Its shape.
+        start: The index of the piece's first number in the flattened tensor.
+        found: What the mode's ``survey`` gives for the whole tensor; empty if it has none.
+        key: Its key in a checkpoint.
+    """
+
+    shape: Sequence[int]
+    start: int
+    found: Sequence[float] = ()
+    key: str = ""
+
+
+Formula = Callable[[Operands, Ratios, Whole], "Tensor"]
+"""Computes a piece of the result, of the same shape and dtype, perhaps in the memory of an operand."""
+
+
+Survey = Callable[[Callable[[], Iterator[Operands]], Ratios], Sequence[float]]
+"""Finds what a formula needs of a whole tensor. It gets what reads the tensor, in pieces in float64 that it must not
+write to, as often as it is called."""
+
+
+def adding_up(sums: Callable[[Operands], Sequence[Tensor]]) -> Survey:
+    """Make a survey of sums over all numbers of a tensor, which are always added up in the same order.
+
+    Args:
+        sums: Gives the sums over a piece's numbers, each as a tensor of one number.
+    """
+
+    def survey(read: Callable[[], Iterator[Operands]], _: Ratios) -> Sequence[float]:
+        totals: list[float] = []
+        for operands in read():
+            of_piece = [float(number) for number in sums(operands)]
+            totals = [total + number for total, number in zip_longest(totals, of_piece, fillvalue=0.0)]
+        return totals
+
+    return survey
+
+
+class Needs(Enum):
+    """What a formula looks at for one number of the result: a piece that it gets never ends within that."""
+
+    NUMBER = "one number"
+    LAST_AXIS = "the numbers along the last axis"
+    ROW = "all numbers of one output; a bias is one row"
+    SLICES = "some slices along the first axis, as many as the margin on both sides"
+
+
+class Group(Enum):
+    """What modes are for, as a menu has them together."""
+
+    TWO = "Mixes of two models"
+    THREE = "Mixes of three models"
+    LEARNED = "Add what a model has learned"
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A merge mode.
+
+    Attributes:
+        name: Its name on the command line and in recipes.
+        formula: Its formula as text; ``a`` is alpha, ``b`` is beta, and A, B, C are the models' tensors.
+        purpose: What it is used for, in a line.
+        compute: The formula.
+        coefficients: What A, B and C are multiplied with, from alpha and beta, where the result is a weighted sum of
+            them; None where it is not. A model whose coefficient is 0 is not read, and the only one, if its coefficient
+            is 1, is copied bit for bit: so this also says what the ends of the ratio are.
+        weighted_sum: Whether there are coefficients for all ratios.
+        uses_c: Whether it needs model C.
+        adds_difference: Whether more of alpha adds B - C, or a part of it, and does not mix B in.
+        uses_beta: Whether it has a second ratio.
+        limits: The least and the largest ratio that mean anything; None if all do.
+        needs: What the formula looks at for one number of the result.
+        margin: With :attr:`Needs.SLICES`, how many slices beyond a piece's own are in its operands, where the tensor
+            has them; the result has them too, and what is in them does not matter.
+        survey: Finds what the formula needs to know of the whole tensor beforehand; None if nothing.
+        numbers: The numbers that it has besides the ratios.
+        has_derivative: Whether a little more of alpha moves each number a little.
+        is_lerp: Whether it is (1 - a) A + a B, for which fp16 has a faster way.
+        group: Its group in menus; None for mixes of two models, and with model C for what adds something learned.
+    """
+
+    name: str
+    formula: str
+    purpose: str
+    compute: Formula
+    coefficients: Callable[[float, float], Coefficients | None]
+    weighted_sum: bool = False
+    uses_c: bool = False
+    adds_difference: bool = False
+    uses_beta: bool = False
+    limits: tuple[float, float] | None = None
+    needs: Needs = Needs.NUMBER
+    margin: int = 0
+    survey: Survey | None = None
+    numbers: tuple[Number, ...] = ()
+    has_derivative: bool = True
+    is_lerp: bool = False
+    group: Group | None = None

@@ -1,0 +1,58 @@
+"""A name for a merge that is to be saved: short, of its models and what is merged, and not that of another file."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+from ..modes.catalogue import MergeMode
+from ..recipe.numbers import format_numbers
+from ..recipe.recipe import MergeRecipe
+from ..recipe.rules import format_ratio
+
+_MOST_OF_MODEL = 20  # letters
+_MOST_OF_RULE = 32
+_PRESET = re.compile(r"[^\W\d][\w.+-]{0,20}")
+
+
+def suggest_name(recipe: MergeRecipe, folder: Path, *, blocks: str = "") -> str:
+    """Suggest the name of a file, without its suffix.
+
+    Args:
+        recipe: The merge.
+        folder: Where it is saved.
+        blocks: What the form says of block weights: the name of a preset is part of the name.
+    """
+    name = "-".join(_pieces(recipe, blocks.strip()))
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if not (folder / f"{name}.safetensors").exists())
+
+
+def _pieces(recipe: MergeRecipe, blocks: str) -> Iterator[str]:
+    models = (recipe.model_a, recipe.model_b, recipe.model_c)
+    yield from (_words(PurePath(model.name).stem, _MOST_OF_MODEL) for model in models if model is not None)
+    if recipe.mode is not MergeMode.WEIGHT_SUM:
+        yield recipe.mode.value
+    if recipe.block_alpha is not None:
+        yield blocks if _PRESET.fullmatch(blocks) else "mbw"
+    elif recipe.alpha or not recipe.rules:
+        yield format_ratio(recipe.alpha)
+    if recipe.beta is not None:
+        yield format_ratio(recipe.beta)
+    if recipe.numbers:
+        yield _words(format_numbers(recipe.numbers).replace("=", ""))
+    if recipe.rules:
+        yield _name_rules([str(rule) for rule in recipe.rules.rules])
+
+
+def _name_rules(rules: list[str]) -> str:
+    """Give the only rule, if it is short, or else how many there are."""
+    only = _words(rules[0].replace(":", " "))
+    return only if len(rules) == 1 and len(only) <= _MOST_OF_RULE else f"{len(rules)}-rule{'s' * (len(rules) > 1)}"
+
+
+def _words(text: str, most: int | None = None) -> str:
+    """Leave of a text what names of files may have on every system."""
+    return re.sub(r"[^\w.+-]+", "-", text).strip(" .-_")[:most].rstrip(".-_") or "model"

@@ -1,0 +1,151 @@
+"""The formulas of some modes, written out in float64 from their sources: those with numbers, rows, whole tensors.
+
+Numbers have their defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what compares ratios alone needs no torch
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+def train_difference(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
+    """Source: supermerger, mergers.py."""
+    import torch
+
+    share = torch.nan_to_num((b - a).abs() / ((b - c).abs() + (b - a).abs()))
+    return a + 1.8 * alpha * share * (b - c)
+
+
+def dare(a: Tensor, b: Tensor, alpha: float, key: str) -> Tensor:
+    """Source: arXiv 2311.03099, with half of the difference dropped."""
+    kept = drawn(key, "b", a) < 2**31
+    return a + alpha * kept.double() * (b - a) / 0.5
+
+
+def drawn(key: str, role: str, like: Tensor, *, seed: int = 0) -> Tensor:
+    """Draw numbers of 32 bits for a tensor by Philox, with four words of 64 bits and ten rounds, as its authors say.
+
+    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011, section 3.3 and table 2.
+    """
+    import numpy as np
+    import torch
+
+    digest = hashlib.sha256(f"{seed}\n{role}\n{key}".encode()).digest()
+    keys = list(struct.unpack("<2Q", digest[:16]))
+    count = -(-like.numel() // 8)
+    words = [np.arange(1, count + 1, dtype="u8"), *(np.zeros(count, dtype="u8") for _ in range(3))]
+    for _ in range(10):
+        (high0, low0), (high1, low1) = _product(words[0], 0xD2E7470EE14C6C93), _product(words[2], 0xCA5A826395121157)
+        words = [high1 ^ words[1] ^ np.uint64(keys[0]), low1, high0 ^ words[3] ^ np.uint64(keys[1]), low0]
+        keys = [(keys[0] + 0x9E3779B97F4A7C15) % 2**64, (keys[1] + 0xBB67AE8584CAA73B) % 2**64]
+    halves = np.stack([half for word in words for half in (word & np.uint64(2**32 - 1), word >> np.uint64(32))], axis=1)
+    return torch.from_numpy(halves.reshape(-1)[: like.numel()].astype("i8")).reshape(like.shape)
+
+
+def _product(words: NDArray[np.uint64], factor: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Give the high and the low 64 bits of products."""
+    import numpy as np
+
+    half, mask = np.uint64(32), np.uint64(2**32 - 1)
+    low, high = np.uint64(factor % 2**32), np.uint64(factor >> 32)
+    words_low, words_high = words & mask, words >> half
+    one = words_high * low + (words_low * low >> half)
+    other = words_low * high + (one & mask)
+    return words_high * high + (one >> half) + (other >> half), words * np.uint64(factor)
+
+
+def della(a: Tensor, b: Tensor, alpha: float, key: str) -> Tensor:
+    """Source: arXiv 2406.11617, with chances from 0.6 to 0.4 by the rank in a row."""
+    import torch
+
+    rows = (b - a).reshape(len(a), -1) if a.dim() > 1 else (b - a).reshape(1, -1)
+    chances = torch.full_like(rows, 0.5)
+    for row, chance in zip(rows, chances, strict=True):
+        if len(row) > 1:
+            by_size = sorted(range(len(row)), key=lambda place: abs(float(row[place])))
+            chance[by_size] = torch.linspace(0.6, 0.4, len(row), dtype=torch.float64)
+    kept = drawn(key, "b", rows).double() < (1 - chances) * 2**32
+    return a + alpha * torch.where(kept, rows / (1 - chances), 0.0).reshape(a.shape)
+
+
+def ties(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
+    """Source: arXiv 2306.01708, with a fifth of each difference."""
+    import torch
+
+    kept = []
+    for change in (b - a, c - a):
+        least = change.abs().reshape(-1).sort(descending=True).values[max(1, round(0.2 * change.numel())) - 1]
+        kept.append(torch.where(change.abs() >= least, change, 0.0))
+    sign = torch.sign(kept[0] + kept[1])
+    agreeing = [torch.where((torch.sign(change) == sign) & (change != 0), change, 0.0) for change in kept]
+    count = (agreeing[0] != 0).double() + (agreeing[1] != 0).double()
+    return a + alpha * torch.where(count > 0, (agreeing[0] + agreeing[1]) / count, 0.0)
+
+
+def model_stock(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
+    """Source: arXiv 2403.19522, equation 7 with N = 2."""
+    import torch
+
+    one, other = (b - a).reshape(-1), (c - a).reshape(-1)
+    cosine = float(torch.nn.functional.cosine_similarity(one, other, dim=0, eps=0).nan_to_num().clamp(min=0))
+    return a + alpha * (2 * cosine / (1 + cosine)) * ((b - a) + (c - a)) / 2
+
+
+def extract(a: Tensor, b: Tensor, c: Tensor, alpha: float, beta: float) -> Tensor:
+    """Source: supermerger, mergers.py, with gamma 0.3; (1 + cos) / 2 is the square of the cosine of half the angle."""
+    import torch
+
+    x, y = b - a, c - a
+    if not a.dim():
+        return extract(a[None], b[None], c[None], alpha, beta)[0]
+    units = [part / torch.linalg.vector_norm(part, dim=-1, keepdim=True) for part in (x, y)]
+    across, along = (torch.linalg.vector_norm(units[0] + sign * units[1], dim=-1, keepdim=True) for sign in (-1, 1))
+    alike = (torch.cos(torch.atan2(across, along)) ** 2).nan_to_num(0.5) ** 0.3
+    alike[along == 0] = 0.0  # the cosine of a right angle is not quite 0
+    return a + ((1 - alpha) * x + alpha * y) * ((1 - beta) * alike + beta * (1 - alike))
+
+
+def smooth_add(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
+    """Source: supermerger, mergers.py, and the documentation of scipy.ndimage's filters and of their mode "reflect"."""
+    import torch
+
+    change = b - c
+    shifts = itertools.product((-1, 0, 1), repeat=change.dim())
+    smooth = torch.stack([_shifted(change, shift) for shift in shifts]).median(dim=0).values
+    weights = [math.exp(-(distance**2) / 2) for distance in range(-4, 5)]
+    for axis in range(change.dim()):
+        steps = [[distance if each == axis else 0 for each in range(change.dim())] for distance in range(-4, 5)]
+        weighed = [weight * _shifted(smooth, step) for weight, step in zip(weights, steps, strict=True)]
+        smooth = torch.stack(weighed).sum(dim=0) / sum(weights)
+    return a + alpha * smooth
+
+
+def _shifted(numbers: Tensor, shift: Sequence[int]) -> Tensor:
+    """Give each number's neighbour at a place, edges reflected: d c b a | a b c d | d c b a."""
+    for axis, distance in enumerate(shift):
+        length = numbers.shape[axis]
+        places = [place % (2 * length) for place in range(distance, length + distance)]
+        numbers = numbers[(slice(None),) * axis + ([min(place, 2 * length - 1 - place) for place in places],)]
+    return numbers
+
+
+FORMULAS: Mapping[str, Callable[[Tensor, Tensor, Tensor, float, float, str], Tensor]] = {
+    "train-difference": lambda a, b, c, alpha, _, __: train_difference(a, b, c, alpha),
+    "smooth-add": lambda a, b, c, alpha, _, __: smooth_add(a, b, c, alpha),
+    "extract": lambda a, b, c, alpha, beta, _: extract(a, b, c, alpha, beta),
+    "della": lambda a, b, _, alpha, __, key: della(a, b, alpha, key),
+    "ties": lambda a, b, c, alpha, _, __: ties(a, b, c, alpha),
+    "model-stock": lambda a, b, c, alpha, _, __: model_stock(a, b, c, alpha),
+    "dare": lambda a, b, _, alpha, __, key: dare(a, b, alpha, key),
+}
+"""The formula of each mode, from A, B, C, alpha, beta and the tensor's key."""
