@@ -1,6 +1,6 @@
-/* Presses on what the server draws anew whenever it has news. Between mouse down and mouse up, a button can be replaced or
-   moved away, and browsers send it no click then; or it can become that of another entry, which the click would be for.
-   Such a press counts for what was there when it began. */
+/* Between mouse down and mouse up, a button can be replaced or moved away, and browsers send it no click then; or it can
+   become that of another entry, which the click would be for. A press counts for what was there when it began: a copy of
+   what the server draws anew whenever it has news, and any other button itself. */
 (function () {
     "use strict";
 
@@ -8,7 +8,9 @@
     const OURS = DRAWN_ANEW.map((name) => `#elemental_tab #elemental_${name}`).join();
     const AT_REST = 6; // screen pixels that a hand moves during a click
 
-    let pressed = null; // {target, owner, said, copy, at}: what, within which part, and where
+    const BUTTONS = "#elemental_tab button";
+
+    let pressed = null; // {target, owner, said, copy, at}: what, within which part, and where; other buttons have no owner
     let replaced = false; // the click that follows is for what stands there now
 
     const place = (event) => [event.clientX ?? 0, event.clientY ?? 0]; // keys have none
@@ -27,8 +29,11 @@
     function begin(event) {
         pressed = null;
         const target = event.target instanceof Element ? event.target : null;
-        const owner = target && target.closest(OURS);
-        if (!owner || owner === target || target.closest(":disabled")) return;
+        if (!target || target.closest(":disabled")) return;
+        const owner = target.closest(OURS);
+        const button = target.closest(BUTTONS);
+        if (!owner && button) pressed = {target: button, at: place(event)};
+        if (!owner || owner === target) return;
         pressed = {target, owner, said: saying(target, owner), copy: copyOf(target, owner), at: place(event)};
     }
 
@@ -50,7 +55,7 @@
     function isCounted({target, owner, said}, event) {
         const whole = target.closest("button") || target;
         const under = event.type === "keyup" || whole.contains(event.target);
-        return under && target.isConnected && saying(target, owner) === said;
+        return under && target.isConnected && (!owner || saying(target, owner) === said);
     }
 
     function end(event) {
@@ -62,7 +67,8 @@
         replaced = true;
         setTimeout(() => {
             replaced = false;
-            if (press.owner.isConnected) click(press.copy, press.owner);
+            if (!press.owner) press.target.click();
+            else if (press.owner.isConnected) click(press.copy, press.owner);
         }, 0);
     }
 

@@ -1,7 +1,8 @@
-"""Presses count although what was pressed is drawn anew between mouse down and mouse up, in a browser."""
+"""Presses count although what was pressed is drawn anew or moves between mouse down and mouse up, in a browser."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ from .serving import Site
 pytest.importorskip("gradio")
 
 pytestmark = pytest.mark.slow
+
+HIGH: Any = {"width": 1366, "height": 1600}
+"""The size of a window in which the buttons are not held at its lower edge."""
 
 
 def centre(part: Any) -> tuple[float, float]:
@@ -163,3 +167,48 @@ def test_an_image_that_takes_the_place_of_another_is_not_opened_for_it(tab: Page
     shown = tab.page.locator("#elemental_viewer .stage > img")
     shown.wait_for()
     assert shown.evaluate("image => image.src") == address
+
+
+def test_a_button_that_moves_under_the_pointer_is_pressed(tab: Page, site: Site) -> None:
+    tab.page.set_viewport_size(HIGH)
+    merge = tab.page.locator("#elemental_run_merge")
+    hold(tab, merge)
+    at = merge.bounding_box()["y"]
+    tab.write("spec", "OUT11::0.3" + "\n# a line" * 12)
+    tab.report("1 rule sets")
+    tab.wait(lambda: merge.bounding_box()["y"] > at + 40, "the button to move away")
+    tab.page.mouse.up()
+    tab.ended()
+    assert "OUT11::0.3" in session_of(site.host).live_form.spec
+    tab.job("restore")
+
+
+def test_a_button_from_which_the_pointer_is_moved_away_is_not_pressed(tab: Page) -> None:
+    x, y = hold(tab, tab.page.locator("#elemental_run_merge"))
+    tab.page.mouse.move(x, y + 60)
+    tab.page.mouse.up()
+    tab.page.wait_for_timeout(500)
+    assert not tab.text("progress").strip()
+
+
+def test_nothing_moves_while_an_answer_is_awaited(tab: Page, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    tab.page.set_viewport_size(HIGH)
+    previewer = session_of(site.host).previewer
+    look, asked, gate = previewer.look, threading.Event(), threading.Event()
+
+    def slow(form: Any) -> Any:
+        asked.set()
+        gate.wait(20)
+        return look(form)
+
+    places = {name: tab.page.locator(f"#elemental_{name}").first for name in ("run_merge", "map", "report")}
+    monkeypatch.setattr(previewer, "look", slow)
+    try:
+        before = {name: place.bounding_box() for name, place in places.items()}
+        tab.write("alpha", "0.4")
+        tab.page.keyboard.press("Tab")
+        tab.wait(asked.is_set, "the question")
+        tab.page.wait_for_timeout(100)
+        assert {name: place.bounding_box() for name, place in places.items()} == before
+    finally:
+        gate.set()

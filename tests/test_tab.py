@@ -25,7 +25,7 @@ from .browser import Page, browser
 from .map_effects import demo_effects
 from .serving import Site, served
 
-gradio = pytest.importorskip("gradio")
+pytest.importorskip("gradio")
 
 pytestmark = pytest.mark.slow
 
@@ -589,7 +589,6 @@ def test_the_numbers_of_a_mode_are_typed_and_kept(tab: Page) -> None:
     tab.report("tensors differ")
 
 
-@pytest.mark.xfail(gradio.__version__.startswith("3."), reason="the press after a choice can be lost", strict=False)
 @pytest.mark.parametrize("mode", [mode for mode in MergeMode if mode.record.numbers or mode.record.survey])
 def test_a_mode_is_chosen_and_drawn(tab: Page, site: Site, mode: MergeMode) -> None:
     tab.choose("mode", mode.value)

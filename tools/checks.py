@@ -39,7 +39,10 @@ OLDER_GRADIO = {
 """The gradio of each host, and what must be installed beside it; each has an environment and a step of this name."""
 TESTS_OF_TAB = tuple(
     f"tests/test_{name}.py"
-    for name in ("tab", "form", "keyboard", "accessible", "queue_page", "plot_axes_page", "guard", "attack_page")
+    for name in (
+        *("tab", "form", "keyboard", "accessible", "queue_page", "plot_axes_page", "guard", "attack_page"),
+        "lost_presses",
+    )
 )
 TEST_TOOLS = ("playwright", "axe-playwright-python", "pytest", "pytest-rerunfailures", "hypothesis")
 
