@@ -12,7 +12,7 @@ from ..errors import CheckpointError
 from .files.checkpoint import Checkpoint
 from .files.lora_file import OpenLora
 from .files.tensor_info import TensorInfo
-from .models import Model, files_in, with_loras
+from .models import Model, all_models, files_in
 from .plan import MergePlan, Role, TensorPlan
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class ChainedModel:
     @property
     def files(self) -> tuple[Checkpoint, ...]:
         """The files of its models and LoRAs, each once."""
-        return tuple(files_in(with_loras(self.models, [lora.file for lora in self.loras])))
+        return tuple(files_in(all_models(self.models, self.loras)))
 
     @property
     def base(self) -> Checkpoint:

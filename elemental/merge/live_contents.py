@@ -16,7 +16,7 @@ from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import Ratios
 from .files.checkpoint import Checkpoint
 from .files.lora_file import OpenLora
-from .models import Model, files_in, with_loras
+from .models import Model, all_models, files_in
 from .plan import FileRole, LoraUse, MergePlan, Role, TensorPlan
 from .planner import Planner
 from .tensor_identity import identify_result
@@ -60,7 +60,7 @@ class LiveContents:
     @property
     def all_models(self) -> Mapping[FileRole, Model]:
         """The models and LoRAs."""
-        return with_loras(self.models, [lora.file for lora in self.loras])
+        return all_models(self.models, self.loras)
 
     @property
     def files(self) -> Sequence[Checkpoint]:

@@ -21,7 +21,7 @@ from .files.model_file import describe_change
 from .files.model_locator import AS_RECORDED, ModelLocator, expand_home
 from .files.open_models import OpenModels
 from .files.writer import SafetensorsWriter, check_target, resolve_target
-from .models import Model, files_in, with_loras
+from .models import Model, all_models, files_in
 from .plan import FileRole, MergePlan, Role
 from .progress import Controls
 
@@ -89,7 +89,7 @@ def merge_to_file(
     try:
         with OpenModels(locator) as open_models:
             models, loras = open_models.open(recipe), open_models.loras(recipe)
-            everything = with_loras(models, [lora.file for lora in loras])
+            everything = all_models(models, loras)
             result.refuse(everything)
             base = models[Role.A].base.path
             config = plan_config(base, result.named, overwrite=overwrite)
@@ -179,7 +179,7 @@ class _Output:
             findings = execute(plan, models, sink, loras=loras, device=device, controls=controls)
             controls.stage("hashing")
             facts = hashing.finish()
-            _check_unchanged(with_loras(models, [lora.file for lora in loras]))
+            _check_unchanged(all_models(models, loras))
             controls.stage("flushing")
             with config.placed(is_saved=self.is_saved):
                 writer.commit(make_metadata(plan, facts))

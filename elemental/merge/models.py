@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..architectures.blocks import Architecture
@@ -12,6 +12,7 @@ from .plan import FileRole, LoraRole, Role
 
 if TYPE_CHECKING:
     from .computation import StoredData
+    from .files.lora_file import OpenLora
 
 
 class Model(Protocol):
@@ -73,6 +74,11 @@ def with_loras(models: Mapping[Role, _Opened], loras: Sequence[_Opened]) -> dict
     together: dict[FileRole, _Opened] = dict(models.items())
     together.update((LoraRole(place), lora) for place, lora in enumerate(loras))
     return together
+
+
+def all_models(models: Mapping[Role, Model], loras: Iterable[OpenLora]) -> dict[FileRole, Model]:
+    """Give the models of a merge, and the files of its LoRAs, by their roles."""
+    return with_loras(models, [lora.file for lora in loras])
 
 
 def files_in(models: Mapping[FileRole, Model]) -> list[Checkpoint]:

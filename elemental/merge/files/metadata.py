@@ -22,7 +22,7 @@ from ...recipe.numbers import format_numbers
 from ...recipe.recipe import LoraSource, MergeRecipe, ModelSource, SaveDtype, recipe_from_dict
 from ...recipe.rules import format_ratio, format_rules
 from ..chained_model import ChainedModel
-from ..models import Model, with_loras
+from ..models import Model, all_models
 from ..plan import FileRole, LoraRole, MergePlan, Role
 from .checkpoint import Checkpoint
 from .foreign_recipes import FOREIGN_FIELD, MODELS_FIELD, ReadRecipe, is_foreign, read_foreign, read_object
@@ -69,7 +69,7 @@ def gather_facts(
 
     def of(model: Model) -> SourceFacts:
         if isinstance(model, ChainedModel):
-            inner = with_loras(model.models, [lora.file for lora in model.loras])
+            inner = all_models(model.models, model.loras)
             return SourceFacts(None, None, "", model.metadata, gather_facts(inner, of_file))
         return of_file(model.base)
 
