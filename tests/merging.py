@@ -39,6 +39,7 @@ RATIOS = {
     MergeMode.DELLA: (0.3, None),
     MergeMode.TIES: (0.3, None),
     MergeMode.MODEL_STOCK: (0.3, None),
+    MergeMode.CROSSOVER: (0.3, None),
 }
 EMA = "model_ema."
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}

@@ -139,12 +139,46 @@ def _shifted(numbers: Tensor, shift: Sequence[int]) -> Tensor:
     return numbers
 
 
+def crossover(a: Tensor, b: Tensor, alpha: float, tilt: float = 0.0) -> Tensor:
+    """Source: sd-mecha, crossover.py, without axes of one number; the transform is the sum that defines it."""
+    import torch
+
+    sizes = [size for size in a.shape if size > 1]
+    if not sizes or alpha == 1:
+        return (1 - alpha) * a + alpha * b
+    height, change = torch.zeros(sizes, dtype=torch.float64), (b - a).reshape(sizes).to(torch.complex128)
+    for axis, size in enumerate(sizes):
+        along = torch.tensor([min(place, size - place) / (size // 2) for place in range(size)], dtype=torch.float64)
+        height += along.reshape([-1 if each == axis else 1 for each in range(len(sizes))]) ** 2 / len(sizes)
+        change = _transformed(change, axis, -1)
+    height = height.sqrt()
+    share = (height > 1 - alpha + 1e-9).double()
+    if tilt:
+        share = (alpha + (height - (1 - alpha)) / math.tan(math.pi / 2 * tilt)).clamp(0, 1)
+    change = change * share
+    for axis, size in enumerate(sizes):
+        change = _transformed(change, axis, 1) / size
+    return a + change.real.reshape(a.shape)
+
+
+def _transformed(numbers: Tensor, axis: int, sign: int) -> Tensor:
+    """Give the sum over x of the numbers times exp(sign 2 pi i k x / n) along an axis, for each k."""
+    import torch
+
+    size = numbers.shape[axis]
+    places = torch.arange(size)
+    angles = 2 * math.pi / size * (places[:, None] * places[None] % size).double()
+    waves = torch.polar(torch.ones_like(angles), sign * angles)
+    return torch.tensordot(numbers, waves, dims=([axis], [0])).movedim(-1, axis)
+
+
 FORMULAS: Mapping[str, Callable[[Tensor, Tensor, Tensor, float, float, str], Tensor]] = {
     "train-difference": lambda a, b, c, alpha, _, __: train_difference(a, b, c, alpha),
     "smooth-add": lambda a, b, c, alpha, _, __: smooth_add(a, b, c, alpha),
     "extract": lambda a, b, c, alpha, beta, _: extract(a, b, c, alpha, beta),
     "della": lambda a, b, _, alpha, __, key: della(a, b, alpha, key),
     "ties": lambda a, b, c, alpha, _, __: ties(a, b, c, alpha),
+    "crossover": lambda a, b, _, alpha, __, ___: crossover(a, b, alpha),
     "model-stock": lambda a, b, c, alpha, _, __: model_stock(a, b, c, alpha),
     "dare": lambda a, b, _, alpha, __, key: dare(a, b, alpha, key),
 }

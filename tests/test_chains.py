@@ -37,11 +37,13 @@ from elemental.merge.chained_model import ChainedModel
 from elemental.merge.files.open_models import OpenModels
 from elemental.merge.files.recipe_models import read_model
 from elemental.merge.plan import Role
+from elemental.modes import crossover
 from elemental.recipe.block_weights import parse_block_weights
 from elemental.recipe.recipe import recipe_from_dict
 from elemental.runs.effect_estimate import EffectOrder, refuse_same_file
 
 from .conftest import INPAINTING, LAYOUTS, random_state, save
+from .merging import same_bits
 from .reference import float64_formula, lost_in_float64, slow_ratio, ulps
 from .test_live import assert_is_file, fake_model
 
@@ -121,6 +123,8 @@ def test_a_chain_is_rounded_once(tmp_path: Path, dtype: torch.dtype, place: str)
     (MergeMode.SLERP, MergeMode.SLERP),
     (MergeMode.ADD_PERPENDICULAR, MergeMode.TENSOR_SUM),
     (MergeMode.TENSOR_SUM, MergeMode.TRAIN_DIFFERENCE),
+    (MergeMode.CROSSOVER, MergeMode.WEIGHT_SUM),
+    (MergeMode.SLERP, MergeMode.CROSSOVER),
 ])  # fmt: skip
 def test_modes_that_need_the_whole_tensor_work_inside_and_outside(
     tmp_path: Path, inside: MergeMode, outside: MergeMode
@@ -133,6 +137,29 @@ def test_modes_that_need_the_whole_tensor_work_inside_and_outside(
     outer = MergeRecipe(model_source(models["d"]), chain(inner), c, outside, 0.4, betas.get(outside))
     result = merge_to_file(outer, tmp_path / "out.safetensors")
     assert_by_hand(result.path, outer, {models[name]: state for name, state in states.items()}, {})
+
+
+def test_what_needs_all_numbers_is_computed_once_however_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, models = write(tmp_path, "abc")
+    outer = MergeRecipe(model_source(models["c"]), chain(of(models, "ab", alpha=0.3, mode=MergeMode.CROSSOVER)))
+    transform = crossover._filter
+    lengths: list[int] = []
+
+    def counted(numbers: Any, **parts: Any) -> None:
+        lengths.append(numbers.size)
+        transform(numbers, **parts)
+
+    monkeypatch.setattr(crossover, "_filter", counted)
+    whole = load_file(merge_to_file(outer, tmp_path / "whole.safetensors").path)
+    of_whole = sorted(lengths)
+    lengths.clear()
+    monkeypatch.setattr(computation, "CPU_PIECE", 500)
+    pieces = load_file(merge_to_file(outer, tmp_path / "pieces.safetensors").path)
+    assert of_whole[-1] > 500
+    assert sorted(lengths) == of_whole
+    assert all(same_bits(tensor, pieces[key]) for key, tensor in whole.items())
 
 
 def test_three_levels_are_one_merge(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,14 @@ from elemental.recipe.block_weights import parse_block_weights
 from elemental.recipe.numbers import complete_numbers
 
 from .merging import RATIOS, merge, only, same_bits, save_all, some_elements, whole
+from .mode_formulas import crossover
 from .reference import float64_formula
 from .test_live import fake_model, state
 
 KEY = "model.diffusion_model.out.2.bias"
 SUMMED = (MergeMode.SLERP, MergeMode.ADD_PERPENDICULAR, MergeMode.MODEL_STOCK)
 NEVER_A = (MergeMode.MULTIPLY_DIFFERENCE, MergeMode.EXTRACT)
+JUMPS = {MergeMode.TENSOR_SUM: "rows", MergeMode.CROSSOVER: "frequencies unless t is above 0"}
 ONE = Ratios(1.0, 0.0)
 DRAWN = [1076613900, 2569539394]
 """The first two numbers that are drawn, by any version of numpy on any computer."""
@@ -137,6 +140,53 @@ def test_smooth_add_has_the_bits_of_scipy(shape: tuple[int, ...]) -> None:
             zeros = torch.zeros_like(piece)
             found = MergeMode.SMOOTH_ADD.record.compute(Operands(zeros, piece.clone(), zeros.clone()), ONE, known)
             assert same_bits(found[span.own], wanted.reshape(-1)[span.start : span.stop])
+
+
+def test_crossover_takes_high_frequencies_from_b() -> None:
+    def crossed(alpha: float, **tilt: float) -> list[float]:
+        # B has more of the frequencies 0, 1/2 and 1
+        return of_one(MergeMode.CROSSOVER, [0, 0, 0, 0], [8 + 4 + 1, 8 - 1, 8 - 4 + 1, 8 - 1], alpha=alpha, **tilt)
+
+    assert crossed(0.4) == pytest.approx([1, -1, 1, -1])
+    assert crossed(0.5) == pytest.approx([1, -1, 1, -1])  # what is on the cut is A's
+    assert crossed(0.6) == pytest.approx([4 + 1, -1, -4 + 1, -1])
+    assert crossed(1.0) == pytest.approx([13, 7, 5, 7])
+    # shares of 0, 1/2 and 1; of 0, 1/4 and 3/4; of alpha alone
+    assert crossed(0.5, t=0.5) == pytest.approx([2 + 1, -1, -2 + 1, -1])
+    assert crossed(0.375, t=0.5) == pytest.approx([1 + 0.75, -0.75, -1 + 0.75, -0.75])
+    assert crossed(0.25, t=1) == pytest.approx([13 / 4, 7 / 4, 5 / 4, 7 / 4])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (1, 7), (30, 2), (23, 19), (9, 4, 1, 1), (1, 5, 3, 3), (7, 6, 3, 3)])
+@pytest.mark.parametrize("tilt", [0.0, 0.01, 0.3, 1.0])
+def test_crossover_transforms_all_axes(shape: tuple[int, ...], tilt: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    a, b = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in "ab")
+
+    def crossed(alpha: float) -> Tensor:
+        operands = Operands(a.reshape(-1).clone(), b.reshape(-1).clone(), a.reshape(-1))
+        return MergeMode.CROSSOVER.record.compute(operands, Ratios(alpha, 0.0, {"t": tilt}), Whole(shape, 0))
+
+    for alpha in (0.1, 0.5, 0.77):
+        exact = crossover(a, b, alpha, tilt).reshape(-1)
+        assert torch.allclose(crossed(alpha), exact, rtol=0, atol=1e-14)
+        with monkeypatch.context() as patch:
+            one_block = crossed(alpha)
+            patch.setattr("elemental.modes.crossover._BLOCK", 8)
+            assert same_bits(crossed(alpha), one_block)
+
+
+def test_crossover_moves_smoothly_along_a_slope(paths: list[Path]) -> None:
+    recipe = replace(recipe_of(MergeMode.CROSSOVER, paths, 0.3), numbers={"t": 0.5})
+    a, b = (load_file(path) for path in paths[:2])
+    with OpenModels() as models:
+        movement = movement_by_alpha(models.planner(recipe).plan(recipe), models.open(recipe))
+        for key in sorted(movement.keys)[::20]:
+            below, above = (crossover(a[key].double(), b[key].double(), 0.3 + step, 0.5) for step in (-1e-5, 1e-5))
+            expected = ((above - below) / 2e-5).reshape(-1)
+            found = movement.read(key, 0, len(expected)).double()
+            assert torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())), key
+            assert torch.equal(movement.read(key, 1, len(expected)).double(), found[1:])
 
 
 def test_extract_adds_what_is_alike_or_what_is_not() -> None:
@@ -289,7 +339,7 @@ def test_a_ratio_of_0_is_model_a_unless_beta_counts(tmp_path: Path, paths: list[
     assert all(same_bits(tensor, result[key]) for key, tensor in load_file(paths[0]).items())
 
 
-@pytest.mark.parametrize("mode", [MergeMode.SLERP, MergeMode.TENSOR_SUM])
+@pytest.mark.parametrize("mode", [MergeMode.SLERP, MergeMode.TENSOR_SUM, MergeMode.CROSSOVER])
 def test_a_ratio_of_1_is_model_b(tmp_path: Path, paths: list[Path], mode: MergeMode) -> None:
     result = load_file(elemental.merge_to_file(recipe_of(mode, paths, 1.0), tmp_path / "out.safetensors").path)
     b = load_file(paths[1])
@@ -299,21 +349,24 @@ def test_a_ratio_of_1_is_model_b(tmp_path: Path, paths: list[Path], mode: MergeM
 # What they refuse
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MergeMode if mode.record.limits])
+BEYOND: list[dict[str, object]] = [
+    {"alpha": 1.5},
+    {"rules": elemental.parse_rules("OUT05::2")},
+    {"block_alpha": parse_block_weights(",".join(["0"] * 25 + ["1.2"]))},
+    {"beta": -0.1},
+    {"rules": elemental.parse_rules("OUT05::0.5:2")},
+]
+
+
 @pytest.mark.parametrize(
-    "parts",
-    [
-        {"alpha": 1.5},
-        {"beta": -0.1},
-        {"rules": elemental.parse_rules("OUT05::2")},
-        {"rules": elemental.parse_rules("OUT05::0.5:2")},
-        {"block_alpha": parse_block_weights(",".join(["0"] * 25 + ["1.2"]))},
-    ],
+    ("mode", "parts"),
+    [(mode, parts) for mode in MergeMode if mode.record.limits for parts in BEYOND[: 5 if mode.uses_beta else 3]],
 )
 def test_a_ratio_beyond_the_limits_is_refused(mode: MergeMode, parts: dict[str, object]) -> None:
     c = ModelSource("c") if mode.uses_c else None
+    second = {"beta": 0.5} if mode.uses_beta else {}
     with pytest.raises(RecipeError, match=f"{mode.value} takes ratios from 0 to 1, not "):
-        MergeRecipe(ModelSource("a"), ModelSource("b"), c, mode=mode, **{"beta": 0.5, **parts})  # type: ignore[arg-type]
+        MergeRecipe(ModelSource("a"), ModelSource("b"), c, mode=mode, **{**second, **parts})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mode", OTHER_MODES)
@@ -329,8 +382,8 @@ def test_effects_move_tensors_by_the_derivative(paths: list[Path], mode: MergeMo
     states = [load_file(path) for path in models_of(mode, paths)]
     with OpenModels() as models:
         plan = models.planner(recipe).plan(recipe)
-        if mode is MergeMode.TENSOR_SUM:
-            with pytest.raises(RecipeError, match="tensor-sum takes whole rows"):
+        if mode in JUMPS:
+            with pytest.raises(RecipeError, match=f"{mode.value} takes whole {JUMPS[mode]}"):
                 movement_by_alpha(plan, models.open(recipe))
             return
         movement = movement_by_alpha(plan, models.open(recipe))

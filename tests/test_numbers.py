@@ -85,7 +85,9 @@ def test_numbers_that_are_none_are_refused(numbers: object) -> None:
 
 
 def test_a_mode_without_numbers_says_which_have_some() -> None:
-    with pytest.raises(RecipeError, match=r"weight-sum has no number \"p\". Modes with numbers: extract, dare"):
+    with pytest.raises(
+        RecipeError, match=r"weight-sum has no number \"p\". Modes with numbers: crossover, extract, dare"
+    ):
         replace(DARE, mode=MergeMode.WEIGHT_SUM)
     assert DARE.with_mode(MergeMode.WEIGHT_SUM).numbers == {}
     assert DARE.with_mode(MergeMode.WEIGHT_SUM).with_mode(MergeMode.DARE).numbers == {"p": 0.5, "seed": 0}

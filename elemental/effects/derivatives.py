@@ -14,6 +14,7 @@ from ..merge.inner_merge import InnerMerge
 from ..merge.plan import MergePlan, Role, TensorPlan
 from ..merge.shape_fit import can_merge_shapes
 from ..modes.catalogue import MergeMode
+from ..recipe.numbers import complete_numbers
 from .directions import Directions, Movement, is_merged, more_alpha
 
 _STEP = 2.0**-12
@@ -28,16 +29,16 @@ def movement_by_alpha(plan: MergePlan, models: Mapping[Role, TensorReader]) -> M
         models: The models of the plan.
 
     Raises:
-        RecipeError: The mode has no derivative: a little more of alpha moves whole rows.
+        RecipeError: The mode has no derivative: a little more of alpha moves many numbers at once, such as whole rows.
     """
     mode = plan.mode.record
     if mode.weighted_sum:
         return Directions(more_alpha(plan), models)
-    if not mode.has_derivative:
-        others = ", ".join(mode.value for mode in MergeMode if mode.record.has_derivative)
+    if jumps := mode.jumps(plan.recipe.numbers):
+        others = ", ".join(mode.value for mode in MergeMode if not mode.record.jumps(complete_numbers(mode, {})))
         raise RecipeError(
             f"Effects are estimated for modes in which a little more of alpha moves each number a little ({others}); "
-            f"{plan.mode.value} takes whole rows."
+            f"{plan.mode.value} {jumps}."
         )
     return Derivatives(plan, models)
 
@@ -59,6 +60,7 @@ class Derivatives(Movement):
         self._limits = plan.mode.record.limits or (-math.inf, math.inf)
         self._roles = (Role.A, Role.B, Role.C)[: 3 if plan.mode.uses_c else 2]
         self._buffers = Buffer(), Buffer()
+        self._opened: tuple[str, tuple[StoredData, ...]] = "", ()
         self._planned = {
             tensor.name.key: tensor for tensor in plan.tensors if is_merged(tensor) and self._fits(tensor.name.key)
         }
@@ -69,11 +71,16 @@ class Derivatives(Movement):
         return all(can_merge_shapes(key, own, self._models[role].data(key).shape) for role in self._roles)
 
     def _read(self, key: str, start: int, stop: int) -> Tensor:
-        least, most = self._limits
-        alpha = min(max(self._planned[key].alpha, least + 2 * _STEP), most - 2 * _STEP)
-        below, above = (self._at(self._planned[key], ratio) for ratio in (alpha - _STEP, alpha + _STEP))
+        if self._opened[0] != key:  # what is known of a whole tensor is found once for all of its pieces
+            self._opened = key, self._open(self._planned[key])
+        below, above = self._opened[1]
         more = above.read(start, stop, self._buffers[0])
         return more.sub_(below.read(start, stop, self._buffers[1])).div_(2 * _STEP).float()
 
-    def _at(self, tensor: TensorPlan, alpha: float) -> StoredData:
-        return self._merge.data(tensor._replace(alpha=alpha, inputs=self._roles, loras=()))
+    def _open(self, tensor: TensorPlan) -> tuple[StoredData, ...]:
+        least, most = self._limits
+        alpha = min(max(tensor.alpha, least + 2 * _STEP), most - 2 * _STEP)
+        return tuple(
+            self._merge.data(tensor._replace(alpha=ratio, inputs=self._roles, loras=()))
+            for ratio in (alpha - _STEP, alpha + _STEP)
+        )

@@ -157,6 +157,10 @@ class Computation:
         for span in cut(whole.shape, self._mode, size if whole.kept is None else math.prod(whole.shape)):
             yield whole._replace(span=span)
 
+    def is_at_once(self, whole: Piece) -> bool:
+        """Tell whether a tensor is one piece however little of it is wanted, so that computing it again is dear."""
+        return whole.kept is not None or self._mode.needs is Needs.WHOLE
+
     def spans(self, whole: Piece, start: int, stop: int) -> Iterator[Span]:
         """Cut a part of a tensor into pieces; where a formula looks at more than one number, they may go beyond it."""
         if self._mode.needs is Needs.NUMBER:

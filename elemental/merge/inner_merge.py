@@ -10,6 +10,7 @@ from torch import Tensor
 from .computation import Computation, Piece, StoredData, TensorReader
 from .files.lora_file import OpenLora
 from .files.tensor_data import Buffer
+from .once import Once
 from .plan import MergePlan, Role, TensorPlan
 
 
@@ -45,12 +46,13 @@ class _ComputedData:
         self.shape: tuple[int, ...] = tuple(whole.plan.info.shape)
         self._computation = computation
         self._whole = whole
+        self._all = Once(self._compute_all) if computation.is_at_once(whole) else None
 
     def read(self, start: int, stop: int, buffer: Buffer) -> Tensor:
         """Compute some numbers, and give them in the buffer's memory."""
         values, _ = buffer.room(stop - start, self.dtype)
-        if self._whole.kept is not None:  # a first convolution, which is small
-            return values.copy_(self._compute(self._whole)[start:stop])
+        if self._all is not None:
+            return values.copy_(self._all()[start:stop])
         for span in self._computation.spans(self._whole, start, stop):
             first, last = max(start, span.start), min(stop, span.stop)
             computed = self._compute(self._whole._replace(span=span))
@@ -59,6 +61,9 @@ class _ComputedData:
 
     def _compute(self, piece: Piece) -> Tensor:
         return self._computation.unrounded(piece, self._computation.inputs(piece))
+
+    def _compute_all(self) -> Tensor:
+        return self._compute(self._whole).clone()
 
     def largest(self, start: int, stop: int) -> None:
         """Give None: it is known of stored fp16 numbers alone."""

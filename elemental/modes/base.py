@@ -118,6 +118,7 @@ class Needs(Enum):
     LAST_AXIS = "the numbers along the last axis"
     ROW = "all numbers of one output; a bias is one row"
     SLICES = "some slices along the first axis, as many as the margin on both sides"
+    WHOLE = "all numbers of the tensor"
 
 
 class Group(Enum):
@@ -126,6 +127,10 @@ class Group(Enum):
     TWO = "Mixes of two models"
     THREE = "Mixes of three models"
     LEARNED = "Add what a model has learned"
+
+
+def _moves_smoothly(_: Mapping[str, float]) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,8 @@ class Mode:
             has them; the result has them too, and what is in them does not matter.
         survey: Finds what the formula needs to know of the whole tensor beforehand; None if nothing.
         numbers: The numbers that it has besides the ratios.
-        has_derivative: Whether a little more of alpha moves each number a little.
+        jumps: Says what a little more of alpha moves at once, with these numbers of its own, in words that follow the
+            mode's name; empty if it moves each number a little, so that there is a derivative.
         is_lerp: Whether it is (1 - a) A + a B, for which fp16 has a faster way.
         group: Its group in menus; None for mixes of two models, and with model C for what adds something learned.
     """
@@ -169,6 +175,6 @@ class Mode:
     margin: int = 0
     survey: Survey | None = None
     numbers: tuple[Number, ...] = ()
-    has_derivative: bool = True
+    jumps: Callable[[Mapping[str, float]], str] = _moves_smoothly
     is_lerp: bool = False
     group: Group | None = None

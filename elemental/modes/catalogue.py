@@ -8,6 +8,7 @@ from typing import Any
 from .add_difference import ADD_DIFFERENCE
 from .add_perpendicular import ADD_PERPENDICULAR
 from .base import Coefficients, Group, Mode
+from .crossover import CROSSOVER
 from .dare import DARE
 from .della import DELLA
 from .extract import EXTRACT
@@ -33,6 +34,7 @@ class MergeMode(Enum):
     WEIGHT_SUM = WEIGHT_SUM
     SLERP = SLERP
     TENSOR_SUM = TENSOR_SUM
+    CROSSOVER = CROSSOVER
     TRIPLE_SUM = TRIPLE_SUM
     SUM_TWICE = SUM_TWICE
     ADD_DIFFERENCE = ADD_DIFFERENCE

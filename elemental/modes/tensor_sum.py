@@ -31,5 +31,5 @@ TENSOR_SUM = Mode(
     coefficients=lambda a, _: {0.0: A, 1.0: B}.get(a),
     uses_beta=True,
     limits=(0.0, 1.0),
-    has_derivative=False,
+    jumps=lambda _: "takes whole rows",
 )
