@@ -227,6 +227,14 @@ def test_model_stock_goes_as_far_as_both_agree() -> None:
     assert of_one(MergeMode.MODEL_STOCK, [1, 1], [1, 1], [4, 4], alpha=1) == pytest.approx([1, 1])
 
 
+@pytest.mark.parametrize("mode", SUMMED)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_spoils_no_other_by_a_sum(mode: MergeMode, bad: float) -> None:
+    models: list[list[float]] = [[1, 2, 3], [2, bad, 4], [3, 5, 4]]
+    found = of_one(mode, *models[: 3 if mode.uses_c else 2], alpha=0.5)
+    assert [math.isfinite(number) for number in found] == [True, False, True]
+
+
 # Numbers that are drawn
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ def _compute(tensors: Operands, ratios: Ratios, whole: Whole) -> Tensor:
     product, square = whole.found
     a, b, c = tensors
     added = b.sub_(c)
-    if square > 0:
+    if square > 0 and math.isfinite(product / square):
         added.sub_((a - c).mul_(product / square))
     return added.mul_(ratios.alpha).add_(a)
 

@@ -38,7 +38,7 @@ def _coefficients(alpha: float, square_a: float, square_b: float, product: float
         product: The dot product of A and B.
     """
     length_a, length_b = math.sqrt(square_a), math.sqrt(square_b)
-    if not length_a * length_b > 0:
+    if not 0 < length_a * length_b < math.inf:
         return 1 - alpha, alpha
     cosine = max(-1.0, min(1.0, product / (length_a * length_b)))
     sine = math.sqrt((1 - cosine) * (1 + cosine))
