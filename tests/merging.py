@@ -40,6 +40,8 @@ RATIOS = {
     MergeMode.TIES: (0.3, None),
     MergeMode.MODEL_STOCK: (0.3, None),
     MergeMode.CROSSOVER: (0.3, None),
+    MergeMode.GEOMETRIC_MEDIAN: (0.3, None),
+    MergeMode.KARCHER: (0.3, None),
 }
 EMA = "model_ema."
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}

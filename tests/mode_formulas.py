@@ -172,6 +172,54 @@ def _transformed(numbers: Tensor, axis: int, sign: int) -> Tensor:
     return torch.tensordot(numbers, waves, dims=([axis], [0])).movedim(-1, axis)
 
 
+def geometric_median(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
+    """Source: Weiszfeld's rounds, as in sd-mecha, after Kuhn's test ("A note on Fermat's problem", 1973) of the models.
+
+    Where the others do not pull harder at a model than it holds, it is the median itself.
+    """
+    import torch
+
+    models = [a, b, c]
+    for model in models:
+        ways = [other - model for other in models]
+        lengths = [float(torch.linalg.vector_norm(way)) for way in ways]
+        pull = sum(way / length for way, length in zip(ways, lengths, strict=True) if length)
+        if isinstance(pull, int) or float(torch.linalg.vector_norm(pull)) <= lengths.count(0) + 1e-12:
+            return a + alpha * (model - a)
+    median = (a + b + c) / 3
+    for _ in range(5000):
+        weights = [1 / float(torch.linalg.vector_norm(model - median)) for model in models]
+        last = median
+        median = a + sum(weight * (model - a) for weight, model in zip(weights, models, strict=True)) / sum(weights)
+        if float((median - last).abs().max()) <= 2**-52 * float(median.abs().max()):
+            break
+    return a + alpha * (median - a)
+
+
+def karcher(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
+    """Source: mergekit, karcher.py, with many rounds; angles by the distance of two directions, which keeps digits."""
+    import torch
+
+    lengths = [torch.linalg.vector_norm(model) for model in (a, b, c)]
+    units = [model / length for model, length in zip((a, b, c), lengths, strict=True) if length > 0]
+    if not units:
+        return a
+    mean = torch.stack(units).sum(dim=0)
+    mean = mean / torch.linalg.vector_norm(mean) if torch.linalg.vector_norm(mean) > 1e-6 else units[0]
+    for _ in range(100):
+        way = torch.zeros_like(mean)
+        for unit in units:
+            angle = 2 * torch.asin((torch.linalg.vector_norm(unit - mean) / 2).clamp(max=1))
+            if 0 < angle < math.pi - 1e-6:
+                way += angle / torch.sin(angle) * (unit - torch.cos(angle) * mean) / len(units)
+        angle = torch.linalg.vector_norm(way)
+        if not angle > 2**-54:
+            break
+        mean = torch.cos(angle) * mean + torch.sin(angle) / angle * way
+        mean /= torch.linalg.vector_norm(mean)
+    return a + alpha * (sum(lengths) / 3 * mean - a)
+
+
 FORMULAS: Mapping[str, Callable[[Tensor, Tensor, Tensor, float, float, str], Tensor]] = {
     "train-difference": lambda a, b, c, alpha, _, __: train_difference(a, b, c, alpha),
     "smooth-add": lambda a, b, c, alpha, _, __: smooth_add(a, b, c, alpha),
@@ -179,6 +227,8 @@ FORMULAS: Mapping[str, Callable[[Tensor, Tensor, Tensor, float, float, str], Ten
     "della": lambda a, b, _, alpha, __, key: della(a, b, alpha, key),
     "ties": lambda a, b, c, alpha, _, __: ties(a, b, c, alpha),
     "crossover": lambda a, b, _, alpha, __, ___: crossover(a, b, alpha),
+    "geometric-median": lambda a, b, c, alpha, _, __: geometric_median(a, b, c, alpha),
+    "karcher": lambda a, b, c, alpha, _, __: karcher(a, b, c, alpha),
     "model-stock": lambda a, b, c, alpha, _, __: model_stock(a, b, c, alpha),
     "dare": lambda a, b, _, alpha, __, key: dare(a, b, alpha, key),
 }

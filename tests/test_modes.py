@@ -31,12 +31,18 @@ from elemental.recipe.block_weights import parse_block_weights
 from elemental.recipe.numbers import complete_numbers
 
 from .merging import RATIOS, merge, only, same_bits, save_all, some_elements, whole
-from .mode_formulas import crossover
+from .mode_formulas import crossover, geometric_median, karcher
 from .reference import float64_formula
 from .test_live import fake_model, state
 
 KEY = "model.diffusion_model.out.2.bias"
-SUMMED = (MergeMode.SLERP, MergeMode.ADD_PERPENDICULAR, MergeMode.MODEL_STOCK)
+SUMMED = (
+    MergeMode.SLERP,
+    MergeMode.ADD_PERPENDICULAR,
+    MergeMode.MODEL_STOCK,
+    MergeMode.GEOMETRIC_MEDIAN,
+    MergeMode.KARCHER,
+)
 NEVER_A = (MergeMode.MULTIPLY_DIFFERENCE, MergeMode.EXTRACT)
 JUMPS = {MergeMode.TENSOR_SUM: "rows", MergeMode.CROSSOVER: "frequencies unless t is above 0"}
 ONE = Ratios(1.0, 0.0)
@@ -225,6 +231,70 @@ def test_model_stock_goes_as_far_as_both_agree() -> None:
     right = math.sqrt(3) / 2
     assert of_one(MergeMode.MODEL_STOCK, [0, 0], [1, 0], [0.5, right], alpha=1) == pytest.approx([0.5, right / 3])
     assert of_one(MergeMode.MODEL_STOCK, [1, 1], [1, 1], [4, 4], alpha=1) == pytest.approx([1, 1])
+
+
+def test_the_geometric_median_is_near_to_all_three() -> None:
+    def median(a: list[float], b: list[float], c: list[float], alpha: float = 1) -> list[float]:
+        return of_one(MergeMode.GEOMETRIC_MEDIAN, a, b, c, alpha=alpha)
+
+    height = math.sqrt(3) / 2
+    assert median([0, 0], [2, 0], [1, 2 * height]) == pytest.approx([1, 2 / 3 * height])  # of 60 degrees: the middle
+    assert median([0, 0], [2, 0], [1, 2 * height], 0.5) == pytest.approx([0.5, height / 3])
+    # a right angle: all are seen 120 degrees apart from there
+    seen = (3 - math.sqrt(3)) / 6
+    assert median([0, 0], [1, 0], [0, 1]) == pytest.approx([seen, seen])
+    # 120 degrees and more: the corner there, whichever it is
+    corner, one, other = [0.0, 0.0], [1.0, 0.0], [-0.5, height]
+    assert median(corner, one, other) == pytest.approx(corner, abs=1e-7)
+    for models in ([[1, 1], [5, 0.9], [-7, 0.9]], [[5, 0.9], [1, 1], [-7, 0.9]], [[5, 0.9], [-7, 0.9], [1, 1]]):
+        assert median(*models) == [1, 1]
+    assert [median([a], [b], [c]) for a, b, c in ((1, 2, 9), (2, 9, 1), (9, 1, 2))] == [[2]] * 3
+    # two that are equal outvote the third
+    for models in ([[1, 2], [1, 2], [7, 7]], [[7, 7], [1, 2], [1, 2]], [[1, 2], [7, 7], [1, 2]], [[1, 2]] * 3):
+        assert median(*models) == [1, 2]
+
+
+def test_the_median_of_a_needle_keeps_its_digits() -> None:
+    generator = torch.Generator().manual_seed(1)
+    a, b, c = (torch.randn(50, generator=generator, dtype=torch.float64) for _ in "abc")
+    for near in (1e-3, 1e-5, 1e-7):
+        models = [a, a + near * b, c]
+        found = of_one(MergeMode.GEOMETRIC_MEDIAN, *(model.tolist() for model in models), alpha=1)
+        exact = geometric_median(models[0], models[1], models[2], 1.0)
+        lost = 2**-48 * float(c.abs().max())  # what the rounds that it is compared with leave
+        assert float((torch.tensor(found, dtype=torch.float64) - exact).abs().max()) < lost
+
+
+def test_karcher_is_a_mean_on_the_sphere() -> None:
+    def mean(a: list[float], b: list[float], c: list[float], alpha: float = 1) -> list[float]:
+        return of_one(MergeMode.KARCHER, a, b, c, alpha=alpha)
+
+    def turned(degrees: float, length: float) -> list[float]:
+        return [length * math.cos(math.radians(degrees)), length * math.sin(math.radians(degrees))]
+
+    assert mean(turned(0, 1), turned(90, 2), turned(30, 6)) == pytest.approx(turned(40, 3))
+    assert mean(turned(0, 1), turned(90, 2), turned(30, 6), 0.5) == pytest.approx(
+        [(one + other) / 2 for one, other in zip(turned(0, 1), turned(40, 3), strict=True)]
+    )
+    assert mean([3, 0, 0], [0, 3, 0], [0, 0, 3]) == pytest.approx([math.sqrt(3)] * 3)
+    assert mean([3, 4], [3, 4], [3, 4]) == pytest.approx([3, 4])
+    # a tensor of zeros has no direction, but a length
+    assert mean([3, 0], [0, 0], [0, 3]) == pytest.approx([math.sqrt(2)] * 2)
+    assert mean([0, 0], [0, 0], [0, 6]) == pytest.approx([0, 2])
+    assert mean([0, 0], [0, 0], [0, 0]) == [0, 0]
+    # opposite ones: there is no mean of two, that of three is on the side of two
+    assert mean([3, 0], [0, 0], [-3, 0]) == pytest.approx([2, 0])
+    assert mean([3], [-6], [3]) == pytest.approx([4])
+
+
+@pytest.mark.parametrize("apart", [1e-8, 1e-4, 0.1, 3.0])
+def test_karcher_keeps_its_digits(apart: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    ancestor, *others = (torch.randn(500, generator=generator, dtype=torch.float64) for _ in range(4))
+    a, b, c = (ancestor + apart * other for other in others)
+    found = of_one(MergeMode.KARCHER, a.tolist(), b.tolist(), c.tolist(), alpha=1)
+    exact = karcher(a, b, c, 1.0)
+    assert float((torch.tensor(found, dtype=torch.float64) - exact).abs().max()) < 1e-15 * float(exact.abs().max())
 
 
 @pytest.mark.parametrize("mode", SUMMED)

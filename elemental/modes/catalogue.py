@@ -12,6 +12,8 @@ from .crossover import CROSSOVER
 from .dare import DARE
 from .della import DELLA
 from .extract import EXTRACT
+from .geometric_median import GEOMETRIC_MEDIAN
+from .karcher import KARCHER
 from .model_stock import MODEL_STOCK
 from .multiply_difference import MULTIPLY_DIFFERENCE
 from .similarity_add_difference import SIMILARITY_ADD_DIFFERENCE
@@ -37,6 +39,8 @@ class MergeMode(Enum):
     CROSSOVER = CROSSOVER
     TRIPLE_SUM = TRIPLE_SUM
     SUM_TWICE = SUM_TWICE
+    GEOMETRIC_MEDIAN = GEOMETRIC_MEDIAN
+    KARCHER = KARCHER
     ADD_DIFFERENCE = ADD_DIFFERENCE
     TRAIN_DIFFERENCE = TRAIN_DIFFERENCE
     ADD_PERPENDICULAR = ADD_PERPENDICULAR
