@@ -44,6 +44,7 @@ imported = time.perf_counter() - start
 import elemental
 from elemental.merge.execute import execute
 from elemental.merge.files.open_models import OpenModels
+from elemental.merge.measuring import with_measured_numbers
 
 class Nowhere:
     def write(self, tensor, start, values):
@@ -63,6 +64,7 @@ if options["saved"]:
     elemental.merge_to_file(recipe, options["out"], device=options["device"])
 else:
     with OpenModels() as models:
+        recipe = with_measured_numbers(recipe, models)
         execute(models.planner(recipe).plan(recipe), models.open(recipe), Nowhere(), device=options["device"])
 print(json.dumps({"import": imported, "seconds": time.perf_counter() - start}))
 """

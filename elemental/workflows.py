@@ -264,7 +264,7 @@ def images_of_merge(
     """
     watch = watch or Stopwatch()
     with watch("merging"):
-        merge.apply(recipe, controls=controls)
+        recipe = merge.apply(recipe, controls=controls).plan.recipe
     text = recipe_as_json(recipe, merge.models)
     with watch("generating"):
         images = host.make_images(request, model={LABEL_FIELD: name_recipe(recipe)}, fields={RECIPE_FIELD: text})

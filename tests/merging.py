@@ -17,6 +17,7 @@ from elemental.architectures.keys import FIRST_CONV
 from elemental.merge.files.dtypes import TORCH_DTYPES
 
 from .conftest import LAYOUTS, random_state, save
+from .mode_formulas import bounds_of
 from .reference import float64_formula, lost_in_float64, slow_ratio, ulps
 
 State = dict[str, Tensor]
@@ -42,6 +43,8 @@ RATIOS = {
     MergeMode.CROSSOVER: (0.3, None),
     MergeMode.GEOMETRIC_MEDIAN: (0.3, None),
     MergeMode.KARCHER: (0.3, None),
+    MergeMode.COSINE_A: (0.3, None),
+    MergeMode.COSINE_B: (0.3, None),
 }
 EMA = "model_ema."
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
@@ -74,6 +77,7 @@ def assert_merged(
     """Compare all with the formula in float64; what is no float, or not in every model, with A bit for bit."""
     alpha, beta = RATIOS[mode]
     assert result.keys() == states[0].keys()
+    bounds = bounds_of(mode.value, states)
     for key, tensor in result.items():
         own = states[0][key]
         wanted = saved if saved and own.is_floating_point() else own.dtype
@@ -83,7 +87,7 @@ def assert_merged(
         else:
             ratio = ratio_of(spec, key, depth)
             models = [state[key] for state in states]
-            exact = float64_formula(mode.value, models, alpha if ratio is None else ratio, beta or 0, key)
+            exact = float64_formula(mode.value, models, alpha if ratio is None else ratio, beta or 0, key, bounds)
             assert ulps(tensor, exact, lost=lost_in_float64(mode.value, models)) <= 1, key
 
 

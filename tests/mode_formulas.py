@@ -115,6 +115,55 @@ def extract(a: Tensor, b: Tensor, c: Tensor, alpha: float, beta: float) -> Tenso
     return a + ((1 - alpha) * x + alpha * y) * ((1 - beta) * alike + beta * (1 - alike))
 
 
+def cosine(mode: str, a: Tensor, b: Tensor, alpha: float, key: str, bounds: Mapping[str, float]) -> Tensor:
+    """Source: supermerger, mergers.py, "cosineA" and "cosineB"; the VAE is A's."""
+    if key.startswith("first_stage_model."):
+        return a
+    of_columns, of_all = _cosines(mode, a, b)
+    share = ((of_columns + of_all) / 2 - bounds["lo"]) / (bounds["hi"] - bounds["lo"])
+    kept = (share - (abs(alpha) if mode == "cosine-a" else alpha)).clip(0, 1)
+    return (1 - kept) * b + kept * a
+
+
+def _cosines(mode: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the cosine of each column and that of all; without a direction, it is 0."""
+    from torch.nn.functional import cosine_similarity, normalize
+
+    if not a.dim():
+        a, b = a[None], b[None]
+    of_columns = cosine_similarity(a, b, dim=0, eps=0).nan_to_num()
+    if mode == "cosine-a":
+        a, b = (normalize(tensor, dim=0, eps=1e-300) for tensor in (a, b))
+    return of_columns, cosine_similarity(a.reshape(-1), b.reshape(-1), dim=0, eps=0).nan_to_num()
+
+
+def bounds_of(mode: str, states: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Give lo and hi of whole models: least and most of what is within the 1st and the 99th percentile.
+
+    Source: supermerger, mergers.py; what is left after the lower ones are dropped has its own 99th percentile.
+    """
+    import numpy as np
+
+    if mode not in COSINES:
+        return {}
+    found = []
+    for key in states[0].keys() & states[1].keys():
+        a, b = states[0][key], states[1][key]
+        if key.startswith(_SURVEYED) and not key.endswith("position_ids") and a.is_floating_point():
+            if a.shape[1:2] != b.shape[1:2]:
+                a, b = a[:, :4], b[:, :4]
+            of_columns, of_all = _cosines(mode, a.double(), b.double().reshape(a.shape))
+            found.append((of_columns if mode == "cosine-a" else (of_columns + of_all) / 2).reshape(-1))
+    numbers = np.concatenate([part.numpy() for part in found])
+    numbers = numbers[numbers >= np.percentile(numbers, 1, method="midpoint")]
+    numbers = numbers[numbers <= np.percentile(numbers, 99, method="midpoint")]
+    return {"lo": numbers.min(), "hi": numbers.max()}
+
+
+COSINES = ("cosine-a", "cosine-b")
+_SURVEYED = ("model.diffusion_model.", "cond_stage_model.", "conditioner.")
+
+
 def smooth_add(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
     """Source: supermerger, mergers.py, and the documentation of scipy.ndimage's filters and of their mode "reflect"."""
     import torch

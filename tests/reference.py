@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from .mode_formulas import FORMULAS
+from .mode_formulas import COSINES, FORMULAS, cosine
 
 if TYPE_CHECKING:  # what compares ratios alone needs no torch
     from torch import Tensor
@@ -67,12 +69,30 @@ def _in_elements(words: list[str], element: str, key: str) -> bool:
     return not words or found != inverted
 
 
-def float64_formula(mode: str, models: list[Tensor], alpha: float, beta: float, key: str = "") -> Tensor:
-    """Give a mode's formula of whole tensors, written out, in float64; numbers of modes have their defaults."""
+def float64_formula(
+    mode: str,
+    models: list[Tensor],
+    alpha: float,
+    beta: float,
+    key: str = "",
+    bounds: Mapping[str, float] = MappingProxyType({}),
+) -> Tensor:
+    """Give a mode's formula of whole tensors, written out, in float64; numbers of modes have their defaults.
+
+    Args:
+        mode: The mode.
+        models: The tensor in A, B, C.
+        alpha: The ratio.
+        beta: The second one.
+        key: The tensor's key.
+        bounds: What :func:`.mode_formulas.bounds_of` gives of the whole models.
+    """
     import torch
 
     a, b, *rest = (model.double() for model in models)
     c = rest[0] if rest else a
+    if mode in COSINES:
+        return cosine(mode, a, b, alpha, key, bounds)
     if mode in FORMULAS:
         return FORMULAS[mode](a, b, c, alpha, beta, key)
     if mode == "weight-sum":
@@ -83,10 +103,6 @@ def float64_formula(mode: str, models: list[Tensor], alpha: float, beta: float, 
         return (1 - alpha - beta) * a + alpha * b + beta * c
     if mode == "sum-twice":
         return (1 - beta) * ((1 - alpha) * a + alpha * b) + beta * c
-    if mode == "slerp":
-        return _slerp(a, b, alpha)
-    if mode == "add-perpendicular":
-        return _add_perpendicular(a, b, c, alpha)
     if mode == "similarity-add-difference":
         larger = torch.maximum(a.abs(), b.abs())
         share = torch.nan_to_num(beta * (a * b / larger**2 + 1) / 2, nan=beta)
@@ -94,8 +110,12 @@ def float64_formula(mode: str, models: list[Tensor], alpha: float, beta: float, 
     if mode == "multiply-difference":
         sign = torch.sign((1 - beta) * a + beta * b - c)
         return c + sign * (a - c).abs() ** (1 - alpha) * (b - c).abs() ** alpha
-    assert mode == "tensor-sum"
-    return _tensor_sum(a, b, alpha, beta)
+    others = {
+        "slerp": lambda: _slerp(a, b, alpha),
+        "add-perpendicular": lambda: _add_perpendicular(a, b, c, alpha),
+        "tensor-sum": lambda: _tensor_sum(a, b, alpha, beta),
+    }
+    return others[mode]()
 
 
 def _add_perpendicular(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:

@@ -28,6 +28,7 @@ from elemental.recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoi
 
 from .conftest import INPAINTING, LAYOUTS, random_state, save
 from .merging import RATIOS, some_elements
+from .mode_formulas import bounds_of
 from .reference import float64_formula, lost_in_float64, slow_ratio, ulps
 
 SPEC = "IN03-OUT05:attn2:0.7,OUT06:attn1 ff.net:0.2,NOT BASE:norm:0.45,TE::1,VAE:conv:0,VAE:quant:-0.3"
@@ -50,13 +51,14 @@ def assert_exact(
     """Compare every tensor with the formula in float64: within one unit in the last place of its format."""
     alpha, beta = RATIOS[mode]
     assert result.keys() == states[0].keys()
+    bounds = bounds_of(mode.value, states)
     for key, tensor in result.items():
         if key.endswith("position_ids"):
             assert torch.equal(tensor, states[0][key])
             continue
         ratio = slow_ratio(spec, key, depth)
         models = [state[key] for state in states]
-        exact = float64_formula(mode.value, models, alpha if ratio is None else ratio, beta or 0, key)
+        exact = float64_formula(mode.value, models, alpha if ratio is None else ratio, beta or 0, key, bounds)
         assert tensor.shape == exact.shape
         assert ulps(tensor, exact, lost=lost_in_float64(mode.value, models)) <= 1, key
 
@@ -269,7 +271,7 @@ def test_inpainting_keeps_its_other_channels(tmp_path: Path, layout: str, mode: 
     result = merge(tmp_path, paths, mode=mode, alpha=alpha, beta=beta)[FIRST_CONV]
     shared = [wide[FIRST_CONV][:, :4], *(state[FIRST_CONV] for state in others)]
     assert torch.equal(result[:, 4:], wide[FIRST_CONV][:, 4:])
-    exact = float64_formula(mode.value, shared, alpha, beta or 0, FIRST_CONV)
+    exact = float64_formula(mode.value, shared, alpha, beta or 0, FIRST_CONV, bounds_of(mode.value, [wide, *others]))
     assert ulps(result[:, :4], exact, lost=lost_in_float64(mode.value, shared)) <= 1
 
 

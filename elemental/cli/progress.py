@@ -44,6 +44,13 @@ class ProgressBar:
 
             self._bar = tqdm(total=total, leave=False, **style)
 
+    def extend(self, total: int, **style: Any) -> None:
+        """Draw it, or let its end be so much further."""
+        if self._bar is None:
+            self.begin(total, **style)
+        else:
+            self._bar.total += total
+
     def label(self, text: str, after: str = "") -> None:
         """Write a text before it and one after it; the next step draws both."""
         if self._bar is not None:
@@ -79,7 +86,7 @@ class ProgressBar:
 def merge_controls(bar: ProgressBar, interrupts: Interrupts) -> Controls:
     """Show the bytes of a merge, and stop the merge after an interrupt."""
     return Controls(
-        begin=lambda size: bar.begin(size, unit="B", unit_scale=True, desc="merging"),
+        begin=lambda size: bar.extend(size, unit="B", unit_scale=True, desc="merging"),
         stage=bar.label,
         advance=bar.advance,
         should_stop=lambda: bool(interrupts),

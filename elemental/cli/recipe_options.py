@@ -18,7 +18,7 @@ from ..modes.catalogue import MergeMode
 from ..recipe.block_weights import BlockWeights
 from ..recipe.chains import base_file
 from ..recipe.lora_texts import parse_lora
-from ..recipe.numbers import describe_number, parse_numbers
+from ..recipe.numbers import describe_number, measured_numbers, parse_numbers
 from ..recipe.presets import BUILT_IN_PRESETS, PresetTable, choose_block_weights, is_preset, mistakes_of, read_presets
 from ..recipe.recipe import LoraSource, MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop_unused
 from ..recipe.rules import RuleSet
@@ -213,6 +213,8 @@ def make_recipe(options: RecipeOptions) -> tuple[MergeRecipe, list[str]]:
         raise UsageError("--unfold: none of the models was merged by a recipe that its header has")
     vae, doubts = _vae(options)
     remarks += doubts
+    if models:
+        remarks += _forget_measured(parts)
     parts |= _parts_of_options(options) | _models(models) | vae
     parts |= _block_weights(options, parts["model_a"])
     parts |= _numbers(options, parts.get("numbers", {}))
@@ -248,6 +250,17 @@ def _parts_of_file(options: RecipeOptions) -> tuple[dict[str, Any], list[str]]:
     dropped = [words for name, words in _DROPPED.items() if kept[name] != parts[name]]
     dropped += ["beta of its rules"] * (kept["rules"] != parts["rules"])
     return kept, unread + [f"{options.mode.value} has no use for the recipe's {words}." for words in dropped]
+
+
+def _forget_measured(parts: dict[str, Any]) -> list[str]:
+    """Remove the numbers that were measured in a recipe's models, in place of which others are given, and say so."""
+    measured = measured_numbers(parts["mode"]) if "mode" in parts else ()
+    given = parts.get("numbers", {})
+    forgotten = [name for name in measured if name in given]
+    if not forgotten:
+        return []
+    parts["numbers"] = {name: number for name, number in given.items() if name not in forgotten}
+    return [f"{' and '.join(forgotten)} of the recipe were measured in its own models: they are measured anew."]
 
 
 def _parts_of_options(options: RecipeOptions) -> dict[str, Any]:

@@ -47,7 +47,8 @@ class Derivatives(Movement):
     """Computes central difference quotients in float64, when they are read.
 
     Random numbers of a mode stay what they are, and what LoRAs add does not depend on alpha. At the ends of a mode's
-    ratios they are computed a little within them: a power of alpha has no derivative at 0.
+    ratios they are computed a little within them: a power of alpha has no derivative at 0. Where the derivative jumps,
+    they are computed a little above.
 
     Args:
         plan: The plan.
@@ -58,6 +59,7 @@ class Derivatives(Movement):
         self._merge = InnerMerge(plan, models)
         self._models = models
         self._limits = plan.mode.record.limits or (-math.inf, math.inf)
+        self._kinks = plan.mode.record.kinks
         self._roles = (Role.A, Role.B, Role.C)[: 3 if plan.mode.uses_c else 2]
         self._buffers = Buffer(), Buffer()
         self._opened: tuple[str, tuple[StoredData, ...]] = "", ()
@@ -80,6 +82,7 @@ class Derivatives(Movement):
     def _open(self, tensor: TensorPlan) -> tuple[StoredData, ...]:
         least, most = self._limits
         alpha = min(max(tensor.alpha, least + 2 * _STEP), most - 2 * _STEP)
+        alpha += 2 * _STEP * (alpha in self._kinks)
         return tuple(
             self._merge.data(tensor._replace(alpha=ratio, inputs=self._roles, loras=()))
             for ratio in (alpha - _STEP, alpha + _STEP)

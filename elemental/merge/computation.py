@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..architectures.keys import FIRST_CONV
 from ..errors import MergeError
-from ..modes.base import Needs, Operands, Ratios, Survey, Whole
+from ..modes.base import Needs, Operands, Ratios, Read, Survey, Whole
 from .files.dtypes import working_dtype
 from .files.lora_file import OpenLora
 from .files.tensor_data import Buffer, HeldData
@@ -145,8 +145,8 @@ class Computation:
         """Open the inputs of a tensor, and give all of it as one piece."""
         inputs, kept = self._read(plan)
         of_halves = self._is_half_weight_sum(plan, inputs)
-        survey, shape = self._mode.survey, tuple(plan.info.shape if kept is None else inputs[0].shape)
-        found = Once(partial(self._look_at_all, survey, plan, inputs)) if survey and len(inputs) > 1 else tuple
+        survey, shape = self._mode.survey, _merged_shape(plan, inputs, kept)
+        found = Once(partial(self._look_at_all, survey, plan, inputs, shape)) if survey and len(inputs) > 1 else tuple
         deltas = Deltas(plan, self._loras) if plan.loras else None
         count = math.prod(shape)
         return Piece(plan, inputs, Span(0, count, 0, count), shape, of_halves, found, deltas, kept)
@@ -220,14 +220,23 @@ class Computation:
             spare = torch.zeros_like(spare)  # for a model that is no input, since its coefficient is 0
         return Operands(*(by_role.get(role, spare) for role in _OPERANDS))
 
-    def _look_at_all(self, survey: Survey, plan: TensorPlan, inputs: Sequence[StoredData]) -> Sequence[float]:
-        """Give what the formula needs to know of a whole tensor, whatever the pieces and the device are."""
-        return survey(partial(self._operands_of_all, plan, inputs), self._ratios(plan))
+    def read_all(self, plan: TensorPlan) -> tuple[Read, tuple[int, ...]]:
+        """Give what reads all that is merged of a tensor, and the shape of that."""
+        inputs, kept = self._read(plan)
+        shape = _merged_shape(plan, inputs, kept)
+        return partial(self._operands_of_all, plan, inputs, shape), shape
 
-    def _operands_of_all(self, plan: TensorPlan, inputs: Sequence[StoredData]) -> Iterator[Operands]:
-        buffers, count = [Buffer() for _ in inputs], math.prod(inputs[0].shape)
-        for start in range(0, count, CPU_PIECE):
-            stop = min(start + CPU_PIECE, count)
+    def _look_at_all(
+        self, survey: Survey, plan: TensorPlan, inputs: Sequence[StoredData], shape: tuple[int, ...]
+    ) -> Sequence[float]:
+        """Give what the formula needs to know of a whole tensor, whatever the pieces and the device are."""
+        return survey(partial(self._operands_of_all, plan, inputs, shape), self._ratios(plan), shape)
+
+    def _operands_of_all(
+        self, plan: TensorPlan, inputs: Sequence[StoredData], shape: tuple[int, ...]
+    ) -> Iterator[Operands]:
+        buffers = [Buffer() for _ in inputs]
+        for start, stop, _, _ in cut(shape, self._mode, CPU_PIECE):
             pieces = [data.read(start, stop, buffer).double() for data, buffer in zip(inputs, buffers, strict=True)]
             yield self._operands(plan.inputs, pieces)
 
@@ -252,6 +261,10 @@ class Computation:
     def _is_half_weight_sum(self, plan: TensorPlan, inputs: Sequence[StoredData]) -> bool:
         half = plan.info.dtype == "F16" and all(data.dtype is torch.float16 for data in inputs)
         return half and len(inputs) > 1 and self._mode.is_lerp and not plan.loras
+
+
+def _merged_shape(plan: TensorPlan, inputs: Sequence[StoredData], kept: Tensor | None) -> tuple[int, ...]:
+    return tuple(plan.info.shape if kept is None else inputs[0].shape)
 
 
 def put_into(kept: Tensor, merged: Tensor) -> Tensor:

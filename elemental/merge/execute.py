@@ -26,7 +26,9 @@ from .out_of_memory import is_out_of_memory
 from .plan import MergePlan, Role, TensorPlan
 from .progress import Controls
 
-_MAX_THREADS = 3
+MAX_THREADS = 3
+"""Threads that read, compute and write at once."""
+
 _THREAD_BYTES = 1 << 26
 """Larger results, in bytes, are computed by several threads: some read and write while others compute. Smaller ones are
 done sooner with torch's threads alone, which are running already."""
@@ -112,10 +114,10 @@ def execute(
     run = _Run(plan, models, sink, loras=loras, device=check_device(device), controls=controls)
     controls.begin(plan.nbytes)
     if plan.nbytes > _THREAD_BYTES:
-        with _one_torch_thread_each():
-            _work_together(run, min(_MAX_THREADS, os.cpu_count() or 1))
+        with one_torch_thread_each():
+            _work_together(run, min(MAX_THREADS, os.cpu_count() or 1))
     elif any(tensor.loras for tensor in plan.tensors):
-        with _one_torch_thread_each():  # matrix products of several threads can differ in the last bit
+        with one_torch_thread_each():  # matrix products of several threads can differ in the last bit
             run.work()
     else:
         run.work()
@@ -288,7 +290,7 @@ def is_finite(values: Tensor) -> bool:
 
 
 @contextmanager
-def _one_torch_thread_each() -> Iterator[None]:
+def one_torch_thread_each() -> Iterator[None]:
     """Let torch use one thread in each of ours; more would wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

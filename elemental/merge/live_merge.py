@@ -31,6 +31,7 @@ from .live_contents import (
     unchanged,
     wrong_live_model,
 )
+from .measuring import with_measured_numbers
 from .models import Model
 from .plan import FileRole, MergePlan, TensorPlan
 from .planner import planning_key
@@ -67,7 +68,7 @@ class Written(NamedTuple):
     """What :meth:`LiveMerge.apply` wrote.
 
     Attributes:
-        plan: The tensors that were written; the others were up to date.
+        plan: The tensors that were written; the others were up to date. Its recipe has the numbers that were measured.
         nbytes: Their size in bytes, in the live tensors' dtypes.
     """
 
@@ -183,11 +184,12 @@ class LiveMerge:
             HostError: The host has loaded another checkpoint, cannot give its tensors, or did not accept new ones.
             MergeError: The models do not fit together, or do not fit the live model; or see
                 :func:`~.execute.execute`.
-            RecipeError: Block weights are for another architecture.
+            RecipeError: Block weights are for another architecture; or there is nothing that the mode could measure.
             Stopped: ``controls`` asked to stop.
         """
         if self._live.replaced():
             raise HostError("Another checkpoint was loaded since, and the merge is gone: merge again.")
+        recipe = with_measured_numbers(recipe, self._open_models, controls=controls)
         live = self._live.tensors()
         contents = self._contents_for(recipe, live)
         ratios, lora_uses = contents.planner.ratios(recipe), contents.planner.lora_uses(recipe)

@@ -21,6 +21,7 @@ from .files.model_file import describe_change
 from .files.model_locator import AS_RECORDED, ModelLocator, expand_home
 from .files.open_models import OpenModels
 from .files.writer import SafetensorsWriter, check_target, resolve_target
+from .measuring import with_measured_numbers
 from .models import Model, all_models, files_in
 from .plan import FileRole, MergePlan, Role
 from .progress import Controls
@@ -79,7 +80,7 @@ def merge_to_file(
         MergeError: The models do not fit together, or one is quantised; the output is named otherwise, is one of the
             models, exists already or cannot be written; another ``.yaml`` is beside it; a result is too large for its
             format; the device cannot be used, or memory runs out.
-        RecipeError: Block weights are for another architecture.
+        RecipeError: Block weights are for another architecture; or the models have nothing that the mode could measure.
         Stopped: The caller asked for it, or the user pressed Ctrl-C when the file was already saved.
         KeyboardInterrupt: The user pressed Ctrl-C before that; what was there before stays.
         Exception: Whatever ``on_plan`` raises.
@@ -98,6 +99,10 @@ def merge_to_file(
             plan = open_models.planner(recipe).plan(recipe)
             plan = replace(plan, warnings=(*plan.warnings, *map(SpecWarning, beside)))
             on_plan(plan)
+            measured = with_measured_numbers(recipe, open_models, controls=controls)
+            if measured != recipe:
+                models, loras = open_models.open(measured), open_models.loras(measured)
+                plan = replace(open_models.planner(measured).plan(measured), warnings=plan.warnings)
             hashed = with_hashes and not _made_without_hashes(recipe)
             with _Hashing(everything, hashed=hashed, controls=controls) as hashing:
                 not_finite = result.write(plan, models, hashing, config, loras=loras, device=device, controls=controls)

@@ -13,6 +13,7 @@ from ..architectures.detection import input_channels
 from ..architectures.element_groups import group_name, natural_key
 from ..architectures.keys import Component, KeyName, name_key, shown_key
 from ..recipe.block_weights import BlockWeights, format_block_weights
+from ..recipe.chains import recipes_in
 from ..recipe.lora_texts import format_lora
 from ..recipe.numbers import format_numbers
 from ..recipe.recipe import MergeRecipe
@@ -30,6 +31,16 @@ LEGEND = """\
 One column a block, one row a group of elements. Ratio: 0 none, 1-9 tenths, # one, - below 0, + above 1, ~ several;
 = kept from A whatever the ratio; blank where a block has no such element."""
 """What the characters of :func:`draw_map` mean."""
+
+
+_MEASURED = "not known yet; a pass over the models measures them before the merge"
+
+
+def describe_measuring(recipe: MergeRecipe) -> str:
+    """Say in a sentence what is measured before a merge; empty if nothing is."""
+    within = [source.recipe for source in recipes_in(recipe) if source.recipe is not None]
+    names = list(dict.fromkeys(name for part in (recipe, *within) for name in part.unmeasured))
+    return f"{' and '.join(names)} are measured before the merge, by a pass over the models." if names else ""
 
 
 def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
@@ -291,6 +302,8 @@ def _describe_ratios(recipe: MergeRecipe) -> Iterator[str]:
         yield f"beta:  {_base_ratio(recipe.beta or 0.0, recipe.block_beta)}"
     if recipe.numbers:
         yield f"numbers: {format_numbers(recipe.numbers)}"
+    if recipe.unmeasured:
+        yield f"{' and '.join(recipe.unmeasured)}: {_MEASURED}"
     for index, rule in enumerate(recipe.rules.rules, 1):
         yield f"rule {index}: {rule}"
     for lora in recipe.loras:

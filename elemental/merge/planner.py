@@ -273,7 +273,7 @@ class Planner:
             for role in self._merged_roles[1:]
             for partners in compare_parts(infos_a, self._models[role], role)
             if (partners.alone or partners.left_out)
-            and not (partners.part == VAE and self._recipe.vae is not VaeChoice.MERGED)
+            and not (partners.part == VAE and not self._recipe.merges_vae)
             and not (partners.part == U_NET and role in self._unfit)
         ]
 
@@ -306,6 +306,8 @@ class Planner:
     def _why_not_merged(self, name: KeyName) -> str:
         if name.component is Component.VAE and self._recipe.vae is not VaeChoice.MERGED:
             return f"VAE taken from {VAE_ROLES[self._recipe.vae].spoken}"
+        if name.component is Component.VAE and not self._recipe.merges_vae:
+            return f"the VAE, which {self._recipe.mode.value} keeps from A"
         if name.key.endswith("position_ids"):
             return "an index, kept from A"
         if name.component is Component.OTHER and not name.key.startswith((UNET_PREFIX, EMA_PREFIX)):
@@ -364,15 +366,15 @@ def _warn_of_result(recipe: MergeRecipe, tensors: Sequence[TensorPlan], files: F
     named = [source.recipe or source.path for source in recipe.sources.values()]
     if (len(set(named)) < len(named) or files.same) and not is_baked(recipe, tensors):
         yield SpecWarning("The same file is given for two of the models.")
-    if recipe.vae is not VaeChoice.MERGED:
+    if not recipe.merges_vae:
         yield from _warn_of_vae_rules(recipe, tensors)
 
 
 def _warn_of_vae_rules(recipe: MergeRecipe, tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
+    why = recipe.mode.value if recipe.vae is VaeChoice.MERGED else f"vae: {recipe.vae.value}"
     unmerged = (tensor for tensor in tensors if tensor.name.component is Component.VAE and tensor.note)
     for rule in sorted({tensor.rule for tensor in unmerged if tensor.rule is not None}):
         yield SpecWarning(
-            f'Rule {rule + 1} "{recipe.rules.rules[rule]}" sets elements of the VAE, which is not merged '
-            f"(vae: {recipe.vae.value}).",
+            f'Rule {rule + 1} "{recipe.rules.rules[rule]}" sets elements of the VAE, which is not merged ({why}).',
             rule,
         )

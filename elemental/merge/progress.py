@@ -13,8 +13,10 @@ class Controls:
     """Callbacks for progress and stopping.
 
     Attributes:
-        begin: Called with the size of the result in bytes before the work starts; in a live merge once a device.
-        stage: Called with the name of each stage after merging: "hashing", "flushing".
+        begin: Called with the size of the result in bytes before the work starts, in a live merge once a device; and
+            with that of a model before numbers are measured in it.
+        stage: Called with the name of each stage but the first: "hashing", "flushing"; around a measuring "measuring",
+            "merging".
         advance: Called in the caller's thread with the number of bytes finished since the last call.
         should_stop: Called often, from any thread; the job ends when it gives True.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -40,7 +41,7 @@ class Number(NamedTuple):
 
     Attributes:
         name: Its name, as in recipes.
-        default: What it is unless it is given.
+        default: What it is unless it is given; None if the mode's ``model_survey`` finds it then.
         least: The least that it may be.
         most: The most.
         meaning: What it is, in a line.
@@ -48,7 +49,7 @@ class Number(NamedTuple):
     """
 
     name: str
-    default: float
+    default: float | None
     least: float
     most: float
     meaning: str
@@ -89,9 +90,24 @@ Formula = Callable[[Operands, Ratios, Whole], "Tensor"]
 """Computes a piece of the result, of the same shape and dtype, perhaps in the memory of an operand."""
 
 
-Survey = Callable[[Callable[[], Iterator[Operands]], Ratios], Sequence[float]]
-"""Finds what a formula needs of a whole tensor. It gets what reads the tensor, in pieces in float64 that it must not
-write to, as often as it is called."""
+Read = Callable[[], Iterator[Operands]]
+"""Reads a tensor as often as it is called, in pieces in float64 that must not be written to; they end where those of a
+formula could."""
+
+Survey = Callable[[Read, Ratios, Sequence[int]], Sequence[float]]
+"""Finds what a formula needs of a whole tensor. It gets what reads the tensor, its ratios, and its shape."""
+
+
+class ModelSurvey(NamedTuple):
+    """Finds the numbers of a mode that no recipe has to give, in the U-Nets and text encoders of whole models.
+
+    Attributes:
+        of_tensor: Gives of a tensor, with what reads it and its shape, whatever counts of it.
+        of_all: Makes the numbers of what counts of all tensors, in any order, by name.
+    """
+
+    of_tensor: Callable[[Read, Sequence[int]], array[float]]
+    of_all: Callable[[array[float]], Mapping[str, float]]
 
 
 def adding_up(sums: Callable[[Operands], Sequence[Tensor]]) -> Survey:
@@ -101,7 +117,7 @@ def adding_up(sums: Callable[[Operands], Sequence[Tensor]]) -> Survey:
         sums: Gives the sums over a piece's numbers, each as a tensor of one number.
     """
 
-    def survey(read: Callable[[], Iterator[Operands]], _: Ratios) -> Sequence[float]:
+    def survey(read: Read, _: Ratios, __: Sequence[int]) -> Sequence[float]:
         totals: list[float] = []
         for operands in read():
             of_piece = [float(number) for number in sums(operands)]
@@ -154,7 +170,10 @@ class Mode:
         margin: With :attr:`Needs.SLICES`, how many slices beyond a piece's own are in its operands, where the tensor
             has them; the result has them too, and what is in them does not matter.
         survey: Finds what the formula needs to know of the whole tensor beforehand; None if nothing.
+        model_survey: Finds those of its numbers that have no default; None if all have one.
         numbers: The numbers that it has besides the ratios.
+        keeps_vae: Whether the VAE stays A's, whatever the ratios, unless it is taken from another model or file.
+        kinks: Ratios at which the derivative jumps; there it is that of a little more.
         jumps: Says what a little more of alpha moves at once, with these numbers of its own, in words that follow the
             mode's name; empty if it moves each number a little, so that there is a derivative.
         is_lerp: Whether it is (1 - a) A + a B, for which fp16 has a faster way.
@@ -174,7 +193,10 @@ class Mode:
     needs: Needs = Needs.NUMBER
     margin: int = 0
     survey: Survey | None = None
+    model_survey: ModelSurvey | None = None
     numbers: tuple[Number, ...] = ()
+    keeps_vae: bool = False
+    kinks: tuple[float, ...] = ()
     jumps: Callable[[Mapping[str, float]], str] = _moves_smoothly
     is_lerp: bool = False
     group: Group | None = None

@@ -8,6 +8,8 @@ from typing import Any
 from .add_difference import ADD_DIFFERENCE
 from .add_perpendicular import ADD_PERPENDICULAR
 from .base import Coefficients, Group, Mode
+from .cosine_a import COSINE_A
+from .cosine_b import COSINE_B
 from .crossover import CROSSOVER
 from .dare import DARE
 from .della import DELLA
@@ -37,6 +39,8 @@ class MergeMode(Enum):
     SLERP = SLERP
     TENSOR_SUM = TENSOR_SUM
     CROSSOVER = CROSSOVER
+    COSINE_A = COSINE_A
+    COSINE_B = COSINE_B
     TRIPLE_SUM = TRIPLE_SUM
     SUM_TWICE = SUM_TWICE
     GEOMETRIC_MEDIAN = GEOMETRIC_MEDIAN

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .base import A, Mode, Number, Operands, Ratios, Whole
+from .base import A, Mode, Number, Operands, Ratios, Read, Whole
 from .largest_share import find_least_kept
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _survey(read: Callable[[], Iterator[Operands]], ratios: Ratios) -> Sequence[float]:
+def _survey(read: Read, ratios: Ratios, _: Sequence[int]) -> Sequence[float]:
     def sizes() -> Iterator[Sequence[Tensor]]:
         return ([(changed - a).abs_() for changed in (b, c)] for a, b, c in read())
 

@@ -44,7 +44,7 @@ class Numbers(Mapping[str, float]):
 
 
 def complete_numbers(mode: MergeMode, given: Mapping[str, float]) -> Numbers:
-    """Give all numbers of a mode: those that are given, and the defaults of the others.
+    """Give all numbers of a mode: those that are given, and the defaults of the others that have one.
 
     Raises:
         RecipeError: The mode has no such number, or it is out of its range.
@@ -54,7 +54,13 @@ def complete_numbers(mode: MergeMode, given: Mapping[str, float]) -> Numbers:
         if name not in known:
             raise RecipeError(f'{mode.value} has no number "{name}"{suggest(name, known) or "."} {_has(mode)}')
         _check(mode, known[name], value)
-    return Numbers({name: given.get(name, number.default) for name, number in known.items()})
+    defaults = {name: number.default for name, number in known.items() if number.default is not None}
+    return Numbers({name: {**defaults, **given}[name] for name in known if name in defaults or name in given})
+
+
+def measured_numbers(mode: MergeMode) -> tuple[str, ...]:
+    """Give the names of the numbers that a mode finds in the models, if they are not given."""
+    return tuple(number.name for number in mode.record.numbers if number.default is None)
 
 
 def known_numbers(mode: MergeMode, given: Mapping[str, float]) -> dict[str, float]:
@@ -92,7 +98,8 @@ def format_numbers(numbers: Mapping[str, float]) -> str:
 
 def describe_number(number: Number) -> str:
     """Say what a number is: its range, its default, and what it means."""
-    return f"{_range(number)}, {format_ratio(number.default)} unless given: {number.meaning}"
+    default = "measured" if number.default is None else format_ratio(number.default)
+    return f"{_range(number)}, {default} unless given: {number.meaning}"
 
 
 def _read(name: str, text: str) -> float:

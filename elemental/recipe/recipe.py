@@ -12,7 +12,7 @@ from ..errors import RecipeError, SpecProblem
 from ..modes.catalogue import MergeMode
 from .block_weights import BlockWeights, format_block_weights, parse_block_weights
 from .chains import UNNAMED, check_chain, refuse_deep
-from .numbers import Numbers, complete_numbers, known_numbers
+from .numbers import Numbers, complete_numbers, known_numbers, measured_numbers
 from .rules import RuleSet, format_ratio, format_rules
 from .spec_errors import PlainProblem, spec_error
 from .spec_parser import parse_rules
@@ -108,7 +108,8 @@ class MergeRecipe:
         force: Whether to merge U-Nets that do not fit together, as far as their names agree.
         drop_ema: Whether the result does without A's EMA weights.
         loras: LoRAs, added last, in any mode.
-        numbers: The numbers that the mode has besides the ratios; those that are not given get their defaults.
+        numbers: The numbers that the mode has besides the ratios; those that are not given get their defaults, or are
+            not there until they are measured in the models.
 
     Raises:
         RecipeError: A model or ratio is missing, not allowed in this mode, not finite, or beyond the mode's limits; or
@@ -146,6 +147,16 @@ class MergeRecipe:
     def only_adds_loras(self) -> bool:
         """Whether there is no other model than A, to which LoRAs are added."""
         return bool(self.loras) and self.model_a == self.model_b and self.model_c is None
+
+    @property
+    def merges_vae(self) -> bool:
+        """Whether the VAE is merged, by the formula or by LoRAs alone, and not that of one model."""
+        return self.vae is VaeChoice.MERGED and not self.mode.record.keeps_vae
+
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """The numbers of the mode that are not given, and have to be measured in the models."""
+        return tuple(name for name in measured_numbers(self.mode) if name not in self.numbers)
 
     @property
     def sources(self) -> dict[str, ModelSource]:
@@ -186,9 +197,14 @@ class MergeRecipe:
 
 
 def drop_unused(parts: Mapping[str, Any], mode: MergeMode) -> dict[str, Any]:
-    """Remove what a mode cannot use from the fields of a recipe: model C, beta, the beta of rules, and numbers."""
+    """Remove what a mode cannot use from the fields of a recipe: model C, beta, the beta of rules, and numbers.
+
+    What was measured for another mode is removed, too.
+    """
     kept = dict(parts)
     kept["numbers"] = Numbers(known_numbers(mode, parts.get("numbers", {})))
+    if parts.get("mode", mode) is not mode:
+        kept["numbers"] = Numbers({n: v for n, v in kept["numbers"].items() if n not in measured_numbers(mode)})
     if not mode.uses_c:
         kept["model_c"] = None
     if not mode.uses_beta:

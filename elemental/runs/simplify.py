@@ -12,6 +12,7 @@ from ..hosts.base import Host
 from ..images.diff import mean_difference
 from ..images.image_request import ImageRequest
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
+from ..merge.measuring import with_measured_numbers
 from ..merge.plan import MergePlan, TensorPlan
 from ..recipe.ratio_changes import on_the_way
 from ..recipe.recipe import MergeRecipe
@@ -114,7 +115,8 @@ class _Simplification:
     def __init__(self, host: Host, opened: DifferentiatedMerge, order: SimplifyOrder, watcher: EffectWatcher) -> None:
         from ..effects.directions import Directions, from_model_a
 
-        recipe = order.recipe
+        recipe = with_measured_numbers(order.recipe, opened.models, controls=watcher.controls)
+        order = replace(order, recipe=recipe)
         self._host = host
         self._merge = opened.merge
         self._order = order

@@ -74,7 +74,7 @@ class ElementOrder:
         """
         from ..effects.samples import no_samples
 
-        maker = self._merge(recipe)
+        maker, recipe = self._merge(recipe)
         self._samples = self._samples if self._samples.passes else no_samples(maker.keys)
         text = recipe_as_json(recipe, self._opened.merge.models)
         images = []
@@ -110,7 +110,7 @@ class ElementOrder:
             recipe: The recipe that something is missing of.
             reverse: Whether tensors move towards A, not towards the merge.
         """
-        maker = self._merge(recipe)
+        maker, _ = self._merge(recipe)
         total = dict.fromkeys(maker.keys, 0.0)
         for trace, values in self._goals:
             for row, value in values.items():
@@ -121,13 +121,13 @@ class ElementOrder:
                     total[key] += (number if reverse else -number) / missing.size if missing.size else 0.0
         return total
 
-    def _merge(self, recipe: MergeRecipe) -> PassMaker:
+    def _merge(self, recipe: MergeRecipe) -> tuple[PassMaker, MergeRecipe]:
         from ..effects.passes import PassMaker
 
         controls = self._watcher.controls
-        self._opened.merge.apply(recipe, controls=controls)
+        merged = self._opened.merge.apply(recipe, controls=controls).plan.recipe
         networks, tensors = self._opened.differentiator.networks(), self._opened.live.tensors()
-        return PassMaker(networks, tensors, self._directions, should_stop=controls.should_stop)
+        return PassMaker(networks, tensors, self._directions, should_stop=controls.should_stop), merged
 
     def _passes(self, request: int, numbers: Sequence[int]) -> list[Pass]:
         """List passes through steps, and one through the decoding unless the VAE does nothing."""

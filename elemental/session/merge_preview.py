@@ -23,7 +23,7 @@ from ..merge.files.checkpoint import Signature, read_signature
 from ..merge.files.model_locator import expand_home
 from ..merge.files.open_models import OpenModels
 from ..merge.plan import NOTHING_MERGED, ONLY_MODEL_A, MergePlan
-from ..merge.plan_summary import describe_names
+from ..merge.plan_summary import describe_measuring, describe_names
 from ..merge.planner import Planner, planning_key
 from ..recipe.chains import files_of
 from ..recipe.recipe import MergeRecipe
@@ -175,7 +175,8 @@ def _draw_report(plan: MergePlan, stamps: str, expected: str) -> str:
     shown = warnings[:_MOST_WARNINGS]
     if len(warnings) > len(shown):
         shown.append(f"... and {len(warnings) - len(shown)} more warnings.")
-    lines = "".join(f"<p>{escape(line)}</p>" for line in (*_count(plan), expected, *describe_names(plan)) if line)
+    said = (*_count(plan), describe_measuring(plan.recipe), expected, *describe_names(plan))
+    lines = "".join(f"<p>{escape(line)}</p>" for line in said if line)
     notes = "".join(f'<p class="warning"><b>warning:</b> {escape(warning)}</p>' for warning in shown)
     return f'<div class="elemental-report" role="status" {stamps}>{lines}{notes}</div>'
 

@@ -178,7 +178,7 @@ class MergedModel:
 
     def _merge(self, recipe: MergeRecipe, controls: Controls | None, on_plan: OnPlan | None = None) -> None:
         active = self._begin(recipe, on_plan)
-        active.merge.apply(recipe, controls=controls)
+        recipe = active.merge.apply(recipe, controls=controls).plan.recipe
         active.recipe = recipe
         if not active.merge.is_intact():
             raise MergeError("Another program or extension has written to the live model; the merge is not in it.")

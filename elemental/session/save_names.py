@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from ..modes.catalogue import MergeMode
-from ..recipe.numbers import format_numbers
+from ..recipe.numbers import format_numbers, measured_numbers
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import format_ratio
 
@@ -41,8 +41,9 @@ def _pieces(recipe: MergeRecipe, blocks: str) -> Iterator[str]:
         yield format_ratio(recipe.alpha)
     if recipe.beta is not None:
         yield format_ratio(recipe.beta)
-    if recipe.numbers:
-        yield _words(format_numbers(recipe.numbers).replace("=", ""))
+    chosen = {name: number for name, number in recipe.numbers.items() if name not in measured_numbers(recipe.mode)}
+    if chosen:
+        yield _words(format_numbers(chosen).replace("=", ""))
     if recipe.rules:
         yield _name_rules([str(rule) for rule in recipe.rules.rules])
 

@@ -60,7 +60,7 @@ def remembered_sha256(path: Path, signature: Signature | None = None) -> str | N
     try:
         entry = json.loads(_entry_path(path).read_text(encoding="utf-8"))
         cached, wanted = Signature(entry["size"], entry["mtime"]), signature or read_signature(path)
-        return str(entry["sha256"]) if cached == wanted and entry["path"] == _full_path(path) else None
+        return str(entry["sha256"]) if cached == wanted and entry["path"] == full_path(path) else None
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):
         return None  # not cached, or the entry is damaged
 
@@ -130,8 +130,8 @@ def remember_place(path: Path) -> None:
     entry = {"path": str(place), "size": size}
     name = hashlib.sha256(str(place).encode("utf-8", "surrogatepass")).hexdigest()[:32]
     target = cache_folder() / "places" / f"{name}.json"
-    if _read_entry(target) != entry:
-        _write_entry(target, entry)
+    if read_entry(target) != entry:
+        write_entry(target, entry)
 
 
 def remembered_places() -> Iterator[Place]:
@@ -140,7 +140,7 @@ def remembered_places() -> Iterator[Place]:
         entries: list[Path] = []
         with suppress(OSError):
             entries.extend(sorted((cache_folder() / kind).glob("*.json")))
-        for entry in map(_read_entry, entries):
+        for entry in map(read_entry, entries):
             with suppress(KeyError, TypeError, ValueError):
                 yield Place(Path(str(entry["path"])), int(entry["size"]), entry.get("sha256"))
 
@@ -149,21 +149,22 @@ def _unreadable(path: Path, exc: OSError) -> CheckpointError:
     return CheckpointError(f"Cannot read {path}: {exc.strerror or exc}.")
 
 
-def _full_path(path: Path) -> str:
+def full_path(path: Path) -> str:
+    """Give the path by which the cache knows a file, with links followed."""
     return os.path.normcase(path.resolve())
 
 
 def _entry_path(path: Path) -> Path:
-    name = hashlib.sha256(_full_path(path).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    name = hashlib.sha256(full_path(path).encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return cache_folder() / "hashes" / f"{name}.json"
 
 
 def _remember(path: Path, signature: Signature, sha256: str) -> None:
-    entry = {"path": _full_path(path), "size": signature.size, "mtime": signature.mtime, "sha256": sha256}
-    _write_entry(_entry_path(path), entry)
+    entry = {"path": full_path(path), "size": signature.size, "mtime": signature.mtime, "sha256": sha256}
+    write_entry(_entry_path(path), entry)
 
 
-def _read_entry(path: Path) -> dict[str, Any]:
+def read_entry(path: Path) -> dict[str, Any]:
     """Read an entry of the cache; an empty one if it is missing or damaged."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
@@ -172,7 +173,7 @@ def _read_entry(path: Path) -> dict[str, Any]:
     return entry if isinstance(entry, dict) else {}
 
 
-def _write_entry(target: Path, entry: Mapping[str, Any]) -> None:
+def write_entry(target: Path, entry: Mapping[str, Any]) -> None:
     """Write an entry of the cache; without it, the hash is computed again next time."""
     with suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -238,7 +238,7 @@ def _typed_without_folders(recipe: MergeRecipe) -> MergeRecipe:
             return replace(source, path=source.name, recipe=_typed_without_folders(source.recipe))
         return source if source.size is not None else replace(source, path=source.name)
 
-    return _with_each(recipe, named)
+    return with_each(recipe, named)
 
 
 def name_recipe(recipe: MergeRecipe) -> str:
@@ -286,7 +286,7 @@ def with_hashes(recipe: MergeRecipe, facts: Mapping[FileRole, SourceFacts]) -> M
             return replace(source, recipe=with_hashes(source.recipe, fact.inner))
         return replace(source, sha256=fact.sha256, size=fact.size)
 
-    return _with_each(recipe, known)
+    return with_each(recipe, known)
 
 
 def with_files(recipe: MergeRecipe, change: Callable[[ModelSource, FileRole], ModelSource]) -> MergeRecipe:
@@ -304,10 +304,10 @@ def with_files(recipe: MergeRecipe, change: Callable[[ModelSource, FileRole], Mo
         except CheckpointError as exc:
             raise CheckpointError(f"{describe_place(role.spoken, source)}: {exc}") from exc
 
-    return _with_each(recipe, changed)
+    return with_each(recipe, changed)
 
 
-def _with_each(recipe: MergeRecipe, change: Callable[[ModelSource, FileRole], ModelSource]) -> MergeRecipe:
+def with_each(recipe: MergeRecipe, change: Callable[[ModelSource, FileRole], ModelSource]) -> MergeRecipe:
     """Change the entry of each file and recipe that stands in a recipe, not of those within."""
     loras = (replace(lora, file=change(lora.file, LoraRole(place))) for place, lora in enumerate(recipe.loras))
     return replace(

@@ -31,6 +31,9 @@ class OpenModels:
 
     Args:
         locator: Finds the models.
+
+    Attributes:
+        measured: Numbers of modes that were measured in the models; see :mod:`..measuring`.
     """
 
     def __init__(self, locator: ModelLocator = AS_RECORDED) -> None:
@@ -40,6 +43,7 @@ class OpenModels:
         self._chained: dict[tuple[ModelSource, bool], ChainedModel] = {}
         self._planners: dict[Hashable, tuple[dict[FileRole, Model], Planner]] = {}
         self._stack = ExitStack()
+        self.measured: dict[Hashable, Mapping[str, float]] = {}
 
     def __enter__(self) -> OpenModels:
         return self

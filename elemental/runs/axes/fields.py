@@ -106,7 +106,8 @@ class ModeNumberAxis(Axis):
         self.sets = frozenset({f"numbers.{number.name}"})
         self._number = number
         self.form = IntegerAxis.form if number.whole else NumberAxis.form
-        self.example = "1, 2, 3" if number.whole else f"{format_ratio(number.default)}, {format_ratio(number.least)}"
+        default = number.most if number.default is None else number.default
+        self.example = "1, 2, 3" if number.whole else f"{format_ratio(default)}, {format_ratio(number.least)}"
 
     def split(self, text: str) -> list[str]:
         return super().split(plain_text(text))
