@@ -218,7 +218,8 @@ def _transformed(numbers: Tensor, axis: int, sign: int) -> Tensor:
     places = torch.arange(size)
     angles = 2 * math.pi / size * (places[:, None] * places[None] % size).double()
     waves = torch.polar(torch.ones_like(angles), sign * angles)
-    return torch.tensordot(numbers, waves, dims=([axis], [0])).movedim(-1, axis)
+    summed: Tensor = torch.tensordot(numbers, waves, dims=([axis], [0]))
+    return summed.movedim(-1, axis)
 
 
 def geometric_median(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
@@ -266,7 +267,8 @@ def karcher(a: Tensor, b: Tensor, c: Tensor, alpha: float) -> Tensor:
             break
         mean = torch.cos(angle) * mean + torch.sin(angle) / angle * way
         mean /= torch.linalg.vector_norm(mean)
-    return a + alpha * (sum(lengths) / 3 * mean - a)
+    found: Tensor = a + alpha * (sum(lengths) / 3 * mean - a)
+    return found
 
 
 FORMULAS: Mapping[str, Callable[[Tensor, Tensor, Tensor, float, float, str], Tensor]] = {

@@ -24,8 +24,9 @@ class Cosines(NamedTuple):
 
     Attributes:
         of_columns: The cosine of each column, a number for each place behind the first axis; a tensor of one axis or
-            none is one column. float64, from -1 to 1; 0 for a column that is 0 in one of them.
-        of_all: The cosine over all numbers; 0 if one of them is 0 everywhere.
+            none is one column. float64, from -1 to 1; 0 for a column that is 0 in one of them, NaN for one that is not
+            finite.
+        of_all: The cosine over all finite columns; 0 if one of them is 0 everywhere.
     """
 
     of_columns: Tensor
@@ -54,6 +55,8 @@ def find_cosines(read: Read, shape: Sequence[int], *, unit: bool) -> Cosines:
     cosines[(squares_a == 0) | (squares_b == 0)] = 0.0
     if unit:
         squares_a, squares_b, products = (squares_a != 0).to(a.dtype), (squares_b != 0).to(a.dtype), cosines
+    finite = cosines.isfinite()
+    squares_a, squares_b, products = (numbers[finite] for numbers in (squares_a, squares_b, products))
     square, product = _total(squares_a) * _total(squares_b), _total(products)
     return Cosines(cosines, 0.0 if square == 0 else product / math.sqrt(square))
 
@@ -69,7 +72,7 @@ def _add_up(rows: Tensor) -> Tensor:
 
 
 def _total(numbers: Tensor) -> float:
-    return float(_add_up(numbers.clone().view(-1, 1)))
+    return float(_add_up(numbers.clone().view(-1, 1))) if len(numbers) else 0.0
 
 
 def as_numbers(tensor: Tensor) -> array[float]:
@@ -102,9 +105,10 @@ def find_bounds(cosines: array[float]) -> Mapping[str, float]:
 def share_of_a(cosines: Tensor, numbers: Mapping[str, float]) -> Tensor:
     """Give for each cosine where it lies between ``lo``, 0, and ``hi``, 1; beyond them it goes on.
 
-    If ``hi`` is not above ``lo``, there is nothing between: it is 1 from ``lo`` on, and 0 below.
+    If ``hi`` is not above ``lo``, there is nothing between: it is 1 from ``lo`` on, and 0 below. NaN is as far as 0.
     """
     least, most = numbers["lo"], numbers["hi"]
+    cosines = cosines.nan_to_num(nan=0.0)
     return (cosines >= least).to(cosines.dtype) if most <= least else cosines.sub(least).div_(most - least)
 
 
