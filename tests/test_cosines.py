@@ -30,16 +30,18 @@ from elemental.modes.base import Operands, Ratios, Whole
 from elemental.modes.column_cosines import find_bounds, find_cosines
 from elemental.recipe.numbers import complete_numbers
 from elemental.runs.axes.base import Setting
+from elemental.session import merge_jobs
 from elemental.session.form import MergeForm
 from elemental.session.merge_preview import Previewer
 from elemental.session.save_names import suggest_name
+from elemental.session.session import session_of
 from elemental.workflows import make_images
 
 from .conftest import save
 from .fake_host import FakeHost
 from .merging import assert_merged, only, same_bits, save_all, some_elements, whole
 from .mode_formulas import bounds_of
-from .plotting import REQUEST, load, plot, run
+from .plotting import REQUEST, ended, load, plot, run
 from .test_live import fake_model, state
 
 COSINES = (MergeMode.COSINE_A, MergeMode.COSINE_B)
@@ -356,6 +358,19 @@ def test_a_plan_measures_nothing_and_says_so(
     given = Previewer(lambda: refs).look(replace(form, numbers="lo=0, hi=0.5")).report
     assert "are measured" not in given
     assert not passes.count
+
+
+def test_the_tab_saves_what_it_has_merged(tmp_path: Path, paths: list[Path], passes: Passes) -> None:
+    session = session_of(FakeHost(load, output=tmp_path / "images", models=tmp_path))
+    form = MergeForm("a.safetensors", "b.safetensors", mode="cosine-a", spec="OUT03-OUT05:attn2:0.6")
+    ended(merge_jobs.merge(session, form, REQUEST, print_change=False))
+    live = session.model.live().recipe
+    ended(merge_jobs.save(session, form, "saved", overwrite=False))
+    ended(merge_jobs.restore(session))
+    assert live is not None
+    assert not live.unmeasured
+    assert elemental.read_recipe(tmp_path / "saved.safetensors").numbers == live.numbers
+    assert passes.count == 1
 
 
 def test_numbers_of_other_models_and_modes_are_not_taken(

@@ -26,9 +26,7 @@ from .out_of_memory import is_out_of_memory
 from .plan import MergePlan, Role, TensorPlan
 from .progress import Controls
 
-MAX_THREADS = 3
-"""Threads that read, compute and write at once."""
-
+_MAX_THREADS = 3
 _THREAD_BYTES = 1 << 26
 """Larger results, in bytes, are computed by several threads: some read and write while others compute. Smaller ones are
 done sooner with torch's threads alone, which are running already."""
@@ -115,7 +113,7 @@ def execute(
     controls.begin(plan.nbytes)
     if plan.nbytes > _THREAD_BYTES:
         with one_torch_thread_each():
-            _work_together(run, min(MAX_THREADS, os.cpu_count() or 1))
+            _work_together(run, min(_MAX_THREADS, os.cpu_count() or 1))
     elif any(tensor.loras for tensor in plan.tensors):
         with one_torch_thread_each():  # matrix products of several threads can differ in the last bit
             run.work()

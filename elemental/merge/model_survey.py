@@ -12,12 +12,13 @@ from ..architectures.keys import Component
 from ..errors import MergeError, RecipeError, Stopped
 from ..recipe.numbers import measured_numbers
 from .computation import Computation, TensorReader
-from .execute import MAX_THREADS, one_torch_thread_each
+from .execute import one_torch_thread_each
 from .out_of_memory import is_out_of_memory
 from .plan import MergePlan, Role, TensorPlan
 from .progress import Controls
 
 _PARTS = (Component.UNET, Component.TEXT_ENCODER)
+_MAX_THREADS = 3
 _POLL_SECONDS = 0.1
 
 
@@ -63,7 +64,7 @@ def _collect(
 ) -> array[float]:
     """Look at all tensors, and give what counts of them, in any order."""
     counted = array("d")
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="survey") as pool:
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="survey") as pool:
         pending: dict[Future[array[float]], int] = {}
         try:
             pending.update((pool.submit(look_at, tensor), tensor.info.nbytes) for tensor in tensors)
