@@ -360,7 +360,8 @@ def test_a_plan_measures_nothing_and_says_so(
     assert not passes.count
 
 
-def test_the_tab_saves_what_it_has_merged(tmp_path: Path, paths: list[Path], passes: Passes) -> None:
+@pytest.mark.usefixtures("paths")
+def test_the_tab_saves_what_it_has_merged(tmp_path: Path, passes: Passes) -> None:
     session = session_of(FakeHost(load, output=tmp_path / "images", models=tmp_path))
     form = MergeForm("a.safetensors", "b.safetensors", mode="cosine-a", spec="OUT03-OUT05:attn2:0.6")
     ended(merge_jobs.merge(session, form, REQUEST, print_change=False))
