@@ -275,6 +275,14 @@
         }
     }
 
+    /* gradio 3 gives the number beside a slider no name. */
+    function nameNumbers() {
+        for (const input of root.querySelectorAll("input[data-testid=number-input]:not([aria-label])")) {
+            const label = input.closest("[id^=elemental_]").querySelector("[data-testid=block-info]");
+            if (label) input.setAttribute("aria-label", label.textContent.trim());
+        }
+    }
+
     function onKey(event) {
         const area = event.target;
         const inSpec = area.closest && area.closest("#elemental_spec");
@@ -307,6 +315,7 @@
         }
         showWholeNames();
         nameHeadings();
+        nameNumbers();
         suggestName();
         compareLive();
         takeRules();

@@ -804,8 +804,10 @@
     function noteJob() {
         const message = root.querySelector("#elemental_progress .elemental-message");
         const now = message ? message.dataset.job : "";
-        if (now !== job && Date.now() - pressed < BEGINS_MS && matchMedia(NARROW).matches) {
-            byId("elemental_results").scrollIntoView({block: "start"});
+        if (now !== job && Date.now() - pressed < BEGINS_MS) {
+            const results = byId("elemental_results");
+            if (matchMedia(NARROW).matches) results.scrollIntoView({block: "start"});
+            else results.scrollTop = 0; // a column of its own
         }
         job = now;
     }

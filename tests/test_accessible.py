@@ -20,10 +20,7 @@ _OF_GRADIO = {
     "label-content-name-mismatch",  # its field for uploads is named by what stands inside it
 }
 """Rules that parts of gradio break in each program that uses them."""
-_WHERE = {
-    "include": [["#elemental_tab"], ["#elemental_viewer"]],
-    "exclude": [["[data-testid='number-input']"]],  # gradio 3 gives the number beside a slider no name
-}
+_WHERE = {"include": [["#elemental_tab"], ["#elemental_viewer"]]}
 
 
 def violations(tab: Page) -> list[str]:

@@ -124,7 +124,7 @@ def test_a_stop_keeps_the_passes_and_paints_the_map_by_them(session: Session, mo
     assert session.board.job is not None
     assert "<caption>The first 20 of" in session.board.job.view.table
     table = _table(session, FORM)
-    assert "estimated from 1 backward passes of U-Net steps" in table  # the other one only decodes
+    assert "estimated from 1 backward pass of U-Net steps" in table  # the other one only decodes
     assert "data-effect=" in table
     (file,) = (session.host.output_folder() / "effects").glob("*.safetensors")
     kept, _ = read_samples(file)

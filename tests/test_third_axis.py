@@ -108,7 +108,7 @@ def test_bars_on_x_and_y_cut_each_grid(fake: FakeHost, base: Setting, tmp_path: 
 
 def test_what_does_not_go_together(fake: FakeHost, base: Setting) -> None:
     for axes, message in (
-        ((ALPHA, SEED, ("seed", "3")), "Both axes set seed: seed and seed"),
+        ((ALPHA, SEED, ("seed", "3")), "The y and the z axis both set seed: seed and seed"),
         ((("pinpoint-element", "OUT05"), SEED, CFG), "the other axis must be alpha, not seed or cfg"),
         ((ALPHA, SEED, ("cfg", "1 | 2")), 'z axis, cfg: each of its values is a grid already; leave out the "|"'),
     ):

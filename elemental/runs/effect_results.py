@@ -46,7 +46,11 @@ def describe_passes(effects: Effects) -> str:
     total = count_passes(effects.samples)
     found = total - count_passes(effects.samples, skipped=len(effects.samples.passes) - effects.made)
     there = f" ({found:,} of them were there)" if found else ""
-    return f"{total:,} backward pass{'es' * (total != 1)}{there}"
+    return f"{_spoken(total)}{there}"
+
+
+def _spoken(passes: int) -> str:
+    return f"{passes:,} backward pass{'es' * (passes != 1)}"
 
 
 def effects_to_dict(effects: Effects, ranking: EffectRanking) -> dict[str, Any]:
@@ -93,7 +97,7 @@ def describe_estimate(order: EffectOrder, samples: Samples) -> str:
     if "seed" in varied:
         lines.append("seeds: " + ", ".join(_distinct(order, "seed")))
     unit = "U-Net steps" if order.method is Method.STEPS else "whole images"
-    return "\n".join([*lines, f"estimated from {count_passes(samples)} backward passes of {unit}"])
+    return "\n".join([*lines, f"estimated from {_spoken(count_passes(samples))} of {unit}"])
 
 
 def _distinct(order: EffectOrder, name: str) -> list[str]:

@@ -111,7 +111,8 @@ def check_axes(plot: XYPlot) -> None:
     for one, other in combinations(plot.axes, 2):
         if both := one.axis.sets & other.axis.sets:
             names = f"{one.axis.name} and {other.axis.name}"
-            raise ImageError(f"Both axes set {' and '.join(sorted(both))}: {names}.")
+            sides = f"The {one.side} and the {other.side} axis"
+            raise ImageError(f"{sides} both set {' and '.join(sorted(both))}: {names}. Choose another type for one.")
     if plot.z is not None and len(plot.z.groups) > 1:
         raise ImageError(f'z axis, {plot.z.axis.name}: each of its values is a grid already; leave out the "|".')
 

@@ -105,7 +105,7 @@ def unfinished_runs(session: Session) -> list[tuple[str, str]]:
         done = _count_made(record)
         if done < len(record.cells) and path != session.running:
             number = "" if record.files.number == 1 else f", run {record.files.number}"
-            words = f"{record.kind} {path.parent.relative_to(folder).as_posix()}{number}"
+            words = f"{path.parent.relative_to(folder).as_posix()}{number}"
             runs.append((f"{words}: {done} of {len(record.cells)} images", str(path)))
     return runs
 
