@@ -44,6 +44,9 @@ DRAWABLE: dict[str, Layout] = {
 SLOW_FILE = re.compile(r"^pytestmark = [^\n]*(\n    )?pytest\.mark\.slow", re.MULTILINE)
 SLOW_FIXTURES = {"drawable"}
 """Whoever asks for models that images can be made from waits for diffusers, or writes them at the least."""
+HELD_UP = ["TimeoutError", "waited in vain"]
+"""How a test of the page fails if its browser had no turn in time, beside other work on the same cores. It is run
+again, which the summary counts; one that found something else is not."""
 INPAINTING = {name: replace(layout, in_channels=9) for name, layout in LAYOUTS.items()}
 
 
@@ -97,10 +100,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as slow by what they ask for."""
+    """Mark tests by what they ask for: as slow, or as ones that a busy machine can hold up."""
     for item in items:
-        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        fixtures = getattr(item, "fixturenames", ())
+        if SLOW_FIXTURES.intersection(fixtures):
             item.add_marker(pytest.mark.slow)
+        if "chromium" in fixtures:
+            item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=HELD_UP))
 
 
 @pytest.fixture(autouse=True)

@@ -41,8 +41,7 @@ def test_each_older_gradio_has_an_environment_with_the_readmes_torch(name: str) 
     assert make[-1] == step.removed[0] == step.cleared[0] == f".venv-{name}"
     assert torch[-1].startswith("torch==")
     assert set(OLDER_GRADIO[name]) < set(install)
-    assert test[3:5] == ["--reruns", "2"]
-    assert all(Path(word).is_file() for word in test[5:])
+    assert all(Path(word).is_file() for word in test[3:])
     assert f"/{make[-1]}/" in Path(".gitignore").read_text().splitlines()
 
 

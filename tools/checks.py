@@ -327,7 +327,7 @@ def older_gradio_step(name: str, options: Options, build: str) -> Step:
         [python, "-m", "venv", environment],
         [*install, torch],
         [*install, "-e", ".[standalone]", *OLDER_GRADIO[name], *TEST_TOOLS],
-        [inside, "-m", "pytest", "--reruns", "2", *TESTS_OF_TAB],
+        [inside, "-m", "pytest", *TESTS_OF_TAB],
     ]
     removed = [environment, f"{DEFAULT_SCREENSHOTS}/{name}"]
     purpose = f"the tab on {OLDER_GRADIO[name][0]}"
