@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from elemental import Controls, LoraSource, MergeError, MergeRecipe, Stopped, merge_to_file, model_source
 from elemental.cli.main import DONE, FAILED, WRONG_USAGE, main
 from elemental.merge.extract import extract_lora
+from elemental.merge.low_rank import RankChoice
 
 from .conftest import save
 from .lora_files import State, lora
@@ -35,7 +39,7 @@ def pair(folder: Path, layout: str) -> tuple[Path, Path, set[str]]:
 @pytest.mark.parametrize(("layout", "prefix"), [("sd1", "lora_te_"), ("sd2", "lora_te_"), ("sdxl", "lora_te2_")])
 def test_added_to_a_it_is_b(tmp_path: Path, layout: str, prefix: str) -> None:
     a, b, keys = pair(tmp_path, layout)
-    found = extract_lora(model_source(a), model_source(b), tmp_path / "lora.safetensors", rank=12)
+    found = extract_lora(model_source(a), model_source(b), tmp_path / "lora.safetensors", ranks=RankChoice(12))
     assert found.left_out == ()
     assert found.remaining < 2e-3
     names = {key.rpartition(".lora_")[0] for key in load_file(found.path) if ".lora_" in key}
@@ -52,27 +56,63 @@ def test_added_to_a_it_is_b(tmp_path: Path, layout: str, prefix: str) -> None:
         assert (baked[key] - wanted[key]).norm() < 3e-3 * difference, key
 
 
-def test_what_remains_is_what_the_singular_values_say(tmp_path: Path) -> None:
+def added(folder: Path, model: Path, lora_file: Path) -> State:
+    """Add a LoRA to a model, and give the tensors."""
+    source = model_source(model)
+    recipe = MergeRecipe(source, source, alpha=0.0, loras=(LoraSource(model_source(lora_file)),))
+    return load_file(merge_to_file(recipe, folder / "out.safetensors", with_hashes=False, overwrite=True).path)
+
+
+def random_pair(folder: Path) -> tuple[Path, Path, list[np.ndarray]]:
+    """Make two models that differ in two layers and a bias; give the layers' singular values, the largest first."""
     a = some("sd1", 1, torch.float32)
     b = dict(a)
     generator = torch.Generator().manual_seed(1)
     for key in (TO_Q, CONV):
         b[key] = a[key] + torch.randn(a[key].shape, generator=generator) * 0.1
     b[BIAS] = a[BIAS] + 1
-    one, other = save(tmp_path / "a.safetensors", a), save(tmp_path / "b.safetensors", b)
-    values = [torch.linalg.svdvals((b[key].double() - a[key].double()).flatten(1)) for key in (TO_Q, CONV)]
+    values = [
+        np.linalg.svd((b[key].double() - a[key].double()).flatten(1).numpy(), compute_uv=False) for key in (TO_Q, CONV)
+    ]
+    return save(folder / "a.safetensors", a), save(folder / "b.safetensors", b), values
+
+
+def test_what_remains_is_what_the_singular_values_say(tmp_path: Path) -> None:
+    one, other, values = random_pair(tmp_path)
     for rank in (1, 3):
         out = tmp_path / f"{rank}.safetensors"
-        found = extract_lora(model_source(one), model_source(other), out, rank=rank)
-        rest = sum(float(each[rank:].square().sum()) for each in values)
-        whole = sum(float(each.square().sum()) for each in values)
+        found = extract_lora(model_source(one), model_source(other), out, ranks=RankChoice(rank))
+        rest, whole = (sum((each[start:] ** 2).sum() for each in values) for start in (rank, 0))
         assert found.remaining == pytest.approx(math.sqrt(rest / whole), rel=1e-3)
-        assert (found.layers, found.left_out) == (2, (BIAS,))
+        assert (found.ranks, found.cut, found.left_out) == ((rank, rank), 0, (BIAS,))
         assert {tuple(tensor.shape) for tensor in only(load_file(out), "lora_unet_up_blocks_3").values()} == {
             (8, rank, 1, 1),
             (rank, 24, 3, 3),
             (),
         }
+
+
+@pytest.mark.parametrize(("energy", "rank"), [(1e-3, 8), (0.5, 8), (0.9, 8), (0.9, 3), (0.9999, 8), (1.0, 40)])
+def test_each_layer_has_the_least_rank_that_holds_the_energy(tmp_path: Path, energy: float, rank: int) -> None:
+    a, b, values = random_pair(tmp_path)
+    out = tmp_path / "lora.safetensors"
+    found = extract_lora(model_source(a), model_source(b), out, ranks=RankChoice(rank, energy))
+    shares = [(each**2).cumsum() / (each**2).sum() for each in values]
+    wanted = [min(k for k, share in enumerate(each, 1) if share >= min(energy, 1 - 1e-9)) for each in shares]
+    assert sorted(found.ranks) == sorted(min(each, rank) for each in wanted)
+    assert found.cut == sum(each > rank for each in wanted)
+    tensors = load_file(out)
+    for name in {key.partition(".")[0] for key in tensors}:
+        down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
+        assert len(down) == up.shape[1] == tensors[f"{name}.alpha"]
+    made, wished, before = added(tmp_path, a, out), load_file(b), load_file(a)
+    rest, whole = (
+        math.fsum(float((one[key] - wished[key]).double().square().sum()) for key in (TO_Q, CONV))
+        for one in (made, before)
+    )
+    assert math.sqrt(rest / whole) == pytest.approx(found.remaining, rel=1e-2, abs=1e-5)
+    with safe_open(out, "pt") as file:
+        assert file.metadata()["ss_network_dim"] == "Dynamic"
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,8 +129,29 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert out.read_bytes() == before
     assert main([*words, "4", "--overwrite"]) == DONE
     assert out.read_bytes() != before
+
+
+def test_the_ranks_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b, _ = random_pair(tmp_path)
+    words = ["extract", str(a), str(b), "-o", str(tmp_path / "lora.safetensors"), "--rank", "6", "--energy", "0.9"]
+    assert main(words) == DONE
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"2 layers of rank ([2-5]) to 6, median \1; [0-9.]+% of the difference remains\.", first)
+    assert second == "1 of them would need more than --rank 6 to hold 0.9 of the squares."
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--rank", "0"], "--rank is 1 or more"),
+        *[(["--energy", e], "--energy is a share: more than 0, and at most 1") for e in ("0", "1.01", "-0.5", "nan")],
+        (["--energy", "much"], 'argument --energy: "much" is not a number'),
+    ],
+)
+def test_numbers_out_of_range(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=str(WRONG_USAGE)):
-        main([*words, "0", "--overwrite"])
+        main(["extract", "a.safetensors", "b.safetensors", "-o", "lora.safetensors", *options])
+    assert said in capsys.readouterr().err
 
 
 def test_what_cannot_be_extracted(tmp_path: Path) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import Stopped
 from ..merge.files.model_locator import ModelLocator, model_source
 from ..merge.plan_summary import format_size
-from .command import Command, Interrupts, UsageError, read_as, read_integer
+from .command import Command, Interrupts, UsageError, read_as, read_integer, read_number
 from .image_options import add_device_option
-from .output import print_lines
+from .output import count_of, print_lines
 from .progress import ProgressBar, merge_controls
 from .recipe_options import add_models_folder_option
 from .standalone_host import DEFAULT_DEVICE
+
+if TYPE_CHECKING:
+    from ..merge.extract import Extraction
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,8 @@ class ExtractOptions:
     Attributes:
         models: Models A and B.
         output: The LoRA to write.
-        rank: The rank of each layer.
+        rank: The rank of each layer, or the highest.
+        energy: The share of its difference's squares that each layer is to hold; None for layers of one rank.
         overwrite: Whether to replace the file.
         device: Where to compute.
         models_folder: The user's folder of checkpoints.
@@ -34,6 +41,7 @@ class ExtractOptions:
     models: tuple[str, str]
     output: str
     rank: int
+    energy: float | None
     overwrite: bool
     device: str | None
     models_folder: Path | None
@@ -43,13 +51,16 @@ def run_extract(options: ExtractOptions, interrupts: Interrupts = ()) -> None:
     """Write the LoRA, and print what it does not hold.
 
     Raises:
-        UsageError: The rank is none.
+        UsageError: The rank is none, or the energy no share.
         ElementalError: The models cannot be read or do not fit together, or the file cannot be written.
     """
     from ..merge.extract import extract_lora
+    from ..merge.low_rank import RankChoice
 
     if options.rank < 1:
         raise UsageError("--rank is 1 or more")
+    if options.energy is not None and not 0 < options.energy <= 1:
+        raise UsageError("--energy is a share: more than 0, and at most 1")
     start = time.perf_counter()
     model_a, model_b = map(model_source, options.models)
     with ProgressBar() as bar:
@@ -57,20 +68,29 @@ def run_extract(options: ExtractOptions, interrupts: Interrupts = ()) -> None:
             model_a,
             model_b,
             options.output,
-            rank=options.rank,
+            ranks=RankChoice(options.rank, options.energy),
             locator=ModelLocator(options.models_folder),
             device=options.device or DEFAULT_DEVICE,
             overwrite=options.overwrite,
             controls=merge_controls(bar, interrupts),
         )
-    lines = [f"{found.layers:,} layers of rank {options.rank}; {found.remaining:.1%} of the difference remains."]
-    if found.left_out:
-        lines.append(f"{len(found.left_out):,} tensors differ and have no layer, such as {found.left_out[0]}.")
     size, seconds = format_size(found.path.stat().st_size), time.perf_counter() - start
     try:
-        print_lines([*lines, f"{found.path}: {size} in {seconds:.1f} s"])
+        print_lines([*_describe(found, options), f"{found.path}: {size} in {seconds:.1f} s"])
     except KeyboardInterrupt as exc:
         raise Stopped(f"Stopped; {found.path} was saved before that.") from exc
+
+
+def _describe(found: Extraction, options: ExtractOptions) -> Iterator[str]:
+    """Say which ranks the layers have, and what the LoRA lacks."""
+    least, most = min(found.ranks), max(found.ranks)
+    ranks = str(most) if least == most else f"{least} to {most}, median {statistics.median_low(found.ranks)}"
+    yield f"{count_of(found.layers, 'layer')} of rank {ranks}; {found.remaining:.1%} of the difference remains."
+    if found.cut:
+        share = f"to hold {options.energy:g} of the squares"
+        yield f"{found.cut:,} of them would need more than --rank {options.rank} {share}."
+    if found.left_out:
+        yield f"{len(found.left_out):,} tensors differ and have no layer, such as {found.left_out[0]}."
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
@@ -78,7 +98,19 @@ def _add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-o", "--output", metavar="OUT", required=True, help="the .safetensors file to write (required)"
     )
-    command.add_argument("--rank", type=read_integer, default=32, metavar="N", help="rank of each layer (default: 32)")
+    command.add_argument(
+        "--rank",
+        type=read_integer,
+        default=32,
+        metavar="N",
+        help="rank of each layer; with --energy the highest (default: 32)",
+    )
+    command.add_argument(
+        "--energy",
+        type=read_number,
+        metavar="E",
+        help="give each layer the least rank that holds this share of the squares of its difference, such as 0.9",
+    )
     command.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     group = command.add_argument_group("more")
     add_device_option(group)

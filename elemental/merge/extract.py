@@ -1,4 +1,4 @@
-"""A LoRA of the difference between two models: the nearest matrices of a rank, layer by layer, by their SVD."""
+"""A LoRA of the difference between two models: the nearest matrices of a rank, layer by layer."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ from .files.model_locator import AS_RECORDED, ModelLocator, expand_home
 from .files.open_models import OpenModels
 from .files.tensor_info import TensorInfo
 from .files.writer import SafetensorsWriter, check_target, resolve_target
+from .low_rank import Factors, RankChoice, nearest_factors
 from .plan import Role
 from .progress import Controls
 
 _WITH_LAYERS = (Component.UNET, Component.TEXT_ENCODER)
+_USUAL = RankChoice(32)
+_DYNAMIC = "Dynamic"
+"""What a header says in place of a rank if layers have ranks of their own: networks/resize_lora.py of
+github.com/kohya-ss/sd-scripts."""
 
 
 @dataclass(frozen=True)
@@ -34,24 +39,29 @@ class Extraction:
 
     Attributes:
         path: The file.
-        layers: How many layers it has.
+        ranks: The rank of each of its layers.
+        cut: How many of them would need a higher rank to hold the share that was asked for.
         remaining: What it does not hold of the differences in these layers, by their Frobenius norms: 0 is nothing.
         left_out: The tensors that differ, too, and have no layer in it: biases, norms, embeddings, the VAE.
     """
 
     path: Path
-    layers: int
+    ranks: tuple[int, ...]
+    cut: int
     remaining: float
     left_out: tuple[str, ...]
+
+    @property
+    def layers(self) -> int:
+        """How many layers it has."""
+        return len(self.ranks)
 
 
 class _Layer(NamedTuple):
     tensors: Mapping[str, Tensor]
     """The tensors of the file, by key."""
-    square: float
-    """The sum of the squares of the difference."""
-    rest: float
-    """The same of what the layer does not hold."""
+    factors: Factors
+    """What they were made of."""
 
 
 def extract_lora(
@@ -59,7 +69,7 @@ def extract_lora(
     model_b: ModelSource,
     output: str | Path,
     *,
-    rank: int = 32,
+    ranks: RankChoice = _USUAL,
     locator: ModelLocator = AS_RECORDED,
     device: str = "cpu",
     overwrite: bool = False,
@@ -73,7 +83,7 @@ def extract_lora(
         model_a: The model that the LoRA is for.
         model_b: The model that it leads to.
         output: The file to write, named .safetensors or .sft.
-        rank: The rank of each layer; smaller layers have the largest that they can.
+        ranks: The rank of each layer.
         locator: Finds the models.
         device: Where to compute, as torch names it.
         overwrite: Whether to replace an existing file.
@@ -96,13 +106,17 @@ def extract_lora(
         file_a, file_b = open_models.open_one(model_a), open_models.open_one(model_b, Role.B)
         if any(target.exists() and target.samefile(file.path) for file in (file_a, file_b)):
             raise MergeError(f"{target} is one of the models; give the LoRA another name.")
-        extractor = _Extractor(file_a, file_b, rank, device=check_device(device))
+        extractor = _Extractor(file_a, file_b, ranks, device=check_device(device))
         layers = extractor.run(planner.names, checkpoint_names=planner.architecture is SDXL, controls=controls)
     if not layers:
         raise MergeError("There is nothing to extract: all layers of the models are alike.")
-    _save(layers, target, rank, overwrite=overwrite)
-    square, rest = (math.fsum(getattr(layer, name) for layer in layers) for name in ("square", "rest"))
-    return Extraction(target, len(layers), math.sqrt(rest / square), tuple(extractor.left_out))
+    _save(layers, target, str(ranks.most) if ranks.energy is None else _DYNAMIC, overwrite=overwrite)
+    made = [layer.factors for layer in layers]
+    cut = sum(factors.is_cut for factors in made)
+    square, rest = (math.fsum(getattr(factors, name) for factors in made) for name in ("square", "rest"))
+    return Extraction(
+        target, tuple(factors.rank for factors in made), cut, math.sqrt(rest / square), tuple(extractor.left_out)
+    )
 
 
 class _Extractor:
@@ -112,11 +126,11 @@ class _Extractor:
         left_out: The keys of tensors that differ, and have no layer.
     """
 
-    def __init__(self, model_a: Checkpoint, model_b: Checkpoint, rank: int, *, device: torch.device) -> None:
+    def __init__(self, model_a: Checkpoint, model_b: Checkpoint, ranks: RankChoice, *, device: torch.device) -> None:
         self.left_out: list[str] = []
         self._a = model_a
         self._b = model_b
-        self._rank = rank
+        self._ranks = ranks
         self._device = device
 
     def run(self, names: Sequence[KeyName], *, checkpoint_names: bool, controls: Controls) -> list[_Layer]:
@@ -149,7 +163,7 @@ class _Extractor:
         for layer, place in found:
             part = _part(difference, place)
             if part.any():
-                yield _extract(layer, part, self._rank)
+                yield _extract(layer, part, self._ranks)
 
     def _read(self, model: Checkpoint, key: str) -> Tensor:
         return model.tensor(key).to(device=self._device, dtype=torch.float32)
@@ -161,42 +175,27 @@ def _part(difference: Tensor, place: Place) -> Tensor:
     return part.t() if place.transposed else part
 
 
-def _extract(layer: str, difference: Tensor, rank: int) -> _Layer:
-    """Find the nearest product of two factors, each with the roots of the singular values."""
+def _extract(layer: str, difference: Tensor, ranks: RankChoice) -> _Layer:
     matrix = difference.flatten(1)
     if not matrix.isfinite().all():
         raise MergeError(f"{layer}: a model holds NaN or infinite numbers there.")
-    u, values, v = _svd(matrix)
-    kept = min(rank, len(values))
-    roots = values[:kept].sqrt()
-    up, down = (u[:, :kept] * roots).half(), (roots[:, None] * v[:kept]).half()
-    rest = matrix - up.float() @ down.float()
+    factors = nearest_factors(matrix, ranks)
     points = [1] * (difference.dim() - 2)
     tensors = {
-        f"{layer}.lora_up.weight": up.reshape(len(up), kept, *points).contiguous().cpu(),
-        f"{layer}.lora_down.weight": down.reshape(kept, *difference.shape[1:]).contiguous().cpu(),
-        f"{layer}.alpha": torch.tensor(float(kept)).half(),
+        f"{layer}.lora_up.weight": factors.up.reshape(*factors.up.shape, *points).contiguous().cpu(),
+        f"{layer}.lora_down.weight": factors.down.reshape(-1, *difference.shape[1:]).contiguous().cpu(),
+        f"{layer}.alpha": torch.tensor(float(factors.rank)).half(),
     }
-    return _Layer(tensors, float(matrix.double().square().sum()), float(rest.double().square().sum()))
+    return _Layer(tensors, factors)
 
 
-def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Decompose a matrix; that of a convolution, much wider than high, by way of a square one, in half the time."""
-    if matrix.shape[1] <= 2 * matrix.shape[0]:
-        u, values, v = torch.linalg.svd(matrix, full_matrices=False)
-        return u, values, v
-    q, r = torch.linalg.qr(matrix.t())
-    u, values, v = torch.linalg.svd(r.t(), full_matrices=False)
-    return u, values, v @ q.t()
-
-
-def _save(layers: Sequence[_Layer], target: Path, rank: int, *, overwrite: bool) -> None:
+def _save(layers: Sequence[_Layer], target: Path, rank: str, *, overwrite: bool) -> None:
     tensors = {key: tensor for layer in layers for key, tensor in layer.tensors.items()}
     header = {
         "format": "pt",
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": str(rank),
+        "ss_network_dim": rank,
+        "ss_network_alpha": rank,
     }
     infos = {key: TensorInfo("F16", tuple(tensor.shape)) for key, tensor in tensors.items()}
     with SafetensorsWriter(target, infos, room=header, overwrite=overwrite) as writer:
