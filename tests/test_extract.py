@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +14,25 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from elemental import Controls, LoraSource, MergeError, MergeRecipe, Stopped, merge_to_file, model_source
+from elemental import (
+    Controls,
+    LoraSource,
+    MergeError,
+    MergeRecipe,
+    Stopped,
+    merge_to_file,
+    model_source,
+    parse_rules,
+)
+from elemental.architectures.blocks import SD1
 from elemental.cli.main import DONE, FAILED, WRONG_USAGE, main
 from elemental.merge.extract import extract_lora
 from elemental.merge.low_rank import RankChoice
 
 from .conftest import save
 from .lora_files import State, lora
-from .merging import only
-from .test_lora import CONV, SPELLINGS, TO_Q, some
+from .merging import only, same_bits
+from .test_lora import CLIP, CONV, SPELLINGS, TO_Q, some
 
 BIAS = "model.diffusion_model.input_blocks.0.0.bias"
 
@@ -39,7 +51,7 @@ def pair(folder: Path, layout: str) -> tuple[Path, Path, set[str]]:
 @pytest.mark.parametrize(("layout", "prefix"), [("sd1", "lora_te_"), ("sd2", "lora_te_"), ("sdxl", "lora_te2_")])
 def test_added_to_a_it_is_b(tmp_path: Path, layout: str, prefix: str) -> None:
     a, b, keys = pair(tmp_path, layout)
-    found = extract_lora(model_source(a), model_source(b), tmp_path / "lora.safetensors", ranks=RankChoice(12))
+    found = extract_lora(difference(a, b), tmp_path / "lora.safetensors", ranks=RankChoice(12))
     assert found.left_out == ()
     assert found.remaining < 2e-3
     names = {key.rpartition(".lora_")[0] for key in load_file(found.path) if ".lora_" in key}
@@ -52,8 +64,12 @@ def test_added_to_a_it_is_b(tmp_path: Path, layout: str, prefix: str) -> None:
     assert result.plan.loras[0].applied == found.layers
     baked, wanted, before = (load_file(path) for path in (result.path, b, a))
     for key in keys:
-        difference = (wanted[key] - before[key]).norm()
-        assert (baked[key] - wanted[key]).norm() < 3e-3 * difference, key
+        assert (baked[key] - wanted[key]).norm() < 3e-3 * (wanted[key] - before[key]).norm(), key
+
+
+def difference(a: Path, b: Path, **parts: Any) -> MergeRecipe:
+    """Give the recipe of a difference, whole unless told otherwise."""
+    return MergeRecipe(model_source(a), model_source(b), **{"alpha": 1.0, **parts})
 
 
 def added(folder: Path, model: Path, lora_file: Path) -> State:
@@ -81,7 +97,7 @@ def test_what_remains_is_what_the_singular_values_say(tmp_path: Path) -> None:
     one, other, values = random_pair(tmp_path)
     for rank in (1, 3):
         out = tmp_path / f"{rank}.safetensors"
-        found = extract_lora(model_source(one), model_source(other), out, ranks=RankChoice(rank))
+        found = extract_lora(difference(one, other), out, ranks=RankChoice(rank))
         rest, whole = (sum((each[start:] ** 2).sum() for each in values) for start in (rank, 0))
         assert found.remaining == pytest.approx(math.sqrt(rest / whole), rel=1e-3)
         assert (found.ranks, found.cut, found.left_out) == ((rank, rank), 0, (BIAS,))
@@ -96,7 +112,7 @@ def test_what_remains_is_what_the_singular_values_say(tmp_path: Path) -> None:
 def test_each_layer_has_the_least_rank_that_holds_the_energy(tmp_path: Path, energy: float, rank: int) -> None:
     a, b, values = random_pair(tmp_path)
     out = tmp_path / "lora.safetensors"
-    found = extract_lora(model_source(a), model_source(b), out, ranks=RankChoice(rank, energy))
+    found = extract_lora(difference(a, b), out, ranks=RankChoice(rank, energy))
     shares = [(each**2).cumsum() / (each**2).sum() for each in values]
     wanted = [min(k for k, share in enumerate(each, 1) if share >= min(energy, 1 - 1e-9)) for each in shares]
     assert sorted(found.ranks) == sorted(min(each, rank) for each in wanted)
@@ -113,6 +129,117 @@ def test_each_layer_has_the_least_rank_that_holds_the_energy(tmp_path: Path, ene
     assert math.sqrt(rest / whole) == pytest.approx(found.remaining, rel=1e-2, abs=1e-5)
     with safe_open(out, "pt") as file:
         assert file.metadata()["ss_network_dim"] == "Dynamic"
+
+
+RULES = "IN01:attn1.to_q:1, OUT09:NOT norm:0.5\nTE::-0.25 # some of it back"
+CHOSEN = {TO_Q: 1.0, CONV: 0.5, CLIP: -0.25}
+
+
+def assert_has_chosen(made: State, a: Path, b: Path, remaining: float) -> None:
+    """Check that chosen elements have their share of the difference but for what remains, and all others A's bits."""
+    before, other = load_file(a), load_file(b)
+    wished = {key: before[key] + CHOSEN.get(key, 0.0) * (other[key] - before[key]) for key in before}
+    assert [key for key in made if not same_bits(made[key], before[key])] == [key for key in made if key in CHOSEN]
+    rest, whole = (
+        math.fsum(float((each[key] - wished[key]).double().square().sum()) for key in CHOSEN) for each in (made, before)
+    )
+    assert math.sqrt(rest / whole) == pytest.approx(remaining, rel=1e-2, abs=1e-5)
+
+
+@pytest.mark.parametrize("rank", [2, 12])
+def test_rules_choose_elements_and_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str], rank: int) -> None:
+    a, b, _ = pair(tmp_path, "sd1")
+    out, spec = tmp_path / "lora.safetensors", tmp_path / "rules.txt"
+    spec.write_text(RULES, encoding="utf-8")
+    words = ["extract", str(a), str(b), "-o", str(out), "--rank", str(rank), "--alpha", "0", "--overwrite"]
+    assert main([*words, "--elemental-file", str(spec)]) == DONE
+    by_file = out.read_bytes()
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert re.match(r"3 rules set [0-9]+ of [0-9]+ U-Net elements, and [0-9]+ of [0-9]+ tensors outside", said.out)
+    assert "\n3 layers of rank " in said.out
+    assert main([*words, "--elemental", RULES]) == DONE
+    assert out.read_bytes() == by_file
+    found = extract_lora(
+        difference(a, b, alpha=0.0, rules=parse_rules(RULES)), out, ranks=RankChoice(rank), overwrite=True
+    )
+    assert found.layers == 3
+    assert (found.remaining < 2e-3) is (rank == 12)
+    assert_has_chosen(added(tmp_path, a, out), a, b, found.remaining)
+
+
+def test_block_weights_and_alpha_choose_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b, _ = pair(tmp_path, "sd1")
+    out = tmp_path / "lora.safetensors"
+    words = ["extract", str(a), str(b), "-o", str(out), "--overwrite"]
+    weights = ",".join("1" if block == "OUT09" else "0" for block in ("BASE", *SD1.unet_blocks))
+    assert main([*words, "--blocks", weights]) == DONE
+    assert {key.partition(".")[0] for key in load_file(out)} == {"lora_unet_up_blocks_3_resnets_0_conv1"}
+    assert capsys.readouterr().err == ""
+    assert main([*words, "--blocks", weights, "--alpha", "0.5"]) == DONE
+    assert "--alpha has no effect" in capsys.readouterr().err
+    norms = []
+    for alpha in ("0.5", "1"):
+        assert main([*words, "--alpha", alpha]) == DONE
+        tensors = only(load_file(out), "lora_unet_up_blocks_3")
+        up, down = (next(t for key, t in tensors.items() if f"lora_{end}" in key).double() for end in ("up", "down"))
+        norms.append(float((up.flatten(1) @ down.flatten(1)).norm()))
+    assert norms[1] == pytest.approx(2 * norms[0], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--elemental", "OUT12::1"], WRONG_USAGE, 'unknown block "OUT12"'),
+        (["--elemental", "OUT03::1:0.5"], WRONG_USAGE, "weight-sum has no beta"),
+        (["--elemental", "OUT09:atn:1"], DONE, 'warning: Rule 1 "OUT09:atn:1", line 1: matches no tensor'),
+        (["--elemental", "OUT09:atn:1", "--strict"], WRONG_USAGE, "With --strict, warnings are errors."),
+        (["--alpha", "3"], DONE, "warning: alpha: 3 is outside -1 to 2."),
+        (["--alpha", "0"], FAILED, "There is nothing to extract: all ratios are 0."),
+        (
+            ["--alpha", "0", "--elemental", "IN02::1"],
+            FAILED,
+            "all layers of the models whose ratio is not 0 are alike.",
+        ),
+        (
+            ["--alpha", "0", "--elemental", "IN00:0.bias:1"],
+            FAILED,
+            f"what differs has no layer in a LoRA, such as {BIAS}.",
+        ),
+    ],
+)
+def test_mistakes_are_said_as_of_a_merge(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], code: int, said: str
+) -> None:
+    a, b, _ = random_pair(tmp_path)
+    out = tmp_path / "lora.safetensors"
+    assert main(["extract", str(a), str(b), "-o", str(out), *options]) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert "the result is model A" not in error
+    assert out.exists() is (code == DONE)
+
+
+def test_what_is_not_chosen_is_not_left_out(tmp_path: Path) -> None:
+    a, b, _ = random_pair(tmp_path)
+    recipe = difference(a, b, rules=parse_rules("IN00::0"))
+    found = extract_lora(recipe, tmp_path / "lora.safetensors")
+    assert (found.layers, found.left_out) == (2, ())
+
+
+def test_a_recipe_can_be_a_model(tmp_path: Path) -> None:
+    a, b, _ = pair(tmp_path, "sd1")
+    soft = replace(model_source(tmp_path / "soft.json"), recipe=difference(a, b, alpha=0.25))
+    names = ("soft", "quarter")
+    recipes = (replace(difference(a, b), model_b=soft), difference(a, b, alpha=0.25))
+    soft_lora, quarter = (
+        added(tmp_path, a, extract_lora(recipe, tmp_path / f"{name}.safetensors").path)
+        for name, recipe in zip(names, recipes, strict=True)
+    )
+    for key, tensor in quarter.items():
+        torch.testing.assert_close(soft_lora[key], tensor, atol=1e-3, rtol=0)
+    with pytest.raises(MergeError, match="is one of the models"):
+        extract_lora(recipes[0], b, overwrite=True)
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,20 +283,20 @@ def test_numbers_out_of_range(options: list[str], said: str, capsys: pytest.Capt
 
 def test_what_cannot_be_extracted(tmp_path: Path) -> None:
     a, b, _ = pair(tmp_path, "sd1")
-    one, other, out = model_source(a), model_source(b), tmp_path / "lora.safetensors"
+    out = tmp_path / "lora.safetensors"
     with pytest.raises(MergeError, match="nothing to extract: all layers of the models are alike"):
-        extract_lora(one, one, out)
+        extract_lora(difference(a, a), out)
     with pytest.raises(MergeError, match="is one of the models; give the LoRA another name"):
-        extract_lora(one, other, b, overwrite=True)
+        extract_lora(difference(a, b), b, overwrite=True)
     with pytest.raises(MergeError, match=r"must end in \.safetensors"):
-        extract_lora(one, other, tmp_path / "lora.ckpt")
-    xl = model_source(save(tmp_path / "xl.safetensors", some("sdxl", 1, torch.float32)))
+        extract_lora(difference(a, b), tmp_path / "lora.ckpt")
+    xl = save(tmp_path / "xl.safetensors", some("sdxl", 1, torch.float32))
     with pytest.raises(MergeError, match="different architectures"):
-        extract_lora(one, xl, out)
+        extract_lora(difference(a, xl), out)
     broken = load_file(b)
     broken[TO_Q][0, 0] = float("nan")
     with pytest.raises(MergeError, match="attn1_to_q: a model holds NaN or infinite numbers there"):
-        extract_lora(one, model_source(save(tmp_path / "n.safetensors", broken)), out)
+        extract_lora(difference(a, save(tmp_path / "n.safetensors", broken)), out)
     with pytest.raises(Stopped):
-        extract_lora(one, other, out, controls=Controls(should_stop=lambda: True))
+        extract_lora(difference(a, b), out, controls=Controls(should_stop=lambda: True))
     assert not out.exists()

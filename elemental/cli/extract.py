@@ -7,17 +7,16 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Stopped
-from ..merge.files.model_locator import ModelLocator, model_source
-from ..merge.plan_summary import format_size
+from ..merge.change_counts import count_changes
+from ..merge.plan_summary import describe_names, format_size
 from .command import Command, Interrupts, UsageError, read_as, read_integer, read_number
 from .image_options import add_device_option
-from .output import count_of, print_lines
+from .output import count_of, print_lines, print_plan_warnings
 from .progress import ProgressBar, merge_controls
-from .recipe_options import add_models_folder_option
+from .recipe_options import RecipeOptions, add_difference_options, add_models_folder_option, make_difference
 from .standalone_host import DEFAULT_DEVICE
 
 if TYPE_CHECKING:
@@ -29,22 +28,20 @@ class ExtractOptions:
     """What to extract.
 
     Attributes:
-        models: Models A and B.
+        recipe: Models A and B, and the ratios of their difference.
         output: The LoRA to write.
         rank: The rank of each layer, or the highest.
         energy: The share of its difference's squares that each layer is to hold; None for layers of one rank.
         overwrite: Whether to replace the file.
         device: Where to compute.
-        models_folder: The user's folder of checkpoints.
     """
 
-    models: tuple[str, str]
+    recipe: RecipeOptions
     output: str
     rank: int
     energy: float | None
     overwrite: bool
     device: str | None
-    models_folder: Path | None
 
 
 def run_extract(options: ExtractOptions, interrupts: Interrupts = ()) -> None:
@@ -52,7 +49,8 @@ def run_extract(options: ExtractOptions, interrupts: Interrupts = ()) -> None:
 
     Raises:
         UsageError: The rank is none, or the energy no share.
-        ElementalError: The models cannot be read or do not fit together, or the file cannot be written.
+        ElementalError: The models cannot be read or do not fit together, the file cannot be written, or ``--strict``
+            is there and warnings are, too.
     """
     from ..merge.extract import extract_lora
     from ..merge.low_rank import RankChoice
@@ -62,17 +60,17 @@ def run_extract(options: ExtractOptions, interrupts: Interrupts = ()) -> None:
     if options.energy is not None and not 0 < options.energy <= 1:
         raise UsageError("--energy is a share: more than 0, and at most 1")
     start = time.perf_counter()
-    model_a, model_b = map(model_source, options.models)
+    recipe, remarks = make_difference(options.recipe)
     with ProgressBar() as bar:
         found = extract_lora(
-            model_a,
-            model_b,
+            recipe,
             options.output,
             ranks=RankChoice(options.rank, options.energy),
-            locator=ModelLocator(options.models_folder),
+            locator=options.recipe.locator,
             device=options.device or DEFAULT_DEVICE,
             overwrite=options.overwrite,
             controls=merge_controls(bar, interrupts),
+            on_plan=lambda plan: print_plan_warnings(plan, remarks, strict=options.recipe.strict),
         )
     size, seconds = format_size(found.path.stat().st_size), time.perf_counter() - start
     try:
@@ -82,7 +80,10 @@ def run_extract(options: ExtractOptions, interrupts: Interrupts = ()) -> None:
 
 
 def _describe(found: Extraction, options: ExtractOptions) -> Iterator[str]:
-    """Say which ranks the layers have, and what the LoRA lacks."""
+    """Say what the rules set, which ranks the layers have, and what the LoRA lacks."""
+    if found.plan.recipe.rules:
+        yield f"{count_changes(found.plan).rules_set}."
+    yield from describe_names(found.plan)
     least, most = min(found.ranks), max(found.ranks)
     ranks = str(most) if least == most else f"{least} to {most}, median {statistics.median_low(found.ranks)}"
     yield f"{count_of(found.layers, 'layer')} of rank {ranks}; {found.remaining:.1%} of the difference remains."
@@ -94,7 +95,9 @@ def _describe(found: Extraction, options: ExtractOptions) -> Iterator[str]:
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("models", metavar="MODEL", nargs=2, help="A B: the LoRA is for A, and leads to B")
+    command.add_argument(
+        "models", metavar="MODEL", nargs=2, help="A B: the LoRA is for A, and leads to B; files or recipes (.json)"
+    )
     command.add_argument(
         "-o", "--output", metavar="OUT", required=True, help="the .safetensors file to write (required)"
     )
@@ -112,13 +115,14 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         help="give each layer the least rank that holds this share of the squares of its difference, such as 0.9",
     )
     command.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    add_difference_options(command)
     group = command.add_argument_group("more")
     add_device_option(group)
     add_models_folder_option(group, use="")
 
 
 def _read(args: argparse.Namespace) -> ExtractOptions:
-    return read_as(ExtractOptions, args, models=tuple(args.models))
+    return read_as(ExtractOptions, args, recipe=read_as(RecipeOptions, args, models=tuple(args.models)))
 
 
 EXTRACT = Command(
@@ -128,4 +132,9 @@ EXTRACT = Command(
     add_options=_add_options,
     read=_read,
     run=run_extract,
+    notes="""\
+Layers of ratio 0 are left out: --alpha 0 --elemental "OUT03-OUT05:attn2:1"
+extracts one kind of attention of three blocks. Presets and rules are explained
+in: elemental merge --help
+""",
 )

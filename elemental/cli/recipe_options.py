@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ MODELS_FOLDER_HELP = "the folder of your checkpoints, with its subfolders"
 """What ``--models`` is, in every command."""
 
 _NO_WEIGHTS = "none"
+_WEIGHTS_HELP = "block weights (MBW): numbers or a preset"
+_FORCE_HELP = "merge even if the U-Nets have different layers"
+_STRICT_HELP = "treat warnings as errors"
 _DROPPED = {"model_c": "model C", "beta": "beta", "block_beta": "block weights of beta", "numbers": "numbers"}
 
 
@@ -130,7 +133,7 @@ def add_recipe_options(
         help="take models, ratios and rules from a merged file, an image or a JSON file; other options override them",
     )
     switch = argparse.BooleanOptionalAction
-    group.add_argument("--force", action=switch, help="merge even if the U-Nets have different layers")
+    group.add_argument("--force", action=switch, help=_FORCE_HELP)
     group.add_argument("--drop-ema", action=switch, help="leave A's EMA weights (model_ema.*) out of the result")
     add_models_folder_option(group, use="; searched by SHA-256 for models that are not where the recipe says")
     group.add_argument(
@@ -138,7 +141,7 @@ def add_recipe_options(
         action="store_true",
         help="take each MODEL that was merged as the recipe in its header: its own models are merged, not the file",
     )
-    group.add_argument("--strict", action="store_true", help="treat warnings as errors")
+    group.add_argument("--strict", action="store_true", help=_STRICT_HELP)
 
 
 def add_ratio_options(group: argparse._ArgumentGroup) -> None:
@@ -147,12 +150,7 @@ def add_ratio_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--mode", choices=names, metavar="MODE", help="the formula: weight-sum (default), or one of those listed below"
     )
-    group.add_argument(
-        "--alpha",
-        type=read_number,
-        metavar="R",
-        help="ratio where neither a rule nor a block weight applies (default: 0.5)",
-    )
+    _add_alpha_option(group, usual="0.5")
     group.add_argument("--beta", type=read_number, metavar="R", help="the second ratio, in modes that have one")
     group.add_argument(
         "--number",
@@ -161,9 +159,31 @@ def add_ratio_options(group: argparse._ArgumentGroup) -> None:
         metavar="NAME=VALUE",
         help="a number of the mode, such as p=0.9; the list of modes below says which has what; may be repeated",
     )
-    weights = f'block weights (MBW): numbers or a preset; "{_NO_WEIGHTS}" ignores those in the recipe'
-    group.add_argument("--blocks", metavar="W", help=weights)
+    group.add_argument("--blocks", metavar="W", help=f'{_WEIGHTS_HELP}; "{_NO_WEIGHTS}" ignores those in the recipe')
     group.add_argument("--blocks-beta", metavar="W", help="the same for beta")
+    _add_rules_options(group)
+
+
+def add_difference_options(command: argparse.ArgumentParser) -> None:
+    """Declare the ratios, block weights and rules of a command that takes the difference between two models."""
+    group = command.add_argument_group("ratios, which multiply the difference of each element")
+    _add_alpha_option(group, usual="1")
+    group.add_argument("--blocks", metavar="W", help=_WEIGHTS_HELP)
+    _add_rules_options(group)
+    group.add_argument("--force", action="store_true", help=_FORCE_HELP)
+    group.add_argument("--strict", action="store_true", help=_STRICT_HELP)
+
+
+def _add_alpha_option(group: argparse._ArgumentGroup, *, usual: str) -> None:
+    group.add_argument(
+        "--alpha",
+        type=read_number,
+        metavar="R",
+        help=f"ratio where neither a rule nor a block weight applies (default: {usual})",
+    )
+
+
+def _add_rules_options(group: argparse._ArgumentGroup) -> None:
     spec = group.add_mutually_exclusive_group()
     spec.add_argument(
         "--elemental", metavar="SPEC", help="rules blocks:elements:ratio; they override block weights and alpha"
@@ -220,6 +240,19 @@ def make_recipe(options: RecipeOptions) -> tuple[MergeRecipe, list[str]]:
     parts |= _numbers(options, parts.get("numbers", {}))
     recipe = MergeRecipe(**parts)
     return recipe, remarks + _unused_ratios(options, recipe) + _unread_presets(options)
+
+
+def make_difference(options: RecipeOptions) -> tuple[MergeRecipe, list[str]]:
+    """Make the weight sum whose ratios say how much of the difference of each element is taken; 1 is all.
+
+    Returns:
+        The recipe, and remarks, as of :func:`make_recipe`.
+
+    Raises:
+        ElementalError: Something cannot be read, or does not fit the rest.
+    """
+    recipe, remarks = make_recipe(options)
+    return (recipe if options.alpha is not None else replace(recipe, alpha=1.0)), remarks
 
 
 def find_recipe(options: RecipeOptions) -> tuple[MergeRecipe, list[str]]:

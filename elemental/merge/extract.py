@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,22 +12,27 @@ import torch
 from torch import Tensor
 
 from ..architectures.blocks import SDXL
-from ..architectures.keys import Component, KeyName
+from ..architectures.keys import Component
 from ..errors import MergeError, Stopped
 from ..lora.keys import Place, kohya_layers
-from ..recipe.recipe import MergeRecipe, ModelSource
+from ..recipe.recipe import MergeRecipe
 from .execute import check_device
-from .files.checkpoint import SAFETENSORS, Checkpoint
+from .files.checkpoint import SAFETENSORS
 from .files.model_locator import AS_RECORDED, ModelLocator, expand_home
 from .files.open_models import OpenModels
+from .files.tensor_data import Buffer
 from .files.tensor_info import TensorInfo
 from .files.writer import SafetensorsWriter, check_target, resolve_target
 from .low_rank import Factors, RankChoice, nearest_factors
-from .plan import Role
+from .measuring import with_measured_numbers
+from .models import Model, all_models, files_in
+from .plan import ONLY_MODEL_A, MergePlan, Role, TensorPlan
 from .progress import Controls
 
 _WITH_LAYERS = (Component.UNET, Component.TEXT_ENCODER)
 _USUAL = RankChoice(32)
+_PIECE = 1 << 20
+"""Numbers that are read at a time."""
 _DYNAMIC = "Dynamic"
 """What a header says in place of a rank if layers have ranks of their own: networks/resize_lora.py of
 github.com/kohya-ss/sd-scripts."""
@@ -39,6 +44,7 @@ class Extraction:
 
     Attributes:
         path: The file.
+        plan: The plan of the weight sum that it stands for.
         ranks: The rank of each of its layers.
         cut: How many of them would need a higher rank to hold the share that was asked for.
         remaining: What it does not hold of the differences in these layers, by their Frobenius norms: 0 is nothing.
@@ -46,6 +52,7 @@ class Extraction:
     """
 
     path: Path
+    plan: MergePlan
     ranks: tuple[int, ...]
     cut: int
     remaining: float
@@ -65,8 +72,7 @@ class _Layer(NamedTuple):
 
 
 def extract_lora(
-    model_a: ModelSource,
-    model_b: ModelSource,
+    recipe: MergeRecipe,
     output: str | Path,
     *,
     ranks: RankChoice = _USUAL,
@@ -74,49 +80,71 @@ def extract_lora(
     device: str = "cpu",
     overwrite: bool = False,
     controls: Controls | None = None,
+    on_plan: Callable[[MergePlan], None] = lambda _: None,
 ) -> Extraction:
-    """Write a LoRA that makes model B from model A, as nearly as a rank can; its names and tensors are kohya's.
+    """Write a LoRA that makes of model A what a weight sum would, as nearly as a rank can; its names are kohya's.
 
-    Each layer is computed in float32 and saved as fp16. Layers that are alike in both models are left out.
+    Each layer is computed in float32 and saved as fp16. Layers that are alike in both models, and those of ratio 0, are
+    left out.
 
     Args:
-        model_a: The model that the LoRA is for.
-        model_b: The model that it leads to.
+        recipe: A weight sum of models A and B, without LoRAs: the ratio of a tensor multiplies its difference B - A.
         output: The file to write, named .safetensors or .sft.
         ranks: The rank of each layer.
         locator: Finds the models.
         device: Where to compute, as torch names it.
         overwrite: Whether to replace an existing file.
-        controls: Progress, in bytes of model A's layers, and stop.
+        controls: Progress, in bytes of model A, and stop.
+        on_plan: Called with the plan before any tensor is read; what it raises ends the extraction.
 
     Raises:
         CheckpointError: A model is missing, damaged, or is none that can be merged.
         MergeError: The models do not fit together or do not differ; the file cannot be written.
+        RecipeError: Block weights are for another architecture.
         Stopped: ``controls`` asked to stop.
+        Exception: Whatever ``on_plan`` raises.
     """
     target = resolve_target(expand_home(output))
     if target.suffix.lower() not in SAFETENSORS:
         raise MergeError(f"{target}: the name of the result must end in .safetensors.")
     check_target(target, overwrite=overwrite)
     controls = controls or Controls()
-    recipe = MergeRecipe(model_a, model_b, alpha=1.0)
+    recipe = replace(recipe, drop_ema=True)  # which a LoRA has no layers for
     with OpenModels(locator) as open_models:
-        planner = open_models.planner(recipe)
-        planner.plan(recipe)  # refuses what does not fit
-        file_a, file_b = open_models.open_one(model_a), open_models.open_one(model_b, Role.B)
-        if any(target.exists() and target.samefile(file.path) for file in (file_a, file_b)):
-            raise MergeError(f"{target} is one of the models; give the LoRA another name.")
-        extractor = _Extractor(file_a, file_b, ranks, device=check_device(device))
-        layers = extractor.run(planner.names, checkpoint_names=planner.architecture is SDXL, controls=controls)
+        plan = open_models.planner(recipe).plan(recipe)
+        # that nothing changes is an error here
+        plan = replace(plan, warnings=tuple(each for each in plan.warnings if each not in ONLY_MODEL_A))
+        _refuse_models(target, open_models.open(recipe))
+        on_plan(plan)
+        models = open_models.open(with_measured_numbers(recipe, open_models, controls=controls))
+        extractor = _Extractor(models, ranks, device=check_device(device))
+        layers = extractor.run(plan, controls)
     if not layers:
-        raise MergeError("There is nothing to extract: all layers of the models are alike.")
+        raise MergeError(f"There is nothing to extract: {_why_nothing(plan, extractor.left_out)}.")
     _save(layers, target, str(ranks.most) if ranks.energy is None else _DYNAMIC, overwrite=overwrite)
     made = [layer.factors for layer in layers]
-    cut = sum(factors.is_cut for factors in made)
-    square, rest = (math.fsum(getattr(factors, name) for factors in made) for name in ("square", "rest"))
     return Extraction(
-        target, tuple(factors.rank for factors in made), cut, math.sqrt(rest / square), tuple(extractor.left_out)
+        target,
+        plan,
+        tuple(factors.rank for factors in made),
+        sum(factors.is_cut for factors in made),
+        math.sqrt(math.fsum(factors.rest for factors in made) / math.fsum(factors.square for factors in made)),
+        tuple(extractor.left_out),
     )
+
+
+def _refuse_models(target: Path, models: Mapping[Role, Model]) -> None:
+    if any(target.exists() and target.samefile(file.path) for file in files_in(all_models(models, ()))):
+        raise MergeError(f"{target} is one of the models; give the LoRA another name.")
+
+
+def _why_nothing(plan: MergePlan, left_out: Sequence[str]) -> str:
+    if left_out:
+        return f"what differs has no layer in a LoRA, such as {left_out[0]}"
+    if not plan.changes:
+        return "all ratios are 0"
+    limit = "" if all(tensor.alpha for tensor in plan.tensors) else " whose ratio is not 0"
+    return f"all layers of the models{limit} are alike"
 
 
 class _Extractor:
@@ -126,47 +154,61 @@ class _Extractor:
         left_out: The keys of tensors that differ, and have no layer.
     """
 
-    def __init__(self, model_a: Checkpoint, model_b: Checkpoint, ranks: RankChoice, *, device: torch.device) -> None:
+    def __init__(self, models: Mapping[Role, Model], ranks: RankChoice, *, device: torch.device) -> None:
         self.left_out: list[str] = []
-        self._a = model_a
-        self._b = model_b
+        self._a, self._b = models[Role.A], models[Role.B]
         self._ranks = ranks
         self._device = device
+        self._buffers = Buffer(), Buffer()
 
-    def run(self, names: Sequence[KeyName], *, checkpoint_names: bool, controls: Controls) -> list[_Layer]:
+    def run(self, plan: MergePlan, controls: Controls) -> list[_Layer]:
         """Extract all layers.
 
         Raises:
             Stopped: ``controls`` asked to stop.
         """
-        shared = [name for name in names if name.key in self._a.tensors and name.key in self._b.tensors]
-        controls.begin(sum(self._a.tensors[name.key].nbytes for name in shared))
+        tensors = [tensor for tensor in plan.tensors if tensor.changed]
+        controls.begin(sum(tensor.info.nbytes for tensor in tensors))
         layers: list[_Layer] = []
-        for name in shared:
+        for tensor in tensors:
             if controls.should_stop():
                 raise Stopped
-            layers += self._of_tensor(name, checkpoint_names=checkpoint_names)
-            controls.advance(self._a.tensors[name.key].nbytes)
+            layers += self._of_tensor(tensor, checkpoint_names=plan.architecture is SDXL)
+            controls.advance(tensor.info.nbytes)
         return layers
 
-    def _of_tensor(self, name: KeyName, *, checkpoint_names: bool) -> Iterator[_Layer]:
-        info, other = self._a.tensors[name.key], self._b.tensors[name.key]
-        if not info.is_float or not other.is_float or info.numel != other.numel:
-            return
-        difference = self._read(self._b, name.key) - self._read(self._a, name.key)
-        if not difference.any():
-            return
+    def _of_tensor(self, tensor: TensorPlan, *, checkpoint_names: bool) -> Iterator[_Layer]:
+        name, info = tensor.name, tensor.info
         has_layers = name.component in _WITH_LAYERS and len(info.shape) > 1
         found = kohya_layers(name.key, checkpoint_names=checkpoint_names) if has_layers else []
-        if not found:
+        if info.numel != self._b.tensors[name.key].numel:  # a first convolution of other channels
             self.left_out.append(name.key)
-        for layer, place in found:
-            part = _part(difference, place)
-            if part.any():
-                yield _extract(layer, part, self._ranks)
+        elif not found:
+            if any(piece.any() for _, piece in self._pieces(tensor)):
+                self.left_out.append(name.key)
+        else:
+            difference = self._difference(tensor)
+            for layer, place in found:
+                part = _part(difference, place)
+                if part.any():
+                    yield _extract(layer, part, self._ranks)
 
-    def _read(self, model: Checkpoint, key: str) -> Tensor:
-        return model.tensor(key).to(device=self._device, dtype=torch.float32)
+    def _difference(self, tensor: TensorPlan) -> Tensor:
+        whole = torch.empty(tensor.info.numel, dtype=torch.float32, device=self._device)
+        for start, piece in self._pieces(tensor):
+            whole[start : start + len(piece)] = piece
+        return whole.view(tensor.info.shape)
+
+    def _pieces(self, tensor: TensorPlan) -> Iterator[tuple[int, Tensor]]:
+        """Give the difference times its ratio, some numbers of the flattened tensor at a time, float32."""
+        stored = [model.data(tensor.name.key) for model in (self._a, self._b)]
+        for start in range(0, tensor.info.numel, _PIECE):
+            stop = min(start + _PIECE, tensor.info.numel)
+            a, b = (
+                data.read(start, stop, buffer).to(device=self._device, dtype=torch.float32)
+                for data, buffer in zip(stored, self._buffers, strict=True)
+            )
+            yield start, (b - a) * tensor.alpha
 
 
 def _part(difference: Tensor, place: Place) -> Tensor:
