@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
+import tempfile
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -26,8 +30,9 @@ from elemental import (
 )
 from elemental.architectures.blocks import SD1
 from elemental.cli.main import DONE, FAILED, WRONG_USAGE, main
+from elemental.merge import extract
 from elemental.merge.extract import extract_lora
-from elemental.merge.low_rank import RankChoice
+from elemental.merge.low_rank import Factors, RankChoice, nearest_factors
 
 from .conftest import save
 from .lora_files import State, lora
@@ -240,6 +245,72 @@ def test_a_recipe_can_be_a_model(tmp_path: Path) -> None:
         torch.testing.assert_close(soft_lora[key], tensor, atol=1e-3, rtol=0)
     with pytest.raises(MergeError, match="is one of the models"):
         extract_lora(recipes[0], b, overwrite=True)
+
+
+def spectrum(rows: int, columns: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Make a float32 matrix of about these singular values; give it and its own, by numpy in float64."""
+    random = np.random.default_rng(5)
+    left, right = (np.linalg.qr(random.standard_normal((size, len(values))))[0] for size in (rows, columns))
+    matrix = ((left * values) @ right.T).astype(np.float32)
+    return matrix, np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(24, 24), (24, 1300), (700, 20)])
+@pytest.mark.parametrize("slope", [0.0, 0.1, 0.25])
+def test_the_factors_are_those_of_an_exact_decomposition(rows: int, columns: int, slope: float) -> None:
+    count = min(rows, columns)
+    matrix, values = spectrum(rows, columns, 10 ** (-slope * np.arange(count)))
+    squares = values**2
+    tails = [squares[k:].sum() for k in range(count + 1)]
+    for k in range(1, count):
+        if tails[k] > 1e-11 * tails[0]:  # beyond, 1 and the share held are one number in float64
+            between = 1 - (tails[k] + tails[k - 1]) / 2 / tails[0]
+            found = nearest_factors(torch.from_numpy(matrix), RankChoice(count, between))
+            assert (found.rank, found.is_cut) == (k, False)
+            assert found.square == pytest.approx(tails[0])
+            assert found.rest == pytest.approx(tails[k], rel=1e-2, abs=1e-6 * tails[0])
+            own = np.square(matrix - (found.up.double() @ found.down.double()).numpy()).sum()
+            assert found.rest == pytest.approx(own, rel=1e-5)
+
+
+def test_a_matrix_of_lower_rank_has_no_numbers_for_more() -> None:
+    matrix, _ = spectrum(40, 90, np.array([3.0, 2.0]))
+    found = nearest_factors(torch.from_numpy(matrix), RankChoice(40))
+    assert found.rank == 40
+    assert found.up.isfinite().all()
+    assert found.down.isfinite().all()
+    assert found.rest < 1e-6 * found.square
+    assert nearest_factors(torch.from_numpy(matrix), RankChoice(40, 1 - 1e-9)).rank == 2
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    file = Mock(write=Mock(side_effect=full), close=Mock(side_effect=full))  # what is not written yet is tried again
+    a, b, _ = random_pair(tmp_path)
+    out = save(tmp_path / "lora.safetensors", {"old": torch.zeros(1)})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for make in (Mock(return_value=file), Mock(side_effect=full)):
+        monkeypatch.setattr(tempfile, "TemporaryFile", make)
+        with pytest.raises(
+            MergeError, match=r"^Cannot write .*lora\.safetensors: No space left on device\. An existing"
+        ):
+            extract_lora(difference(a, b), out, overwrite=True)
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_only_one_layer_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, _ = pair(tmp_path, "sd1")
+    made: list[weakref.ref[Any]] = []
+
+    def factors(matrix: torch.Tensor, choice: RankChoice) -> Factors:
+        assert not any(ref() is not None for ref in made)
+        found = nearest_factors(matrix, choice)
+        made.extend(map(weakref.ref, (matrix, found.up, found.down)))
+        return found
+
+    monkeypatch.setattr(extract, "nearest_factors", factors)
+    found = extract_lora(difference(a, b), tmp_path / "lora.safetensors")
+    assert len(made) == 3 * found.layers
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

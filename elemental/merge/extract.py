@@ -20,10 +20,10 @@ from .execute import check_device
 from .files.checkpoint import SAFETENSORS
 from .files.model_locator import AS_RECORDED, ModelLocator, expand_home
 from .files.open_models import OpenModels
+from .files.spool import Spool
 from .files.tensor_data import Buffer
-from .files.tensor_info import TensorInfo
-from .files.writer import SafetensorsWriter, check_target, resolve_target
-from .low_rank import Factors, RankChoice, nearest_factors
+from .files.writer import check_target, resolve_target
+from .low_rank import RankChoice, nearest_factors
 from .measuring import with_measured_numbers
 from .models import Model, all_models, files_in
 from .plan import ONLY_MODEL_A, MergePlan, Role, TensorPlan
@@ -65,10 +65,12 @@ class Extraction:
 
 
 class _Layer(NamedTuple):
-    tensors: Mapping[str, Tensor]
-    """The tensors of the file, by key."""
-    factors: Factors
-    """What they were made of."""
+    """A layer that was made: see :class:`.low_rank.Factors`."""
+
+    rank: int
+    is_cut: bool
+    square: float
+    rest: float
 
 
 def extract_lora(
@@ -84,8 +86,8 @@ def extract_lora(
 ) -> Extraction:
     """Write a LoRA that makes of model A what a weight sum would, as nearly as a rank can; its names are kohya's.
 
-    Each layer is computed in float32 and saved as fp16. Layers that are alike in both models, and those of ratio 0, are
-    left out.
+    Differences are float32, their singular values float64, and what is saved is fp16. Layers that are alike in both
+    models, and those of ratio 0, are left out. One layer is in memory at a time.
 
     Args:
         recipe: A weight sum of models A and B, without LoRAs: the ratio of a tensor multiplies its difference B - A.
@@ -110,25 +112,24 @@ def extract_lora(
     check_target(target, overwrite=overwrite)
     controls = controls or Controls()
     recipe = replace(recipe, drop_ema=True)  # which a LoRA has no layers for
-    with OpenModels(locator) as open_models:
+    with OpenModels(locator) as open_models, Spool(target, overwrite=overwrite) as spool:
         plan = open_models.planner(recipe).plan(recipe)
         # that nothing changes is an error here
         plan = replace(plan, warnings=tuple(each for each in plan.warnings if each not in ONLY_MODEL_A))
         _refuse_models(target, open_models.open(recipe))
         on_plan(plan)
         models = open_models.open(with_measured_numbers(recipe, open_models, controls=controls))
-        extractor = _Extractor(models, ranks, device=check_device(device))
+        extractor = _Extractor(models, spool, ranks, device=check_device(device))
         layers = extractor.run(plan, controls)
-    if not layers:
-        raise MergeError(f"There is nothing to extract: {_why_nothing(plan, extractor.left_out)}.")
-    _save(layers, target, str(ranks.most) if ranks.energy is None else _DYNAMIC, overwrite=overwrite)
-    made = [layer.factors for layer in layers]
+        if not layers:
+            raise MergeError(f"There is nothing to extract: {_why_nothing(plan, extractor.left_out)}.")
+        spool.save(_header(str(ranks.most) if ranks.energy is None else _DYNAMIC))
     return Extraction(
         target,
         plan,
-        tuple(factors.rank for factors in made),
-        sum(factors.is_cut for factors in made),
-        math.sqrt(math.fsum(factors.rest for factors in made) / math.fsum(factors.square for factors in made)),
+        tuple(layer.rank for layer in layers),
+        sum(layer.is_cut for layer in layers),
+        math.sqrt(math.fsum(layer.rest for layer in layers) / math.fsum(layer.square for layer in layers)),
         tuple(extractor.left_out),
     )
 
@@ -148,15 +149,16 @@ def _why_nothing(plan: MergePlan, left_out: Sequence[str]) -> str:
 
 
 class _Extractor:
-    """Extracts layer after layer.
+    """Extracts layer after layer; one difference is in memory at a time.
 
     Attributes:
         left_out: The keys of tensors that differ, and have no layer.
     """
 
-    def __init__(self, models: Mapping[Role, Model], ranks: RankChoice, *, device: torch.device) -> None:
+    def __init__(self, models: Mapping[Role, Model], spool: Spool, ranks: RankChoice, *, device: torch.device) -> None:
         self.left_out: list[str] = []
         self._a, self._b = models[Role.A], models[Role.B]
+        self._spool = spool
         self._ranks = ranks
         self._device = device
         self._buffers = Buffer(), Buffer()
@@ -190,8 +192,16 @@ class _Extractor:
             difference = self._difference(tensor)
             for layer, place in found:
                 part = _part(difference, place)
-                if part.any():
-                    yield _extract(layer, part, self._ranks)
+                if _is_any(part, layer):
+                    yield self._extract(layer, part)
+
+    def _extract(self, layer: str, difference: Tensor) -> _Layer:
+        factors = nearest_factors(difference.flatten(1), self._ranks)
+        points = [1] * (difference.dim() - 2)
+        self._spool.add(f"{layer}.lora_up.weight", factors.up.reshape(*factors.up.shape, *points))
+        self._spool.add(f"{layer}.lora_down.weight", factors.down.reshape(-1, *difference.shape[1:]))
+        self._spool.add(f"{layer}.alpha", torch.tensor(float(factors.rank)).half())
+        return _Layer(factors.rank, factors.is_cut, factors.square, factors.rest)
 
     def _difference(self, tensor: TensorPlan) -> Tensor:
         whole = torch.empty(tensor.info.numel, dtype=torch.float32, device=self._device)
@@ -217,30 +227,22 @@ def _part(difference: Tensor, place: Place) -> Tensor:
     return part.t() if place.transposed else part
 
 
-def _extract(layer: str, difference: Tensor, ranks: RankChoice) -> _Layer:
-    matrix = difference.flatten(1)
-    if not matrix.isfinite().all():
+def _is_any(difference: Tensor, layer: str) -> bool:
+    """Tell whether a difference is not 0 everywhere.
+
+    Raises:
+        MergeError: It is not finite.
+    """
+    least, most = map(float, difference.aminmax())  # unlike other ways to ask, without a copy of a large layer
+    if not (math.isfinite(least) and math.isfinite(most)):
         raise MergeError(f"{layer}: a model holds NaN or infinite numbers there.")
-    factors = nearest_factors(matrix, ranks)
-    points = [1] * (difference.dim() - 2)
-    tensors = {
-        f"{layer}.lora_up.weight": factors.up.reshape(*factors.up.shape, *points).contiguous().cpu(),
-        f"{layer}.lora_down.weight": factors.down.reshape(-1, *difference.shape[1:]).contiguous().cpu(),
-        f"{layer}.alpha": torch.tensor(float(factors.rank)).half(),
-    }
-    return _Layer(tensors, factors)
+    return least != 0 or most != 0
 
 
-def _save(layers: Sequence[_Layer], target: Path, rank: str, *, overwrite: bool) -> None:
-    tensors = {key: tensor for layer in layers for key, tensor in layer.tensors.items()}
-    header = {
+def _header(rank: str) -> dict[str, str]:
+    return {
         "format": "pt",
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
         "ss_network_alpha": rank,
     }
-    infos = {key: TensorInfo("F16", tuple(tensor.shape)) for key, tensor in tensors.items()}
-    with SafetensorsWriter(target, infos, room=header, overwrite=overwrite) as writer:
-        for key, tensor in tensors.items():
-            writer.write(key, 0, tensor.reshape(-1).view(torch.uint8).numpy().data)
-        writer.commit(header)
