@@ -14,7 +14,7 @@ from elemental.runs.axes.catalogue import AXES
 from elemental.runs.axes.value_texts import append_value, take_baseline
 from elemental.runs.axes.values import parse_axis, split_groups
 from elemental.runs.image_times import ImageTimes
-from elemental.session.axis_picks import add_pick, list_picks
+from elemental.session.axis_picks import add_pick, list_axes, list_picks
 from elemental.session.job_texts import format_about
 from elemental.session.page_values import whole_plot
 from elemental.session.preset_stores import SpecPresets
@@ -44,6 +44,7 @@ def test_the_example_of_each_axis_can_be_read(name: str) -> None:
         ("model-a", "a", "b, c.ckpt", 'a, "b, c.ckpt"'),
         ("model-a", '"a, b"\nc', "d", '"a, b"\nc, d'),
         ("model-a", "a|b", "c|d", "a|b, c\\|d"),
+        ("lora", "detail:0", "a, b:0.5", 'detail:0, "a, b:0.5"'),
         ("sampler", "Euler a", "DPM++ 2M", "Euler a, DPM++ 2M"),
         ("mbw-alpha", "GRAD_V # rises", "FLAT_75", "GRAD_V # rises\nFLAT_75"),
         ("elemental", "\n\nOUT05::1", "OUT06::1\n# half\nOUT07::0.5", "\n\nOUT05::1\n\nOUT06::1\n# half\nOUT07::0.5"),
@@ -73,6 +74,10 @@ def test_what_can_be_picked(models: Mapping[str, Path], tmp_path: Path, monkeypa
         add_pick("mode", "", "b, c")
     with pytest.raises(RecipeError, match="Choose an axis first"):
         add_pick("", "", "b")
+
+
+def test_the_tab_offers_the_axes_that_its_form_has_something_for() -> None:
+    assert set(AXES) - set(list_axes()) == {"lora"}
 
 
 @pytest.mark.parametrize("text", ["OUT05::1", "\n\nOUT05::1", "\n\n\nOUT05::1\n", "OUT05::1 | \n\n\nOUT05::1"])

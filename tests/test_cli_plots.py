@@ -16,6 +16,9 @@ from elemental.hosts.standalone.host import StandaloneHost
 from elemental.images.files import read_image, read_texts
 from elemental.runs.xy_plot_run import PLOT_FIELD
 
+from .conftest import save
+from .lora_files import lora, with_name
+
 pytestmark = pytest.mark.slow
 
 SIZE = ["--width", "64", "--height", "64", "--steps", "1", "--prompt", "a cat"]
@@ -200,3 +203,18 @@ def test_a_third_axis_and_a_first_image_without_rules(ab: list[str], capsys: pyt
         with pytest.raises(SystemExit) as ended:
             main(["plot", *ab, "--x-type", "alpha", "--x", "0, 1", *wrong, "--dry-run"])
         assert ended.value.code == WRONG_USAGE
+
+
+def test_the_ratio_of_a_lora_added_to_a_alone_varies(
+    drawable: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    file = save(tmp_path / "style.safetensors", with_name(layer, lora((32, 32))))
+    axis = ["--x-type", "lora", "--x", "style:0-1(+0.5)"]
+    out = tmp_path / "plot"
+    assert main(["plot", str(drawable["a"]), "--lora", str(file), *axis, *SIZE, "-o", str(out)]) == DONE
+    assert capsys.readouterr().out.startswith("3 images, 3 merges.")
+    assert len({read_image(path).tobytes() for path in (out / "cells").iterdir()}) == 3
+    missing = ["plot", str(drawable["a"]), str(drawable["b"]), *axis, "--dry-run"]
+    assert main(missing) == WRONG_USAGE
+    assert "The merge has no LoRA whose ratio could vary: add it with --lora" in capsys.readouterr().err

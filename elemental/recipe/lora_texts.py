@@ -11,9 +11,8 @@ from .spec_reader import parse_ratio
 
 _NUMBER = r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*"
 _LORA = re.compile(rf"(?P<file>.+?)(?::(?P<ratio>{_NUMBER}))?(?::(?P<ratio_te>{_NUMBER}))?", re.ASCII | re.DOTALL)
-_FILE_AND_MORE = re.compile(
-    r"(?P<file>.+\.(?:safetensors|sft|ckpt|pt|pth|bin)):(?P<more>.*)", re.IGNORECASE | re.DOTALL
-)
+_ENDING = r"\.(?:safetensors|sft|ckpt|pt|pth|bin)"
+_FILE_AND_MORE = re.compile(rf"(?P<file>.+{_ENDING}):(?P<more>.*)", re.IGNORECASE | re.DOTALL)
 
 
 class LoraText(NamedTuple):
@@ -48,6 +47,11 @@ def parse_lora(text: str) -> LoraText:
         None if match[name] is None else parse_ratio(match[name].strip()) for name in ("ratio", "ratio_te")
     )
     return LoraText(match["file"].strip(), 1.0 if ratio is None else ratio, ratio_te)
+
+
+def without_ending(name: str) -> str:
+    """Leave out the ending of a file's name, if it is one of those that LoRAs have; a version's dot is none."""
+    return re.sub(rf"(?<=.){_ENDING}$", "", name, flags=re.IGNORECASE)
 
 
 def format_lora(file: str, ratio: float, ratio_te: float | None) -> str:

@@ -11,11 +11,12 @@ from ..images.files import read_image, write_png
 from ..images.grid_drawing import GridCell, GridSheet, draw_grid
 from ..images.image_request import GeneratedImage, ImageRequest
 from ..images.infotext import format_infotext
-from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_recipe, recipe_to_share
+from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_lora, name_recipe, recipe_to_share
 from ..recipe.block_weights import format_block_weights
 from ..recipe.recipe import MergeRecipe, VaeChoice
 from ..recipe.rules import format_ratio
 from .axes.base import Setting
+from .axes.loras import lora_part
 from .cells import FIRST, Place
 from .run_record import CellState, RunRecord
 
@@ -118,6 +119,7 @@ def _recipe_lines(recipe: MergeRecipe) -> list[_Line]:
         _merge_line(recipe),
         *([(part, f"{name} {format_block_weights(blocks)}")] for part, (name, blocks) in weights.items() if blocks),
         [("rules", rules and f"rules {rules}")],
+        [(lora_part(lora), f"LoRA {name_lora(lora)}") for lora in recipe.loras],
     ]
 
 

@@ -108,8 +108,9 @@ def check_axes(plot: XYPlot) -> None:
     """
     for axis in plot.axes:
         _check_partner(axis, [other.axis.name for other in plot.axes if other is not axis])
+    recipe = plot.base.recipe
     for one, other in combinations(plot.axes, 2):
-        if both := one.axis.sets & other.axis.sets:
+        if both := one.sets(recipe) & other.sets(recipe):
             names = f"{one.axis.name} and {other.axis.name}"
             sides = f"The {one.side} and the {other.side} axis"
             raise ImageError(f"{sides} both set {' and '.join(sorted(both))}: {names}. Choose another type for one.")

@@ -192,7 +192,7 @@ def _compared(cells: Sequence[GridCell], names: Sequence[str], record: RunRecord
 
 def _varied(plot: XYPlot) -> set[str]:
     """Give the parts of a setting that differ from cell to cell."""
-    varied = {part for axis in plot.axes for part in axis.axis.sets}
+    varied = {part for axis in plot.axes for part in axis.sets(plot.base.recipe)}
     if any(axis.axis.pins_elements for axis in plot.axes):
         varied -= {"alpha", "rules"}  # every cell has those of the base; the pinned elements come after them
     return varied

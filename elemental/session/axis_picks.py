@@ -1,4 +1,4 @@
-"""What can be picked for an axis of a plot, where its values are known: models, presets, samplers, modes."""
+"""Which axes can be picked for a plot, and their values where these are known: models, presets, samplers, modes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from ..errors import RecipeError
 from ..modes.catalogue import MergeMode
 from ..runs.axes.catalogue import AXES
 from ..runs.axes.fields import BlockWeightsAxis, ModeAxis, ModelAxis, SamplerAxis
+from ..runs.axes.loras import LoraAxis
 from ..runs.axes.rules import ElementalAxis
 from ..runs.axes.value_texts import append_value
 from .form import MergeForm
 from .preset_stores import SpecPresets, WeightPresets
 from .session import Session
+
+
+def list_axes() -> list[str]:
+    """List the axes that the form's merges can vary along; it has no LoRAs."""
+    return [name for name, axis in AXES.items() if not isinstance(axis, LoraAxis)]
 
 
 def list_picks(session: Session, kind: str) -> Sequence[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ElementalError
 from ..runs.axes.base import SIDES
 from ..runs.axes.catalogue import AXES
-from ..session.axis_picks import add_pick, list_picks
+from ..session.axis_picks import add_pick, list_axes, list_picks
 from ..session.session import Session
 from .answer import Answer, Updates
 from .gradio_compat import make, on
@@ -41,11 +41,11 @@ class PlotAxes:
             self._make_side(side)
 
     def _make_side(self, side: str) -> None:
-        first = _FIRST[side]
+        first, names = _FIRST[side], list_axes()
         with make("Row", elem_id=f"elemental_{side}_axis"):
             self.fields[f"{side}_type"] = make(
                 "Dropdown", label=f"{side.upper()}: {_PLACES[side]}", value=first,
-                choices=list(AXES) if side == "x" else [NO_AXIS, *AXES], elem_id=f"elemental_{side}_type", scale=1,
+                choices=names if side == "x" else [NO_AXIS, *names], elem_id=f"elemental_{side}_type", scale=1,
                 min_width=150,
             )  # fmt: skip
             self.fields[side] = make(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ class Axis(ABC):
 
     Attributes:
         name: The name, as on the command line.
-        sets: The parts of a setting that the axis sets; the axes of a plot share none.
+        sets: The parts of a setting that the axis sets; see :meth:`sets_of`.
         form: What its values look like, for help.
         example: Values, as a user would write them in a line.
         pins_elements: Whether its values are elements whose ratio is on another axis, which must be alpha.
@@ -89,6 +90,15 @@ class Axis(ABC):
     def remark(self, text: str, context: AxisContext) -> str:  # noqa: ARG002
         """Say what :meth:`read` leaves out of a value; empty if nothing."""
         return ""
+
+    def sets_of(self, values: Sequence[AxisValue], recipe: MergeRecipe) -> frozenset[str]:  # noqa: ARG002
+        """Name the parts of a setting that some values set; the axes of a plot share none.
+
+        Args:
+            values: Of this axis.
+            recipe: The recipe that each cell changes.
+        """
+        return self.sets
 
     @property
     def baseline(self) -> AxisValue | None:

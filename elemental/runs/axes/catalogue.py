@@ -29,6 +29,7 @@ from .fields import (
     SamplerAxis,
     SeedAxis,
 )
+from .loras import LoraAxis
 from .rules import ElementalAxis, PinpointAxis
 
 AXES: Mapping[str, Axis] = {
@@ -47,6 +48,7 @@ AXES: Mapping[str, Axis] = {
         ModelAxis("model-b", "model_b"),
         ModelAxis("model-c", "model_c"),
         ModeAxis(),
+        LoraAxis(),
         SeedAxis("seed", "seed"),
         PromptAxis("prompt", "prompt"),
         PromptAxis("negative", "negative"),

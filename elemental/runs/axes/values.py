@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from ...errors import ElementalError, RecipeError
+from ...recipe.recipe import MergeRecipe
 from ...recipe.suggestions import suggest
 from .base import Axis, AxisValue, explain
 from .catalogue import AXES
@@ -35,6 +36,10 @@ class AxisValues:
     def values(self) -> tuple[AxisValue, ...]:
         """The values of all groups, one after the other."""
         return tuple(value for group in self.groups for value in group)
+
+    def sets(self, recipe: MergeRecipe) -> frozenset[str]:
+        """Name the parts of a setting that the values set; see :meth:`~.base.Axis.sets_of`."""
+        return self.axis.sets_of(self.values, recipe)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the axis as plain data that :func:`axis_from_dict` reads back."""
