@@ -208,8 +208,8 @@ def test_a_third_axis_and_a_first_image_without_rules(ab: list[str], capsys: pyt
 def test_the_ratio_of_a_lora_added_to_a_alone_varies(
     drawable: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-    file = save(tmp_path / "style.safetensors", with_name(layer, lora((32, 32))))
+    layer = with_name("lora_unet_down_blocks_0_resnets_0_conv1", lora((32, 32, 3, 3)))
+    file = save(tmp_path / "style.safetensors", layer)
     axis = ["--x-type", "lora", "--x", "style:0-1(+0.5)"]
     out = tmp_path / "plot"
     assert main(["plot", str(drawable["a"]), "--lora", str(file), *axis, *SIZE, "-o", str(out)]) == DONE
