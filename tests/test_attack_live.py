@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import random
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .attacks.interrupts import attack_with_interrupts
+from .attacks.interrupts import attack_with_interrupts, press
 from .attacks.live import Report, attack
 from .attacks.places import PLACES, place_on
 from .attacks.scenes import SCENES, Effects, Images, Scene, Simplifying
@@ -50,3 +51,30 @@ def test_the_model_is_back_after_ctrl_c_at_any_moment(tmp_path: Path) -> None:
         counts, failures = attack_with_interrupts(place, 20, random.Random(3))
     assert not failures
     assert sum(counts.values()) == 20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a timer that sends a signal")
+def test_a_press_in_a_finalizer_and_one_while_that_is_reported_are_no_error_of_the_test() -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            end = time.perf_counter() + 0.002
+            while time.perf_counter() < end:
+                pass
+
+    def work() -> None:
+        for _ in range(3):
+            Finalized()
+
+    assert sum(press(work, (0.001, 0.0002)) for _ in range(30)) > 30
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a timer that sends a signal")
+def test_what_else_a_finalizer_raises_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Faulty:
+        def __del__(self) -> None:
+            raise ValueError
+
+    reported: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: reported.append(error.exc_type))
+    press(lambda: [Faulty()].clear(), (60.0,))
+    assert reported == [ValueError]

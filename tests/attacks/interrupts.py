@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,8 +45,9 @@ def press(job: Callable[[], object], delays: Sequence[float]) -> int:
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
-        signal.setitimer(signal.ITIMER_REAL, waiting.pop(0))
-        run()
+        with _finalizers_heard_later():
+            signal.setitimer(signal.ITIMER_REAL, waiting.pop(0))
+            run()
     except KeyboardInterrupt:
         pass
     except Exception:  # C code that calls Python may make another error of an interrupt
@@ -55,6 +57,24 @@ def press(job: Callable[[], object], delays: Sequence[float]) -> int:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     return pressed
+
+
+@contextmanager
+def _finalizers_heard_later() -> Iterator[None]:
+    """Put off what Python reports of errors in finalizers, and leave out interrupts, which it only can report there.
+
+    The report is code in Python, within the job: the second press would interrupt pytest's, and not the job.
+    """
+    report, errors = sys.unraisablehook, []
+    sys.unraisablehook = errors.append  # written in C: no signal is handled in it
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
+        for error in errors:
+            if not issubclass(error.exc_type, KeyboardInterrupt):
+                report(error)
+        errors.clear()
 
 
 def _is_within(frame: FrameType | None, code: CodeType) -> bool:
