@@ -12,6 +12,7 @@ that command is checked too::
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 ON_WINDOWS = os.name == "nt"
@@ -44,7 +46,13 @@ TESTS_OF_TAB = tuple(
         "lost_presses",
     )
 )
-TEST_TOOLS = ("playwright", "axe-playwright-python", "pytest", "pytest-rerunfailures", "hypothesis")
+TEST_TOOLS = ("playwright", "axe-playwright-python", "pytest", "pytest-rerunfailures", "pytest-xdist", "hypothesis")
+IN_TWO_PROCESSES = ("-n", "2", "--dist", "loadfile")
+
+FEW_FAILURES = 3
+"""As many failed tests are run once more, alone: of thousands, on a busy machine, one may have waited in vain. Those
+that pass then are named in the summary. More failures than these have another cause."""
+PYTEST_CACHE = ".pytest_cache"
 
 SCREENSHOTS = "ELEMENTAL_SCREENSHOTS"
 DEFAULT_SCREENSHOTS = "build/screens"
@@ -63,6 +71,7 @@ class Step:
         name: For ``--only`` and the summary.
         purpose: What it checks, in a few words.
         commands: Run one after the other; the first one that fails ends the step.
+        again: Runs the tests that failed once more, where the last command runs tests; see :data:`FEW_FAILURES`.
         removed: Folders deleted first.
         cleared: Folders deleted once it has passed; after a failure they are left for looking into it.
         variables: Environment variables set for the commands.
@@ -73,6 +82,7 @@ class Step:
     name: str
     purpose: str
     commands: Sequence[Command]
+    again: Sequence[str] = ()
     removed: Sequence[str] = ()
     cleared: Sequence[str] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -159,7 +169,9 @@ def list_steps(options: Options) -> list[Step]:
     tool = scripts(ENVIRONMENT)
     return [
         browser_step(options),
-        Step("environment", "the README's test command, up to the tests", [build], [ENVIRONMENT], required=True),
+        Step(
+            "environment", "the README's test command, up to the tests", [build], removed=[ENVIRONMENT], required=True
+        ),
         Step(
             "style",
             "Python's style, and stray blanks in any file",
@@ -173,7 +185,8 @@ def list_steps(options: Options) -> list[Step]:
             "tests",
             "the README's test command, the tests",
             [test],
-            [DEFAULT_SCREENSHOTS],
+            again_command(f"{tool}python"),
+            [DEFAULT_SCREENSHOTS, PYTEST_CACHE],
             variables=variables_for_tests(),
         ),
         *(older_gradio_step(name, options, build) for name in OLDER_GRADIO),
@@ -327,15 +340,35 @@ def older_gradio_step(name: str, options: Options, build: str) -> Step:
         [python, "-m", "venv", environment],
         [*install, torch],
         [*install, "-e", ".[standalone]", *OLDER_GRADIO[name], *TEST_TOOLS],
-        [inside, "-m", "pytest", *TESTS_OF_TAB],
+        [inside, "-m", "pytest", *IN_TWO_PROCESSES, *TESTS_OF_TAB],
     ]
-    removed = [environment, f"{DEFAULT_SCREENSHOTS}/{name}"]
+    removed = [environment, f"{DEFAULT_SCREENSHOTS}/{name}", PYTEST_CACHE]
     purpose = f"the tab on {OLDER_GRADIO[name][0]}"
     # Each environment takes 2 GB, and no step after this one uses it.
-    return Step(name, purpose, commands, removed, [environment], variables_for_tests(name))
+    return Step(name, purpose, commands, again_command(inside), removed, [environment], variables_for_tests(name))
+
+
+def again_command(python: str) -> Sequence[str]:
+    """Give the command that runs the tests that failed last, one after the other."""
+    return [python, "-m", "pytest", "--last-failed", "--last-failed-no-failures", "none"]
 
 
 # Running
+
+
+class Outcome(NamedTuple):
+    """How a step ended.
+
+    Attributes:
+        passed: Whether all its commands succeeded, the tests perhaps when they were run again.
+        passed_again: The tests that failed first, and passed then.
+    """
+
+    passed: bool
+    passed_again: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        return "passed" if self.passed else "FAILED"
 
 
 def run_all(steps: Sequence[Step]) -> int:
@@ -349,31 +382,47 @@ def run_all(steps: Sequence[Step]) -> int:
     """
     results, failed = [], False
     for step in steps:
+        if step.skipped:
+            results.append(f"skipped  {step.name:12} {step.skipped}")
+            continue
         started = time.monotonic()
-        state = "skipped" if step.skipped else "passed" if run(step) else "FAILED"
-        results.append(f"{state:8} {step.name:12} {step.skipped or f'{time.monotonic() - started:.0f} s'}")
-        failed = failed or state == "FAILED"
-        if state == "FAILED" and step.required:
+        outcome = run(step)
+        results.append(f"{outcome!s:8} {step.name:12} {time.monotonic() - started:.0f} s")
+        results.extend(f"{'':22}failed first, and passed when run again: {test}" for test in outcome.passed_again)
+        failed = failed or not outcome.passed
+        if not outcome.passed and step.required:
             break
     say("", *results)
     return int(failed)
 
 
-def run(step: Step) -> bool:
-    """Run a step.
-
-    Args:
-        step: Any that is not skipped.
-
-    Returns:
-        Whether all its commands succeeded.
-    """
+def run(step: Step) -> Outcome:
+    """Run a step that is not skipped."""
     say("", f"=== {step.name}: {step.purpose}")
     delete(step.removed)
-    passed = all(call(command, step.variables) for command in step.commands)
-    if passed:
+    outcome = Outcome(all(call(command, step.variables) for command in step.commands))
+    if not outcome.passed and step.again:
+        outcome = run_again(step)
+    if outcome.passed:
         delete(step.cleared)
-    return passed
+    return outcome
+
+
+def run_again(step: Step) -> Outcome:
+    """Run the tests that failed once more, if they are few."""
+    failed = failed_tests()
+    if not 0 < len(failed) <= FEW_FAILURES:
+        return Outcome(False)
+    say("", f"=== {step.name}, once more: {', '.join(failed)}")
+    return Outcome(True, failed) if call(step.again, step.variables) else Outcome(False)
+
+
+def failed_tests() -> list[str]:
+    """List the tests that failed in pytest's last run; none if it did not come to its end."""
+    try:
+        return list(json.loads(read_text(f"{PYTEST_CACHE}/v/cache/lastfailed")))
+    except FileNotFoundError:
+        return []
 
 
 def delete(folders: Sequence[str]) -> None:
