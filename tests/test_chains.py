@@ -139,7 +139,7 @@ def test_modes_that_need_the_whole_tensor_work_inside_and_outside(
     assert_by_hand(result.path, outer, {models[name]: state for name, state in states.items()}, {})
 
 
-def test_what_needs_all_numbers_is_computed_once_however_it_is_read(
+def test_what_needs_all_numbers_is_found_once_however_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, models = write(tmp_path, "abc")
@@ -147,9 +147,9 @@ def test_what_needs_all_numbers_is_computed_once_however_it_is_read(
     transform = crossover._filter
     lengths: list[int] = []
 
-    def counted(numbers: Any, **parts: Any) -> None:
-        lengths.append(numbers.size)
-        transform(numbers, **parts)
+    def counted(spectrum: Any, *parts: Any) -> None:
+        lengths.append(spectrum.size)
+        transform(spectrum, *parts)
 
     monkeypatch.setattr(crossover, "_filter", counted)
     whole = load_file(merge_to_file(outer, tmp_path / "whole.safetensors").path)

@@ -24,7 +24,7 @@ from elemental.merge import computation
 from elemental.merge import execute as executor
 from elemental.merge.files.open_models import OpenModels
 from elemental.merge.measuring import with_measured_numbers
-from elemental.merge.pieces import cut
+from elemental.merge.pieces import Span, cut
 from elemental.modes.base import Needs, Operands, Ratios, Whole
 from elemental.modes.largest_share import find_least_kept
 from elemental.modes.random_numbers import draw
@@ -174,8 +174,13 @@ def test_crossover_transforms_all_axes(shape: tuple[int, ...], tilt: float, monk
     a, b = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in "ab")
 
     def crossed(alpha: float) -> Tensor:
-        operands = Operands(a.reshape(-1).clone(), b.reshape(-1).clone(), a.reshape(-1))
-        return MergeMode.CROSSOVER.record.compute(operands, Ratios(alpha, 0.0, {"t": tilt}), Whole(shape, 0))
+        operands = Operands(a.reshape(-1), b.reshape(-1), a.reshape(-1))
+        ratios = Ratios(alpha, 0.0, {"t": tilt})
+        mode = MergeMode.CROSSOVER.record
+        assert mode.survey
+        found = mode.survey(lambda: (part(operands, span) for span in cut(shape, mode, 20)), ratios, shape)
+        wholes = ((span, Whole(shape, span.start, found)) for span in cut(shape, mode, 30))
+        return torch.cat([mode.compute(part(operands, span), ratios, whole) for span, whole in wholes])
 
     for alpha in (0.1, 0.5, 0.77):
         exact = crossover(a, b, alpha, tilt).reshape(-1)
@@ -184,6 +189,11 @@ def test_crossover_transforms_all_axes(shape: tuple[int, ...], tilt: float, monk
             one_block = crossed(alpha)
             patch.setattr("elemental.modes.crossover._BLOCK", 8)
             assert same_bits(crossed(alpha), one_block)
+
+
+def part(operands: Operands, span: Span) -> Operands:
+    """Give a part of each operand that can be written to."""
+    return Operands(*(tensor[span.start : span.stop].clone() for tensor in operands))
 
 
 def test_crossover_moves_smoothly_along_a_slope(paths: list[Path]) -> None:
@@ -302,7 +312,7 @@ def test_karcher_keeps_its_digits(apart: float) -> None:
     assert float((torch.tensor(found, dtype=torch.float64) - exact).abs().max()) < 1e-15 * float(exact.abs().max())
 
 
-@pytest.mark.parametrize("mode", SUMMED)
+@pytest.mark.parametrize("mode", [*SUMMED, MergeMode.CROSSOVER])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_number_that_is_not_finite_spoils_no_other_by_a_sum(mode: MergeMode, bad: float) -> None:
     models: list[list[float]] = [[1, 2, 3], [2, bad, 4], [3, 5, 4]]

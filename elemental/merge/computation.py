@@ -9,7 +9,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -83,7 +83,7 @@ class Piece(NamedTuple):
     span: Span
     shape: tuple[int, ...]
     of_halves: bool
-    found: Callable[[], Sequence[float]]
+    found: Callable[[], Any]
     deltas: Deltas | None
     kept: Tensor | None
 
@@ -159,7 +159,7 @@ class Computation:
 
     def is_at_once(self, whole: Piece) -> bool:
         """Tell whether a tensor is one piece however little of it is wanted, so that computing it again is dear."""
-        return whole.kept is not None or self._mode.needs is Needs.WHOLE
+        return whole.kept is not None
 
     def spans(self, whole: Piece, start: int, stop: int) -> Iterator[Span]:
         """Cut a part of a tensor into pieces; where a formula looks at more than one number, they may go beyond it."""
@@ -228,7 +228,7 @@ class Computation:
 
     def _look_at_all(
         self, survey: Survey, plan: TensorPlan, inputs: Sequence[StoredData], shape: tuple[int, ...]
-    ) -> Sequence[float]:
+    ) -> Any:
         """Give what the formula needs to know of a whole tensor, whatever the pieces and the device are."""
         return survey(partial(self._operands_of_all, plan, inputs, shape), self._ratios(plan), shape)
 

@@ -54,8 +54,6 @@ def _unit(shape: Sequence[int], needs: Needs) -> int:
     """Give how many numbers belong together."""
     if needs is Needs.NUMBER or not shape:
         return 1
-    if needs is Needs.WHOLE:
-        return math.prod(shape)
     if needs is Needs.LAST_AXIS or (needs is Needs.ROW and len(shape) == 1):
         return shape[-1]
     return math.prod(shape[1:])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import zip_longest
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # recipes and plans are made without torch
     from torch import Tensor
@@ -76,13 +76,13 @@ class Whole(NamedTuple):
     Attributes:
         shape: Its shape.
         start: The index of the piece's first number in the flattened tensor.
-        found: What the mode's ``survey`` gives for the whole tensor; empty if it has none.
+        found: What the mode's ``survey`` gives for the whole tensor; nothing if it has none.
         key: Its key in a checkpoint.
     """
 
     shape: Sequence[int]
     start: int
-    found: Sequence[float] = ()
+    found: Any = ()
     key: str = ""
 
 
@@ -94,8 +94,9 @@ Read = Callable[[], Iterator[Operands]]
 """Reads a tensor as often as it is called, in pieces in float64 that must not be written to; they end where those of a
 formula could."""
 
-Survey = Callable[[Read, Ratios, Sequence[int]], Sequence[float]]
-"""Finds what a formula needs of a whole tensor. It gets what reads the tensor, its ratios, and its shape."""
+Survey = Callable[[Read, Ratios, Sequence[int]], Any]
+"""Finds what a formula needs of a whole tensor, mostly a few numbers. It gets what reads the tensor, its ratios, and
+its shape."""
 
 
 class ModelSurvey(NamedTuple):
@@ -134,7 +135,6 @@ class Needs(Enum):
     LAST_AXIS = "the numbers along the last axis"
     ROW = "all numbers of one output; a bias is one row"
     SLICES = "some slices along the first axis, as many as the margin on both sides"
-    WHOLE = "all numbers of the tensor"
 
 
 class Group(Enum):
