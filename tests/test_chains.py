@@ -294,6 +294,7 @@ def test_a_vae_can_be_a_recipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [MergeMode.WEIGHT_SUM, MergeMode.SLERP])
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: MergeMode
 ) -> None:

@@ -66,6 +66,7 @@ def _table(session: Session, form: MergeForm) -> str:
     return table
 
 
+@pytest.mark.slow
 def test_the_map_shows_the_effects_of_all_groups(estimated: Session) -> None:
     assert estimated.board.job is not None
     view = estimated.board.job.view
@@ -114,6 +115,7 @@ def _stop_at(session: Session, monkeypatch: pytest.MonkeyPatch, part: int) -> st
         return ended(effect_jobs.estimate(session, FORM, REQUEST, 6), JobState.STOPPED).text
 
 
+@pytest.mark.slow
 def test_a_stop_keeps_the_passes_and_paints_the_map_by_them(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     ended(merge_jobs.merge(session, LIVE, None, print_change=False))
     before = _live(session)

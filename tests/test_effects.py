@@ -425,6 +425,7 @@ def estimate(host: StandaloneHost, order: EffectOrder, folder: Path | None = Non
     return estimate_effects(host, order, folder=folder, watcher=EffectWatcher(**watch))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_passes_in_two_goes_are_those_of_one(
     host: StandaloneHost, recipe: elemental.MergeRecipe, tmp_path: Path
 ) -> None:
@@ -447,6 +448,7 @@ def assert_alike(one: Samples, other: Samples) -> None:
 
 
 @pytest.mark.parametrize("method", Method)
+@pytest.mark.slow
 def test_samples_do_not_depend_on_the_number_of_threads(
     host: StandaloneHost, recipe: elemental.MergeRecipe, method: Method
 ) -> None:
@@ -461,6 +463,7 @@ def test_samples_do_not_depend_on_the_number_of_threads(
     assert_alike(other.samples, one.samples)
 
 
+@pytest.mark.slow
 def test_a_stopped_estimate_keeps_its_passes(
     host: StandaloneHost, recipe: elemental.MergeRecipe, tmp_path: Path
 ) -> None:
@@ -485,6 +488,7 @@ def test_a_stopped_estimate_keeps_its_passes(
         assert torch.equal(live.tensors()[key][0].flatten(), file.tensor(key).flatten().float())
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_samples_is_made_anew(
     host: StandaloneHost, recipe: elemental.MergeRecipe, tmp_path: Path
 ) -> None:
@@ -503,6 +507,7 @@ def test_a_host_that_cannot_differentiate_says_so(recipe: elemental.MergeRecipe)
         estimate_effects(FakeHost(lambda _: {}), EffectOrder(recipe, (REQUEST,)))
 
 
+@pytest.mark.slow
 def test_whole_images_in_two_goes_are_those_of_one(
     host: StandaloneHost, recipe: elemental.MergeRecipe, tmp_path: Path
 ) -> None:
@@ -518,6 +523,7 @@ def test_whole_images_in_two_goes_are_those_of_one(
     assert_alike(second.samples, once.samples)
 
 
+@pytest.mark.slow
 def test_kept_graphs_change_nothing(host: StandaloneHost, recipe: elemental.MergeRecipe) -> None:
     live = host.open_model(CheckpointRef("a", Path(recipe.model_a.path)))
     differentiator = host.differentiator()

@@ -391,6 +391,7 @@ context.__enter__().apply(elemental.MergeRecipe(elemental.model_source(a), eleme
 """
 
 
+@pytest.mark.slow
 def test_a_process_may_end_with_a_merge_in_the_model(tmp_path: Path) -> None:
     """Tensors that are touched while Python ends would abort it."""
     copy_pair(tmp_path)

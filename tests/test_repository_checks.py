@@ -90,6 +90,7 @@ def test_other(): pass
 """
 
 
+@pytest.mark.slow
 def test_a_test_that_fails_once_is_run_again_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,10 +101,12 @@ def test_a_test_that_fails_once_is_run_again_and_named(
 
 
 @pytest.mark.parametrize("count", [1, FEW_FAILURES + 1])
+@pytest.mark.slow
 def test_what_fails_again_or_in_many_tests_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     tests = "".join(f"def test_{number}(): assert False\n" for number in range(count))
     assert run_all([step_of_tests(tmp_path, tests, monkeypatch)]) == 1
 
 
+@pytest.mark.slow
 def test_tests_that_cannot_be_collected_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_all([step_of_tests(tmp_path, "import nothing_of_this_name", monkeypatch)]) == 1

@@ -124,6 +124,7 @@ def test_the_image_of_the_form_is_one_that_was_shown(done: Done) -> None:
     assert read_image(made.images[0][0]).tobytes() in shown[3:]
 
 
+@pytest.mark.slow
 def test_each_image_that_was_shown_can_be_used(done: Done) -> None:
     own = 1 if done.leave_out else 0
     for path, label in done.view.images:
@@ -134,6 +135,7 @@ def test_each_image_that_was_shown_can_be_used(done: Done) -> None:
     assert (first.alpha, merge.alpha, len(merge.rules)) == (0.0, 0.75, 1)
 
 
+@pytest.mark.slow
 def test_a_stop_leaves_the_live_merge(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     ended(merge_jobs.merge(session, LIVE, None, print_change=False))
     before, report = _live(session), session.host.report
