@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NoReturn
 
-from .check import CHECK
 from .command import Command, Interrupts, join_negative_numbers
-from .demo import DEMO
-from .effects import EFFECTS
-from .extract import EXTRACT
-from .generate import GENERATE
-from .inspect import INSPECT
-from .merge import MERGE
-from .plan import PLAN
-from .plot import PLOT
-from .simplify import SIMPLIFY
-from .ui import UI
-from .version import VERSION
 
 _EPILOG = """\
 Run "elemental COMMAND --help" for the options of a command and an example.
@@ -33,20 +22,29 @@ environment variables:
 
 _VERSION_NAME = "--version"
 
-COMMANDS: Mapping[str, Command[Any]] = {
-    "inspect": INSPECT,
-    "plan": PLAN,
-    "merge": MERGE,
-    "extract": EXTRACT,
-    "generate": GENERATE,
-    "plot": PLOT,
-    "check": CHECK,
-    "effects": EFFECTS,
-    "simplify": SIMPLIFY,
-    "ui": UI,
-    "demo": DEMO,
-}
-"""Every command by its name."""
+_NAMES = (
+    "inspect", "plan", "merge", "extract", "generate", "plot", "check", "effects", "simplify", "ui", "demo",
+)  # fmt: skip
+
+
+class _Commands(Mapping[str, Command[Any]]):
+    """Every command by its name; the module of one is imported when it is asked for, since all take a while."""
+
+    def __getitem__(self, name: str) -> Command[Any]:
+        if name not in _NAMES:
+            raise KeyError(name)
+        command: Command[Any] = getattr(import_module(f".{name}", __package__), name.upper())
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_NAMES)
+
+    def __len__(self) -> int:
+        return len(_NAMES)
+
+
+COMMANDS: Mapping[str, Command[Any]] = _Commands()
+"""Every command by its name; each is a module of its own here."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,12 @@ class CommandLine:
         Raises:
             UsageError: The options do not go together.
         """
-        command = VERSION if self.command == _VERSION_NAME else COMMANDS[self.command]
-        command.execute(self.args, interrupts)
+        if self.command == _VERSION_NAME:
+            from .version import VERSION
+
+            VERSION.execute(self.args, interrupts)
+        else:
+            COMMANDS[self.command].execute(self.args, interrupts)
 
     def refuse(self, message: str) -> NoReturn:
         """Print the usage and a message, and exit with 2."""
@@ -94,7 +96,7 @@ def parse_command(argv: Sequence[str]) -> CommandLine:
     Raises:
         SystemExit: They ask for help, or are wrong; what to say has been printed.
     """
-    parser, parsers = _make_parsers()
+    parser, parsers = _make_parsers(argv[:1] if argv[:1] and argv[0] in COMMANDS else tuple(COMMANDS))
     args, rest = parser.parse_known_args(join_negative_numbers(argv))
     if args.version:
         return CommandLine(_VERSION_NAME, args, parser)
@@ -115,8 +117,8 @@ def _with_models(line: CommandLine, words: Sequence[str]) -> CommandLine:
     return CommandLine(line.command, args, line.parser)
 
 
-def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """Make the parser of all, and those of the commands by name."""
+def _make_parsers(names: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Make the parser of all, and those of some commands by name."""
     parser = argparse.ArgumentParser(
         prog="elemental",
         usage="elemental [-h] [--version] COMMAND ...",
@@ -129,7 +131,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "--verbose", action="store_true", help="with --version: also print system details for a bug report"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="elemental")
-    return parser, {name: _add(commands, name, command) for name, command in COMMANDS.items()}
+    return parser, {name: _add(commands, name, COMMANDS[name]) for name in names}
 
 
 def _add(

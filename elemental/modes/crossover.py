@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from .base import A, B, Mode, Needs, Number, Operands, Ratios, Read, Whole
@@ -145,6 +144,8 @@ def _filter(spectrum: Spectrum, sizes: Sequence[int], alpha: float, tilt: float)
         alpha: The ratio.
         tilt: How softly the share rises.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     import numpy as np
 
     axes = sum(size > 1 for size in sizes)
