@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # what compares ratios alone needs no torch
 _ORDER = ["BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12))]
 
 
-def slow_ratio(spec: str, key: str, depth: int, *, field: int = 2) -> float | None:
+def slow_ratio(spec: str, key: str, depth: int, *, field: int = 2, target: str = "") -> float | None:
     """Give the ratio of a key by the last rule of a valid spec that matches it and has that ratio, or None.
 
     Args:
@@ -23,6 +23,7 @@ def slow_ratio(spec: str, key: str, depth: int, *, field: int = 2) -> float | No
         key: A full state-dict key.
         depth: Input blocks of the architecture: 12, or 9 for SDXL.
         field: 2 for alpha, 3 for beta.
+        target: Whose ratio it is, in small letters; empty for the mode's.
     """
     ratio = None
     block, element = slow_name(key, depth)
@@ -30,8 +31,10 @@ def slow_ratio(spec: str, key: str, depth: int, *, field: int = 2) -> float | No
         for piece in line.split("#")[0].split(","):
             if piece.strip():
                 blocks, elements, *numbers = (part.strip() for part in piece.split(":"))
-                if len(numbers) < field - 1:
+                owner = blocks.split()[0].lower() if blocks.lower().startswith("lora.") else ""
+                if len(numbers) < field - 1 or owner != target:
                     continue
+                blocks = blocks[len(owner) :]
                 if _in_blocks(blocks.upper().split(), block, key) and _in_elements(elements.split(), element, key):
                     ratio = float(numbers[field - 2])
     return ratio

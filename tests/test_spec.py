@@ -24,6 +24,11 @@ def only(text: str) -> Rule:
         ("TE VAE BASE:attn:+2:.5", "TE VAE BASE:attn:2:0.5"),
         (":model.diffusion_model.out.0.weight:0", ":model.diffusion_model.out.0.weight:0"),
         ("MID-out02:: 1 # to the end, of:the:line", "M00-OUT02::1"),
+        ("lora.detail OUT03 out04: attn2:.5", "lora.detail OUT03 OUT04:attn2:0.5"),
+        ("  LORA.My_Style-v1.5\tnot OUT04:attn:-1", "lora.my_style-v1.5 NOT OUT04:attn:-1"),
+        ("lora.detail::0", "lora.detail::0"),
+        ("lora.detail ALL:ALL:1e3", "lora.detail::1000"),
+        ("lora.\u0391\u03a3 TE::2", "lora.\u03b1\u03c3 TE::2"),
     ],
 )
 def test_spellings_are_read_as_one_form(text: str, canonical: str) -> None:
@@ -78,6 +83,17 @@ def test_ranges_hold_both_ends_in_block_order() -> None:
         ("IN00 - IN03::1", 1, 6, 1, "without spaces"),
         ("IN00-IN01-IN02::1", 1, 1, 14, 'did you mean "IN00-IN02"?'),
         ("OUT05:attn:0,5", 1, 14, 1, "decimal point"),
+        ("lora.detail OUT03:attn:1:0.5", 1, 26, 3, '"lora.detail" has no beta'),
+        ("OUT03 lora.detail:attn:1", 1, 7, 11, "stands first"),
+        ("NOT lora.detail OUT03:attn:1", 1, 5, 11, "stands first"),
+        ("lora.a lora.b OUT03:attn:1", 1, 8, 6, "a rule for each"),
+        ("lora.a  NOT:attn:1", 1, 9, 3, "NOT with nothing after it"),
+        ("lora.a OUT12:attn:1", 1, 8, 5, 'unknown block "OUT12"'),
+        ("lora. OUT03:attn:1", 1, 1, 5, 'in one word, as in "lora.detail OUT03::0.5"'),
+        ("lora.a OUT03:0.5", 1, 1, 16, '"lora.a OUT03::0.5"'),
+        ("lora.a:0.5", 1, 1, 10, '"lora.a::0.5"'),
+        ("lora.a OUT03 attn2 0.5", 1, 1, 22, "two or three colons"),
+        ("lora.a attn2 0.5", 1, 1, 16, '"lora.a:attn2:0.5"'),
     ],
 )
 def test_mistakes_have_their_place(text: str, line: int, column: int, length: int, words: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import product
 
@@ -9,11 +10,11 @@ from hypothesis import strategies as st
 
 from elemental.architectures.blocks import LONGEST, SD1, SD2, SDXL, Architecture
 from elemental.architectures.keys import KeyName, name_key
-from elemental.architectures.tensor_sets import members
+from elemental.architectures.tensor_sets import TensorSet, members
 from elemental.demo.layout import tensor_shapes
 from elemental.errors import SpecError
 from elemental.recipe.rule_matching import RuleMatcher
-from elemental.recipe.rules import format_rules
+from elemental.recipe.rules import Rule, format_rules
 from elemental.recipe.spec_parser import parse_rules
 
 from .attacks.spec import check, large_texts, texts
@@ -42,6 +43,10 @@ ratios = st.one_of(
 )
 
 
+targets = [("", 2), ("", 2), ("", 2), ("lora.detail", 1), ("LORA.Detail", 1), ("lora.a-b_1.5", 1)]
+"""What rules begin with, and how many ratios may follow."""
+
+
 def side(words: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     chosen = st.lists(words, max_size=3)
     return st.builds(
@@ -53,7 +58,9 @@ def side(words: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 @st.composite
 def rules(draw: st.DrawFn) -> str:
-    pieces = [draw(side(block_words)), draw(side(parts)), *draw(st.lists(ratios, min_size=1, max_size=2))]
+    target, most = draw(st.sampled_from(targets))
+    blocks = f"{target} {draw(side(block_words))}"
+    pieces = [blocks, draw(side(parts)), *draw(st.lists(ratios, min_size=1, max_size=most))]
     return ":".join(draw(spaces) + piece + draw(spaces) for piece in pieces)
 
 
@@ -73,18 +80,29 @@ def test_text_survives_parsing(text: str) -> None:
 @given(specs, st.sampled_from(list(LAYOUTS)))
 @example("OUT06:attn:0.5,OUT06:attn2.to_k:0.2", "sd1")
 @example("NOT OUT04:attn:1,OUT05:NOT attn proj:0.2", "sdxl")
+@example("lora.detail OUT06:attn:0.5,OUT06:attn2:1,LORA.Detail NOT OUT06:attn2.to_k:0.2,::0.3", "sd1")
 @settings(deadline=None)
 def test_the_last_matching_rule_wins(text: str, layout: str) -> None:
     parsed = parse_rules(text)
     decision = RuleMatcher(names(layout)).decide(parsed.rules)
     depth = ARCHITECTURES[layout].depth
     for field, sets in ((2, decision.alpha), (3, decision.beta)):
-        ratios: list[float | None] = [None] * len(names(layout))
-        for rule, tensors in zip(parsed.rules, sets, strict=True):
-            for index in members(tensors):
-                assert ratios[index] is None  # no tensor belongs to two rules
-                ratios[index] = (rule.alpha, rule.beta)[field - 2]
-        assert ratios == [slow_ratio(text, name.key, depth, field=field) for name in names(layout)]
+        found = ratios_of(parsed.rules, dict(enumerate(sets)), layout, field=field)
+        assert found == [slow_ratio(text, name.key, depth, field=field) for name in names(layout)]
+    for target in ("lora.detail", "lora.a-b_1.5"):
+        found = ratios_of(parsed.rules, decision.targets.get(target, {}), layout)
+        assert found == [slow_ratio(text, name.key, depth, target=target) for name in names(layout)]
+
+
+def ratios_of(
+    parsed: Sequence[Rule], sets: Mapping[int, TensorSet], layout: str, *, field: int = 2
+) -> list[float | None]:
+    ratios: list[float | None] = [None] * len(names(layout))
+    for rule, tensors in sets.items():
+        for index in members(tensors):
+            assert ratios[index] is None  # no tensor belongs to two rules
+            ratios[index] = parsed[rule].alpha if field == 2 else parsed[rule].beta
+    return ratios
 
 
 @pytest.mark.slow

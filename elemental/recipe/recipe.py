@@ -17,6 +17,7 @@ from .rules import RuleSet, format_ratio, format_rules
 from .spec_errors import PlainProblem, spec_error
 from .spec_parser import parse_rules
 from .suggestions import suggest
+from .target_checks import check_targets
 
 VERSION = 1
 """The version of the dict that a recipe is written as."""
@@ -101,7 +102,7 @@ class MergeRecipe:
         beta: The same for the second ratio; None in modes without beta.
         block_alpha: Block weights that replace alpha.
         block_beta: Block weights that replace beta.
-        rules: Elemental rules, which override alpha, beta and block weights.
+        rules: Elemental rules, which override alpha, beta and block weights; those with a target, the ratio of that.
         vae: The source of the VAE; ``FILE`` requires ``vae_file``.
         vae_file: The file of the VAE.
         dtype: The dtype of the result's float tensors; None for A's.
@@ -114,7 +115,7 @@ class MergeRecipe:
     Raises:
         RecipeError: A model or ratio is missing, not allowed in this mode, not finite, or beyond the mode's limits; or
             the mode has no such number, or not of such a size.
-        SpecError: A rule sets beta in a mode that has none.
+        SpecError: A rule sets beta in a mode that has none, or has a target that the recipe has not.
     """
 
     model_a: ModelSource
@@ -140,6 +141,7 @@ class MergeRecipe:
         _check_limits(self)
         _check_rule_betas(self)
         _check_loras(self)
+        check_targets(self)
         check_chain(self)
         object.__setattr__(self, "numbers", complete_numbers(self.mode, self.numbers))
 
@@ -219,7 +221,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
 
     Raises:
         RecipeError: The dict is not a recipe, or is of a later version.
-        SpecError: Its rules cannot be read, or set beta in a mode that has none.
+        SpecError: Its rules cannot be read, set beta in a mode that has none, or have targets that it has not.
     """
     refuse_deep(data)
     try:
@@ -332,7 +334,7 @@ def _check_limits(recipe: MergeRecipe) -> None:
     if limits is None:
         return
     weights = (number for part in (recipe.block_alpha, recipe.block_beta) if part for number in (*part.unet, part.base))
-    ruled = (ratio for rule in recipe.rules.rules for ratio in (rule.alpha, rule.beta))
+    ruled = (ratio for rule in recipe.rules.rules if not rule.target for ratio in (rule.alpha, rule.beta))
     for ratio in (recipe.alpha, recipe.beta, *weights, *ruled):
         if ratio is not None and not limits[0] <= ratio <= limits[1]:
             least, most = map(format_ratio, limits)
@@ -347,7 +349,7 @@ def _check_rule_betas(recipe: MergeRecipe) -> None:
     problems: list[SpecProblem] = [
         PlainProblem(span, message, f"Modes with beta: {_modes_with_beta()}.")
         for rule, span in zip(rules.rules, rules.spans, strict=True)
-        if rule.beta is not None
+        if rule.beta is not None and not rule.target
     ]
     if problems:
         raise spec_error(problems, rules.source, name=rules.name)

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from ..architectures.blocks import normalise_block
 from .block_hints import is_of_diffusers, looks_like_block, meant_blocks, sides_of_key, suggest_blocks
+from .ratio_targets import LORA, split_target
 from .rule_targets import ALL
 from .rules import NOT, format_ratio
 from .spec_reader import Reader, parse_ratio
@@ -44,6 +45,8 @@ def explain_block(word: str, rule: str) -> str:
         return OF_DIFFUSERS
     if ":" not in rule and ";" in word:
         return '; targets are separated by commas or line ends, not by ";"'
+    if word.lower() in (LORA, LORA.strip("."), "loras"):
+        return '; a LoRA is named in one word, as in "lora.detail OUT03::0.5"'
     return _elements_on_block_side(word, rule) or _with_number(word, rule) or suggest_blocks(word)
 
 
@@ -126,10 +129,12 @@ def _with_one_colon(rule: str) -> str:
 
 
 def _without_colons(rule: str) -> str:
-    *words, ratio = rule.split()
+    target, rest = split_target(rule)
+    *words, ratio = rest.split() or [""]
     if words and parse_ratio(ratio) is not None:
         count = next((n for n, word in enumerate(words) if normalise_block(word) is None), len(words))
-        whole = f"{' '.join(words[:count])}:{' '.join(words[count:])}:{ratio}"
+        blocks = " ".join(filter(None, (target, *words[:count])))
+        whole = f"{blocks}:{' '.join(words[count:])}:{ratio}"
         if _is_rule(whole) and not any(map(looks_like_block, words[count:])):
             return f'; colons stand between: "{whole}"'
     return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..architectures.tensor_sets import TensorIndex, TensorSet, members, union
@@ -16,11 +16,18 @@ class Decision(NamedTuple):
         matched: The tensors that match the rule, including those that a later rule overrides.
         alpha: The tensors whose alpha the rule sets.
         beta: The tensors whose beta the rule sets; rules without beta do not override earlier ones here.
+        targets: For each target the tensors whose ratio its rules set, by the rules' indices. Alpha and beta of other
+            tensors, or of none, are not theirs: their sets there are empty.
     """
 
     matched: list[TensorSet]
     alpha: list[TensorSet]
     beta: list[TensorSet]
+    targets: Mapping[str, Mapping[int, TensorSet]]
+
+    def sets(self, index: int, rule: Rule) -> TensorSet:
+        """Give the tensors of which a rule sets a ratio, whichever."""
+        return self.alpha[index] | self.beta[index] | self.targets.get(rule.target, {}).get(index, 0)
 
 
 class RuleMatcher(TensorIndex):
@@ -39,17 +46,24 @@ class RuleMatcher(TensorIndex):
         return self.of_blocks(rule.blocks) & self.of_elements(rule.elements)
 
     def decide(self, rules: Sequence[Rule]) -> Decision:
-        """Find for every tensor the last rule that matches it."""
+        """Find for every tensor the last rule that matches it, of each target."""
         matched = [self.matching(rule) for rule in rules]
-        alpha, beta = list(matched), [0] * len(rules)
+        alpha, beta = [0] * len(rules), [0] * len(rules)
+        targets: dict[str, dict[int, TensorSet]] = {}
         open_alpha = open_beta = self.everything  # not set by a later rule
+        open_targets: dict[str, TensorSet] = {}
         for index in reversed(range(len(rules))):
-            alpha[index] &= open_alpha
+            if target := rules[index].target:
+                left = open_targets.get(target, self.everything)
+                targets.setdefault(target, {})[index] = matched[index] & left
+                open_targets[target] = left & ~matched[index]
+                continue
+            alpha[index] = matched[index] & open_alpha
             open_alpha &= ~matched[index]
             if rules[index].beta is not None:
                 beta[index] = matched[index] & open_beta
                 open_beta &= ~matched[index]
-        return Decision(matched, alpha, beta)
+        return Decision(matched, alpha, beta, targets)
 
     def _choose(self, sets: Iterable[TensorSet], selector: BlockSelector | ElementSelector) -> TensorSet:
         tensors = list(sets)

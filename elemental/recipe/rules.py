@@ -66,12 +66,21 @@ class ElementSelector(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """Sets ``alpha``, and optionally ``beta``, for the selected elements of the selected blocks."""
+    """Sets ``alpha``, and optionally ``beta``, for the selected elements of the selected blocks.
+
+    Attributes:
+        blocks: The blocks.
+        elements: The elements of these blocks.
+        alpha: The ratio: the mode's alpha or, with a target, that of the target.
+        beta: The mode's beta; None where the rule does not set it, and with a target.
+        target: Whose ratio it is, as :func:`.ratio_targets.read_target` spells it; empty for the mode's.
+    """
 
     blocks: BlockSelector
     elements: ElementSelector
     alpha: float
     beta: float | None = None
+    target: str = ""
 
     def matches(self, name: KeyName) -> bool:
         """Tell whether a tensor matches the rule."""
@@ -79,7 +88,8 @@ class Rule(NamedTuple):
 
     def __str__(self) -> str:
         ratios = [self.alpha] if self.beta is None else [self.alpha, self.beta]
-        return ":".join((str(self.blocks), str(self.elements), *map(format_ratio, ratios)))
+        blocks = " ".join(filter(None, (self.target, str(self.blocks))))
+        return ":".join((blocks, str(self.elements), *map(format_ratio, ratios)))
 
 
 def rule_of_tensor(name: KeyName, alpha: float, beta: float | None = None) -> Rule:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..architectures.blocks import TEXT_ENCODER, VAE, normalise_block
 from ..errors import Span
+from .ratio_targets import read_target, split_target
 from .rule_targets import ALL
 from .rules import NOT
 from .spec_errors import MOST_PROBLEMS, Mistake, Problem
@@ -85,12 +86,22 @@ class _Diagnostics:
             self._fail(piece, Mistake.COLONS)
         else:
             blocks, *others = _stripped(fields, piece)
+            if not self._is_target:
+                blocks = self._without_target(blocks, others)
             if blocks.text.upper() != ALL:
                 self._blocks(blocks)
             if others and others[0].text.upper() != ALL:
                 self._elements(others[0])
             for ratio in others[1:]:
                 self._ratio(ratio)
+
+    def _without_target(self, blocks: _Field, others: Sequence[_Field]) -> _Field:
+        """Leave out whose ratio a rule sets; the mode's alone has a beta."""
+        target, rest = split_target(blocks.text)
+        if target and len(others) > 2:
+            word = blocks.text.split()[0]
+            self._add(Problem(others[2].span(), Mistake.OWNER_BETA, word, self._piece))
+        return _Field(rest, blocks.line, blocks.start + len(blocks.text) - len(rest))
 
     def _blocks(self, field: _Field) -> None:
         for word in self._words(field):
@@ -104,6 +115,8 @@ class _Diagnostics:
             self._fail(word, Mistake.BARE_DASH)
         elif word.text.upper() == ALL:
             self._fail(word, Mistake.ALL_WITH_OTHERS)
+        elif read_target(word.text):
+            self._fail(word, Mistake.NO_OWNER if self._is_target else Mistake.LATE_OWNER)
         elif len(ends) == 2 and (TEXT_ENCODER in ends or VAE in ends):
             self._fail(word, Mistake.PART_IN_RANGE)
         else:

@@ -12,6 +12,8 @@ from .rule_hints import explain_block, explain_colons, explain_part, explain_rat
 from .rule_targets import ALL
 from .rules import NOT
 
+NO_SECOND_RATIO = "The ratio of a LoRA is one number, so such a rule has two colons, as in lora.detail OUT03::0.5."
+"""What is allowed instead of a beta after a target."""
 _FORM = "A rule is blocks:elements:ratio or blocks:elements:ratio:beta, as in OUT03 OUT04:attn2:0.5"
 _MOST_LISTED = 100  # the mistakes after these are counted only
 MOST_PROBLEMS = 1000
@@ -33,6 +35,9 @@ class Mistake(Enum):
     PART_IN_RANGE = auto()
     EMPTY_NOT = auto()
     LATE_NOT = auto()
+    LATE_OWNER = auto()
+    NO_OWNER = auto()
+    OWNER_BETA = auto()
     RATIO = auto()
     INFINITE = auto()
 
@@ -122,6 +127,9 @@ def _message(mistake: Mistake, piece: str) -> str:
         Mistake.BARE_DASH: "a range is written without spaces",
         Mistake.EMPTY_NOT: "NOT with nothing after it",
         Mistake.LATE_NOT: "NOT must come first; it inverts everything after it",
+        Mistake.LATE_OWNER: f'"{piece}" stands first in a rule, before {NOT} and blocks, and once',
+        Mistake.NO_OWNER: f'"{piece}" has no place here: it is alpha that these elements get',
+        Mistake.OWNER_BETA: f'"{piece}" has no beta',
         Mistake.RATIO: f'the ratio "{piece}" is not a number' if piece else "the ratio is missing",
         Mistake.INFINITE: f"the ratio {piece} is too large",
     }[mistake]
@@ -151,6 +159,9 @@ def _allowed(mistake: Mistake) -> str:
         Mistake.PART_IN_RANGE: "Write them next to the range, as in BASE-IN03 TE.",
         Mistake.EMPTY_NOT: "NOT OUT04 is every block except OUT04; for every block, write nothing before the colon.",
         Mistake.LATE_NOT: "To include some and exclude others, write two rules; the later rule wins.",
+        Mistake.LATE_OWNER: "To set the ratios of several LoRAs, write a rule for each.",
+        Mistake.NO_OWNER: "The ratio of a LoRA is set by a rule, such as lora.detail OUT03:attn2:0.5.",
+        Mistake.OWNER_BETA: NO_SECOND_RATIO,
         Mistake.RATIO: "A ratio is a decimal number such as 1, .5, 0.25, -0.3 or 1e-1.",
         Mistake.INFINITE: "A ratio is a finite number, usually from 0 to 1.",
     }[mistake]

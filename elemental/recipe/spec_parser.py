@@ -3,7 +3,8 @@
 ::
 
     spec     = rule { separator rule }            separator = "," or line end; empty rules are skipped
-    rule     = blocks ":" elements ":" ratio [ ":" ratio_beta ]
+    rule     = [target] blocks ":" elements ":" ratio [ ":" ratio_beta ]      no ratio_beta after a target
+    target   = "lora." name                       whose ratio it is; the mode's without
     blocks   = "" | ALL | ["NOT"] name { space name }   name = BASE | TE | VAE | IN00.. | M00 | OUT00.. | name-name
     elements = "" | ALL | ["NOT"] part { space part }   part = any piece of an element's name
     ratio    = a finite decimal number

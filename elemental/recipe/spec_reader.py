@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ..architectures.blocks import normalise_block
 from ..errors import Span
+from .ratio_targets import split_target
 from .rule_targets import ALL, Target
 from .rules import NOT, BlockSelector, ElementSelector, Rule
 
@@ -52,6 +53,7 @@ class Reader:
         self._read_blocks = _read_block_names if recorded else _read_blocks
         self._read_elements = _read_parts if recorded else _read_elements
         self._blocks: dict[str, BlockSelector | None] = {}
+        self._sides: dict[str, tuple[str, BlockSelector] | None] = {}
         self._elements: dict[str, ElementSelector | None] = {}
         self._ratios: dict[str, float | None] = {}
 
@@ -60,13 +62,14 @@ class Reader:
         fields = piece.split(":")
         if not 3 <= len(fields) <= 4:
             return None
-        blocks = _once(self._blocks, fields[0], self._read_blocks)
+        side = _once(self._sides, fields[0], self._read_side)
         elements = _once(self._elements, fields[1], self._read_elements)
         alpha = _once(self._ratios, fields[2], _read_ratio)
         beta = _once(self._ratios, fields[3], _read_ratio) if len(fields) == 4 else None
-        if blocks is None or elements is None or alpha is None or (len(fields) == 4 and beta is None):
+        if side is None or elements is None or alpha is None or (len(fields) == 4 and beta is None):
             return None
-        return Rule(blocks, elements, alpha, beta)
+        target, blocks = side
+        return None if target and beta is not None else Rule(blocks, elements, alpha, beta, target)
 
     def target(self, piece: str) -> Target | None:
         """Read a target."""
@@ -79,6 +82,11 @@ class Reader:
         if blocks is None or elements is None:
             return None
         return Target(blocks, elements, each_block=each[0], each_element=each[1])
+
+    def _read_side(self, text: str) -> tuple[str, BlockSelector] | None:
+        target, rest = split_target(text)
+        blocks = _once(self._blocks, rest, self._read_blocks)
+        return None if blocks is None else (target, blocks)
 
 
 def split_not(text: str) -> tuple[bool, list[str]]:

@@ -72,7 +72,7 @@ def warn_of_rules(
             if matcher.with_block(word) and any(end not in architecture.blocks for end in _ends(word)):
                 message = f'"{word}" goes beyond {architecture.name}, which has {architecture.block_summary}'
                 yield SpecWarning(_about(rules, index, message), index)
-        if not decision.alpha[index] | decision.beta[index]:
+        if not decision.sets(index, rule):
             yield SpecWarning(_about(rules, index, "later rules override all of it"), index)
 
 

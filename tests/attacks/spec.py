@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from elemental.architectures import blocks
 from elemental.errors import SpecError
-from elemental.recipe import block_hints, rule_hints, spec_diagnosis, spec_reader
+from elemental.recipe import block_hints, ratio_targets, rule_hints, spec_diagnosis, spec_reader
 from elemental.recipe import spec_errors as problems
 from elemental.recipe import spec_parser as parser
 from elemental.recipe.rules import format_rules
@@ -31,10 +31,11 @@ from elemental.recipe.spec_parser import parse_rules, parse_targets
 
 ROOT = Path(__file__).parents[2]
 LARGE = 100_000
-MODULES = (parser, spec_reader, spec_diagnosis, problems, rule_hints, block_hints, blocks)
+MODULES = (parser, spec_reader, spec_diagnosis, problems, rule_hints, block_hints, ratio_targets, blocks)
 TOKENS = (
     "IN00", "in07", "OUT05", "OUT11", "OUT12", "M00", "mid", "BASE", "TE", "VAE", "IN03-OUT02", "OUT02-IN03", "TE-IN00",
-    "-", "NOT", "not", "ALL", "attn", "attn2.to_k", "model.diffusion_model.", "0.5", "-1", ".5", "1e-1", "1e999", "nan",
+    "-", "lora.detail", "LORA.X", "lora.",
+    "NOT", "not", "ALL", "attn", "attn2.to_k", "model.diffusion_model.", "0.5", "-1", ".5", "1e-1", "1e999", "nan",
     "+", ":", ":", ":", ",", "\n", "\r\n", "\r", " ", "\t", "#", "\uff1a", "\u00a0", "\u2028", "\x00", "\ud800", "x",
 )  # fmt: skip
 

@@ -21,6 +21,7 @@ from ...recipe.chains import describe_place
 from ...recipe.numbers import format_numbers
 from ...recipe.recipe import LoraSource, MergeRecipe, ModelSource, SaveDtype, recipe_from_dict
 from ...recipe.rules import format_ratio, format_rules
+from ...recipe.target_checks import renamed_targets
 from ..chained_model import ChainedModel
 from ..models import Model, all_models
 from ..plan import FileRole, LoraRole, MergePlan, Role
@@ -309,14 +310,15 @@ def with_files(recipe: MergeRecipe, change: Callable[[ModelSource, FileRole], Mo
 
 def with_each(recipe: MergeRecipe, change: Callable[[ModelSource, FileRole], ModelSource]) -> MergeRecipe:
     """Change the entry of each file and recipe that stands in a recipe, not of those within."""
-    loras = (replace(lora, file=change(lora.file, LoraRole(place))) for place, lora in enumerate(recipe.loras))
+    loras = tuple(replace(lora, file=change(lora.file, LoraRole(place))) for place, lora in enumerate(recipe.loras))
     return replace(
         recipe,
         model_a=change(recipe.model_a, Role.A),
         model_b=change(recipe.model_b, Role.B),
         model_c=recipe.model_c and change(recipe.model_c, Role.C),
         vae_file=recipe.vae_file and change(recipe.vae_file, Role.VAE),
-        loras=tuple(loras),
+        loras=loras,
+        rules=renamed_targets(recipe.rules, recipe.loras, loras),
     )
 
 
