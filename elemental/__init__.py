@@ -13,7 +13,7 @@ from .merge.plan import MergePlan, Role, TensorPlan
 from .merge.progress import Controls
 from .modes.catalogue import MergeMode
 from .recipe.block_weights import BlockWeights, parse_block_weights
-from .recipe.recipe import LoraSource, MergeRecipe, ModelSource, SaveDtype, VaeChoice
+from .recipe.recipe import LoraSource, MergeRecipe, ModelSource, MoreModel, SaveDtype, VaeChoice
 from .recipe.rules import Rule, RuleSet, format_rules
 from .recipe.spec_parser import parse_rules
 from .workflows import live_merge, make_images, plan_merge, read_recipe
@@ -36,6 +36,7 @@ __all__ = [
     "MergeResult",
     "ModelLocator",
     "ModelSource",
+    "MoreModel",
     "RecipeError",
     "Role",
     "Rule",

@@ -31,7 +31,7 @@ def slow_ratio(spec: str, key: str, depth: int, *, field: int = 2, target: str =
         for piece in line.split("#")[0].split(","):
             if piece.strip():
                 blocks, elements, *numbers = (part.strip() for part in piece.split(":"))
-                owner = blocks.split()[0].lower() if blocks.lower().startswith("lora.") else ""
+                owner = (re.match(r"lora\.\S+|b[2-9](?!\S)", blocks.lower()) or [""])[0]
                 if len(numbers) < field - 1 or owner != target:
                     continue
                 blocks = blocks[len(owner) :]

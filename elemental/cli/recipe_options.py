@@ -31,6 +31,7 @@ from ..workflows import (
     user_presets_path,
 )
 from .command import UsageError, read_as, read_number
+from .more_options import add_more_option, read_more
 
 MODELS_FOLDER_HELP = "the folder of your checkpoints, with its subfolders"
 """What ``--models`` is, in every command."""
@@ -39,7 +40,13 @@ _NO_WEIGHTS = "none"
 _WEIGHTS_HELP = "block weights (MBW): numbers or a preset"
 _FORCE_HELP = "merge even if the U-Nets have different layers"
 _STRICT_HELP = "treat warnings as errors"
-_DROPPED = {"model_c": "model C", "beta": "beta", "block_beta": "block weights of beta", "numbers": "numbers"}
+_DROPPED = {
+    "model_c": "model C",
+    "more": "further models",
+    "beta": "beta",
+    "block_beta": "block weights of beta",
+    "numbers": "numbers",
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class RecipeOptions:
         strict: Whether warnings are errors.
         unfold: Whether merged files stand for the recipes in their headers.
         numbers: Numbers of the mode, each as ``NAME=VALUE``.
+        more: Further models with their ratios, as texts; a single "none" for none.
     """
 
     models: tuple[str, ...] = ()
@@ -85,11 +93,12 @@ class RecipeOptions:
     strict: bool = False
     unfold: bool = False
     numbers: tuple[str, ...] | None = None
+    more: tuple[str, ...] | None = None
 
     @property
     def adds_to_a(self) -> bool:
         """Whether LoRAs are added to a single model, and nothing else is merged."""
-        return len(self.models) == 1 and bool(self.loras) and self.recipe is None
+        return len(self.models) == 1 and bool(self.loras) and self.recipe is None and self.more is None
 
     @property
     def locator(self) -> ModelLocator:
@@ -111,6 +120,7 @@ def add_recipe_options(
     command.add_argument("models", metavar="MODEL", nargs="*", help=models)
     group = command.add_argument_group("recipe")
     add_ratio_options(group)
+    add_more_option(group)
     group.add_argument(
         "--lora",
         dest="loras",
@@ -211,6 +221,7 @@ def read_recipe_options(args: argparse.Namespace) -> RecipeOptions:
         dtype=None if args.dtype is None else SaveDtype(args.dtype),
         loras=None if args.loras is None else tuple(args.loras),
         numbers=None if args.numbers is None else tuple(args.numbers),
+        more=None if args.more is None else tuple(args.more),
     )
 
 
@@ -228,14 +239,16 @@ def make_recipe(options: RecipeOptions) -> tuple[MergeRecipe, list[str]]:
         raise UsageError("two models are needed, or three: A B [C]; or A alone with --lora")
     parts, remarks = _parts_of_file(options)
     models = [read_model(path, locator=options.locator, unfold=options.unfold) for path in options.models]
-    remarks += [remark for model in models for remark in model.remarks]
-    if options.unfold and not any(model.source.recipe for model in models):
+    mode = options.mode or parts.get("mode", MergeMode.WEIGHT_SUM)
+    more = read_more(options.more, mode, locator=options.locator, unfold=options.unfold)
+    remarks += [remark for model in (*models, *more.read) for remark in model.remarks]
+    if options.unfold and not any(model.source.recipe for model in (*models, *more.read)):
         raise UsageError("--unfold: none of the models was merged by a recipe that its header has")
     vae, doubts = _vae(options)
     remarks += doubts
     if models:
         remarks += _forget_measured(parts)
-    parts |= _parts_of_options(options) | _models(models) | vae
+    parts |= _parts_of_options(options) | _models(models) | more.parts | vae
     parts |= _block_weights(options, parts["model_a"])
     parts |= _numbers(options, parts.get("numbers", {}))
     recipe = MergeRecipe(**parts)
@@ -281,7 +294,8 @@ def _parts_of_file(options: RecipeOptions) -> tuple[dict[str, Any], list[str]]:
         return parts, unread
     kept = drop_unused(parts, options.mode)
     dropped = [words for name, words in _DROPPED.items() if kept[name] != parts[name]]
-    dropped += ["beta of its rules"] * (kept["rules"] != parts["rules"])
+    betas = [sum(rule.beta is not None for rule in each["rules"].rules) for each in (parts, kept)]
+    dropped += ["beta of its rules"] * (betas[0] != betas[1])
     return kept, unread + [f"{options.mode.value} has no use for the recipe's {words}." for words in dropped]
 
 
@@ -445,7 +459,8 @@ def _describe_mode(mode: MergeMode) -> list[str]:
     purpose = textwrap.wrap(mode.record.purpose, 73, break_on_hyphens=False)
     formula = textwrap.wrap(mode.formula, 73, break_on_hyphens=False)
     numbers = [f"--number {number.name}=...  {describe_number(number)}" for number in mode.record.numbers]
-    wrapped = [line for text in numbers for line in textwrap.wrap(text, 73, break_on_hyphens=False)]
+    more = [f"--more FILE:RATIO  {mode.record.more.meaning}"] if mode.record.more else []
+    wrapped = [line for text in (*numbers, *more) for line in textwrap.wrap(text, 73, break_on_hyphens=False)]
     return [f"  {mode.value}", *(f"      {line}" for line in (*formula, *purpose, *wrapped))]
 
 

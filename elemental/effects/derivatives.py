@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from ..errors import RecipeError
 from ..merge.computation import StoredData, TensorReader
 from ..merge.files.tensor_data import Buffer
 from ..merge.inner_merge import InnerMerge
-from ..merge.plan import MergePlan, Role, TensorPlan
+from ..merge.plan import MergePlan, Role, TensorPlan, formula_roles
 from ..merge.shape_fit import can_merge_shapes
 from ..modes.catalogue import MergeMode
 from ..recipe.numbers import complete_numbers
@@ -60,17 +60,19 @@ class Derivatives(Movement):
         self._models = models
         self._limits = plan.mode.record.limits or (-math.inf, math.inf)
         self._kinks = plan.mode.record.kinks
-        self._roles = (Role.A, Role.B, Role.C)[: 3 if plan.mode.uses_c else 2]
         self._buffers = Buffer(), Buffer()
         self._opened: tuple[str, tuple[StoredData, ...]] = "", ()
         self._planned = {
-            tensor.name.key: tensor for tensor in plan.tensors if is_merged(tensor) and self._fits(tensor.name.key)
+            tensor.name.key: tensor._replace(inputs=roles, loras=())
+            for tensor in plan.tensors
+            for roles in (formula_roles(plan.mode, tensor.more),)
+            if is_merged(tensor) and self._fit(tensor.name.key, roles)
         }
         super().__init__({key: tensor.info.numel for key, tensor in self._planned.items()})
 
-    def _fits(self, key: str) -> bool:
+    def _fit(self, key: str, roles: Sequence[Role]) -> bool:
         own = self._models[Role.A].data(key).shape
-        return all(can_merge_shapes(key, own, self._models[role].data(key).shape) for role in self._roles)
+        return all(can_merge_shapes(key, own, self._models[role].data(key).shape) for role in roles)
 
     def _read(self, key: str, start: int, stop: int) -> Tensor:
         if self._opened[0] != key:  # what is known of a whole tensor is found once for all of its pieces
@@ -83,7 +85,4 @@ class Derivatives(Movement):
         least, most = self._limits
         alpha = min(max(tensor.alpha, least + 2 * _STEP), most - 2 * _STEP)
         alpha += 2 * _STEP * (alpha in self._kinks)
-        return tuple(
-            self._merge.data(tensor._replace(alpha=ratio, inputs=self._roles, loras=()))
-            for ratio in (alpha - _STEP, alpha + _STEP)
-        )
+        return tuple(self._merge.data(tensor._replace(alpha=ratio)) for ratio in (alpha - _STEP, alpha + _STEP))

@@ -1,4 +1,4 @@
-"""Directions: where a merge moves each tensor, as a combination of A, B and C that is read from their files.
+"""Directions: where a merge moves each tensor, as a combination of its models that is read from their files.
 
 ``derivatives.py`` has those of modes whose result is no such combination.
 """
@@ -16,19 +16,17 @@ from ..architectures.keys import FIRST_CONV
 from ..errors import RecipeError
 from ..merge.computation import StoredData, TensorReader, extend_channels
 from ..merge.files.tensor_data import Buffer, HeldData
-from ..merge.plan import MergePlan, Role, TensorPlan
+from ..merge.plan import MODEL_ROLES, MergePlan, Role, TensorPlan
 from ..merge.shape_fit import can_merge_shapes
-from ..modes.base import Coefficients
+from ..modes.base import A, Coefficients
 from ..modes.catalogue import MergeMode
 
-_ROLES = (Role.A, Role.B, Role.C)
-_FROM_A: Coefficients = (1.0, 0.0, 0.0)
 _MOST_KEPT = 1 << 26
 """Numbers of directions that stay in memory, 256 MB: all of a small model, and the first ones of a large one."""
 
 
 def more_alpha(plan: MergePlan) -> dict[str, Coefficients]:
-    """Give the derivative of each merged tensor by its alpha, as coefficients of A, B and C, by key.
+    """Give the derivative of each merged tensor by its alpha, as coefficients of A, B, C and further models, by key.
 
     It is B - A in a weight sum and B - C in add difference, whatever the ratio. These modes are linear in alpha, so
     that the difference quotient is the derivative.
@@ -47,7 +45,7 @@ def more_alpha(plan: MergePlan) -> dict[str, Coefficients]:
 
 
 def from_model_a(plan: MergePlan) -> dict[str, Coefficients]:
-    """Give the way of each merged tensor from A to its result, as coefficients of A, B and C, by key.
+    """Give the way of each merged tensor from A to its result, as coefficients of A, B, C and further models, by key.
 
     Args:
         plan: A plan of all tensors; those that stay as in A have no direction.
@@ -56,7 +54,7 @@ def from_model_a(plan: MergePlan) -> dict[str, Coefficients]:
         RecipeError: The mode's result is no weighted sum of the models.
     """
     ways = {
-        tensor.name.key: _difference(_coefficients(plan, tensor, 0.0), _FROM_A)
+        tensor.name.key: _difference(_coefficients(plan, tensor, 0.0), (*A, *(0.0 for _ in tensor.more)))
         for tensor in plan.tensors
         if is_merged(tensor)
     }
@@ -74,14 +72,13 @@ def _coefficients(plan: MergePlan, tensor: TensorPlan, more: float) -> Coefficie
         raise RecipeError(
             f"Merges are simplified whose result is a weighted sum of the models ({known}); {plan.mode.value} is none."
         )
-    coefficients = plan.mode.coefficients(tensor.alpha + more, tensor.beta or 0.0)
+    coefficients = plan.mode.coefficients(tensor.alpha + more, tensor.beta or 0.0, tensor.more)
     assert coefficients
     return coefficients
 
 
 def _difference(one: Coefficients, other: Coefficients) -> Coefficients:
-    a, b, c = (left - right for left, right in zip(one, other, strict=True))
-    return a, b, c
+    return tuple(left - right for left, right in zip(one, other, strict=True))
 
 
 class Movement(ABC):
@@ -128,14 +125,14 @@ class Directions(Movement):
     """Reads directions that are sums of the models.
 
     Args:
-        coefficients: Of A, B and C, by key; keys whose shapes differ between the models are left out.
+        coefficients: Of A, B, C and further models, by key; keys whose shapes differ between the models are left out.
         models: The files.
     """
 
     def __init__(self, coefficients: Mapping[str, Coefficients], models: Mapping[Role, TensorReader]) -> None:
         self._coefficients = coefficients
         self._models = models
-        self._buffers = {role: Buffer() for role in _ROLES}
+        self._buffers: dict[Role, Buffer] = {role: Buffer() for role in MODEL_ROLES}
         self._opened: tuple[str, Mapping[Role, StoredData]] = "", {}
         shapes = {key: self._models[Role.A].data(key).shape for key in coefficients if self._fits(key)}
         super().__init__({key: math.prod(shape) for key, shape in shapes.items()})
@@ -145,12 +142,12 @@ class Directions(Movement):
             self._opened = key, self._open(key)
         total = torch.zeros(stop - start)
         for role, data in self._opened[1].items():
-            coefficient = self._coefficients[key][_ROLES.index(role)]
+            coefficient = self._coefficients[key][MODEL_ROLES.index(role)]
             total.add_(data.read(start, stop, self._buffers[role]).float(), alpha=coefficient)
         return total
 
     def _used(self, key: str) -> list[Role]:
-        return [role for role, coefficient in zip(_ROLES, self._coefficients[key], strict=True) if coefficient]
+        return [role for role, coefficient in zip(MODEL_ROLES, self._coefficients[key], strict=False) if coefficient]
 
     def _fits(self, key: str) -> bool:
         result = self._models[Role.A].data(key).shape

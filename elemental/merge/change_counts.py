@@ -61,8 +61,8 @@ def count_changes(plan: MergePlan) -> ChangeCounts:
     kinds = Counter(
         (
             tensor.name.component,
-            tensor.rule is not None or tensor.beta_rule is not None,
-            (tensor.alpha, tensor.beta) != (tensor.base_alpha, tensor.base_beta),
+            tensor.rule is not None or tensor.beta_rule is not None or bool(tensor.more_rules),
+            (tensor.alpha, tensor.beta, tensor.more) != (tensor.base_alpha, tensor.base_beta, plan.recipe.more_ratios),
             tensor.changed,
         )
         for tensor in plan.tensors

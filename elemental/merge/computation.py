@@ -24,7 +24,7 @@ from .half_precision import HalfSum, half_weight_sum
 from .lora_deltas import Deltas
 from .once import Once
 from .pieces import Span, cut
-from .plan import MergePlan, Role, TensorPlan
+from .plan import MODEL_ROLES, MORE_ROLES, MergePlan, Role, TensorPlan, formula_roles
 from .shape_fit import LATENT_CHANNELS, has_same_numbers
 
 CPU_PIECE = 1 << 18
@@ -33,7 +33,7 @@ DEVICE_PIECE = 1 << 24
 other devices: enough to hide the cost of a call."""
 
 _CPU = torch.device("cpu")
-_OPERANDS = (Role.A, Role.B, Role.C)
+_OPERANDS = MODEL_ROLES[: -len(MORE_ROLES)]
 
 
 class StoredData(Protocol):
@@ -97,7 +97,7 @@ class _Memory(threading.local):
     """What each thread computes in: new memory from the system costs more time than the sums."""
 
     def __init__(self) -> None:
-        self.buffers = [Buffer() for _ in Role]
+        self.buffers = [Buffer() for _ in MODEL_ROLES]
         self._halves: Tensor | None = None
         self._rows: Tensor | None = None
 
@@ -111,8 +111,8 @@ class _Memory(threading.local):
         """Give room for working copies of some inputs."""
         if length > CPU_PIECE:
             return torch.empty(count, length, dtype=dtype)
-        if self._rows is None:
-            self._rows = torch.empty(3, CPU_PIECE, dtype=dtype)
+        if self._rows is None or len(self._rows) < count:
+            self._rows = torch.empty(max(count, len(_OPERANDS)), CPU_PIECE, dtype=dtype)
         return self._rows[:count, :length]
 
 
@@ -135,6 +135,7 @@ class Computation:
         device: torch.device = _CPU,
     ) -> None:
         self._mode = plan.mode.record
+        self._roles = formula_roles(plan.mode)
         self._numbers = plan.recipe.numbers
         self._models = models
         self._loras = loras
@@ -211,14 +212,16 @@ class Computation:
         return self._mode.compute(self._operands(plan.inputs, copies), self._ratios(plan), whole)
 
     def _ratios(self, plan: TensorPlan) -> Ratios:
-        return Ratios(plan.alpha, plan.beta or 0.0, self._numbers)
+        more = (ratio for role, ratio in zip(MORE_ROLES, plan.more, strict=False) if role in plan.inputs)
+        return Ratios(plan.alpha, plan.beta or 0.0, self._numbers, tuple(more))
 
     def _operands(self, roles: Sequence[Role], copies: Sequence[Tensor]) -> Operands:
         by_role = dict(zip(roles, copies, strict=True))
         spare = copies[0]
-        if self._mode.uses_c and len(copies) < len(_OPERANDS):
+        if not by_role.keys() >= set(self._roles):
             spare = torch.zeros_like(spare)  # for a model that is no input, since its coefficient is 0
-        return Operands(*(by_role.get(role, spare) for role in _OPERANDS))
+        a, b, c = (by_role.get(role, spare) for role in _OPERANDS)
+        return Operands(a, b, c, tuple(by_role[role] for role in MORE_ROLES if role in by_role))
 
     def read_all(self, plan: TensorPlan) -> tuple[Read, tuple[int, ...]]:
         """Give what reads all that is merged of a tensor, and the shape of that."""
@@ -260,7 +263,7 @@ class Computation:
 
     def _is_half_weight_sum(self, plan: TensorPlan, inputs: Sequence[StoredData]) -> bool:
         half = plan.info.dtype == "F16" and all(data.dtype is torch.float16 for data in inputs)
-        return half and len(inputs) > 1 and self._mode.is_lerp and not plan.loras
+        return half and plan.inputs == (Role.A, Role.B) and self._mode.is_lerp and not plan.loras
 
 
 def _merged_shape(plan: TensorPlan, inputs: Sequence[StoredData], kept: Tensor | None) -> tuple[int, ...]:

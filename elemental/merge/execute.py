@@ -23,7 +23,7 @@ from .files.lora_file import OpenLora
 from .files.writer import SafetensorsWriter
 from .interrupts import raise_error_of, uninterrupted
 from .out_of_memory import is_out_of_memory
-from .plan import MergePlan, Role, TensorPlan
+from .plan import MORE_ROLES, MergePlan, Role, TensorPlan
 from .progress import Controls
 
 _MAX_THREADS = 3
@@ -268,10 +268,12 @@ class _Run:
             overflowed.zero_()  # one number that is not finite spreads
         if overflowed.any():
             beta = "" if plan.beta is None else f", beta {format_ratio(plan.beta)}"
+            named = zip(MORE_ROLES, plan.more, strict=False)
+            more = "".join(f", {role.name} {format_ratio(ratio)}" for role, ratio in named)
             loras = "".join(f", LoRA {use.place + 1} {format_ratio(use.ratio)}" for use in plan.loras)
             raise MergeError(
                 f"{plan.name.key}: the result is too large for {plan.info.dtype}, though the models' numbers are "
-                f"finite (alpha {format_ratio(plan.alpha)}{beta}{loras}).\n"
+                f"finite (alpha {format_ratio(plan.alpha)}{beta}{more}{loras}).\n"
                 "Use ratios closer to the range 0 to 1, or save as bf16 or fp32."
             )
         with self._lock:

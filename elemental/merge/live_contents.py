@@ -44,6 +44,7 @@ class LiveContents:
         loras: Their LoRAs.
         ratios: The tensors of each alpha and beta in the last recipe.
         lora_uses: The tensors of each choice of LoRAs and their ratios in it.
+        more_ratios: The tensors of each choice of ratios of further models in it.
         up_to_date: The tensors that hold the results of the last recipe.
     """
 
@@ -55,6 +56,7 @@ class LiveContents:
     loras: tuple[OpenLora, ...] = ()
     ratios: Mapping[Ratios, TensorSet] = field(default_factory=dict)
     lora_uses: Mapping[tuple[LoraUse, ...], TensorSet] = field(default_factory=dict)
+    more_ratios: Mapping[tuple[float, ...], TensorSet] = field(default_factory=dict)
     up_to_date: TensorSet = 0
 
     @property
@@ -104,7 +106,7 @@ def wrong_live_model(difference: str, planner: Planner) -> str:
 
 
 def unchanged(before: Mapping[_Setting, TensorSet], after: Mapping[_Setting, TensorSet]) -> TensorSet:
-    """Find the tensors that keep their ratios, or their LoRAs."""
+    """Find the tensors that keep their ratios, or their LoRAs, or the ratios of further models."""
     same = 0
     for ratio, tensors in after.items():
         same |= before.get(ratio, 0) & tensors

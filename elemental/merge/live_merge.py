@@ -193,7 +193,9 @@ class LiveMerge:
         live = self._live.tensors()
         contents = self._contents_for(recipe, live)
         ratios, lora_uses = contents.planner.ratios(recipe), contents.planner.lora_uses(recipe)
+        more_ratios = contents.planner.more_ratios(recipe)
         same = unchanged(contents.ratios, ratios) & unchanged(contents.lora_uses, lora_uses)
+        same &= unchanged(contents.more_ratios, more_ratios)
         tensors = contents.present & ~(same & contents.up_to_date)
         planned = contents.planner.plan_some(recipe, tensors)
         keys = [tensor.name.key for tensor in planned.tensors]
@@ -204,6 +206,7 @@ class LiveMerge:
             self._run(planned, contents, live, _LiveSink(live), controls)
             self._report(keys)
         contents.recipe, contents.ratios, contents.lora_uses = recipe, ratios, lora_uses
+        contents.more_ratios = more_ratios
         contents.up_to_date = contents.present
         return Written(planned, sum(part.nbytes for key in keys for part in live[key]))
 
@@ -373,6 +376,7 @@ class LiveMerge:
             self._open_models.loras(recipe),
             planner.ratios(recipe),
             planner.lora_uses(recipe),
+            planner.more_ratios(recipe),
         )
         if any(part.device.type == "meta" for parts in live.values() for part in parts):
             raise HostError(f"Some tensors of the live model are not in memory now. {_LOAD_AGAIN}")

@@ -17,7 +17,7 @@ from .files.hashes import cache_folder, full_path, read_entry, write_entry
 from .files.metadata import with_each
 from .files.open_models import OpenModels
 from .models import Model
-from .plan import FileRole, Role
+from .plan import FileRole, formula_roles
 from .progress import Controls
 
 _VERSION = 1
@@ -59,7 +59,7 @@ def with_measured_numbers(recipe: MergeRecipe, models: OpenModels, *, controls: 
 
 def _find(recipe: MergeRecipe, models: OpenModels, controls: Controls) -> _Measured:
     opened = models.open(recipe)
-    key = json.dumps([_VERSION, recipe.mode.value, *(_describe(opened[role]) for role in (Role.A, Role.B))])
+    key = json.dumps([_VERSION, recipe.mode.value, *(_describe(opened[role]) for role in formula_roles(recipe.mode))])
     if key not in models.measured:
         models.measured[key] = _remembered(recipe, key) or _measure(recipe, models, key, controls)
     return models.measured[key]

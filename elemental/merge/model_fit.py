@@ -13,7 +13,7 @@ from ..lora.layers import LoraLayers
 from ..recipe.recipe import MergeRecipe, SaveDtype, VaeChoice
 from ..recipe.spec_warnings import SpecWarning
 from .files.tensor_info import TensorInfo
-from .plan import Infos, Role, TensorPlan
+from .plan import OTHER_MODELS, Infos, Role, TensorPlan
 from .quantised import find_lone_factor, find_quantised, find_unknown_beside_fp8
 from .shape_fit import LATENT_CHANNELS, input_kind
 
@@ -129,11 +129,11 @@ def _added_vae(recipe: MergeRecipe, models: ModelInfos) -> Infos:
 
 
 def left_out_keys(models: ModelInfos, recipe: MergeRecipe, result: Infos) -> dict[Role, tuple[str, ...]]:
-    """List the keys of B and of C that the result does not have; of A its EMA weights, if the recipe drops them."""
+    """List the keys of models that the result does not have; of A its EMA weights, if the recipe drops them."""
     left_out: dict[Role, tuple[str, ...]] = {}
     for role, infos in models.items():
         keys = tuple(key for key in infos if key not in result)
-        if role in (Role.B, Role.C):
+        if role in OTHER_MODELS:
             left_out[role] = tuple(key for key in keys if not (recipe.drop_ema and key.startswith(EMA_PREFIX)))
         elif role is Role.A and recipe.drop_ema:
             left_out[role] = keys
@@ -155,7 +155,7 @@ def warn_of_models(models: ModelInfos, files: FileFacts) -> Iterator[SpecWarning
             )
     for role, infos in models.items():
         yield from _warn_of_factors(role, infos)
-        if role in (Role.B, Role.C):
+        if role in OTHER_MODELS:
             yield from _warn_of_training(role, infos, models[Role.A])
             yield from _warn_of_v(role, models, files)
             yield from _warn_of_inputs(role, infos, models[Role.A])
@@ -256,7 +256,7 @@ def warn_of_ema(tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
 
 
 def _merged_as(tensor: TensorPlan) -> object:
-    return tensor.inputs, tensor.alpha, tensor.beta, tensor.loras
+    return tensor.inputs, tensor.alpha, tensor.beta, tensor.loras, tensor.more
 
 
 def _is_ema_weight(key: str) -> bool:

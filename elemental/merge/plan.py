@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ..architectures.blocks import Architecture
 from ..architectures.keys import KeyName
 from ..modes.catalogue import MergeMode
+from ..recipe.more_models import MORE_ROLES as MORE
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..recipe.spec_warnings import SpecWarning
 from .files.tensor_info import TensorInfo
@@ -30,12 +31,41 @@ class Role(Enum):
     A = "a"
     B = "b"
     C = "c"
+    B2 = "b2"
+    B3 = "b3"
+    B4 = "b4"
+    B5 = "b5"
+    B6 = "b6"
+    B7 = "b7"
+    B8 = "b8"
+    B9 = "b9"
     VAE = "vae"
 
     @property
     def spoken(self) -> str:
         """The role in a sentence: "model A", "the VAE file"."""
         return "the VAE file" if self is Role.VAE else f"model {self.name}"
+
+
+MODEL_ROLES = tuple(role for role in Role if role is not Role.VAE)
+"""The models that are merged, in the order of formulas: A, B, C, and further ones."""
+
+OTHER_MODELS = MODEL_ROLES[1:]
+"""Those that are merged into A."""
+
+MORE_ROLES = tuple(map(Role, MORE))
+"""The further ones."""
+
+
+def formula_roles(mode: MergeMode, more: Sequence[float] = ()) -> tuple[Role, ...]:
+    """Give the models that a formula looks at: A, B, C where it has one, and further ones whose ratio is not 0.
+
+    Args:
+        mode: The mode.
+        more: The ratio of each further model.
+    """
+    further = (role for role, ratio in zip(MORE_ROLES, more, strict=False) if ratio)
+    return (Role.A, Role.B, *((Role.C,) if mode.uses_c else ()), *further)
 
 
 class LoraRole(NamedTuple):
@@ -91,6 +121,9 @@ class TensorPlan(NamedTuple):
             format differs.
         note: Why it is not merged, whatever its ratios; empty if it is.
         loras: The LoRAs that are added to it, whether or not it is merged.
+        more: The ratio of each further model.
+        more_rules: Index, from 0, of the rule that set each of these; None if the recipe's ratio did. Empty if no rule
+            sets any.
     """
 
     name: KeyName
@@ -104,6 +137,8 @@ class TensorPlan(NamedTuple):
     inputs: tuple[Role, ...]
     note: str = ""
     loras: tuple[LoraUse, ...] = ()
+    more: tuple[float, ...] = ()
+    more_rules: tuple[int | None, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -120,8 +155,8 @@ class MergePlan:
         recipe: The recipe that was planned.
         tensors: One entry for each tensor of the result, in the order of A's file.
         warnings: What the user probably did not mean.
-        left_out: For models B and C the keys that A does not have, for A its EMA weights if the recipe drops them; the
-            result does without them.
+        left_out: For the models other than A the keys that A does not have, for A its EMA weights if the recipe drops
+            them; the result does without them.
         renamings: For each file in words how it spells its keys otherwise, and what of it is not read.
         is_model_a: Whether the result is model A as it is: the same tensors, numbers and number formats.
         loras: What of each LoRA of the recipe has a place in model A.

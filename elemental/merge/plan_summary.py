@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from ..architectures.blocks import BASE, Architecture
@@ -21,9 +23,11 @@ from ..recipe.rules import format_ratio
 from .change_counts import Tally, count_changes
 from .files.tensor_info import TensorInfo
 from .lora_fit import LoraFit
-from .plan import MergePlan, Role, TensorPlan
+from .plan import MORE_ROLES, MergePlan, Role, TensorPlan
 from .quantised import find_quantised
 from .shape_fit import INPUT_KINDS, LATENT_CHANNELS
+
+_RatioOf = Callable[[TensorPlan], float]
 
 _GLYPHS = "0123456789#"
 _MIXED, _BELOW, _ABOVE, _KEPT, _ABSENT = "~", "-", "+", "=", " "
@@ -58,6 +62,8 @@ def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
                 "beta_rule": tensor.beta_rule,
                 "inputs": [role.value for role in tensor.inputs],
                 "note": tensor.note,
+                **({"more": list(tensor.more)} if tensor.more else {}),
+                **({"more_rules": list(tensor.more_rules)} if tensor.more_rules else {}),
                 **({"loras": [list(use) for use in tensor.loras]} if tensor.loras else {}),
             }
             for tensor in plan.tensors
@@ -113,7 +119,8 @@ def describe_changes(plan: MergePlan) -> Iterator[str]:
     ruled = [tensor for tensor in plan.tensors if _rules_of(tensor)]
     width = max((len(shown_key(tensor.name.element)) for tensor in ruled), default=0)
     for tensor in ruled:
-        before, after = _ratios(tensor.base_alpha, tensor.base_beta), _ratios(tensor.alpha, tensor.beta)
+        before = _ratios(tensor.base_alpha, tensor.base_beta, plan.recipe.more_ratios)
+        after = _ratios(tensor.alpha, tensor.beta, tensor.more)
         rules = "; ".join(f"rule {index + 1}: {plan.recipe.rules.rules[index]}" for index in _rules_of(tensor))
         note = f" ({tensor.note})" if tensor.note else ""
         yield f"{tensor.name.block:5} {shown_key(tensor.name.element):{width}} {before} -> {after}  {rules}{note}"
@@ -124,28 +131,42 @@ def describe_changes(plan: MergePlan) -> Iterator[str]:
 def draw_map(plan: MergePlan, *, colour: bool = False) -> Iterator[str]:
     """Draw the U-Net's blocks and elements as a table of characters, one for each ratio, and the parts of BASE.
 
-    Modes with beta have a second table, for it.
+    Modes with beta have a second table, for it, and each further model has one.
 
     Args:
         plan: The plan.
         colour: Whether to highlight ratios that rules set, with terminal colours.
     """
-    for ratio in ("alpha", "beta") if plan.mode.uses_beta else ("alpha",):
-        if plan.mode.uses_beta:
-            yield f"{ratio}:"
+    kinds = dict(_kinds_of_ratio(plan))
+    for name, ratio_of in kinds.items():
+        if len(kinds) > 1:
+            yield f"{name}:"
         table = _Table(plan.architecture)
         for tensor in plan.tensors:
-            table.add(tensor.name, None if tensor.note else getattr(tensor, ratio), ruled=bool(_rules_of(tensor)))
+            table.add(tensor.name, None if tensor.note else ratio_of(tensor), ruled=bool(_rules_of(tensor)))
         yield from table.lines(_coloured if colour else _glyph)
-        yield from _draw_base(plan, ratio)
+        yield from _draw_base(plan, ratio_of)
         yield ""
     yield LEGEND + (" Inverse: set by a rule." if colour else "")
 
 
-def _draw_base(plan: MergePlan, ratio: str) -> Iterator[str]:
+def _kinds_of_ratio(plan: MergePlan) -> Iterator[tuple[str, _RatioOf]]:
+    """Give the ratios that a plan has, with their names and what gives them of a tensor."""
+    yield "alpha", attrgetter("alpha")
+    if plan.mode.uses_beta:
+        yield "beta", attrgetter("beta")
+    for place, _ in enumerate(plan.recipe.more):
+        yield MORE_ROLES[place].name, partial(_ratio_of_more, place)
+
+
+def _ratio_of_more(place: int, tensor: TensorPlan) -> float:
+    return tensor.more[place]
+
+
+def _draw_base(plan: MergePlan, ratio_of: _RatioOf) -> Iterator[str]:
     for component in (Component.TEXT_ENCODER, Component.VAE, Component.OTHER):
         tensors = [tensor for tensor in plan.tensors if tensor.name.component is component]
-        ratios = sorted({getattr(tensor, ratio) for tensor in tensors if not tensor.note})
+        ratios = sorted({ratio_of(tensor) for tensor in tensors if not tensor.note})
         listed = " ".join(map(format_ratio, ratios[:6])) + (" ..." if len(ratios) > 6 else "")
         notes = ", ".join({tensor.note: None for tensor in tensors}) if tensors and not ratios else ""
         if tensors:
@@ -300,6 +321,8 @@ def _describe_ratios(recipe: MergeRecipe) -> Iterator[str]:
     yield f"alpha: {_base_ratio(recipe.alpha, recipe.block_alpha)}"
     if recipe.mode.uses_beta:
         yield f"beta:  {_base_ratio(recipe.beta or 0.0, recipe.block_beta)}"
+    for role, model in zip(MORE_ROLES, recipe.more, strict=False):
+        yield f"ratio of {role.name}: {format_ratio(model.ratio)}"
     if recipe.numbers:
         yield f"numbers: {format_numbers(recipe.numbers)}"
     if recipe.unmeasured:
@@ -321,12 +344,15 @@ def _of(tally: Tally) -> str:
     return f"{tally.changed} of {tally.total}"
 
 
-def _ratios(alpha: float, beta: float | None) -> str:
-    return format_ratio(alpha) if beta is None else f"{format_ratio(alpha)}:{format_ratio(beta)}"
+def _ratios(alpha: float, beta: float | None, more: Sequence[float]) -> str:
+    own = format_ratio(alpha) if beta is None else f"{format_ratio(alpha)}:{format_ratio(beta)}"
+    return ", ".join(
+        [own, *(f"{role.name} {format_ratio(ratio)}" for role, ratio in zip(MORE_ROLES, more, strict=False))]
+    )
 
 
 def _rules_of(tensor: TensorPlan) -> list[int]:
-    return sorted({rule for rule in (tensor.rule, tensor.beta_rule) if rule is not None})
+    return sorted({rule for rule in (tensor.rule, tensor.beta_rule, *tensor.more_rules) if rule is not None})
 
 
 def _tensors(count: int) -> str:

@@ -26,8 +26,19 @@ from .model_fit import (
     warn_of_ema,
     warn_of_models,
 )
+from .more_plan import MorePlan, MoreRatios, more_sets, warn_of_unused
 from .part_fit import U_NET, VAE, Partners, compare_parts, describe_no_floats, warn_of_unknown_names, why_unet_is_unfit
-from .plan import NOTHING_CHANGES, NOTHING_MERGED, LoraUse, MergePlan, Role, TensorPlan, sources_of
+from .plan import (
+    MODEL_ROLES,
+    NOTHING_CHANGES,
+    NOTHING_MERGED,
+    LoraUse,
+    MergePlan,
+    Role,
+    TensorPlan,
+    formula_roles,
+    sources_of,
+)
 from .shape_fit import Misfit, can_merge_shapes, describe_misfits, has_same_numbers
 
 _NO_FACTS = FileFacts()
@@ -81,7 +92,7 @@ class Planner:
         self._recipe = recipe
         self._files = files
         self._models = models
-        self._merged_roles = tuple(role for role in (Role.A, Role.B, Role.C) if role in models)
+        self._merged_roles = tuple(role for role in MODEL_ROLES if role in models)
         refuse_quantised(models, files)
         self.architecture = common_architecture(models)
         self.infos = result_infos(recipe, models)
@@ -134,6 +145,7 @@ class Planner:
             *warn_of_channels(self._models, tensors),
             *self._warn_of_fit(tensors),
             *warn_of_ema(tensors),
+            *warn_of_unused(recipe, tensors),
             *self._lora_planner.warnings(recipe),
         ]
         return MergePlan(
@@ -175,6 +187,10 @@ class Planner:
             if (both := with_alpha & with_beta)
         }
 
+    def more_ratios(self, recipe: MergeRecipe) -> dict[MoreRatios, TensorSet]:
+        """Give the tensors of each choice of ratios of the further models, whether or not they are merged."""
+        return more_sets(recipe, self._matcher.decide(recipe.rules.rules), self.everything)
+
     def lora_uses(self, recipe: MergeRecipe) -> dict[tuple[LoraUse, ...], TensorSet]:
         """Give the tensors of each choice of LoRAs and their ratios."""
         return self._lora_planner.sets(recipe, self.everything)
@@ -208,7 +224,8 @@ class Planner:
         alpha_rules = rule_by_tensor(decision.alpha, tensors)
         beta_rules = rule_by_tensor(decision.beta, tensors)
         rules = recipe.rules.rules
-        uses: dict[Ratios, _Use] = {}
+        further = MorePlan(recipe, decision, tensors)
+        uses: dict[tuple[float, float | None, MoreRatios], _Use] = {}
         plans = []
         for index in range(len(self.names)) if tensors == self.everything else members(tensors):
             name, note = self.names[index], self._notes[index]
@@ -216,14 +233,13 @@ class Planner:
             base_alpha, base_beta = base_alphas[name.block], base_betas[name.block]
             alpha = base_alpha if alpha_rule is None else rules[alpha_rule].alpha
             beta = base_beta if beta_rule is None else rules[beta_rule].beta
-            if (alpha, beta) not in uses:
-                uses[alpha, beta] = self._use(alpha, beta)
-            inputs = self._unmerged_input(name) if note else self._inputs(index, uses[alpha, beta])
-            info = self.infos[name.key]
+            more, more_rules = further.of(index)
+            if (alpha, beta, more) not in uses:
+                uses[alpha, beta, more] = self._use(alpha, beta, more)
+            inputs = self._unmerged_input(name) if note else self._inputs(index, uses[alpha, beta, more])
+            ratios = alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta
             loras = self._lora_planner.uses(recipe, index)
-            plans.append(
-                TensorPlan(name, info, alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta, inputs, note, loras)
-            )
+            plans.append(TensorPlan(name, self.infos[name.key], *ratios, inputs, note, loras, more, more_rules))
         self._refuse_what_does_not_fit(recipe, plans)
         return tuple(plans)
 
@@ -244,7 +260,7 @@ class Planner:
             if misfit.role in plan.inputs
         ]
         if wrong:
-            keeps_a = recipe.mode.coefficients(0.0, 0.0) == A
+            keeps_a = recipe.mode.coefficients(0.0, 0.0, recipe.more_ratios) == A
             zero = ("0:0" if recipe.mode.uses_beta else "0") if keeps_a else ""
             raise MergeError(describe_misfits(wrong, vae_taken_from=VAE_ROLES.get(recipe.vae), zero=zero))
 
@@ -286,8 +302,8 @@ class Planner:
             if _takes_unet(tensors, role):
                 yield SpecWarning(f"A and {role.name} do not fit together: {why}; the rest is merged.")
         for partners in self._partners:
-            ratios = {(tensors[self._places[key]].alpha, tensors[self._places[key]].beta) for key in partners.alone}
-            if any(partners.role in self._use(*pair).roles for pair in ratios):
+            ratios = {_ratios_of(tensors[self._places[key]]) for key in partners.alone}
+            if any(partners.role in self._use(*each).roles for each in ratios):
                 yield SpecWarning(partners.alone_text)
             taken = any(partners.role in tensors[self._places[key]].inputs for key in partners.own)
             if taken and partners.left_out_text:
@@ -300,8 +316,8 @@ class Planner:
 
     def _roles_used(self, tensors: Sequence[TensorPlan]) -> set[Role]:
         """Give the models that a recipe takes something from, or would take if it could be merged."""
-        ratios = {(tensor.alpha, tensor.beta) for tensor in tensors}
-        return {role for pair in ratios for role in self._use(*pair).roles}.union(*(t.inputs for t in tensors))
+        ratios = set(map(_ratios_of, tensors))
+        return {role for each in ratios for role in self._use(*each).roles}.union(*(t.inputs for t in tensors))
 
     def _why_not_merged(self, name: KeyName) -> str:
         if name.component is Component.VAE and self._recipe.vae is not VaeChoice.MERGED:
@@ -323,35 +339,53 @@ class Planner:
         """Give the model that a tensor is copied from if it is not merged."""
         return (VAE_ROLES.get(self._recipe.vae, Role.A) if name.component is Component.VAE else Role.A,)
 
-    def _use(self, alpha: float, beta: float | None) -> _Use:
+    def _use(self, alpha: float, beta: float | None, more: MoreRatios) -> _Use:
         """Tell what the formula needs with these ratios."""
-        coefficients = self._recipe.mode.coefficients(alpha, beta or 0.0)
+        coefficients = self._recipe.mode.coefficients(alpha, beta or 0.0, more)
+        looked_at = formula_roles(self._recipe.mode, more)
         if coefficients is None:
-            return _Use(self._merged_roles, None)
-        pairs = zip((Role.A, Role.B, Role.C), coefficients, strict=True)
+            return _Use(looked_at, looked_at, None)
+        pairs = zip(MODEL_ROLES, coefficients, strict=False)
         used = {role: coefficient for role, coefficient in pairs if coefficient}
-        return _Use(tuple(used), next(iter(used)) if list(used.values()) == [1.0] else None)
+        return _Use(tuple(used), looked_at, next(iter(used)) if list(used.values()) == [1.0] else None)
 
     def _inputs(self, index: int, use: _Use) -> tuple[Role, ...]:
         if use.whole is Role.A:
             return (use.whole,)
         if index in self._misfits:  # what the formula does not need can have any shape
-            return use.roles if self._fits(index, use.roles) else self._merged_roles
+            return use.roles if self._recipe.more or self._fits(index, use.roles) else use.looked_at
         key = self.names[index].key
         # a first convolution of fewer channels cannot replace A's
         if use.whole and has_same_numbers(self._models[use.whole][key].shape, self._models[Role.A][key].shape):
             return (use.whole,)
-        return self._merged_roles
+        return self._with_a(key, use.roles) if self._recipe.more else use.looked_at
+
+    def _with_a(self, key: str, roles: tuple[Role, ...]) -> tuple[Role, ...]:
+        """Give models and, where one of them lacks channels that the result has, A."""
+        result = self._models[Role.A][key].shape
+        alike = all(has_same_numbers(self._models[role][key].shape, result) for role in roles)
+        return roles if alike or Role.A in roles else (Role.A, *roles)
 
     def _fits(self, index: int, roles: Sequence[Role]) -> bool:
         return not any(misfit.role in roles for misfit in self._misfits[index])
 
 
 class _Use(NamedTuple):
-    """The models that a formula needs with certain ratios, and the one whose numbers it leaves as they are, if any."""
+    """What a formula takes with certain ratios.
+
+    Attributes:
+        roles: The models that it needs.
+        looked_at: Those that it has, with C also where its coefficient is 0.
+        whole: The only one, if its numbers stay as they are.
+    """
 
     roles: tuple[Role, ...]
+    looked_at: tuple[Role, ...]
     whole: Role | None
+
+
+def _ratios_of(tensor: TensorPlan) -> tuple[float, float | None, MoreRatios]:
+    return tensor.alpha, tensor.beta, tensor.more
 
 
 def _no_float(role: Role) -> str:

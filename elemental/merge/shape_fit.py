@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..architectures.blocks import BASE, TEXT_ENCODER, VAE
 from ..architectures.keys import FIRST_CONV, Component, KeyName, part_of_base, shown_key
-from .plan import Role
+from .plan import MORE_ROLES, Role
 
 LATENT_CHANNELS = 4
 """The channels that the U-Net's first convolution has in every model; those after them differ in meaning."""
@@ -86,6 +86,10 @@ def _hint(misfits: Sequence[Misfit], *, vae_taken_from: Role | None, zero: str) 
     if vae_taken_from is not None and any(misfit.name.component is Component.VAE for misfit in misfits):
         return f"The VAE of {vae_taken_from.spoken} is of another kind; take it from A (--vae a)."
     words = _words(misfit.name for misfit in misfits)
+    further = sorted({misfit.role.name for misfit in misfits})
+    if len(words) <= _MOST_BLOCKS and all(misfit.role in MORE_ROLES for misfit in misfits):
+        rules = ", ".join(f"{name} {word}::0" for name in further for word in words)
+        return f'"{rules}" after your other rules would leave {" and ".join(further)} out there.'
     if len(words) > _MOST_BLOCKS or not zero:
         return ""
     rules = ", ".join(f"{word}::{zero}" for word in words)

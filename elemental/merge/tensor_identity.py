@@ -23,7 +23,8 @@ def identify_result(
         loras: Its LoRAs.
     """
     inputs = tuple(identify_tensor(models[role], tensor.name.key) for role in tensor.inputs)
-    merged = inputs[0] if len(inputs) == 1 else (inputs, plan.mode, plan.recipe.numbers, tensor.alpha, tensor.beta)
+    ratios = tensor.alpha, tensor.beta, *filter(None, tensor.more)
+    merged = inputs[0] if len(inputs) == 1 else (inputs, plan.mode, plan.recipe.numbers, *ratios)
     added = tuple((_identify_file(loras[use.place].file), use.ratio) for use in tensor.loras)
     return (merged, added) if added else merged
 

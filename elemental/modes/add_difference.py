@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .base import Mode, Operands, Ratios, Whole
+from .base import Mode, More, Operands, Ratios, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def _compute(tensors: Operands, ratios: Ratios, _: Whole) -> Tensor:
-    return tensors.b.sub_(tensors.c).mul_(ratios.alpha).add_(tensors.a)
+    added = tensors.b.sub_(tensors.c).mul_(ratios.alpha).add_(tensors.a)
+    for further, ratio in zip(tensors.more, ratios.more, strict=True):
+        added.add_(further.sub_(tensors.c).mul_(ratio))
+    return added
 
 
 ADD_DIFFERENCE = Mode(
@@ -19,8 +22,9 @@ ADD_DIFFERENCE = Mode(
     formula="A + a (B - C)",
     purpose="adds to A what B has learned since C",
     compute=_compute,
-    coefficients=lambda a, _: (1.0, a, -a),
+    coefficients=lambda a, _, *more: (1.0, a, -a - sum(more), *more),
     weighted_sum=True,
     uses_c=True,
     adds_difference=True,
+    more=More("how much of its difference to C is added, whatever alpha is"),
 )

@@ -19,7 +19,7 @@ def _sums(tensors: Operands) -> Sequence[Tensor]:
 
 def _compute(tensors: Operands, ratios: Ratios, whole: Whole) -> Tensor:
     product, square = whole.found
-    a, b, c = tensors
+    a, b, c = tensors[:3]
     added = b.sub_(c)
     if square > 0 and math.isfinite(product / square):
         added.sub_((a - c).mul_(product / square))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:  # recipes and plans are made without torch
     from torch import Tensor
 
-Coefficients = tuple[float, float, float]
-"""What A, B and C are multiplied with."""
+Coefficients = tuple[float, ...]
+"""What A, B and C are multiplied with, and behind them the further models of a recipe, if it has any."""
 
 A: Coefficients = (1.0, 0.0, 0.0)
 B: Coefficients = (0.0, 1.0, 0.0)
@@ -29,11 +30,13 @@ class Operands(NamedTuple):
         a: A's numbers, 1-D, in the dtype that is computed in (float64 on most devices). Their contents may be lost.
         b: B's, of the same length and dtype.
         c: C's; in modes without C any numbers.
+        more: Those of the further models whose ratio is not 0, B2 and so on.
     """
 
     a: Tensor
     b: Tensor
     c: Tensor
+    more: tuple[Tensor, ...] = ()
 
 
 class Number(NamedTuple):
@@ -56,6 +59,22 @@ class Number(NamedTuple):
     whole: bool = False
 
 
+class More(NamedTuple):
+    """How a mode takes further models, B2, B3 and so on, each with a ratio.
+
+    Attributes:
+        meaning: What the ratio of one is, in a line.
+        default: The ratio of one that is given without; None if it must be given.
+        least: The least that it may be.
+        whole: Whether it can only be 0 or 1.
+    """
+
+    meaning: str
+    default: float | None = 1.0
+    least: float = -math.inf
+    whole: bool = False
+
+
 class Ratios(NamedTuple):
     """What a recipe sets for a tensor.
 
@@ -63,11 +82,13 @@ class Ratios(NamedTuple):
         alpha: The first ratio.
         beta: The second one; 0 in modes without.
         numbers: The mode's numbers, by name.
+        more: The ratios of the further models that are among the operands.
     """
 
     alpha: float
     beta: float
     numbers: Mapping[str, float] = MappingProxyType({})
+    more: tuple[float, ...] = ()
 
 
 class Whole(NamedTuple):
@@ -160,7 +181,8 @@ class Mode:
         compute: The formula.
         coefficients: What A, B and C are multiplied with, from alpha and beta, where the result is a weighted sum of
             them; None where it is not. A model whose coefficient is 0 is not read, and the only one, if its coefficient
-            is 1, is copied bit for bit: so this also says what the ends of the ratio are.
+            is 1, is copied bit for bit: so this also says what the ends of the ratio are. In modes that take further
+            models, their ratios follow as arguments, and their coefficients those of the three.
         weighted_sum: Whether there are coefficients for all ratios.
         uses_c: Whether it needs model C.
         adds_difference: Whether more of alpha adds B - C, or a part of it, and does not mix B in.
@@ -172,6 +194,7 @@ class Mode:
         survey: Finds what the formula needs to know of the whole tensor beforehand; None if nothing.
         model_survey: Finds those of its numbers that have no default; None if all have one.
         numbers: The numbers that it has besides the ratios.
+        more: How it takes further models; None if it takes none.
         keeps_vae: Whether the VAE stays A's, whatever the ratios, unless it is taken from another model or file.
         kinks: Ratios at which the derivative jumps; there it is that of a little more.
         jumps: Says what a little more of alpha moves at once, with these numbers of its own, in words that follow the
@@ -184,7 +207,7 @@ class Mode:
     formula: str
     purpose: str
     compute: Formula
-    coefficients: Callable[[float, float], Coefficients | None]
+    coefficients: Callable[..., Coefficients | None]
     weighted_sum: bool = False
     uses_c: bool = False
     adds_difference: bool = False
@@ -195,8 +218,14 @@ class Mode:
     survey: Survey | None = None
     model_survey: ModelSurvey | None = None
     numbers: tuple[Number, ...] = ()
+    more: More | None = None
     keeps_vae: bool = False
     kinks: tuple[float, ...] = ()
     jumps: Callable[[Mapping[str, float]], str] = _moves_smoothly
     is_lerp: bool = False
     group: Group | None = None
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether it takes further models, B2, B3 and so on."""
+        return self.more is not None

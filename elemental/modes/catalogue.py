@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -75,6 +76,11 @@ class MergeMode(Enum):
         return self.record.uses_beta
 
     @property
+    def takes_more(self) -> bool:
+        """Whether the mode takes further models."""
+        return self.record.takes_more
+
+    @property
     def group(self) -> Group:
         """Its group in menus."""
         return self.record.group or (Group.LEARNED if self.uses_c else Group.TWO)
@@ -84,14 +90,15 @@ class MergeMode(Enum):
         """The formula as text."""
         return self.record.formula
 
-    def coefficients(self, alpha: float, beta: float) -> Coefficients | None:
+    def coefficients(self, alpha: float, beta: float, more: Sequence[float] = ()) -> Coefficients | None:
         """Give the coefficients of A, B and C, if a result with these ratios is a weighted sum of the models.
 
         Args:
             alpha: The ratio.
             beta: The second ratio; ignored in modes without beta.
+            more: The ratios of all further models; their coefficients follow, if the result is more than A.
         """
-        return self.record.coefficients(alpha, beta)
+        return self.record.coefficients(alpha, beta, *more)
 
 
 def grouped_modes() -> list[MergeMode]:

@@ -47,7 +47,7 @@ def find_cosines(read: Read, shape: Sequence[int], *, unit: bool) -> Cosines:
     """
     columns = math.prod(shape[1:])
     sums: list[Tensor] = []
-    for a, b, _ in read():
+    for a, b, *_ in read():
         of_piece = [_add_up(one.mul(other).view(-1, columns)) for one, other in ((a, a), (b, b), (a, b))]
         sums = [total.add_(more) for total, more in zip(sums, of_piece, strict=True)] if sums else of_piece
     squares_a, squares_b, products = sums

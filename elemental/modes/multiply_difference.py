@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def _compute(tensors: Operands, ratios: Ratios, _: Whole) -> Tensor:
-    a, b, c = tensors
+    a, b, c = tensors[:3]
     alpha, beta = ratios[:2]
     sign = (a * (1 - beta)).add_(b * beta).sub_(c).sign_()
     size = (a.sub_(c)).abs_().pow_(1 - alpha).mul_(b.sub_(c).abs_().pow_(alpha))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def _compute(tensors: Operands, ratios: Ratios, _: Whole) -> Tensor:
-    a, b, c = tensors
+    a, b, c = tensors[:3]
     alpha, beta = ratios[:2]
     larger = a.abs().maximum(b.abs())
     likeness = (a * b).div_(larger).div_(larger)  # its square would leave the range of small numbers

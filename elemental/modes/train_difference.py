@@ -14,7 +14,7 @@ _STRENGTH = 1.8
 
 
 def _compute(tensors: Operands, ratios: Ratios, _: Whole) -> Tensor:
-    a, b, c = tensors
+    a, b, c = tensors[:3]
     trained = b - c
     way = b.sub_(a).abs_()
     share = way / (trained.abs() + way)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def _compute(tensors: Operands, ratios: Ratios, _: Whole) -> Tensor:
-    a, b, c = tensors
+    a, b, c = tensors[:3]
     return a.mul_(1 - ratios.alpha - ratios.beta).add_(b.mul_(ratios.alpha)).add_(c.mul_(ratios.beta))
 
 

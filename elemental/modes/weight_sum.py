@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .base import Mode, Operands, Ratios, Whole
+from .base import Mode, More, Operands, Ratios, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def _compute(tensors: Operands, ratios: Ratios, _: Whole) -> Tensor:
-    return tensors.a.mul_(1 - ratios.alpha).add_(tensors.b.mul_(ratios.alpha))
+    mixed = tensors.a.mul_(1 - ratios.alpha - sum(ratios.more)).add_(tensors.b.mul_(ratios.alpha))
+    for further, ratio in zip(tensors.more, ratios.more, strict=True):
+        mixed.add_(further.mul_(ratio))
+    return mixed
 
 
 WEIGHT_SUM = Mode(
@@ -19,7 +22,8 @@ WEIGHT_SUM = Mode(
     formula="(1 - a) A + a B",
     purpose="a mix of two models",
     compute=_compute,
-    coefficients=lambda a, _: (1 - a, a, 0.0),
+    coefficients=lambda a, _, *more: (1 - a - sum(more), a, 0.0, *more),
     weighted_sum=True,
+    more=More("its share of the mix, which A has less, as of B; 0.25 each of three beside A are equal parts", None),
     is_lerp=True,
 )

@@ -82,8 +82,9 @@ def refuse_deep(data: Any, levels: int = MOST_LEVELS) -> None:
     Raises:
         RecipeError: There are more.
     """
-    models = data.get("models") if isinstance(data, Mapping) else None
-    for source in models.values() if isinstance(models, Mapping) else ():
+    models, more = (data.get("models"), data.get("more")) if isinstance(data, Mapping) else (None, None)
+    named = list(models.values()) if isinstance(models, Mapping) else []
+    for source in named + (more if isinstance(more, list) else []):
         if isinstance(source, Mapping) and "recipe" in source:
             if not levels:
                 raise too_deep()

@@ -9,8 +9,10 @@ from ..errors import RecipeError
 from .rules import format_ratio
 from .spec_reader import parse_ratio
 
-_NUMBER = r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*"
-_LORA = re.compile(rf"(?P<file>.+?)(?::(?P<ratio>{_NUMBER}))?(?::(?P<ratio_te>{_NUMBER}))?", re.ASCII | re.DOTALL)
+NUMBER = r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*"
+"""How a ratio is written behind a file."""
+
+_LORA = re.compile(rf"(?P<file>.+?)(?::(?P<ratio>{NUMBER}))?(?::(?P<ratio_te>{NUMBER}))?", re.ASCII | re.DOTALL)
 _ENDING = r"\.(?:safetensors|sft|ckpt|pt|pth|bin)"
 _FILE_AND_MORE = re.compile(rf"(?P<file>.+{_ENDING}):(?P<more>.*)", re.IGNORECASE | re.DOTALL)
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from ..errors import RecipeError
 from .block_weights import BlockWeights
+from .ratio_targets import is_further
 from .recipe import MergeRecipe
-from .rules import RuleSet, format_ratio
+from .rules import Rule, RuleSet, format_ratio
 
 _Change = Callable[[float], float]
 
@@ -21,7 +22,7 @@ def with_more_alpha(recipe: MergeRecipe, more: float) -> MergeRecipe:
         RecipeError: The mode takes no ratio that is so large.
     """
     try:
-        return _changed(recipe, lambda alpha: alpha + more, lambda beta: beta)
+        return _changed(recipe, lambda alpha: alpha + more, lambda ratio: ratio)
     except RecipeError as exc:
         most = (recipe.mode.record.limits or (0.0, math.inf))[1]
         raise RecipeError(
@@ -41,18 +42,22 @@ def on_the_way(recipe: MergeRecipe, share: float) -> MergeRecipe:
 
 
 def _changed(recipe: MergeRecipe, alpha: _Change, beta: _Change) -> MergeRecipe:
-    rules = tuple(
-        rule._replace(alpha=alpha(rule.alpha), beta=None if rule.beta is None else beta(rule.beta))
-        for rule in recipe.rules.rules
-    )
+    rules = tuple(_changed_rule(rule, alpha, beta) for rule in recipe.rules.rules)
     return replace(
         recipe,
         alpha=alpha(recipe.alpha),
         beta=None if recipe.beta is None else beta(recipe.beta),
         block_alpha=_changed_weights(recipe.block_alpha, alpha),
         block_beta=_changed_weights(recipe.block_beta, beta),
+        more=tuple(replace(model, ratio=beta(model.ratio)) for model in recipe.more),
         rules=RuleSet(rules),
     )
+
+
+def _changed_rule(rule: Rule, alpha: _Change, other: _Change) -> Rule:
+    if rule.target:
+        return rule._replace(alpha=other(rule.alpha)) if is_further(rule.target) else rule
+    return rule._replace(alpha=alpha(rule.alpha), beta=None if rule.beta is None else other(rule.beta))
 
 
 def _changed_weights(weights: BlockWeights | None, change: _Change) -> BlockWeights | None:

@@ -10,6 +10,9 @@ from .lookalikes import plain_text
 LORA = "lora."
 """What the target begins with that stands for the ratio of a LoRA; the LoRA's name follows."""
 
+_MORE = re.compile("[bB][2-9]")
+"""The target that stands for the ratio of a further model, as its role is called."""
+
 _SEPARATING = re.compile(r"[\s:,#]")
 
 
@@ -20,7 +23,12 @@ def read_target(word: str) -> str:
     """
     if word[: len(LORA)].lower() == LORA and len(word) > len(LORA):
         return lora_target(word[len(LORA) :])
-    return ""
+    return word.upper() if is_further(word) else ""
+
+
+def is_further(target: str) -> bool:
+    """Tell whether a target stands for the ratio of a further model."""
+    return _MORE.fullmatch(target) is not None
 
 
 def lora_target(name: str) -> str:

@@ -12,7 +12,9 @@ from ..errors import RecipeError, SpecProblem
 from ..modes.catalogue import MergeMode
 from .block_weights import BlockWeights, format_block_weights, parse_block_weights
 from .chains import UNNAMED, check_chain, refuse_deep
+from .more_models import MORE_ROLES, check_more
 from .numbers import Numbers, complete_numbers, known_numbers, measured_numbers
+from .ratio_targets import is_further
 from .rules import RuleSet, format_ratio, format_rules
 from .spec_errors import PlainProblem, spec_error
 from .spec_parser import parse_rules
@@ -24,7 +26,7 @@ VERSION = 1
 
 _FIELDS = (
     "version", "mode", "alpha", "beta", "block_alpha", "block_beta", "rules", "vae", "dtype", "models", "force",
-    "drop_ema", "loras", "numbers",
+    "drop_ema", "loras", "numbers", "more",
 )  # fmt: skip
 _ROLES = ("a", "b", "c", "vae")
 
@@ -90,6 +92,19 @@ class LoraSource:
 
 
 @dataclass(frozen=True)
+class MoreModel:
+    """A further model of a merge: B2, B3 and so on.
+
+    Attributes:
+        file: Its file, or the recipe in its place.
+        ratio: Its ratio, whose meaning depends on the mode.
+    """
+
+    file: ModelSource
+    ratio: float
+
+
+@dataclass(frozen=True)
 class MergeRecipe:
     """What to merge and how. Making one checks that its parts fit together.
 
@@ -111,6 +126,7 @@ class MergeRecipe:
         loras: LoRAs, added last, in any mode.
         numbers: The numbers that the mode has besides the ratios; those that are not given get their defaults, or are
             not there until they are measured in the models.
+        more: Further models, B2 to B9 at most, in modes that take them.
 
     Raises:
         RecipeError: A model or ratio is missing, not allowed in this mode, not finite, or beyond the mode's limits; or
@@ -134,9 +150,11 @@ class MergeRecipe:
     drop_ema: bool = False
     loras: tuple[LoraSource, ...] = ()
     numbers: Mapping[str, float] = field(default_factory=Numbers)
+    more: tuple[MoreModel, ...] = ()
 
     def __post_init__(self) -> None:
         _check_models(self)
+        check_more(self)
         _check_ratios(self)
         _check_limits(self)
         _check_rule_betas(self)
@@ -148,7 +166,7 @@ class MergeRecipe:
     @property
     def only_adds_loras(self) -> bool:
         """Whether there is no other model than A, to which LoRAs are added."""
-        return bool(self.loras) and self.model_a == self.model_b and self.model_c is None
+        return bool(self.loras) and self.model_a == self.model_b and self.model_c is None and not self.more
 
     @property
     def merges_vae(self) -> bool:
@@ -162,9 +180,15 @@ class MergeRecipe:
 
     @property
     def sources(self) -> dict[str, ModelSource]:
-        """The models of the merge by role: a, b, c, vae."""
-        roles = {"a": self.model_a, "b": self.model_b, "c": self.model_c, "vae": self.vae_file}
+        """The models of the merge by role: a, b, c, b2, b3 and so on, vae."""
+        more = {role: model.file for role, model in zip(MORE_ROLES, self.more, strict=False)}
+        roles = {"a": self.model_a, "b": self.model_b, "c": self.model_c, **more, "vae": self.vae_file}
         return {role: source for role, source in roles.items() if source is not None}
+
+    @property
+    def more_ratios(self) -> tuple[float, ...]:
+        """The ratios of the further models where no rule sets them."""
+        return tuple(model.ratio for model in self.more)
 
     def with_mode(self, mode: MergeMode) -> MergeRecipe:
         """Give the same recipe in another mode, without what that mode cannot use.
@@ -188,18 +212,19 @@ class MergeRecipe:
             "drop_ema": self.drop_ema or None,
             "loras": [_lora_to_dict(lora) for lora in self.loras] or None,
             "numbers": dict(self.numbers) or None,
+            "more": [_more_to_dict(model) for model in self.more] or None,
         }
         return {
             "version": VERSION,
             "mode": self.mode.value,
             "alpha": float(self.alpha),
             **{name: value for name, value in optional.items() if value is not None},
-            "models": {role: _source_to_dict(source) for role, source in self.sources.items()},
+            "models": {role: _source_to_dict(source) for role, source in self.sources.items() if role in _ROLES},
         }
 
 
 def drop_unused(parts: Mapping[str, Any], mode: MergeMode) -> dict[str, Any]:
-    """Remove what a mode cannot use from the fields of a recipe: model C, beta, the beta of rules, and numbers.
+    """Remove what a mode cannot use from the fields of a recipe: model C, further models, beta, also of rules, numbers.
 
     What was measured for another mode is removed, too.
     """
@@ -209,10 +234,13 @@ def drop_unused(parts: Mapping[str, Any], mode: MergeMode) -> dict[str, Any]:
         kept["numbers"] = Numbers({n: v for n, v in kept["numbers"].items() if n not in measured_numbers(mode)})
     if not mode.uses_c:
         kept["model_c"] = None
+    if not mode.takes_more:
+        rules = tuple(rule for rule in parts["rules"].rules if not is_further(rule.target))
+        kept |= {"more": (), "rules": parts["rules"] if rules == parts["rules"].rules else RuleSet(rules)}
     if not mode.uses_beta:
-        rules: RuleSet = kept["rules"]
-        plain = tuple(rule._replace(beta=None) for rule in rules.rules)
-        kept |= {"beta": None, "block_beta": None, "rules": rules if plain == rules.rules else RuleSet(plain)}
+        plain = tuple(rule._replace(beta=None) for rule in kept["rules"].rules)
+        kept |= {"beta": None, "block_beta": None}
+        kept["rules"] = kept["rules"] if plain == kept["rules"].rules else RuleSet(plain)
     return kept
 
 
@@ -247,6 +275,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
             drop_ema=_flag(data, "drop_ema"),
             loras=tuple(_lora_from_dict(lora) for lora in data.get("loras", ())),
             numbers=Numbers(data.get("numbers", {})),
+            more=tuple(_more_from_dict(model) for model in data.get("more", ())),
         )
     except KeyError as exc:
         raise RecipeError(f'The recipe lacks the entry "{exc.args[0]}".') from exc
@@ -294,6 +323,15 @@ def _lora_from_dict(data: Mapping[str, Any]) -> LoraSource:
     file = _source_from_dict({name: value for name, value in data.items() if not name.startswith("ratio")})
     ratio_te = data.get("ratio_te")
     return LoraSource(file, float(data["ratio"]), None if ratio_te is None else float(ratio_te))
+
+
+def _more_to_dict(model: MoreModel) -> dict[str, Any]:
+    return {**_source_to_dict(model.file), "ratio": float(model.ratio)}
+
+
+def _more_from_dict(data: Mapping[str, Any]) -> MoreModel:
+    file = _source_from_dict({name: value for name, value in data.items() if name != "ratio"})
+    return MoreModel(file, float(data["ratio"]))
 
 
 def _recipe_in_place(data: Mapping[str, Any]) -> ModelSource:

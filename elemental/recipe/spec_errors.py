@@ -12,7 +12,9 @@ from .rule_hints import explain_block, explain_colons, explain_part, explain_rat
 from .rule_targets import ALL
 from .rules import NOT
 
-NO_SECOND_RATIO = "The ratio of a LoRA is one number, so such a rule has two colons, as in lora.detail OUT03::0.5."
+NO_SECOND_RATIO = (
+    "The ratio of a LoRA or a further model is one number, so such a rule has two colons, as in lora.detail OUT03::0.5."
+)
 """What is allowed instead of a beta after a target."""
 _FORM = "A rule is blocks:elements:ratio or blocks:elements:ratio:beta, as in OUT03 OUT04:attn2:0.5"
 _MOST_LISTED = 100  # the mistakes after these are counted only
@@ -159,8 +161,8 @@ def _allowed(mistake: Mistake) -> str:
         Mistake.PART_IN_RANGE: "Write them next to the range, as in BASE-IN03 TE.",
         Mistake.EMPTY_NOT: "NOT OUT04 is every block except OUT04; for every block, write nothing before the colon.",
         Mistake.LATE_NOT: "To include some and exclude others, write two rules; the later rule wins.",
-        Mistake.LATE_OWNER: "To set the ratios of several LoRAs, write a rule for each.",
-        Mistake.NO_OWNER: "The ratio of a LoRA is set by a rule, such as lora.detail OUT03:attn2:0.5.",
+        Mistake.LATE_OWNER: "To set the ratios of several LoRAs or models, write a rule for each.",
+        Mistake.NO_OWNER: "The ratio of a LoRA or a model is set by a rule, such as lora.detail OUT03:attn2:0.5.",
         Mistake.OWNER_BETA: NO_SECOND_RATIO,
         Mistake.RATIO: "A ratio is a decimal number such as 1, .5, 0.25, -0.3 or 1e-1.",
         Mistake.INFINITE: "A ratio is a finite number, usually from 0 to 1.",

@@ -4,7 +4,7 @@
 
     spec     = rule { separator rule }            separator = "," or line end; empty rules are skipped
     rule     = [target] blocks ":" elements ":" ratio [ ":" ratio_beta ]      no ratio_beta after a target
-    target   = "lora." name                       whose ratio it is; the mode's without
+    target   = "lora." name | "B2" .. "B9"        whose ratio it is; the mode's without
     blocks   = "" | ALL | ["NOT"] name { space name }   name = BASE | TE | VAE | IN00.. | M00 | OUT00.. | name-name
     elements = "" | ALL | ["NOT"] part { space part }   part = any piece of an element's name
     ratio    = a finite decimal number

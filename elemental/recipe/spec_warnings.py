@@ -9,6 +9,7 @@ from ..architectures.blocks import BASE, SDXL, Architecture
 from ..architectures.tensor_sets import TensorSet
 from .block_hints import extended_name
 from .block_weights import BlockWeights, format_left_out
+from .more_models import MORE_ROLES
 from .part_hints import explain_absent_part
 from .recipe import MergeRecipe
 from .rule_matching import Decision, RuleMatcher
@@ -32,6 +33,7 @@ def warn_of_ratios(recipe: MergeRecipe) -> Iterator[SpecWarning]:
         "beta": [recipe.beta],
         "block weights of alpha": _numbers(recipe.block_alpha),
         "block weights of beta": _numbers(recipe.block_beta),
+        **{role.upper(): [model.ratio] for role, model in zip(MORE_ROLES, recipe.more, strict=False)},
     }
     for name, ratios in by_name.items():
         for ratio in _outside_range(ratios):

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import Span, SpecProblem
 from .lora_texts import without_ending
-from .ratio_targets import LORA, lora_target
+from .more_models import MORE_ROLES, problem_of_ratio
+from .ratio_targets import LORA, is_further, lora_target
 from .rules import Rule, RuleSet
 from .spec_errors import NO_SECOND_RATIO, PlainProblem, spec_error, split_lines
 from .suggestions import suggest
 
 if TYPE_CHECKING:
+    from ..modes.catalogue import MergeMode
     from .recipe import LoraSource, MergeRecipe
 
 
@@ -26,7 +28,8 @@ def targets_of(recipe: MergeRecipe) -> dict[str, list[str]]:
     targets: dict[str, list[str]] = {}
     for lora in recipe.loras:
         targets.setdefault(target_of_lora(lora), []).append(lora.file.path)
-    return targets
+    more = zip(MORE_ROLES, recipe.more, strict=False)
+    return targets | {role.upper(): [model.file.path] for role, model in more}
 
 
 def target_of_lora(lora: LoraSource) -> str:
@@ -35,14 +38,14 @@ def target_of_lora(lora: LoraSource) -> str:
 
 
 def check_targets(recipe: MergeRecipe) -> None:
-    """Refuse rules with targets that the recipe does not have, and those that set beta beside.
+    """Refuse rules with targets that the recipe does not have, or ratios that those cannot have, or beta beside.
 
     Raises:
         SpecError: There are such rules; the error lists them all.
     """
     if not any(rule.target for rule in recipe.rules.rules):
         return
-    rules, problems = recipe.rules, list(_find_problems(recipe.rules, targets_of(recipe)))
+    rules, problems = recipe.rules, list(_find_problems(recipe.rules, targets_of(recipe), recipe.mode))
     if problems:
         raise spec_error(problems, rules.source, name=rules.name)
 
@@ -61,7 +64,7 @@ def renamed_targets(rules: RuleSet, before: Sequence[LoraSource], after: Sequenc
     return rules if changed == rules.rules else RuleSet(changed)
 
 
-def _find_problems(rules: RuleSet, targets: Mapping[str, Sequence[str]]) -> Iterator[SpecProblem]:
+def _find_problems(rules: RuleSet, targets: Mapping[str, Sequence[str]], mode: MergeMode) -> Iterator[SpecProblem]:
     lines = split_lines(rules.source)
     for rule, span in zip(rules.rules, rules.spans, strict=True):
         if not rule.target:
@@ -76,9 +79,16 @@ def _find_problems(rules: RuleSet, targets: Mapping[str, Sequence[str]]) -> Iter
         elif len(files) > 1:
             message = f'"{rule.target}" could be any of {", ".join(files)}'
             yield PlainProblem(place, message, "Rename one of these files, so that each has a name of its own.")
+        elif is_further(rule.target) and (problem := problem_of_ratio(mode, rule.alpha)):
+            yield PlainProblem(span, problem, "Set another ratio, or remove the rule.")
 
 
 def _unknown(rule: Rule, place: Span, targets: Mapping[str, Sequence[str]]) -> PlainProblem:
+    if is_further(rule.target):
+        own = ", ".join(filter(is_further, targets))
+        has = f"The merge has {own}." if own else "The merge has no further models: add one, or remove the rule."
+        return PlainProblem(place, f"the merge has no model {rule.target}", has)
+    targets = {target: files for target, files in targets.items() if not is_further(target)}
     names = [target.removeprefix(LORA) for target in targets]
     name = rule.target.removeprefix(LORA)
     has = f"The merge has {', '.join(targets)}." if targets else "The merge has no LoRAs: add one, or remove the rule."

@@ -121,7 +121,9 @@ def _origin_of(recipe: MergeRecipe, locator: ModelLocator) -> dict[str, Any]:
         path = locator.locate(source)
         return [str(path), *read_signature(path)]
 
-    ratios = {name: value for name, value in recipe.to_dict().items() if name not in ("models", "loras")}
+    ratios = {name: value for name, value in recipe.to_dict().items() if name not in ("models", "loras", "more")}
+    if recipe.more:
+        ratios["more"] = list(recipe.more_ratios)
     origin = {"models": {role: of(source) for role, source in recipe.sources.items()}, "recipe": ratios}
     loras = [[of(lora.file), lora.ratio, lora.in_text_encoders] for lora in recipe.loras]
     return {**origin, "loras": loras} if loras else origin

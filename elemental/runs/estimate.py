@@ -152,8 +152,8 @@ class _Plans:
         models = open_models.open(recipe).values()
         files = [*(file for model in models for file in model.files), *open_models.open_loras(recipe)]
         self.models |= {str(file.path): file.signature for file in files}
-        settings = [planner.ratios(recipe).items(), planner.lora_uses(recipe).items()]
-        self.effects[recipe] = planning_key(recipe), *map(frozenset, settings)
+        settings = planner.ratios(recipe), planner.lora_uses(recipe), planner.more_ratios(recipe)
+        self.effects[recipe] = planning_key(recipe), *(frozenset(setting.items()) for setting in settings)
         self.warnings += _remarks(planner.plan(recipe), prefix, first_rule)
 
     @property

@@ -13,6 +13,7 @@ from ..images.image_request import GeneratedImage, ImageRequest
 from ..images.infotext import format_infotext
 from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_lora, name_recipe, recipe_to_share
 from ..recipe.block_weights import format_block_weights
+from ..recipe.more_models import MORE_ROLES
 from ..recipe.recipe import MergeRecipe, VaeChoice
 from ..recipe.rules import format_ratio
 from .axes.base import Setting
@@ -125,9 +126,11 @@ def _recipe_lines(recipe: MergeRecipe) -> list[_Line]:
 
 def _merge_line(recipe: MergeRecipe) -> _Line:
     models = {"model_a": recipe.model_a, "model_b": recipe.model_b, "model_c": recipe.model_c}
+    more = zip(MORE_ROLES, recipe.more, strict=False)
     ratios = {"alpha": recipe.alpha, "beta": recipe.beta}
     return [
         *((part, f"{part[-1].upper()} {source.name}") for part, source in models.items() if source),
+        *((role, f"{role.upper()} {model.file.name} {format_ratio(model.ratio)}") for role, model in more),
         ("mode", f"{recipe.mode.value}: {recipe.mode.formula}"),
         *((part, f"{part} {format_ratio(ratio)}") for part, ratio in ratios.items() if ratio is not None),
         *((f"numbers.{name}", f"{name} {format_ratio(number)}") for name, number in recipe.numbers.items()),

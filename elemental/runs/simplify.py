@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from ..errors import MergeError, Stopped
+from ..errors import MergeError, RecipeError, Stopped
 from ..hosts.base import Host
 from ..images.diff import mean_difference
 from ..images.image_request import ImageRequest
@@ -93,10 +93,13 @@ def simplify(
     Raises:
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
         MergeError: The models do not fit together; or the merge's images are those of A.
-        RecipeError: Block weights are for another architecture; or a tensor's name cannot be in a rule.
+        RecipeError: Block weights are for another architecture; a tensor's name cannot be in a rule; or there are
+            further models, whose ratios rules for alpha do not set.
         HostError: The host cannot differentiate its images, or fails.
         Stopped: The user asked for it.
     """
+    if order.recipe.more:
+        raise RecipeError("Merges are simplified by rules for alpha, so one with further models (B2, ...) cannot be.")
     order = replace(order, requests=single_images(order.requests, host))
     with differentiated_merge(host, order.recipe, purpose="merges are simplified by", locator=locator) as opened:
         return _Simplification(host, opened, order, watcher or EffectWatcher()).run()

@@ -174,6 +174,10 @@ def form_from_recipe(recipe: MergeRecipe, checkpoints: Sequence[CheckpointRef]) 
         raise RecipeError("The recipe takes its VAE from a file, which this form cannot; use the command line for it.")
     if recipe.loras:
         raise RecipeError("The recipe adds LoRAs, which this form cannot; use the command line for it.")
+    if recipe.more:
+        last = list(recipe.sources)[-1].upper()
+        more = "a further model, B2" if len(recipe.more) == 1 else f"further models, B2 to {last}"
+        raise RecipeError(f"The recipe has {more}, which this form cannot; use the command line for it.")
 
     def title(source: ModelSource | None) -> str:
         return "" if source is None else title_of(source, checkpoints)

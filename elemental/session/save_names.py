@@ -31,8 +31,8 @@ def suggest_name(recipe: MergeRecipe, folder: Path, *, blocks: str = "") -> str:
 
 
 def _pieces(recipe: MergeRecipe, blocks: str) -> Iterator[str]:
-    models = (recipe.model_a, recipe.model_b, recipe.model_c)
-    yield from (_words(PurePath(model.name).stem, _MOST_OF_MODEL) for model in models if model is not None)
+    models = (source for role, source in recipe.sources.items() if role != "vae")
+    yield from (_words(PurePath(model.name).stem, _MOST_OF_MODEL) for model in models)
     if recipe.mode is not MergeMode.WEIGHT_SUM:
         yield recipe.mode.value
     if recipe.block_alpha is not None:

@@ -24,7 +24,7 @@ from ...recipe.rules import format_ratio, format_rules
 from ...recipe.target_checks import renamed_targets
 from ..chained_model import ChainedModel
 from ..models import Model, all_models
-from ..plan import FileRole, LoraRole, MergePlan, Role
+from ..plan import MORE_ROLES, FileRole, LoraRole, MergePlan, Role
 from .checkpoint import Checkpoint
 from .foreign_recipes import FOREIGN_FIELD, MODELS_FIELD, ReadRecipe, is_foreign, read_foreign, read_object
 from .hashes import SHORT
@@ -217,8 +217,9 @@ def recipe_to_share(data: Mapping[str, Any]) -> str:
 def without_folders(data: Mapping[str, Any]) -> dict[str, Any]:
     """Give the plain data of a recipe with the names of its models instead of their paths, and rules in one line."""
     shared = {**data, "models": {role: _name_alone(source) for role, source in data["models"].items()}}
-    if "loras" in data:
-        shared["loras"] = [_name_alone(lora) for lora in data["loras"]]
+    for listed in ("loras", "more"):
+        if listed in data:
+            shared[listed] = [_name_alone(source) for source in data[listed]]
     if "rules" in data:
         shared["rules"] = data["rules"].replace("\n", ",")
     return shared
@@ -226,7 +227,7 @@ def without_folders(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _name_alone(source: Mapping[str, Any]) -> dict[str, Any]:
     if "recipe" in source:
-        return {"path": ModelSource(source["path"]).name, "recipe": without_folders(source["recipe"])}
+        return {**source, "path": ModelSource(source["path"]).name, "recipe": without_folders(source["recipe"])}
     named = {**source, "path": ModelSource(source["path"]).name, "sha256": (source.get("sha256") or "")[:SHORT] or None}
     return {name: value for name, value in named.items() if value is not None}
 
@@ -250,6 +251,7 @@ def name_recipe(recipe: MergeRecipe) -> str:
         pieces = names[:1]
     if recipe.beta is not None:
         pieces.append(f"beta {format_ratio(recipe.beta)}")
+    pieces += [f"{role.name} {format_ratio(m.ratio)}" for role, m in zip(MORE_ROLES, recipe.more, strict=False)]
     if recipe.numbers:
         pieces.append(format_numbers(recipe.numbers))
     for name, weights in (("blocks", recipe.block_alpha), ("blocks beta", recipe.block_beta)):
@@ -268,7 +270,7 @@ def name_lora(lora: LoraSource) -> str:
 
 
 def _model_names(recipe: MergeRecipe) -> list[str]:
-    """Name models A, B and C."""
+    """Name models A, B, C and further ones."""
     return [PurePath(source.name).stem for role, source in recipe.sources.items() if role != Role.VAE.value]
 
 
@@ -311,6 +313,8 @@ def with_files(recipe: MergeRecipe, change: Callable[[ModelSource, FileRole], Mo
 def with_each(recipe: MergeRecipe, change: Callable[[ModelSource, FileRole], ModelSource]) -> MergeRecipe:
     """Change the entry of each file and recipe that stands in a recipe, not of those within."""
     loras = tuple(replace(lora, file=change(lora.file, LoraRole(place))) for place, lora in enumerate(recipe.loras))
+    further = zip(MORE_ROLES, recipe.more, strict=False)
+    more = (replace(model, file=change(model.file, role)) for role, model in further)
     return replace(
         recipe,
         model_a=change(recipe.model_a, Role.A),
@@ -319,6 +323,7 @@ def with_each(recipe: MergeRecipe, change: Callable[[ModelSource, FileRole], Mod
         vae_file=recipe.vae_file and change(recipe.vae_file, Role.VAE),
         loras=loras,
         rules=renamed_targets(recipe.rules, recipe.loras, loras),
+        more=tuple(more),
     )
 
 

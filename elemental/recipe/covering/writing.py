@@ -72,10 +72,10 @@ def _write_one(
 ) -> Iterator[Rule]:
     """Write a rule for what other rules leave wrong, with the ratios of a model; none if that cannot be done."""
     must = task.wrong_with(others)
-    spared = task.harm(Patch(model[2:], task.at_stake & ~union(map(wording.matcher.matching, after))))
+    spared = task.harm(Patch((model.alpha, model.beta), task.at_stake & ~union(map(wording.matcher.matching, after))))
     sides = wording.shortest(must, spared) if must else None
     if sides:
-        yield Rule(*sides, *model[2:])
+        yield Rule(*sides, model.alpha, model.beta)
 
 
 def _sort(wording: Wording, task: Task, rules: Sequence[Rule]) -> tuple[Rule, ...]:
