@@ -30,6 +30,17 @@ def test_cells_are_painted_erased_or_kept_alone() -> None:
     assert apply("IN01::1", stroke(cells, action="only")) == "OUT03-OUT05:attn2:0.2"
 
 
+def test_rules_for_ratios_of_loras_stay() -> None:
+    cells = [[column, "attn2"] for column in COLUMNS]
+    others = "lora.style OUT03-OUT05:attn2:0.5"
+    assert apply(f"{others} # why", stroke(cells)) == f"{others} # why\nOUT03-OUT05:attn2:0.2"
+    assert apply(others, stroke(cells, ratio="0.5")) == f"{others}\nOUT03-OUT05:attn2:0.5"
+    assert apply(others, stroke(cells, action="erase")) == others
+    erased = apply(f"IN03-OUT03:attn2:1, {others}, OUT04:attn2:1", stroke(cells, action="erase"))
+    assert erased.split(", ")[-1] == others
+    assert apply(f"IN01::1, {others}\nIN99::1", stroke(cells, action="only")) == f"{others}\nOUT03-OUT05:attn2:0.2"
+
+
 def test_a_ratio_at_the_end_gives_each_column_its_own() -> None:
     cells = [["OUT03", "attn2"], ["OUT04", "attn2"], ["OUT05", "in_layers out_layers"]]
     assert apply("", stroke(cells, end="0.8")).splitlines() == [

@@ -20,9 +20,11 @@ from ..recipe.chains import base_file
 from ..recipe.lora_texts import parse_lora
 from ..recipe.numbers import describe_number, measured_numbers, parse_numbers
 from ..recipe.presets import BUILT_IN_PRESETS, PresetTable, choose_block_weights, is_preset, mistakes_of, read_presets
+from ..recipe.ratio_targets import LORA
 from ..recipe.recipe import LoraSource, MergeRecipe, ModelSource, SaveDtype, VaeChoice, drop_unused
 from ..recipe.rules import RuleSet
 from ..recipe.spec_parser import parse_rules
+from ..recipe.target_checks import target_of_lora
 from ..recipe.text_files import read_text
 from ..workflows import (
     identify_models,
@@ -196,7 +198,10 @@ def _add_alpha_option(group: argparse._ArgumentGroup, *, usual: str) -> None:
 def _add_rules_options(group: argparse._ArgumentGroup) -> None:
     spec = group.add_mutually_exclusive_group()
     spec.add_argument(
-        "--elemental", metavar="SPEC", help="rules blocks:elements:ratio; they override block weights and alpha"
+        "--elemental",
+        metavar="SPEC",
+        help="rules blocks:elements:ratio; they override block weights and alpha, "
+        "or, after lora.NAME, the ratio of a LoRA",
     )
     spec.add_argument("--elemental-file", metavar="TXT", help="read the rules from a text file")
 
@@ -249,6 +254,7 @@ def make_recipe(options: RecipeOptions) -> tuple[MergeRecipe, list[str]]:
     if models:
         remarks += _forget_measured(parts)
     parts |= _parts_of_options(options) | _models(models) | more.parts | vae
+    remarks += _forget_lora_rules(options, parts)
     parts |= _block_weights(options, parts["model_a"])
     parts |= _numbers(options, parts.get("numbers", {}))
     recipe = MergeRecipe(**parts)
@@ -308,6 +314,20 @@ def _forget_measured(parts: dict[str, Any]) -> list[str]:
         return []
     parts["numbers"] = {name: number for name, number in given.items() if name not in forgotten}
     return [f"{' and '.join(forgotten)} of the recipe were measured in its own models: they are measured anew."]
+
+
+def _forget_lora_rules(options: RecipeOptions, parts: dict[str, Any]) -> list[str]:
+    """Remove a recipe's rules for LoRAs that it has no more, since --lora names others, and say so."""
+    own = options.elemental is None and options.elemental_file is None and options.recipe is not None
+    if options.loras is None or not own:
+        return []
+    known = set(map(target_of_lora, parts["loras"]))
+    gone = [rule for rule in parts["rules"].rules if rule.target.startswith(LORA) and rule.target not in known]
+    if not gone:
+        return []
+    parts["rules"] = RuleSet(tuple(rule for rule in parts["rules"].rules if rule not in gone))
+    targets = ", ".join(dict.fromkeys(rule.target for rule in gone))
+    return [f"The recipe's rules for {targets} are left out, since --lora takes the place of its LoRAs."]
 
 
 def _parts_of_options(options: RecipeOptions) -> dict[str, Any]:
@@ -479,6 +499,9 @@ def _recipe_help() -> str:
         "spec: rules, separated by commas or newlines; the last rule that matches wins:",
         "  blocks:elements:ratio        OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5",
         "  blocks:elements:ratio:beta   IN00-IN05::0.2:0.1   (modes with beta)",
+        "  lora.NAME blocks:elements:ratio   lora.detail OUT03-OUT05:attn2:0.3",
+        "    sets the ratio of a LoRA of --lora there: NAME is its file without folders and",
+        "    ending, with _ for blanks, colons, commas and #; capitals do not matter.",
         "  Blocks are BASE (TE and VAE), IN00.., M00, OUT00.., or ranges (IN03-OUT02).",
         "  Elements match by any part of their name (elemental inspect CKPT --elements).",
         "  Leave a field empty to match all; a leading NOT matches all but those named.",

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from ..architectures.keys import Component
+from ..recipe.ratio_targets import is_further
+from ..recipe.rules import Rule, RuleSet
 from .plan import MergePlan
 
 
@@ -30,11 +32,12 @@ class ChangeCounts(NamedTuple):
     """What a plan changes.
 
     Attributes:
-        rules: The number of rules in the recipe.
+        rules: The number of rules in the recipe for ratios of the mode: alpha, beta, and those of further models.
         unet: The U-Net's elements.
         outside: All tensors outside the U-Net.
         all_tensors: Both together.
         by_component: One tally for each part of the checkpoint that has tensors, the U-Net first.
+        lora_rules_set: What the rules for ratios of LoRAs set, without a full stop; empty if there are none.
     """
 
     rules: int
@@ -42,10 +45,18 @@ class ChangeCounts(NamedTuple):
     outside: Tally
     all_tensors: Tally
     by_component: Mapping[Component, Tally]
+    lora_rules_set: str = ""
 
     @property
     def rules_set(self) -> str:
         """What the rules set, without a full stop: "3 rules set 15 of 686 U-Net elements"."""
+        if not self.lora_rules_set:
+            return self.mode_rules_set
+        return "; ".join([*([self.mode_rules_set] if self.rules else ()), self.lora_rules_set])
+
+    @property
+    def mode_rules_set(self) -> str:
+        """What those for ratios of the mode set."""
         verb = "rule sets" if self.rules == 1 else "rules set"
         beside = f", and {self.outside.ruled:,} of {self.outside.total:,} tensors outside the U-Net"
         unet = f"{self.rules:,} {verb} {self.unet.ruled:,} of {self.unet.total:,} U-Net elements"
@@ -71,12 +82,25 @@ def count_changes(plan: MergePlan) -> ChangeCounts:
     present = {component: tally for component, tally in tallies.items() if tally.total}
     outside = [component for component in Component if component is not Component.UNET]
     return ChangeCounts(
-        len(plan.recipe.rules),
+        len(plan.recipe.rules) - len(_lora_rules(plan.recipe.rules)),
         tallies[Component.UNET],
         _tally(kinds, outside),
         _tally(kinds, list(Component)),
         present,
+        count_lora_rules(plan).removesuffix("."),
     )
+
+
+def count_lora_rules(plan: MergePlan) -> str:
+    """Say in a sentence what the rules for ratios of LoRAs set; empty if there are none."""
+    count = len(_lora_rules(plan.recipe.rules))
+    tensors = sum(bool(tensor.lora_rules) for tensor in plan.tensors)
+    verb = "rule sets" if count == 1 else "rules set"
+    return f"{count:,} {verb} the ratios of LoRAs in {tensors:,} tensor{'s' * (tensors != 1)}." if count else ""
+
+
+def _lora_rules(rules: RuleSet) -> list[Rule]:
+    return [rule for rule in rules.of_targets if not is_further(rule.target)]
 
 
 def _tally(kinds: Mapping[tuple[Component, bool, bool, bool], int], components: Collection[Component]) -> Tally:

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ..architectures.blocks import Architecture
 from ..architectures.keys import Component, KeyName
-from ..architectures.tensor_sets import TensorSet
+from ..architectures.tensor_sets import TensorSet, members
 from ..lora.keys import find_places
 from ..lora.layers import LoraLayers
 from ..recipe.recipe import MergeRecipe
+from ..recipe.rule_matching import Decision
 from ..recipe.rules import format_ratio
-from ..recipe.spec_warnings import USUAL, SpecWarning
+from ..recipe.spec_warnings import USUAL, SpecWarning, about_rule
+from ..recipe.target_checks import target_of_lora
 from .files.tensor_info import TensorInfo
 from .lora_fit import fit_lora
 from .plan import LoraUse, TensorPlan
@@ -20,7 +22,7 @@ Uses = tuple[LoraUse, ...]
 
 
 class LoraPlanner:
-    """Plans the LoRAs of recipes that differ in ratios alone.
+    """Plans the LoRAs of recipes that differ in ratios and rules alone.
 
     Args:
         recipe: Any of these recipes.
@@ -49,49 +51,95 @@ class LoraPlanner:
         self.fits = tuple(fit_lora(name, layers, infos, places) for name, layers in loras)
         for fit, (_, layers) in zip(self.fits, loras, strict=True):
             fit.refuse(layers, architecture, force=recipe.force)
-        self._loras_of = {
-            index: changing
-            for index, name in enumerate(names)
-            if (changing := tuple(place for place, fit in enumerate(self.fits) if name.key in fit.changes))
-        }
-        self._in_text_encoders = {index for index in self._loras_of if names[index].component is Component.TEXT_ENCODER}
+        self._everything = (1 << len(names)) - 1
+        self._changed = [0] * len(self.fits)
+        self._text_encoders = 0
+        for index, name in enumerate(names) if loras else ():
+            self._text_encoders |= (name.component is Component.TEXT_ENCODER) << index
+            for place, fit in enumerate(self.fits):
+                self._changed[place] |= (name.key in fit.changes) << index
 
-    def uses(self, recipe: MergeRecipe, index: int) -> Uses:
-        """Give the LoRAs that are added to a tensor.
+    def sets(self, recipe: MergeRecipe, decision: Decision) -> dict[Uses, TensorSet]:
+        """Give the tensors of each choice of LoRAs and ratios, also those that have none.
 
         Args:
             recipe: The recipe.
-            index: The tensor's place in the result.
+            decision: The tensors that each of its rules sets.
         """
-        found = []
-        for place in self._loras_of.get(index, ()):
-            lora = recipe.loras[place]
-            ratio = lora.in_text_encoders if index in self._in_text_encoders else lora.ratio
-            if ratio:
-                found.append(LoraUse(place, ratio))
-        return tuple(found)
-
-    def sets(self, recipe: MergeRecipe, everything: TensorSet) -> dict[Uses, TensorSet]:
-        """Give the tensors of each choice of LoRAs and ratios, also those that have none."""
-        sets: dict[Uses, TensorSet] = {}
-        rest = everything
-        for index in self._loras_of:
-            uses = self.uses(recipe, index)
-            sets[uses] = sets.get(uses, 0) | 1 << index
-            rest &= ~(1 << index)
-        sets[()] = sets.get((), 0) | rest
+        sets: dict[Uses, TensorSet] = {(): self._everything}
+        for place in range(len(self.fits)):
+            by_ratio = self._by_ratio(recipe, decision, place)
+            split: dict[Uses, TensorSet] = {}
+            for uses, tensors in sets.items():
+                rest = tensors
+                for ratio, added in by_ratio.items():
+                    if ratio and (both := tensors & added):
+                        with_it = (*uses, LoraUse(place, ratio))
+                        split[with_it] = both
+                        rest &= ~both
+                if rest or not uses:
+                    split[uses] = rest
+            sets = split
         return sets
 
-    def warnings(self, recipe: MergeRecipe) -> Iterator[SpecWarning]:
-        """Warn of what has no place, and of ratios that were probably not meant."""
+    def uses(self, recipe: MergeRecipe, decision: Decision, tensors: TensorSet) -> dict[int, Uses]:
+        """Give the LoRAs that are added to each tensor, by its place in the result; not to the others."""
+        sets = self.sets(recipe, decision)
+        return {index: uses for uses, added in sets.items() if uses for index in members(added & tensors)}
+
+    def rules(self, recipe: MergeRecipe, decision: Decision, tensors: TensorSet) -> dict[int, tuple[int, ...]]:
+        """Give the rules that set ratios of LoRAs for each tensor, by its place in the result; not for the others."""
+        rules: dict[int, list[int]] = {}
+        for place, changed in enumerate(self._changed):
+            for rule, ruled in _ruled(recipe, decision, place).items():
+                for index in members(ruled & changed & tensors):
+                    rules.setdefault(index, []).append(rule)
+        return {index: tuple(sorted(found)) for index, found in rules.items()}
+
+    def warnings(self, recipe: MergeRecipe, decision: Decision) -> Iterator[SpecWarning]:
+        """Warn of what has no place, of rules without effect, and of ratios that were probably not meant."""
         yield from (SpecWarning(fit.warning) for fit in self.fits if fit.warning)
-        for lora in recipe.loras:
+        for place, lora in enumerate(recipe.loras):
             for ratio in dict.fromkeys((lora.ratio, lora.in_text_encoders)):
                 if not USUAL[0] <= ratio <= USUAL[1]:
                     usual = f"{USUAL[0]:g} to {USUAL[1]:g}"
                     yield SpecWarning(f"LoRA {lora.file.name}: {format_ratio(ratio)} is outside {usual}.")
-            if not lora.ratio and not lora.in_text_encoders:
-                yield SpecWarning(f"LoRA {lora.file.name}: nothing of it is added, since its ratio is 0.")
+            if not any(ratio and added for ratio, added in self._by_ratio(recipe, decision, place).items()):
+                ruled = _ruled(recipe, decision, place)
+                why = ": rules set its ratio to 0" if ruled and lora.ratio else ", since its ratio is 0"
+                yield SpecWarning(f"LoRA {lora.file.name}: nothing of it is added{why}.")
+        yield from self._rules_without_effect(recipe, decision)
+
+    def _rules_without_effect(self, recipe: MergeRecipe, decision: Decision) -> Iterator[SpecWarning]:
+        for place, lora in enumerate(recipe.loras):
+            changed = self._changed[place]
+            for rule, ruled in _ruled(recipe, decision, place).items():
+                matched = decision.matched[rule]
+                if matched and not matched & changed:
+                    yield about_rule(recipe.rules, rule, f"the LoRA {lora.file.name} changes none of these tensors")
+                elif ruled and not ruled & changed:
+                    message = f"later rules override it wherever the LoRA {lora.file.name} changes something"
+                    yield about_rule(recipe.rules, rule, message)
+
+    def _by_ratio(self, recipe: MergeRecipe, decision: Decision, place: int) -> dict[float, TensorSet]:
+        """Give the tensors that a LoRA changes by the ratio that it has there; some sets may be empty."""
+        lora, rest = recipe.loras[place], self._changed[place]
+        by_ratio: dict[float, TensorSet] = {}
+
+        def give(ratio: float, tensors: TensorSet) -> None:
+            by_ratio[ratio] = by_ratio.get(ratio, 0) | tensors
+
+        for rule, ruled in _ruled(recipe, decision, place).items():
+            give(recipe.rules.rules[rule].alpha, ruled & rest)
+            rest &= ~ruled
+        give(lora.in_text_encoders, rest & self._text_encoders)
+        give(lora.ratio, rest & ~self._text_encoders)
+        return by_ratio
+
+
+def _ruled(recipe: MergeRecipe, decision: Decision, place: int) -> Mapping[int, TensorSet]:
+    """Give the tensors for which each rule sets a LoRA's ratio, whether or not the LoRA changes them."""
+    return decision.targets.get(target_of_lora(recipe.loras[place]), {})
 
 
 def is_baked(recipe: MergeRecipe, tensors: Sequence[TensorPlan]) -> bool:

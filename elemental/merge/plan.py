@@ -121,6 +121,7 @@ class TensorPlan(NamedTuple):
             format differs.
         note: Why it is not merged, whatever its ratios; empty if it is.
         loras: The LoRAs that are added to it, whether or not it is merged.
+        lora_rules: Indices, from 0, of the rules that set ratios of LoRAs for it, also to 0.
         more: The ratio of each further model.
         more_rules: Index, from 0, of the rule that set each of these; None if the recipe's ratio did. Empty if no rule
             sets any.
@@ -137,6 +138,7 @@ class TensorPlan(NamedTuple):
     inputs: tuple[Role, ...]
     note: str = ""
     loras: tuple[LoraUse, ...] = ()
+    lora_rules: tuple[int, ...] = ()
     more: tuple[float, ...] = ()
     more_rules: tuple[int | None, ...] = ()
 

@@ -20,6 +20,7 @@ from ..recipe.lora_texts import format_lora
 from ..recipe.numbers import format_numbers
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import format_ratio
+from ..recipe.target_checks import target_of_lora
 from .change_counts import Tally, count_changes
 from .files.tensor_info import TensorInfo
 from .lora_fit import LoraFit
@@ -65,6 +66,7 @@ def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
                 **({"more": list(tensor.more)} if tensor.more else {}),
                 **({"more_rules": list(tensor.more_rules)} if tensor.more_rules else {}),
                 **({"loras": [list(use) for use in tensor.loras]} if tensor.loras else {}),
+                **({"lora_rules": list(tensor.lora_rules)} if tensor.lora_rules else {}),
             }
             for tensor in plan.tensors
         ],
@@ -115,17 +117,39 @@ def describe_names(plan: MergePlan) -> Iterator[str]:
 
 
 def describe_changes(plan: MergePlan) -> Iterator[str]:
-    """List each tensor that a rule sets: block, element, ratio before and after, the rules, and why it stays A's."""
-    ruled = [tensor for tensor in plan.tensors if _rules_of(tensor)]
+    """List each tensor that a rule sets: block, element, ratio before and after, the rules, and why it stays A's.
+
+    Of a rule for the ratio of a LoRA, the ratio is that of the LoRA, and stands on a line of its own.
+    """
+    ruled = [tensor for tensor in plan.tensors if _rules_of(tensor) or tensor.lora_rules]
     width = max((len(shown_key(tensor.name.element)) for tensor in ruled), default=0)
     for tensor in ruled:
-        before = _ratios(tensor.base_alpha, tensor.base_beta, plan.recipe.more_ratios)
-        after = _ratios(tensor.alpha, tensor.beta, tensor.more)
-        rules = "; ".join(f"rule {index + 1}: {plan.recipe.rules.rules[index]}" for index in _rules_of(tensor))
-        note = f" ({tensor.note})" if tensor.note else ""
-        yield f"{tensor.name.block:5} {shown_key(tensor.name.element):{width}} {before} -> {after}  {rules}{note}"
+        place = f"{tensor.name.block:5} {shown_key(tensor.name.element):{width}}"
+        if indices := _rules_of(tensor):
+            before = _ratios(tensor.base_alpha, tensor.base_beta, plan.recipe.more_ratios)
+            after = _ratios(tensor.alpha, tensor.beta, tensor.more)
+            rules = "; ".join(_numbered_rule(plan, index) for index in indices)
+            note = f" ({tensor.note})" if tensor.note else ""
+            yield f"{place} {before} -> {after}  {rules}{note}"
+        yield from (f"{place} {line}" for line in _lora_changes(plan, tensor))
     counts = count_changes(plan)
-    yield f"{counts.rules_set}; {counts.all_tensors.moved:,} to another ratio than before."
+    moved = f"{counts.mode_rules_set}; {counts.all_tensors.moved:,} to another ratio than before"
+    said = [moved] if counts.rules or not counts.lora_rules_set else []
+    yield f"{'; '.join(filter(None, (*said, counts.lora_rules_set)))}."
+
+
+def _lora_changes(plan: MergePlan, tensor: TensorPlan) -> Iterator[str]:
+    """Say which LoRA has another ratio in a tensor by a rule, and which."""
+    by_target = {target_of_lora(lora): lora for lora in plan.recipe.loras}
+    for index in tensor.lora_rules:
+        rule = plan.recipe.rules.rules[index]
+        lora = by_target[rule.target]
+        base = lora.in_text_encoders if tensor.name.component is Component.TEXT_ENCODER else lora.ratio
+        yield f"{rule.target} {format_ratio(base)} -> {format_ratio(rule.alpha)}  {_numbered_rule(plan, index)}"
+
+
+def _numbered_rule(plan: MergePlan, index: int) -> str:
+    return f"rule {index + 1}: {plan.recipe.rules.rules[index]}"
 
 
 def draw_map(plan: MergePlan, *, colour: bool = False) -> Iterator[str]:

@@ -146,7 +146,7 @@ class Planner:
             *self._warn_of_fit(tensors),
             *warn_of_ema(tensors),
             *warn_of_unused(recipe, tensors),
-            *self._lora_planner.warnings(recipe),
+            *self._lora_planner.warnings(recipe, decision),
         ]
         return MergePlan(
             self.architecture,
@@ -193,7 +193,7 @@ class Planner:
 
     def lora_uses(self, recipe: MergeRecipe) -> dict[tuple[LoraUse, ...], TensorSet]:
         """Give the tensors of each choice of LoRAs and their ratios."""
-        return self._lora_planner.sets(recipe, self.everything)
+        return self._lora_planner.sets(recipe, self._matcher.decide(recipe.rules.rules))
 
     def _by_ratio(
         self, base: Mapping[str, float | None], ruled: Sequence[TensorSet], ratios: Sequence[float | None]
@@ -223,6 +223,8 @@ class Planner:
         base_alphas, base_betas = self._base_ratios(recipe)
         alpha_rules = rule_by_tensor(decision.alpha, tensors)
         beta_rules = rule_by_tensor(decision.beta, tensors)
+        loras = self._lora_planner.uses(recipe, decision, tensors)
+        lora_rules = self._lora_planner.rules(recipe, decision, tensors)
         rules = recipe.rules.rules
         further = MorePlan(recipe, decision, tensors)
         uses: dict[tuple[float, float | None, MoreRatios], _Use] = {}
@@ -237,9 +239,10 @@ class Planner:
             if (alpha, beta, more) not in uses:
                 uses[alpha, beta, more] = self._use(alpha, beta, more)
             inputs = self._unmerged_input(name) if note else self._inputs(index, uses[alpha, beta, more])
-            ratios = alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta
-            loras = self._lora_planner.uses(recipe, index)
-            plans.append(TensorPlan(name, self.infos[name.key], *ratios, inputs, note, loras, more, more_rules))
+            info = self.infos[name.key]
+            added, ruled = loras.get(index, ()), lora_rules.get(index, ())
+            ratios = (alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta)
+            plans.append(TensorPlan(name, info, *ratios, inputs, note, added, ruled, more, more_rules))
         self._refuse_what_does_not_fit(recipe, plans)
         return tuple(plans)
 

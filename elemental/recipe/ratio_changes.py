@@ -18,6 +18,8 @@ _Change = Callable[[float], float]
 def with_more_alpha(recipe: MergeRecipe, more: float) -> MergeRecipe:
     """Give a recipe in which alpha is larger by a number everywhere: as such, in block weights and in rules.
 
+    Rules with a target are not of alpha, and stay as they are, as do further models.
+
     Raises:
         RecipeError: The mode takes no ratio that is so large.
     """
@@ -32,7 +34,9 @@ def with_more_alpha(recipe: MergeRecipe, more: float) -> MergeRecipe:
 
 
 def on_the_way(recipe: MergeRecipe, share: float) -> MergeRecipe:
-    """Give a recipe that is on the way from A to a merge: all of its ratios are multiplied with a share.
+    """Give a recipe that is on the way from A to a merge: all of the mode's ratios are multiplied with a share.
+
+    LoRAs are added to A as they are to the merge, so their ratios, and rules for these, stay as they are.
 
     Args:
         recipe: The merge.

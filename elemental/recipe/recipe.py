@@ -372,7 +372,7 @@ def _check_limits(recipe: MergeRecipe) -> None:
     if limits is None:
         return
     weights = (number for part in (recipe.block_alpha, recipe.block_beta) if part for number in (*part.unet, part.base))
-    ruled = (ratio for rule in recipe.rules.rules if not rule.target for ratio in (rule.alpha, rule.beta))
+    ruled = (ratio for rule in recipe.rules.of_mode for ratio in (rule.alpha, rule.beta))
     for ratio in (recipe.alpha, recipe.beta, *weights, *ruled):
         if ratio is not None and not limits[0] <= ratio <= limits[1]:
             least, most = map(format_ratio, limits)

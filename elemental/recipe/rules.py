@@ -125,6 +125,16 @@ class RuleSet:
     def __bool__(self) -> bool:
         return bool(self.rules)
 
+    @property
+    def of_mode(self) -> tuple[Rule, ...]:
+        """The rules that set alpha and beta of the mode."""
+        return tuple(rule for rule in self.rules if not rule.target)
+
+    @property
+    def of_targets(self) -> tuple[Rule, ...]:
+        """The rules that set other ratios: those with a target."""
+        return tuple(rule for rule in self.rules if rule.target)
+
 
 def format_ratio(ratio: float) -> str:
     """Write a finite ratio in the shortest form that gives the same number again: 1, 0.5, 1e-10."""

@@ -41,7 +41,7 @@ def warn_of_ratios(recipe: MergeRecipe) -> Iterator[SpecWarning]:
     for index, rule in enumerate(recipe.rules.rules):
         for ratio in _outside_range((rule.alpha, rule.beta)):
             message = f"the ratio {format_ratio(ratio)} is outside {USUAL[0]:g} to {USUAL[1]:g}"
-            yield SpecWarning(_about(recipe.rules, index, message), index)
+            yield about_rule(recipe.rules, index, message)
 
 
 def warn_of_weights(recipe: MergeRecipe, architecture: Architecture) -> Iterator[SpecWarning]:
@@ -64,23 +64,29 @@ def warn_of_rules(
     """
     for index, rule in enumerate(rules.rules):
         if not decision.matched[index]:
-            yield SpecWarning(
-                _about(rules, index, f"matches no tensor{_why_no_match(rule, matcher, architecture)}"), index
-            )
+            yield about_rule(rules, index, f"matches no tensor{_why_no_match(rule, matcher, architecture)}")
             continue
         for word, suggestion in (*_absent_blocks(rule, matcher, architecture), *_absent_parts(rule, matcher)):
-            yield SpecWarning(_about(rules, index, f'"{word}" matches nothing here{suggestion}'), index)
+            yield about_rule(rules, index, f'"{word}" matches nothing here{suggestion}')
         for word in rule.blocks.words:
             if matcher.with_block(word) and any(end not in architecture.blocks for end in _ends(word)):
                 message = f'"{word}" goes beyond {architecture.name}, which has {architecture.block_summary}'
-                yield SpecWarning(_about(rules, index, message), index)
+                yield about_rule(rules, index, message)
         if not decision.sets(index, rule):
-            yield SpecWarning(_about(rules, index, "later rules override all of it"), index)
+            yield about_rule(rules, index, "later rules override all of it")
 
 
-def _about(rules: RuleSet, index: int, message: str) -> str:
+def about_rule(rules: RuleSet, index: int, message: str) -> SpecWarning:
+    """Make a warning about a rule.
+
+    Args:
+        rules: All rules.
+        index: Its place among them, from 0.
+        message: What is wrong, without a full stop.
+    """
     end = "" if message.endswith("?") else "."
-    return f'Rule {index + 1} "{rules.rules[index]}", line {rules.spans[index].line}: {message}{end}'
+    text = f'Rule {index + 1} "{rules.rules[index]}", line {rules.spans[index].line}: {message}{end}'
+    return SpecWarning(text, index)
 
 
 def _outside_range(ratios: Iterable[float | None]) -> list[float]:

@@ -43,7 +43,7 @@ def check_targets(recipe: MergeRecipe) -> None:
     Raises:
         SpecError: There are such rules; the error lists them all.
     """
-    if not any(rule.target for rule in recipe.rules.rules):
+    if not recipe.rules.of_targets:
         return
     rules, problems = recipe.rules, list(_find_problems(recipe.rules, targets_of(recipe), recipe.mode))
     if problems:

@@ -89,7 +89,7 @@ _PARTS_BY_COST: tuple[Callable[[MergeRecipe], object], ...] = (
     lambda recipe: (recipe.block_alpha, recipe.block_beta),
     lambda recipe: (recipe.alpha, recipe.beta, recipe.more_ratios),
     lambda recipe: recipe.loras,
-    lambda recipe: tuple((rule.blocks, rule.elements) for rule in recipe.rules.rules),
+    lambda recipe: tuple((rule.target, rule.blocks, rule.elements) for rule in recipe.rules.rules),
     lambda recipe: recipe.rules.rules,
 )
 """Parts of a recipe, the most expensive to change first."""

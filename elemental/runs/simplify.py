@@ -213,9 +213,12 @@ class _Simplification:
 
 
 def without_ratios(recipe: MergeRecipe) -> MergeRecipe:
-    """Give the recipe of model A itself: the same models and mode, all ratios 0, and no rules."""
-    beta = None if recipe.beta is None else 0.0
-    return replace(recipe, alpha=0.0, beta=beta, block_alpha=None, block_beta=None, rules=RuleSet())
+    """Give the recipe of model A itself: the same models and mode, all of the mode's ratios 0, and no rules for them.
+
+    LoRAs, and the rules for their ratios, are those of the recipe: they are added to A, too.
+    """
+    beta, rules = None if recipe.beta is None else 0.0, RuleSet(recipe.rules.of_targets)
+    return replace(recipe, alpha=0.0, beta=beta, block_alpha=None, block_beta=None, rules=rules)
 
 
 def _distances(ones: Sequence[Image.Image], others: Sequence[Image.Image]) -> list[float]:

@@ -1,5 +1,7 @@
 """Erasing on the element map: the rules of a spec without the chosen cells, whose ratios are then those without rules.
 
+The map shows alpha and beta of the mode: rules for other ratios stay as they are.
+
 A rule that sets nothing else is removed. One that does is written anew, as one rule or several that set the same
 tensors but those of the cells; everything else of the text stays, comments too.
 """
@@ -37,7 +39,7 @@ def erase(spec: str, cells: Sequence[tuple[str, str]], names: Sequence[KeyName],
     lines = text.split("\n")
     for rule, span in reversed(list(zip(rules.rules, rules.spans, strict=True))):
         matched = matcher.matching(rule)
-        if matched & erased and not (beta_only and rule.beta is None):
+        if matched & erased and not rule.target and not (beta_only and rule.beta is None):
             kept = _only(rule, matched & ~erased, matcher)
             if beta_only:
                 kept += _only(rule._replace(beta=None), matched & erased, matcher)

@@ -9,7 +9,9 @@ from typing import Any
 
 from ..architectures.keys import KeyName
 from ..errors import RecipeError
-from ..recipe.spec_reader import parse_ratio
+from ..recipe.ratio_targets import split_target
+from ..recipe.spec_errors import plain_line_ends
+from ..recipe.spec_reader import parse_ratio, split_pieces
 from .erase_rules import erase
 from .paint_rules import Stroke, paint, read_stroke
 
@@ -23,8 +25,9 @@ def apply_stroke(spec: str, text: str, names: Callable[[], Sequence[KeyName]]) -
     Args:
         spec: The text of the editor.
         text: JSON of what was chosen, as :func:`~.paint_rules.read_stroke` reads it. It may also have ``action``:
-            "paint" (the default), "erase", or "only", which removes all other rules; and ``end``, a text: the ratio of
-            the last column, which those between are led to in equal steps; of the first if ``leftward`` is true.
+            "paint" (the default), "erase", or "only", which removes all other rules for what the map shows, the mode's
+            ratios; and ``end``, a text: the ratio of the last column, which those between are led to in equal steps; of
+            the first if ``leftward`` is true.
         names: Gives the tensors of the checkpoint that the map shows; what is erased has to be known by them.
 
     Raises:
@@ -36,10 +39,16 @@ def apply_stroke(spec: str, text: str, names: Callable[[], Sequence[KeyName]]) -
         return erase(spec, stroke.cells, names(), beta_only=bool(stroke.alphas))
     if action not in ("paint", "only"):
         raise RecipeError("The chosen cells cannot be read.")
-    spec = "" if action == "only" else spec
+    spec = _of_targets(spec) if action == "only" else spec
     for step in _steps(stroke, _read_end(said, stroke.ratio), leftward=bool(said.get("leftward"))):
         spec = paint(spec, step)
     return spec
+
+
+def _of_targets(spec: str) -> str:
+    """Keep the rules of a spec that set other ratios than the mode's; the rest of it may be wrong."""
+    pieces = (piece for piece, _ in split_pieces(plain_line_ends(spec)))
+    return "\n".join(piece for piece in pieces if split_target(piece.partition(":")[0])[0])
 
 
 def _read_end(said: dict[str, Any], ratio: float) -> float:

@@ -19,6 +19,7 @@ from ..architectures.element_groups import find_groups
 from ..architectures.keys import Component, KeyName
 from ..errors import ElementalError
 from ..hosts.base import CheckpointRef
+from ..merge.change_counts import count_lora_rules
 from ..merge.files.checkpoint import Signature, read_signature
 from ..merge.files.model_locator import expand_home
 from ..merge.files.open_models import OpenModels
@@ -182,8 +183,8 @@ def _draw_report(plan: MergePlan, stamps: str, expected: str) -> str:
 
 
 def _count(plan: MergePlan) -> Iterator[str]:
-    """Say in a line or two what rules set, and what changes."""
-    count = len(plan.recipe.rules)
+    """Say in some lines what rules set, and what changes."""
+    count = len(plan.recipe.rules.of_mode)
     if count:
         verb = "rule sets" if count == 1 else "rules set"
         unet, others = (
@@ -192,6 +193,7 @@ def _count(plan: MergePlan) -> Iterator[str]:
         ruled = [sum(t.rule is not None or t.beta_rule is not None for t in part) for part in (unet, others)]
         beside = f" and {ruled[1]:,} of {len(others):,} others" if ruled[1] else ""
         yield f"{count:,} {verb} {ruled[0]:,} of {len(unet):,} U-Net elements{beside}."
+    yield count_lora_rules(plan)
     if plan.changes:
         yield f"{plan.architecture.name}: {plan.changes:,} of {len(plan.tensors):,} tensors differ from A."
     elif plan.is_model_a:

@@ -162,7 +162,7 @@ def _says_only(line: str, rule: Rule) -> bool:
         (there,) = parse_rules(line).rules
     except (ElementalError, ValueError):
         return False
-    return not there.blocks.inverted and there.blocks.names == rule.blocks.names
+    return not there.target and not there.blocks.inverted and there.blocks.names == rule.blocks.names
 
 
 def _read_ratio(text: str) -> float:
