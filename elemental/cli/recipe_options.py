@@ -18,6 +18,7 @@ from ..modes.catalogue import MergeMode
 from ..recipe.block_weights import BlockWeights
 from ..recipe.chains import base_file
 from ..recipe.lora_texts import parse_lora
+from ..recipe.more_models import describe_more
 from ..recipe.numbers import describe_number, measured_numbers, parse_numbers
 from ..recipe.presets import BUILT_IN_PRESETS, PresetTable, choose_block_weights, is_preset, mistakes_of, read_presets
 from ..recipe.ratio_targets import LORA
@@ -201,7 +202,7 @@ def _add_rules_options(group: argparse._ArgumentGroup) -> None:
         "--elemental",
         metavar="SPEC",
         help="rules blocks:elements:ratio; they override block weights and alpha, "
-        "or, after lora.NAME, the ratio of a LoRA",
+        "or, after lora.NAME or B2, the ratio of a LoRA or a further model",
     )
     spec.add_argument("--elemental-file", metavar="TXT", help="read the rules from a text file")
 
@@ -479,7 +480,7 @@ def _describe_mode(mode: MergeMode) -> list[str]:
     purpose = textwrap.wrap(mode.record.purpose, 73, break_on_hyphens=False)
     formula = textwrap.wrap(mode.formula, 73, break_on_hyphens=False)
     numbers = [f"--number {number.name}=...  {describe_number(number)}" for number in mode.record.numbers]
-    more = [f"--more FILE:RATIO  {mode.record.more.meaning}"] if mode.record.more else []
+    more = [f"--more FILE:RATIO  {describe_more(mode)}"] if mode.takes_more else []
     wrapped = [line for text in (*numbers, *more) for line in textwrap.wrap(text, 73, break_on_hyphens=False)]
     return [f"  {mode.value}", *(f"      {line}" for line in (*formula, *purpose, *wrapped))]
 
@@ -499,9 +500,10 @@ def _recipe_help() -> str:
         "spec: rules, separated by commas or newlines; the last rule that matches wins:",
         "  blocks:elements:ratio        OUT03 OUT04 OUT05:attn2 attn1.to_out:0.5",
         "  blocks:elements:ratio:beta   IN00-IN05::0.2:0.1   (modes with beta)",
+        "  B2 blocks:elements:ratio     B2 OUT03:attn2:0.5   (of a further model, --more)",
         "  lora.NAME blocks:elements:ratio   lora.detail OUT03-OUT05:attn2:0.3",
-        "    sets the ratio of a LoRA of --lora there: NAME is its file without folders and",
-        "    ending, with _ for blanks, colons, commas and #; capitals do not matter.",
+        "    sets the ratio of a LoRA there: NAME is its file without folders and ending,",
+        "    with _ for blanks, colons, commas and #; capitals do not matter.",
         "  Blocks are BASE (TE and VAE), IN00.., M00, OUT00.., or ranges (IN03-OUT02).",
         "  Elements match by any part of their name (elemental inspect CKPT --elements).",
         "  Leave a field empty to match all; a leading NOT matches all but those named.",

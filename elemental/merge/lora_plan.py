@@ -74,8 +74,8 @@ class LoraPlanner:
                 rest = tensors
                 for ratio, added in by_ratio.items():
                     if ratio and (both := tensors & added):
-                        with_it = (*uses, LoraUse(place, ratio))
-                        split[with_it] = both
+                        together = (*uses, LoraUse(place, ratio))
+                        split[together] = both
                         rest &= ~both
                 if rest or not uses:
                     split[uses] = rest

@@ -24,6 +24,6 @@ WEIGHT_SUM = Mode(
     compute=_compute,
     coefficients=lambda a, _, *more: (1 - a - sum(more), a, 0.0, *more),
     weighted_sum=True,
-    more=More("its share of the mix, which A has less, as of B; 0.25 each of three beside A are equal parts", None),
+    more=More("its share of the mix, by which A has less", None),
     is_lerp=True,
 )

@@ -21,6 +21,14 @@ def modes_with_more() -> str:
     return ", ".join(mode.value for mode in MergeMode if mode.takes_more)
 
 
+def describe_more(mode: MergeMode) -> str:
+    """Say what the ratio of a further model is, and what it is unless it is given; empty if the mode takes none."""
+    takes = mode.record.more
+    if takes is None:
+        return ""
+    return f"{takes.meaning} ({'needed' if takes.default is None else f'default: {format_ratio(takes.default)}'})"
+
+
 def check_more(recipe: MergeRecipe) -> None:
     """Refuse further models that a recipe cannot have.
 
