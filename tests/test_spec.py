@@ -94,6 +94,9 @@ def test_ranges_hold_both_ends_in_block_order() -> None:
         ("lora.a:0.5", 1, 1, 10, '"lora.a::0.5"'),
         ("lora.a OUT03 attn2 0.5", 1, 1, 22, "two or three colons"),
         ("lora.a attn2 0.5", 1, 1, 16, '"lora.a:attn2:0.5"'),
+        ("lora.a attn2:0.5", 1, 1, 16, '"lora.a:attn2:0.5"'),
+        ("lora.a attn2:OUT03:0.5", 1, 8, 5, 'blocks stand first: "lora.a OUT03:attn2:0.5"'),
+        ("lora.a attn2::0.5", 1, 8, 5, 'the first colon: "lora.a :attn2:0.5"'),
     ],
 )
 def test_mistakes_have_their_place(text: str, line: int, column: int, length: int, words: str) -> None:

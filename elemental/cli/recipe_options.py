@@ -130,7 +130,8 @@ def add_recipe_options(
         action="append",
         metavar="L",
         help="FILE:RATIO or FILE:RATIO:RATIO_TE: a LoRA to add to the result (RATIO_TE: in text encoders); "
-        f'can be given several times; "{_NO_WEIGHTS}" ignores those in the recipe',
+        f'can be given several times; "{_NO_WEIGHTS}" ignores those in the recipe, and '
+        "rules for them",
     )
     group.add_argument("--vae", metavar="V", help="VAE: merged (with BASE's ratio; default), a, b, or a file or recipe")
     formats = [dtype.value for dtype in SaveDtype]

@@ -141,7 +141,8 @@ def _without_colons(rule: str) -> str:
 
 
 def _elements_on_block_side(word: str, rule: str) -> str:
-    fields = [field.strip() for field in rule.split(":")]
+    target, rest = split_target(rule)
+    fields, owner = [field.strip() for field in rest.split(":")], f"{target} " if target else ""
     sides = sides_of_key(word)
     if not sides:
         return ""
@@ -151,8 +152,8 @@ def _elements_on_block_side(word: str, rule: str) -> str:
     if elements.endswith(":"):
         return f'; did you mean "{elements[:-1]}"?'
     if len(fields) > 2 and fields[1] and _is_rule(":".join((fields[1], fields[0], *fields[2:]))):
-        return f'; blocks stand first: "{":".join((fields[1], fields[0], *fields[2:]))}"'
-    whole = ":".join((elements, *fields[2:]))
+        return f'; blocks stand first: "{owner}{":".join((fields[1], fields[0], *fields[2:]))}"'
+    whole = owner + ":".join((elements, *fields[2:]))
     if fields[0] == word and not any(fields[1:2]):
         return f'; elements stand after the first colon: "{whole}"'
     return "; elements stand after the first colon"
