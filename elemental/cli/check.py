@@ -10,7 +10,8 @@ from typing import ClassVar
 from .command import Command, Interrupts, UsageError, read_as, read_number
 from .image_options import ImageOptions, add_image_options
 from .output import print_lines, print_warnings
-from .recipe_options import SHORT_RECIPE_HELP, add_recipe_options, read_recipe_options
+from .recipe_help import SHORT_RECIPE_HELP
+from .recipe_options import add_recipe_options, read_recipe_options
 from .run_options import (
     RunCommandOptions,
     RunOptions,

@@ -15,7 +15,8 @@ from .command import Command, Interrupts, UsageError, read_as, read_integer
 from .image_options import EachPromptAndSeed, add_image_options, read_each_prompt_and_seed
 from .output import count_of, print_json, print_lines, print_warnings
 from .progress import ProgressBar, effect_watcher
-from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, find_recipe, read_recipe_options
+from .recipe_help import SHORT_RECIPE_HELP
+from .recipe_options import RecipeOptions, add_recipe_options, find_recipe, read_recipe_options
 from .standalone_host import make_host, require_packages
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from .command import Command, Interrupts, UsageError, read_as
 from .image_options import ImageOptions, add_image_options
 from .output import print_lines, print_plan_warnings, print_warnings
 from .progress import ProgressBar, StepReport
-from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
+from .recipe_help import SHORT_RECIPE_HELP
+from .recipe_options import RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
 from .standalone_host import make_host, require_packages
 
 _OF_MERGES_ONLY = (

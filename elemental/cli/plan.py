@@ -16,8 +16,8 @@ from ..recipe.recipe import ModelSource
 from ..workflows import plan_merge
 from .command import Command, Interrupts, UsageError, read_as
 from .output import print_json, print_plan, print_plan_warnings
+from .recipe_help import SHORT_RECIPE_HELP
 from .recipe_options import (
-    SHORT_RECIPE_HELP,
     RecipeOptions,
     add_recipe_options,
     find_recipe,

@@ -15,7 +15,8 @@ from ..runs.axes.catalogue import AXES
 from .command import Command, Interrupts, UsageError, read_as
 from .image_options import ImageOptions, add_image_options
 from .output import print_lines, print_warnings
-from .recipe_options import SHORT_RECIPE_HELP, RecipeOptions, add_recipe_options, read_recipe_options, read_text_file
+from .recipe_help import SHORT_RECIPE_HELP
+from .recipe_options import RecipeOptions, add_recipe_options, read_recipe_options, read_text_file
 from .run_options import (
     Preparation,
     RunCommandOptions,
