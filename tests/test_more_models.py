@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import elemental
-from elemental import MergeMode, MergeRecipe, MoreModel
+from elemental import MergeMode, MergeRecipe, MoreModel, Role
+from elemental.architectures.keys import FIRST_CONV
+from elemental.architectures.tensor_sets import members
 from elemental.effects.derivatives import movement_by_alpha
 from elemental.merge import computation
 from elemental.merge import execute as executor
@@ -23,7 +25,7 @@ from elemental.modes.base import Operands, Ratios, Whole
 from elemental.recipe.numbers import complete_numbers
 
 from .conftest import save
-from .merging import State, same_bits, some_elements, whole
+from .merging import State, same_bits, some_elements, u_net, whole
 from .reference import slow_ratio, ulps
 from .test_live import assert_is_file, fake_model, state
 
@@ -361,3 +363,42 @@ def test_more_of_alpha_moves_as_the_formula_says(tmp_path: Path, mode: MergeMode
             expected = ((above - below) / 0.5).reshape(-1)
             found = movement.read(key, 0, len(expected)).double()
             assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6), key
+
+
+def test_sets_of_tensors_have_the_ratios_of_the_plan(tmp_path: Path) -> None:
+    paths, _ = files(tmp_path, MergeMode.WEIGHT_SUM)
+    recipe = recipe_of(MergeMode.WEIGHT_SUM, paths, SPEC)
+    with OpenModels() as models:
+        planner = models.planner(recipe)
+        sets = planner.more_ratios(recipe)
+        plan = planner.plan(recipe)
+    found = {planner.names[index].key: ratios for ratios, tensors in sets.items() for index in members(tensors)}
+    assert found == {tensor.name.key: tensor.more for tensor in plan.tensors}
+    assert sum(tensors.bit_count() for tensors in sets.values()) == len(found)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.5])
+def test_an_inpainting_model_merges_with_several_normal_ones(tmp_path: Path, alpha: float) -> None:
+    """At 0.5 nothing of A is in the mix, but for its channels of the mask."""
+    states = [u_net(seed, channels=9 if seed == 1 else 4) for seed in (1, 2, 3)]
+    paths = [save(tmp_path / f"{seed}.safetensors", each) for seed, each in enumerate(states)]
+    a, b, b2 = map(elemental.model_source, paths)
+    result = merged(MergeRecipe(a, b, alpha=alpha, more=(MoreModel(b2, 0.5),)), tmp_path / "out.safetensors")[
+        FIRST_CONV
+    ]
+    own, one, other = (each[FIRST_CONV].double() for each in states)
+    assert same_bits(result[:, 4:], states[0][FIRST_CONV][:, 4:])
+    exact = (0.5 - alpha) * own[:, :4] + alpha * one + 0.5 * other
+    assert ulps(result[:, :4], exact, lost=2.0**-60) <= 1
+
+
+def test_a_number_that_is_none_is_found_in_its_model(tmp_path: Path) -> None:
+    paths, states = files(tmp_path, MergeMode.WEIGHT_SUM)
+    key = "model.diffusion_model.out.2.weight"
+    spoilt = states[2][key].clone()
+    spoilt.view(-1)[3] = float("nan")
+    save(paths[2], {**states[2], key: spoilt})
+    found = elemental.merge_to_file(recipe_of(MergeMode.WEIGHT_SUM, paths), tmp_path / "out.safetensors").not_finite
+    assert found == ((Role.B2, key),)
+    recipe = recipe_of(MergeMode.WEIGHT_SUM, paths, "B2 OUT11::0")
+    assert not elemental.merge_to_file(recipe, tmp_path / "out.safetensors", overwrite=True).not_finite

@@ -21,10 +21,13 @@ from elemental.recipe.more_texts import MoreText, format_more, parse_more
 from elemental.recipe.ratio_changes import with_more_alpha
 from elemental.recipe.recipe import recipe_from_dict
 from elemental.runs.axes.base import Setting
+from elemental.runs.cells import Cell, order_cells
 from elemental.runs.grid_contents import describe_setting
+from elemental.runs.simplify import SimplifyOrder, simplify
 from elemental.session.form import form_from_recipe
 
 from .conftest import LAYOUTS, random_state, save
+from .fake_host import FakeHost
 from .merging import same_bits
 from .plotting import REQUEST
 
@@ -86,6 +89,18 @@ def test_a_description_names_further_models() -> None:
     recipe = MergeRecipe(A, B, alpha=0.3, more=(B2, B3))
     assert name_recipe(recipe) == "weight-sum of a, b, d, e; alpha 0.3; B2 0.25; B3 -0.5"
     assert "B2 d.safetensors 0.25   B3 e.safetensors -0.5" in describe_setting(Setting(recipe, REQUEST))
+
+
+def test_simplify_refuses_them(fake: FakeHost) -> None:
+    with pytest.raises(RecipeError, match="so one with further models"):
+        simplify(fake, SimplifyOrder(MergeRecipe(A, B, more=(B2,)), (REQUEST,)))
+
+
+def test_cells_of_other_ratios_are_other_merges() -> None:
+    ratios = [0.5, 0.25, 0.5]
+    recipes = [MergeRecipe(A, B, more=(replace(B2, ratio=ratio),)) for ratio in ratios]
+    ordered = order_cells([Cell(x, 0, recipe, REQUEST) for x, recipe in enumerate(recipes)])
+    assert [cell.x for cell in ordered] == [0, 2, 1]
 
 
 def test_the_form_refuses_them() -> None:
@@ -257,3 +272,8 @@ def test_mistakes_are_told(four: list[str], tmp_path: Path, capsys: pytest.Captu
     assert '"B2 OUT03::0" after your other rules would leave B2 out there.' in said
     spec = ["--elemental", "B2 OUT03::0"]
     assert main(["merge", a, b, "--more", f"{other}:0.5", *spec, "-o", out]) == DONE
+    with pytest.raises(SystemExit, match=str(WRONG_USAGE)):
+        main(["generate", a, "--more", f"{c}:1", "-o", out])
+    assert "--more: one model alone is not merged" in capsys.readouterr().err
+    assert main(["merge", a, b, c, "-o", str(tmp_path / "three.safetensors")]) == WRONG_USAGE
+    assert "it takes further models, B2 and so on, where C could be one" in capsys.readouterr().err

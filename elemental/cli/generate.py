@@ -20,6 +20,7 @@ from .standalone_host import make_host, require_packages
 
 _OF_MERGES_ONLY = (
     "mode", "alpha", "beta", "numbers", "blocks", "blocks_beta", "elemental", "elemental_file", "vae", "dtype",
+    "more",
 )  # fmt: skip
 
 

@@ -349,7 +349,8 @@ def _check_models(recipe: MergeRecipe) -> None:
         raise RecipeError(f"{mode.value}, {mode.formula}, needs a third model C.")
     if not mode.uses_c and recipe.model_c is not None:
         others = ", ".join(m.value for m in MergeMode if m.uses_c)
-        raise RecipeError(f"{mode.value}, {mode.formula}, has no model C: remove it, or choose {others}.")
+        further = "; it takes further models, B2 and so on, where C could be one" if mode.takes_more else ""
+        raise RecipeError(f"{mode.value}, {mode.formula}, has no model C: remove it, or choose {others}{further}.")
     if (recipe.vae is VaeChoice.FILE) != (recipe.vae_file is not None):
         raise RecipeError("A VAE file is given but not chosen as the source of the VAE, or chosen but not given.")
 
