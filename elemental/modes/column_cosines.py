@@ -1,4 +1,4 @@
-"""How alike the columns of two tensors are, along the first axis: for modes that keep what is alike of A."""
+"""How alike the columns of two tensors are, along the first axis, and the modes that keep what is alike of A."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from .base import Number, Operands, Ratios, Read, Whole
+from .base import Mode, ModelSurvey, Needs, Number, Operands, Ratios, Read, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,3 +119,38 @@ def mix_columns(tensors: Operands, _: Ratios, whole: Whole) -> Tensor:
     a, b = (tensor.view(-1, math.prod(whole.shape[1:])) for tensor in tensors[:2])
     share = a.new_tensor(np.asarray(whole.found))
     return a.mul_(share).add_(b.mul_(1 - share)).view(-1)
+
+
+def cosine_mode(name: str, *, formula: str, purpose: str, unit: bool, either_sign: bool) -> Mode:
+    """Make a mode that keeps of each column what is alike in A and B, as supermerger's two do.
+
+    Args:
+        name: Its name.
+        formula: Its formula as text.
+        purpose: What it is used for, in a line.
+        unit: Whether the columns are made as long as 1 for the cosine over all numbers; the bounds are then those of
+            the columns' cosines alone, and not of their means with the one over all.
+        either_sign: Whether a ratio below 0 takes as much from A's share as the same above it.
+    """
+
+    def of_tensor(read: Read, shape: Sequence[int]) -> array[float]:
+        cosines = find_cosines(read, shape, unit=unit)
+        return as_numbers(cosines.of_columns if unit else cosines.mean())
+
+    def survey(read: Read, ratios: Ratios, shape: Sequence[int]) -> Sequence[float]:
+        share = share_of_a(find_cosines(read, shape, unit=unit).mean(), ratios.numbers)
+        return as_numbers(share.sub_(abs(ratios.alpha) if either_sign else ratios.alpha).clamp_(0, 1))
+
+    return Mode(
+        name=name,
+        formula=formula,
+        purpose=purpose,
+        compute=mix_columns,
+        coefficients=lambda _, __: None,
+        needs=Needs.SLICES,
+        survey=survey,
+        model_survey=ModelSurvey(of_tensor, find_bounds),
+        numbers=BOUNDS,
+        keeps_vae=True,
+        kinks=(0.0,) if either_sign else (),
+    )
