@@ -14,6 +14,7 @@ from ..merge.files.checkpoint import Checkpoint
 from ..merge.files.model_locator import ModelLocator, model_source
 from ..merge.files.recipe_models import ReadModel, doubts_of, name_where_found, read_model
 from ..modes.catalogue import MergeMode
+from ..recipe.adjustments import NAMES, parse_adjust
 from ..recipe.block_weights import BlockWeights
 from ..recipe.chains import base_file
 from ..recipe.lora_texts import parse_lora
@@ -74,6 +75,7 @@ class RecipeOptions:
         unfold: Whether merged files stand for the recipes in their headers.
         numbers: Numbers of the mode, each as ``NAME=VALUE``.
         more: Further models with their ratios, as texts; a single "none" for none.
+        adjust: Numbers that adjust the result; "none" for no adjustment.
     """
 
     models: tuple[str, ...] = ()
@@ -95,11 +97,13 @@ class RecipeOptions:
     unfold: bool = False
     numbers: tuple[str, ...] | None = None
     more: tuple[str, ...] | None = None
+    adjust: str | None = None
 
     @property
     def adds_to_a(self) -> bool:
-        """Whether LoRAs are added to a single model, and nothing else is merged."""
-        return len(self.models) == 1 and bool(self.loras) and self.recipe is None and self.more is None
+        """Whether LoRAs are added to a single model, or it is adjusted, and nothing else is merged."""
+        alone = len(self.models) == 1 and self.recipe is None and self.more is None
+        return alone and bool(self.loras or self.adjust)
 
     @property
     def locator(self) -> ModelLocator:
@@ -110,7 +114,8 @@ class RecipeOptions:
 def add_recipe_options(
     command: argparse.ArgumentParser,
     *,
-    models: str = "A B [C]: the models, files or recipes (.json); C only for modes that need it; A alone with --lora",
+    models: str = "A B [C]: the models, files or recipes (.json); C only for modes that need it; A alone with --lora "
+    "or --adjust",
 ) -> None:
     """Declare the models and all the options that say what to merge.
 
@@ -130,6 +135,12 @@ def add_recipe_options(
         help="FILE:RATIO or FILE:RATIO:RATIO_TE: a LoRA to add to the result (RATIO_TE: in text encoders); "
         f'can be given several times; "{_NO_WEIGHTS}" ignores those in the recipe, and '
         "rules for them",
+    )
+    group.add_argument(
+        "--adjust",
+        metavar="N",
+        help=f"{','.join(NAMES)}: detail, contrast, brightness and colours of the result, before LoRAs; what is left "
+        f'out at the end is 0; "{_NO_WEIGHTS}" ignores those in the recipe',
     )
     group.add_argument("--vae", metavar="V", help="VAE: merged (with BASE's ratio; default), a, b, or a file or recipe")
     formats = [dtype.value for dtype in SaveDtype]
@@ -241,7 +252,7 @@ def make_recipe(options: RecipeOptions) -> tuple[MergeRecipe, list[str]]:
         ElementalError: Something cannot be read, or does not fit the rest.
     """
     if len(options.models) not in ((2, 3) if options.recipe is None else (0, 2, 3)) and not options.adds_to_a:
-        raise UsageError("two models are needed, or three: A B [C]; or A alone with --lora")
+        raise UsageError("two models are needed, or three: A B [C]; or A alone with --lora or --adjust")
     parts, remarks = _parts_of_file(options)
     models = [read_model(path, locator=options.locator, unfold=options.unfold) for path in options.models]
     mode = options.mode or parts.get("mode", MergeMode.WEIGHT_SUM)
@@ -344,7 +355,7 @@ def _parts_of_options(options: RecipeOptions) -> dict[str, Any]:
     set_parts = {name: part for name, part in parts.items() if part is not None}
     if options.adds_to_a:
         set_parts = {"alpha": 0.0, **set_parts}
-    return set_parts | _loras(options.loras)
+    return set_parts | _loras(options.loras) | _adjust(options.adjust)
 
 
 def _models(models: Sequence[ReadModel]) -> dict[str, ModelSource | None]:
@@ -372,6 +383,10 @@ def _loras(texts: tuple[str, ...] | None) -> dict[str, tuple[LoraSource, ...]]:
         return {}
     read = [] if texts == (_NO_WEIGHTS,) else map(parse_lora, texts)
     return {"loras": tuple(LoraSource(model_source(lora.file), lora.ratio, lora.ratio_te) for lora in read)}
+
+
+def _adjust(text: str | None) -> dict[str, tuple[float, ...] | None]:
+    return {} if text is None else {"adjust": None if text == _NO_WEIGHTS else parse_adjust(text)}
 
 
 def _rules(options: RecipeOptions) -> RuleSet | None:

@@ -38,7 +38,9 @@ def more_alpha(plan: MergePlan) -> dict[str, Coefficients]:
         RecipeError: The mode's result is no weighted sum of the models.
     """
     return {
-        tensor.name.key: _difference(_coefficients(plan, tensor, 1.0), _coefficients(plan, tensor, 0.0))
+        tensor.name.key: _adjusted(
+            tensor, _difference(_coefficients(plan, tensor, 1.0), _coefficients(plan, tensor, 0.0))
+        )
         for tensor in plan.tensors
         if is_merged(tensor)
     }
@@ -54,7 +56,9 @@ def from_model_a(plan: MergePlan) -> dict[str, Coefficients]:
         RecipeError: The mode's result is no weighted sum of the models.
     """
     ways = {
-        tensor.name.key: _difference(_coefficients(plan, tensor, 0.0), (*A, *(0.0 for _ in tensor.more)))
+        tensor.name.key: _adjusted(
+            tensor, _difference(_coefficients(plan, tensor, 0.0), (*A, *(0.0 for _ in tensor.more)))
+        )
         for tensor in plan.tensors
         if is_merged(tensor)
     }
@@ -79,6 +83,12 @@ def _coefficients(plan: MergePlan, tensor: TensorPlan, more: float) -> Coefficie
 
 def _difference(one: Coefficients, other: Coefficients) -> Coefficients:
     return tuple(left - right for left, right in zip(one, other, strict=True))
+
+
+def _adjusted(tensor: TensorPlan, way: Coefficients) -> Coefficients:
+    """Give a way as it is after the adjustment of a result, which multiplies it."""
+    factor = tensor.adjusted.factor if tensor.adjusted else 1.0
+    return tuple(factor * coefficient for coefficient in way)
 
 
 class Movement(ABC):

@@ -115,7 +115,7 @@ class ChainedModel:
     def read_nbytes(self, key: str) -> int:
         """Give the size of a tensor in bytes, as :meth:`data` gives its numbers."""
         planned = self._planned[key]
-        if len(planned.inputs) == 1 and not planned.loras:
+        if len(planned.inputs) == 1 and not planned.is_changed_after:
             return self.models[planned.inputs[0]].read_nbytes(key)
         return planned.info.numel * _FLOAT64_BYTES
 

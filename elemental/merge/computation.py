@@ -17,6 +17,7 @@ from torch import Tensor
 from ..architectures.keys import FIRST_CONV
 from ..errors import MergeError
 from ..modes.base import Needs, Operands, Ratios, Read, Survey, Whole
+from ..recipe.adjustments import Adjustment
 from .files.dtypes import working_dtype
 from .files.lora_file import OpenLora
 from .files.tensor_data import Buffer, HeldData
@@ -90,7 +91,7 @@ class Piece(NamedTuple):
     @property
     def is_copy(self) -> bool:
         """Whether the numbers are those of the only input, but for the number format."""
-        return len(self.inputs) == 1 and self.deltas is None
+        return len(self.inputs) == 1 and not self.plan.is_changed_after
 
 
 class _Memory(threading.local):
@@ -196,8 +197,10 @@ class Computation:
             return self._own(piece, inputs[0])
         result = self._merge(piece, self._working_copies(inputs))
         result = self._own(piece, result) if piece.kept is None else put_into(piece.kept, result)
+        start = piece.span.start
+        if piece.plan.adjusted is not None:
+            adjust_numbers(result, piece.plan.adjusted, start)
         if piece.deltas is not None:
-            start = piece.span.start
             result += piece.deltas.piece(start, start + len(result)).to(result.device, result.dtype)
         return result
 
@@ -263,11 +266,24 @@ class Computation:
 
     def _is_half_weight_sum(self, plan: TensorPlan, inputs: Sequence[StoredData]) -> bool:
         half = plan.info.dtype == "F16" and all(data.dtype is torch.float16 for data in inputs)
-        return half and plan.inputs == (Role.A, Role.B) and self._mode.is_lerp and not plan.loras
+        return half and plan.inputs == (Role.A, Role.B) and self._mode.is_lerp and not plan.is_changed_after
 
 
 def _merged_shape(plan: TensorPlan, inputs: Sequence[StoredData], kept: Tensor | None) -> tuple[int, ...]:
     return tuple(plan.info.shape if kept is None else inputs[0].shape)
+
+
+def adjust_numbers(values: Tensor, adjustment: Adjustment, start: int) -> None:
+    """Adjust a piece in its own memory.
+
+    Args:
+        values: The piece, 1-D, in the working dtype.
+        adjustment: What is done.
+        start: The index of its first number in the flattened tensor.
+    """
+    values.mul_(adjustment.factor)
+    if adjustment.shift:
+        values.add_(values.new_tensor(adjustment.shift[start : start + len(values)]))
 
 
 def put_into(kept: Tensor, merged: Tensor) -> Tensor:

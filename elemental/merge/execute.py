@@ -268,12 +268,14 @@ class _Run:
             overflowed.zero_()  # one number that is not finite spreads
         if overflowed.any():
             beta = "" if plan.beta is None else f", beta {format_ratio(plan.beta)}"
-            named = zip(MORE_ROLES, plan.more, strict=False)
-            more = "".join(f", {role.name} {format_ratio(ratio)}" for role, ratio in named)
-            loras = "".join(f", LoRA {use.place + 1} {format_ratio(use.ratio)}" for use in plan.loras)
+            others = "".join(
+                f", {role.name} {format_ratio(ratio)}" for role, ratio in zip(MORE_ROLES, plan.more, strict=False)
+            )
+            others += ", adjusted" if plan.adjusted else ""
+            others += "".join(f", LoRA {use.place + 1} {format_ratio(use.ratio)}" for use in plan.loras)
             raise MergeError(
                 f"{plan.name.key}: the result is too large for {plan.info.dtype}, though the models' numbers are "
-                f"finite (alpha {format_ratio(plan.alpha)}{beta}{more}{loras}).\n"
+                f"finite (alpha {format_ratio(plan.alpha)}{beta}{others}).\n"
                 "Use ratios closer to the range 0 to 1, or save as bf16 or fp32."
             )
         with self._lock:

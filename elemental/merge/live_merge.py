@@ -361,7 +361,7 @@ class LiveMerge:
         """Give the contents for a recipe: the last ones if all but ratios and rules is the same."""
         before = self._contents
         # choosing a VAE in the host removes keys and brings them back
-        contents_key = planning_key(recipe), recipe.numbers, len(live)
+        contents_key = planning_key(recipe), recipe.numbers, recipe.adjust, len(live)
         if before is not None and before.key == contents_key:
             return before
         models, planner = self._open_models.open(recipe), self._open_models.planner(recipe)

@@ -143,5 +143,5 @@ def _ruled(recipe: MergeRecipe, decision: Decision, place: int) -> Mapping[int, 
 
 
 def is_baked(recipe: MergeRecipe, tensors: Sequence[TensorPlan]) -> bool:
-    """Tell whether LoRAs are added to model A, and nothing else is merged."""
-    return bool(recipe.loras) and all(len(tensor.inputs) == 1 for tensor in tensors)
+    """Tell whether LoRAs are added to model A, or it is adjusted, and nothing else is merged."""
+    return bool(recipe.loras or recipe.adjust) and all(len(tensor.inputs) == 1 for tensor in tensors)

@@ -256,7 +256,7 @@ def warn_of_ema(tensors: Sequence[TensorPlan]) -> Iterator[SpecWarning]:
 
 
 def _merged_as(tensor: TensorPlan) -> object:
-    return tensor.inputs, tensor.alpha, tensor.beta, tensor.loras, tensor.more
+    return tensor.inputs, tensor.alpha, tensor.beta, tensor.loras, tensor.more, tensor.adjusted
 
 
 def _is_ema_weight(key: str) -> bool:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ..architectures.blocks import Architecture
 from ..architectures.keys import KeyName
 from ..modes.catalogue import MergeMode
+from ..recipe.adjustments import Adjustment
 from ..recipe.more_models import MORE_ROLES as MORE
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..recipe.spec_warnings import SpecWarning
@@ -125,6 +126,7 @@ class TensorPlan(NamedTuple):
         more: The ratio of each further model.
         more_rules: Index, from 0, of the rule that set each of these; None if the recipe's ratio did. Empty if no rule
             sets any.
+        adjusted: What is done with what the formula gives, before LoRAs are added; whether or not it is merged.
     """
 
     name: KeyName
@@ -141,11 +143,17 @@ class TensorPlan(NamedTuple):
     lora_rules: tuple[int, ...] = ()
     more: tuple[float, ...] = ()
     more_rules: tuple[int | None, ...] = ()
+    adjusted: Adjustment | None = None
 
     @property
     def changed(self) -> bool:
         """Whether the result differs from A in more than number format."""
-        return self.inputs != (Role.A,) or bool(self.loras)
+        return self.inputs != (Role.A,) or self.is_changed_after
+
+    @property
+    def is_changed_after(self) -> bool:
+        """Whether something is done with what the formula gives, so that even a single input is no copy."""
+        return bool(self.loras) or self.adjusted is not None
 
 
 @dataclass(frozen=True)

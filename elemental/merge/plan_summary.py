@@ -14,6 +14,7 @@ from ..architectures.blocks import BASE, Architecture
 from ..architectures.detection import input_channels
 from ..architectures.element_groups import group_name, natural_key
 from ..architectures.keys import Component, KeyName, name_key, shown_key
+from ..recipe.adjustments import format_adjust
 from ..recipe.block_weights import BlockWeights, format_block_weights
 from ..recipe.chains import recipes_in
 from ..recipe.lora_texts import format_lora
@@ -67,6 +68,7 @@ def plan_as_dict(plan: MergePlan) -> dict[str, Any]:
                 **({"more_rules": list(tensor.more_rules)} if tensor.more_rules else {}),
                 **({"loras": [list(use) for use in tensor.loras]} if tensor.loras else {}),
                 **({"lora_rules": list(tensor.lora_rules)} if tensor.lora_rules else {}),
+                **({"adjusted": tensor.adjusted._asdict()} if tensor.adjusted else {}),
             }
             for tensor in plan.tensors
         ],
@@ -106,6 +108,8 @@ def summarise_plan(plan: MergePlan) -> Iterator[str]:
         if keys:
             where = "EMA weights of A" if role is Role.A else f"only in {role.name}"
             yield f"{_tensors(len(keys))}: {where}, left out, such as {shown_key(keys[0])}."
+    if adjusted := sum(tensor.adjusted is not None for tensor in plan.tensors):
+        yield f"{_tensors(adjusted)} adjusted: {format_adjust(plan.recipe.adjust or ())}."
     yield from (fit.summary for fit in plan.loras)
     yield from describe_names(plan)
 
@@ -331,7 +335,7 @@ def _describe_recipe(plan: MergePlan) -> Iterator[str]:
 def describe_models(recipe: MergeRecipe) -> Iterator[str]:
     """List the models of a recipe, and indented below a recipe in the place of one what that is made of."""
     for role, source in recipe.sources.items():
-        if role == "b" and recipe.only_adds_loras:
+        if role == "b" and recipe.only_changes_a:
             continue  # it is A once more
         yield f"{role.upper()}: {source.path}{'' if source.recipe is None else ', a recipe:'}"
         if source.recipe is not None:
@@ -353,6 +357,8 @@ def _describe_ratios(recipe: MergeRecipe) -> Iterator[str]:
         yield f"{' and '.join(recipe.unmeasured)}: {_MEASURED}"
     for index, rule in enumerate(recipe.rules.rules, 1):
         yield f"rule {index}: {rule}"
+    if recipe.adjust is not None:
+        yield f"adjust: {format_adjust(recipe.adjust)}"
     for lora in recipe.loras:
         yield f"LoRA {format_lora(lora.file.path, lora.ratio, lora.ratio_te)}"
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..architectures.keys import EMA_PREFIX, UNET_PREFIX, Component, KeyName, name_key
+from ..architectures.blocks import Architecture
+from ..architectures.keys import EMA_PREFIX, UNET_PREFIX, Component, KeyName, name_key, shown_key
 from ..architectures.tensor_sets import TensorSet, members
 from ..errors import MergeError
 from ..modes.base import A
+from ..recipe.adjustments import Adjustment, adjustments_of, names_for
 from ..recipe.recipe import MergeRecipe, VaeChoice
 from ..recipe.rule_matching import Decision, RuleMatcher, rule_by_tensor
 from ..recipe.rules import Ratios
@@ -32,6 +34,7 @@ from .plan import (
     MODEL_ROLES,
     NOTHING_CHANGES,
     NOTHING_MERGED,
+    Infos,
     LoraUse,
     MergePlan,
     Role,
@@ -225,7 +228,7 @@ class Planner:
         beta_rules = rule_by_tensor(decision.beta, tensors)
         loras = self._lora_planner.uses(recipe, decision, tensors)
         lora_rules = self._lora_planner.rules(recipe, decision, tensors)
-        rules = recipe.rules.rules
+        rules, adjusted = recipe.rules.rules, _adjustments(recipe, self.architecture, self.infos)
         further = MorePlan(recipe, decision, tensors)
         uses: dict[tuple[float, float | None, MoreRatios], _Use] = {}
         plans = []
@@ -241,8 +244,9 @@ class Planner:
             inputs = self._unmerged_input(name) if note else self._inputs(index, uses[alpha, beta, more])
             info = self.infos[name.key]
             added, ruled = loras.get(index, ()), lora_rules.get(index, ())
+            after = (added, ruled, more, more_rules, adjusted.get(name.key))
             ratios = (alpha, beta, alpha_rule, beta_rule, base_alpha, base_beta)
-            plans.append(TensorPlan(name, info, *ratios, inputs, note, added, ruled, more, more_rules))
+            plans.append(TensorPlan(name, info, *ratios, inputs, note, *after))
         self._refuse_what_does_not_fit(recipe, plans)
         return tuple(plans)
 
@@ -393,6 +397,22 @@ def _ratios_of(tensor: TensorPlan) -> tuple[float, float | None, MoreRatios]:
 
 def _no_float(role: Role) -> str:
     return f"not a float tensor in {role.name}, kept from A"
+
+
+def _adjustments(recipe: MergeRecipe, architecture: Architecture, infos: Infos) -> dict[str, Adjustment]:
+    """Give what is adjusted of a result, by key.
+
+    Raises:
+        MergeError: Model A lacks such a tensor, or has one of another size.
+    """
+    found = adjustments_of(recipe.adjust, architecture) if recipe.adjust is not None else {}
+    for key, adjustment in found.items():
+        info = infos.get(key)
+        size = len(adjustment.shift)
+        if info is None or not info.is_float or (size and info.numel != size):
+            wanted = f"{shown_key(key)} of {size} numbers" if size else shown_key(key)
+            raise MergeError(f"--adjust: {names_for(key)} changes {wanted}, which model A lacks; set it to 0.")
+    return found
 
 
 def _takes_unet(tensors: Sequence[TensorPlan], role: Role) -> bool:

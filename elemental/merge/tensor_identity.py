@@ -25,6 +25,8 @@ def identify_result(
     inputs = tuple(identify_tensor(models[role], tensor.name.key) for role in tensor.inputs)
     ratios = tensor.alpha, tensor.beta, *filter(None, tensor.more)
     merged = inputs[0] if len(inputs) == 1 else (inputs, plan.mode, plan.recipe.numbers, *ratios)
+    if tensor.adjusted is not None:
+        merged = (merged, tensor.adjusted)
     added = tuple((_identify_file(loras[use.place].file), use.ratio) for use in tensor.loras)
     return (merged, added) if added else merged
 

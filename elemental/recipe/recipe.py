@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import RecipeError, SpecProblem
 from ..modes.catalogue import MergeMode
+from .adjustments import complete_adjust
 from .block_weights import BlockWeights, format_block_weights, parse_block_weights
 from .chains import UNNAMED, check_chain, refuse_deep
 from .more_models import MORE_ROLES, check_more
@@ -26,7 +27,7 @@ VERSION = 1
 
 _FIELDS = (
     "version", "mode", "alpha", "beta", "block_alpha", "block_beta", "rules", "vae", "dtype", "models", "force",
-    "drop_ema", "loras", "numbers", "more",
+    "drop_ema", "loras", "numbers", "more", "adjust",
 )  # fmt: skip
 _ROLES = ("a", "b", "c", "vae")
 
@@ -127,6 +128,8 @@ class MergeRecipe:
         numbers: The numbers that the mode has besides the ratios; those that are not given get their defaults, or are
             not there until they are measured in the models.
         more: Further models, B2 to B9 at most, in modes that take them.
+        adjust: Eight numbers for detail, contrast, brightness and colours, :data:`.adjustments.NAMES`, with which the
+            result is adjusted before LoRAs are added; None for no change.
 
     Raises:
         RecipeError: A model or ratio is missing, not allowed in this mode, not finite, or beyond the mode's limits; or
@@ -151,6 +154,7 @@ class MergeRecipe:
     loras: tuple[LoraSource, ...] = ()
     numbers: Mapping[str, float] = field(default_factory=Numbers)
     more: tuple[MoreModel, ...] = ()
+    adjust: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_models(self)
@@ -162,11 +166,13 @@ class MergeRecipe:
         check_targets(self)
         check_chain(self)
         object.__setattr__(self, "numbers", complete_numbers(self.mode, self.numbers))
+        object.__setattr__(self, "adjust", complete_adjust(self.adjust))
 
     @property
-    def only_adds_loras(self) -> bool:
-        """Whether there is no other model than A, to which LoRAs are added."""
-        return bool(self.loras) and self.model_a == self.model_b and self.model_c is None and not self.more
+    def only_changes_a(self) -> bool:
+        """Whether there is no other model than A, to which LoRAs are added, or which is adjusted."""
+        alone = self.model_a == self.model_b and self.model_c is None and not self.more
+        return alone and bool(self.loras or self.adjust)
 
     @property
     def merges_vae(self) -> bool:
@@ -213,6 +219,7 @@ class MergeRecipe:
             "loras": [_lora_to_dict(lora) for lora in self.loras] or None,
             "numbers": dict(self.numbers) or None,
             "more": [_more_to_dict(model) for model in self.more] or None,
+            "adjust": None if self.adjust is None else list(self.adjust),
         }
         return {
             "version": VERSION,
@@ -276,6 +283,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> MergeRecipe:
             loras=tuple(_lora_from_dict(lora) for lora in data.get("loras", ())),
             numbers=Numbers(data.get("numbers", {})),
             more=tuple(_more_from_dict(model) for model in data.get("more", ())),
+            adjust=tuple(data["adjust"]) if "adjust" in data else None,
         )
     except KeyError as exc:
         raise RecipeError(f'The recipe lacks the entry "{exc.args[0]}".') from exc

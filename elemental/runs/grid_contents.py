@@ -12,6 +12,7 @@ from ..images.grid_drawing import GridCell, GridSheet, draw_grid
 from ..images.image_request import GeneratedImage, ImageRequest
 from ..images.infotext import format_infotext
 from ..merge.files.metadata import LABEL_FIELD, RECIPE_FIELD, name_lora, name_recipe, recipe_to_share
+from ..recipe.adjustments import format_adjust
 from ..recipe.block_weights import format_block_weights
 from ..recipe.more_models import MORE_ROLES
 from ..recipe.recipe import MergeRecipe, VaeChoice
@@ -120,6 +121,7 @@ def _recipe_lines(recipe: MergeRecipe) -> list[_Line]:
         _merge_line(recipe),
         *([(part, f"{name} {format_block_weights(blocks)}")] for part, (name, blocks) in weights.items() if blocks),
         [("rules", rules and f"rules {rules}")],
+        [("adjust", f"adjust {format_adjust(recipe.adjust)}" if recipe.adjust else "")],
         [(lora_part(lora), f"LoRA {name_lora(lora)}") for lora in recipe.loras],
     ]
 

@@ -178,6 +178,8 @@ def form_from_recipe(recipe: MergeRecipe, checkpoints: Sequence[CheckpointRef]) 
         last = list(recipe.sources)[-1].upper()
         more = "a further model, B2" if len(recipe.more) == 1 else f"further models, B2 to {last}"
         raise RecipeError(f"The recipe has {more}, which this form cannot; use the command line for it.")
+    if recipe.adjust is not None:
+        raise RecipeError("The recipe has adjustments, which this form cannot; use the command line for it.")
 
     def title(source: ModelSource | None) -> str:
         return "" if source is None else title_of(source, checkpoints)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ...architectures.keys import FIRST_CONV
 from ...errors import CheckpointError, RecipeError
+from ...recipe.adjustments import format_adjust
 from ...recipe.block_weights import format_block_weights
 from ...recipe.chains import describe_place
 from ...recipe.numbers import format_numbers
@@ -247,7 +248,7 @@ def name_recipe(recipe: MergeRecipe) -> str:
     """Describe a recipe in one line."""
     names = _model_names(recipe)
     pieces = [f"{recipe.mode.value} of {', '.join(names)}", f"alpha {format_ratio(recipe.alpha)}"]
-    if recipe.only_adds_loras:
+    if recipe.only_changes_a:
         pieces = names[:1]
     if recipe.beta is not None:
         pieces.append(f"beta {format_ratio(recipe.beta)}")
@@ -259,6 +260,8 @@ def name_recipe(recipe: MergeRecipe) -> str:
             pieces.append(f"{name} {format_block_weights(weights)}")
     if recipe.rules.rules:
         pieces.append(f"rules {', '.join(map(str, recipe.rules.rules))}")
+    if recipe.adjust is not None:
+        pieces.append(f"adjust {format_adjust(recipe.adjust)}")
     pieces += [f"LoRA {name_lora(lora)}" for lora in recipe.loras]
     return "; ".join(pieces)
 
