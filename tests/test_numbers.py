@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import elemental
-from elemental import MergeMode, MergeRecipe, ModelSource, RecipeError
+from elemental import MergeMode, MergeRecipe, ModelSource, RecipeError, model_source
 from elemental.cli.main import main
 from elemental.hosts.base import CheckpointRef
 from elemental.images.image_request import ImageRequest
@@ -20,6 +20,7 @@ from elemental.recipe.recipe import recipe_from_dict
 from elemental.runs.axes.base import Setting
 from elemental.runs.axes.catalogue import AXES
 from elemental.runs.axes.values import parse_axis
+from elemental.runs.estimate import estimate_plot
 from elemental.runs.grid_contents import describe_setting
 from elemental.runs.xy_plot import XYPlot
 from elemental.session.command_line import command_of
@@ -248,6 +249,12 @@ def test_two_numbers_make_a_grid() -> None:
     plain = Setting(DARE.with_mode(MergeMode.WEIGHT_SUM), ImageRequest("a cat"))
     with pytest.raises(RecipeError, match="weight-sum has no number"):
         list(XYPlot(plain, x).cells())
+
+
+def test_values_of_a_number_make_a_difference(models: dict[str, Path]) -> None:
+    recipe = MergeRecipe(model_source(models["a"]), model_source(models["b"]), mode=MergeMode.DARE)
+    values = parse_axis("x", "number-p", "0.1, 0.9", CONTEXT)
+    assert estimate_plot(XYPlot(Setting(recipe, ImageRequest("a cat")), values)).merges == 2
 
 
 def test_equal_numbers_are_equal_whoever_wrote_them() -> None:

@@ -153,7 +153,8 @@ class _Plans:
         files = [*(file for model in models for file in model.files), *open_models.open_loras(recipe)]
         self.models |= {str(file.path): file.signature for file in files}
         settings = planner.ratios(recipe), planner.lora_uses(recipe), planner.more_ratios(recipe)
-        self.effects[recipe] = planning_key(recipe), *(frozenset(setting.items()) for setting in settings)
+        beside = recipe.numbers, recipe.adjust  # what plans of all tensors can share, but not their numbers
+        self.effects[recipe] = planning_key(recipe), beside, *(frozenset(setting.items()) for setting in settings)
         self.warnings += _remarks(planner.plan(recipe), prefix, first_rule)
 
     @property
