@@ -558,7 +558,13 @@ FOREIGN: dict[str, tuple[dict[str, object], list[str], str]] = {
         ["--alpha", "0.25", "--elemental", "OUT05:attn2:0.5,NOT M00:proj:1"],
         'the rule "IN99:attn:1"',
     ),
-    "supermerger, another formula": ({**SUPER, "calcmode": "cosineA"}, ["--alpha", "0.25"], "cosineA"),
+    "supermerger, cosine": ({**SUPER, "calcmode": "cosineA"}, ["--mode", "cosine-a", "--alpha", "0.25"], ""),
+    "supermerger, tensor": (
+        {**SUPER, "mbw": True, "weights_alpha": WEIGHTS, "weights_beta": WEIGHTS[::-1], "calcmode": "tensor"},
+        ["--mode", "tensor-sum", "--alpha", "0.25", "--beta", "0.5",
+         "--blocks", ",".join(map(str, [0.25, *WEIGHTS])), "--blocks-beta", ",".join(map(str, [0.5, *WEIGHTS[::-1]]))],
+        "",
+    ),
     "supermerger, excluded": ({**SUPER, "Exclude": ["IN00", "attn"]}, ["--alpha", "0.25"], "exclude IN00 attn"),
 }  # fmt: skip
 
@@ -635,8 +641,73 @@ def test_what_cannot_be_expressed_is_refused(here: Path, damage: dict[str, objec
 
 
 def test_who_reads_in_python_is_warned(here: Path) -> None:
-    path = foreign(here / "f.safetensors", here, {**SUPER, "calcmode": "tensor"})
-    with pytest.warns(UserWarning, match="the calculation mode tensor"):
+    path = foreign(here / "f.safetensors", here, {**SUPER, "Exclude": ["IN00"]})
+    with pytest.warns(UserWarning, match="exclude IN00"):
+        elemental.read_recipe(path)
+
+
+ADD = "Add difference:A+(B-C)*alpha"
+
+
+@pytest.mark.parametrize(
+    ("calculation", "mode", "wanted"),
+    [
+        ("cosineA", "Weight sum", "cosine-a"),
+        ("cosineB", "Weight sum", "cosine-b"),
+        ("tensor", "Weight sum", "tensor-sum"),
+        ("smoothAdd", ADD, "smooth-add"),
+        ("smoothAdd MT", ADD, "smooth-add"),
+        ("trainDifference", ADD, "train-difference"),
+        ("trainDifference", "Add", "train-difference"),
+        ("", ADD, "add-difference"),
+        ("normal", ADD, "add-difference"),
+    ],
+)
+def test_ways_to_compute_are_modes(
+    here: Path, models: dict[str, Path], calculation: str, mode: str, wanted: str
+) -> None:
+    shutil.copy(models["c"], here)
+    recipe = {**SUPER, "mode": mode, "calcmode": calculation}
+    found = elemental.read_recipe(foreign(here / "f.safetensors", here, recipe, ("a", "b", "c")))
+    assert (found.mode.value, found.alpha) == (wanted, 0.25)
+    assert found.beta == (0.5 if found.mode.uses_beta else None)
+    assert (found.model_c is not None) == found.mode.uses_c
+
+
+def test_extract_has_one_beta_and_a_number_that_is_not_written(here: Path, models: dict[str, Path]) -> None:
+    shutil.copy(models["c"], here)
+    recipe = {
+        **SUPER,
+        "mode": "Add",
+        "calcmode": "extract",
+        "mbw": True,
+        "weights_alpha": WEIGHTS,
+        "weights_beta": WEIGHTS,
+    }
+    path = foreign(here / "f.safetensors", here, recipe, ("a", "b", "c"))
+    with pytest.warns(UserWarning, match="the gamma of extract, which supermerger does not write down"):
+        found = elemental.read_recipe(path)
+    assert (found.mode, found.beta, found.block_beta) == (elemental.MergeMode.EXTRACT, 0.5, None)
+    assert found.block_alpha is not None
+
+
+@pytest.mark.parametrize(
+    ("calculation", "mode", "message"),
+    [
+        ("tensor2", "Weight sum", "does not have: it cuts the second axis"),
+        ("self", "Weight sum", "does not have: it scales model A alone"),
+        ("plus random", "Weight sum", "does not have: it adds random numbers"),
+        ("newest", "Weight sum", 'mode "Weight sum" by "newest", which this program does not have.'),
+        ("cosineA", ADD, "its cosine-a goes with weight-sum alone"),
+        ("tensor", "Triple sum", "its tensor-sum goes with weight-sum alone"),
+        ("smoothAdd", "Weight sum", "its smooth-add goes with add-difference alone"),
+    ],
+)
+def test_ways_to_compute_that_mean_something_else_are_refused(
+    here: Path, calculation: str, mode: str, message: str
+) -> None:
+    path = foreign(here / "f.safetensors", here, {**SUPER, "mode": mode, "calcmode": calculation})
+    with pytest.raises(RecipeError, match=message):
         elemental.read_recipe(path)
 
 

@@ -7,8 +7,10 @@ computed it before; the models are then told by their order in ``sd_merge_models
 supermerger writes the same fields (``smerge`` in scripts/mergers/mergers.py of
 github.com/hako-mikan/sd-webui-supermerger): ``weights_alpha`` is a list without BASE, whose ratio is ``base_alpha``, or
 null without block weights. For SDXL it has one number more, that of the VAE. ``elemental_merge`` is a list of rules, of
-which those without exactly two colons have no effect there. A mode is a word in ``mode``. In both programs BASE's ratio
-is that of the text encoders and the VAE.
+which those without exactly two colons have no effect there. A mode is a word in ``mode``, and ``calcmode`` says how it
+is computed: most of these are modes of their own here. ``trainDifference`` and ``extract`` make the mode add difference
+whatever it was; the second one does not write its gamma. Block weights for beta are read there only in modes with beta
+and for ``tensor``. In both programs BASE's ratio is that of the text encoders and the VAE.
 """
 
 from __future__ import annotations
@@ -38,6 +40,22 @@ _WORDS = {
     "add": MergeMode.ADD_DIFFERENCE,
     "triple": MergeMode.TRIPLE_SUM,
     "twice": MergeMode.SUM_TWICE,
+}
+_CALCULATIONS: dict[str, tuple[MergeMode, MergeMode | None]] = {
+    "cosineA": (MergeMode.COSINE_A, MergeMode.WEIGHT_SUM),
+    "cosineB": (MergeMode.COSINE_B, MergeMode.WEIGHT_SUM),
+    "tensor": (MergeMode.TENSOR_SUM, MergeMode.WEIGHT_SUM),
+    "smoothAdd": (MergeMode.SMOOTH_ADD, MergeMode.ADD_DIFFERENCE),
+    "smoothAdd MT": (MergeMode.SMOOTH_ADD, MergeMode.ADD_DIFFERENCE),
+    "trainDifference": (MergeMode.TRAIN_DIFFERENCE, None),
+    "extract": (MergeMode.EXTRACT, None),
+}
+"""What supermerger's ways to compute are here, and the only mode in which they mean that; None for any."""
+
+_NOT_HERE = {
+    "tensor2": "it cuts the second axis of tensors, of some by the length of the first one",
+    "self": "it scales model A alone",
+    "plus random": "it adds random numbers to model A, which nobody wrote down",
 }
 
 
@@ -159,28 +177,48 @@ def _read_webui(reading: _Reading) -> dict[str, Any]:
 
 def _read_supermerger(reading: _Reading) -> dict[str, Any]:
     data = reading.data
-    text = str(data["mode"])
-    mode = next((mode for word, mode in _WORDS.items() if word in text.lower()), None)
-    if mode is None:
-        raise RecipeError(f'{reading.name} was made in supermerger\'s mode "{text}", which this program does not have.')
+    mode = _supermerger_mode(reading)
     parts = reading.parts(mode, ("model_a", "model_b", "model_c"), float(data.get("base_beta") or 0))
     parts["alpha"] = float(data["base_alpha"])
     if data.get("mbw") or data.get("weights_alpha"):
         parts["block_alpha"], vae_rule = _supermerger_weights(data["weights_alpha"], parts["alpha"])
-        if mode.uses_beta and data.get("weights_beta"):
+        if mode.uses_beta and mode is not MergeMode.EXTRACT and data.get("weights_beta"):
             parts["block_beta"], _ = _supermerger_weights(data["weights_beta"], parts["beta"])
         if vae_rule == 0:
             parts["vae"] = VaeChoice.A
-        elif vae_rule is not None:
+        elif vae_rule is not None and not mode.record.keeps_vae:
             reading.unread.append(f"the ratio {vae_rule:g} of the VAE")
     parts["rules"] = _supermerger_rules(data.get("elemental_merge"), reading)
-    if data.get("calcmode") not in (None, "", "normal"):
-        reading.unread.append(f"the calculation mode {data['calcmode']}; the formula of {mode.value} is used instead")
+    if mode is MergeMode.EXTRACT:
+        reading.unread.append("the gamma of extract, which supermerger does not write down; g is 0.3 unless given")
     for chosen in ("Include", "Exclude"):
         words = [str(word) for word in data.get(chosen) or () if word]
         if words:
             reading.unread.append(f"{chosen.lower()} {' '.join(words)}")
     return parts
+
+
+def _supermerger_mode(reading: _Reading) -> MergeMode:
+    """Read the mode and how it was computed.
+
+    Raises:
+        RecipeError: This program has no such formula.
+    """
+    text, calculation = str(reading.data["mode"]), str(reading.data.get("calcmode") or "normal")
+    mode = next((mode for word, mode in _WORDS.items() if word in text.lower()), None)
+    made = f'{reading.name} was made in supermerger\'s mode "{text}"'
+    if mode is None:
+        raise RecipeError(f"{made}, which this program does not have.")
+    if calculation == "normal":
+        return mode
+    made += f' by "{calculation}"'
+    if calculation not in _CALCULATIONS:
+        why = f": {_NOT_HERE[calculation]}" if calculation in _NOT_HERE else ""
+        raise RecipeError(f"{made}, which this program does not have{why}.")
+    found, only = _CALCULATIONS[calculation]
+    if only not in (None, mode):
+        raise RecipeError(f"{made}, which this program does not have: its {found.value} goes with {only.value} alone.")
+    return found
 
 
 def _supermerger_weights(weights: Any, base: float) -> tuple[BlockWeights, float | None]:
