@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from elemental.errors import HostError, Stopped
-from elemental.hosts.base import NO_FIELDS, CheckpointRef, Claim, HostSettings, StepProgress, refuse_settings
+from elemental.hosts.base import NO_FIELDS, CheckpointRef, Claim, HostSettings, LoraRef, StepProgress, refuse_settings
+from elemental.hosts.lora_files import list_loras
 from elemental.images.image_request import GeneratedImage, ImageRequest
 from elemental.images.infotext import format_infotext
 
@@ -178,8 +179,17 @@ class FakeHost:
             return [CheckpointRef(path.name, path) for path in sorted(self._models.glob("*.safetensors"))]
         return [] if self._live is None or self._live.checkpoint is None else [self._live.checkpoint]
 
+    def loras(self) -> Sequence[LoraRef]:
+        """List those in its folder."""
+        folder = self.lora_folder()
+        return [] if folder is None else list_loras([folder])
+
+    def lora_folder(self) -> Path | None:
+        """Give the folder ``loras`` beside that of checkpoints."""
+        return None if self._models is None else self._models.parent / "loras"
+
     def refresh(self) -> None:
-        """Do nothing: the folder is listed each time."""
+        """Do nothing: the folders are listed each time."""
 
     def models_folder(self) -> Path:
         """Give the folder of checkpoints; without one, that for images."""

@@ -51,6 +51,25 @@ def test_checkpoints_folders_and_samplers(rig: Rig, tmp_path: Path) -> None:
     assert rig.host.samplers() == names
 
 
+def test_loras_are_those_of_the_lora_extension(rig: Rig, tmp_path: Path) -> None:
+    assert (list(rig.host.loras()), rig.host.lora_folder()) == ([], None)  # the extension may be switched off
+    for place in ("Lora/style.safetensors", "Lora/sub/detail.pt", "more/sharp.safetensors", "LyCORIS/old.safetensors"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(b"")
+    options = rig.webui.cmd_opts
+    options.lora_dir, options.lora_dirs = str(tmp_path / "Lora"), [str(tmp_path / "more")]
+    options.lyco_dir_backcompat = str(tmp_path / "LyCORIS")
+    assert list(rig.host.loras()) == []  # until the list is refreshed
+    rig.host.refresh()
+    assert [(lora.name, lora.place) for lora in rig.host.loras()] == [
+        ("detail", "sub/detail.pt"),
+        ("old", "old.safetensors"),
+        ("sharp", "sharp.safetensors"),
+        ("style", "style.safetensors"),
+    ]
+    assert rig.host.lora_folder() == tmp_path / "Lora"
+
+
 @pytest.mark.parametrize(("named", "after"), [("c", "a"), (None, "b")])
 def test_a_refresh_undoes_what_it_chooses_and_no_choice_of_others(rig: Rig, named: str | None, after: str) -> None:
     models, data = sys.modules["modules"].sd_models, rig.webui.opts.data

@@ -35,6 +35,21 @@ class CheckpointRef:
 
 
 @dataclass(frozen=True)
+class LoraRef:
+    """A LoRA in the list of a host.
+
+    Attributes:
+        name: Its name in that list, which no other one has: without ending, and without folder if that is enough.
+        path: Its file.
+        place: The file within the host's folder of LoRAs, with ``/`` between folders.
+    """
+
+    name: str
+    path: Path
+    place: str
+
+
+@dataclass(frozen=True)
 class StepProgress:
     """The progress of the image that is being made.
 
@@ -199,11 +214,17 @@ class Host(Protocol):
     def checkpoints(self) -> Sequence[CheckpointRef]:
         """List the checkpoints that were there at the last :meth:`refresh`."""
 
+    def loras(self) -> Sequence[LoraRef]:
+        """List the LoRAs that were there at the last :meth:`refresh`; none if the host knows no folder of them."""
+
     def refresh(self) -> None:
-        """Search for checkpoints again."""
+        """Search for checkpoints and LoRAs again."""
 
     def models_folder(self) -> Path:
         """Give the folder in which merges are saved, and in which models that were moved are searched for."""
+
+    def lora_folder(self) -> Path | None:
+        """Give the folder that LoRAs belong into, even if it is not there yet; None if the host has no such."""
 
     def samplers(self) -> Sequence[str]:
         """List the samplers that requests may name."""

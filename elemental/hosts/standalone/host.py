@@ -18,7 +18,8 @@ from ...merge.files.beside import read_config
 from ...merge.files.checkpoint import Checkpoint, checkpoint_files
 from ...merge.files.model_file import read_identity
 from ...merge.out_of_memory import is_out_of_memory
-from ..base import NO_FIELDS, CheckpointRef, HostSettings, StepProgress, refuse_settings
+from ..base import NO_FIELDS, CheckpointRef, HostSettings, LoraRef, StepProgress, refuse_settings
+from ..lora_files import list_loras
 from .file_manager import file_manager
 from .live_model import StandaloneModel
 from .samplers import SAMPLERS
@@ -27,6 +28,8 @@ from .traced_image import StandaloneDifferentiator
 
 _Report = Callable[[int, int, str], None]
 _NO_MODEL = "No model is loaded."
+_LORA_FOLDERS = ("loras", "Lora")
+"""Names of the folder of LoRAs; the second is the WebUI's, beside its folder of checkpoints."""
 
 
 class StandaloneHost:
@@ -35,7 +38,8 @@ class StandaloneHost:
     Args:
         device: Where to compute, as torch names it.
         dtype: The number format of the live model; by default fp32 on the CPU, fp16 elsewhere.
-        models: The folder whose checkpoints are listed, and in which merges are saved.
+        models: The folder whose checkpoints are listed, and in which merges are saved. LoRAs are listed from the
+            folder ``loras`` or ``Lora`` in it or beside it.
         output: The folder for images.
         report: Called with finished steps, all steps, and what is being done.
         should_stop: Asked after each step, beside :meth:`stop`.
@@ -60,6 +64,7 @@ class StandaloneHost:
         self._output = output
         self._live: StandaloneModel | None = None
         self._checkpoints: list[CheckpointRef] | None = None
+        self._loras: list[LoraRef] = []
         self._report = report
         self._asked_to_stop = should_stop
         self._stopped = threading.Event()
@@ -72,15 +77,30 @@ class StandaloneHost:
             self.refresh()
         return self._checkpoints or []
 
+    def loras(self) -> Sequence[LoraRef]:
+        """List the LoRAs that were in their folder, at any depth, at the last refresh."""
+        if self._checkpoints is None:
+            self.refresh()
+        return self._loras
+
     def refresh(self) -> None:
-        """Search the models folder, which may be large."""
+        """Search the models folder, which may be large, and the folder of LoRAs; those in there are no checkpoints."""
         paths = [] if self._models is None else checkpoint_files(self._models)
-        folder = self._models or Path()
-        self._checkpoints = [CheckpointRef(path.relative_to(folder).as_posix(), path) for path in paths]
+        folder, loras = self._models or Path(), self.lora_folder()
+        self._loras = [] if loras is None else list_loras([loras])
+        others = (path for path in paths if loras is None or not path.is_relative_to(loras))
+        self._checkpoints = [CheckpointRef(path.relative_to(folder).as_posix(), path) for path in others]
 
     def models_folder(self) -> Path:
         """Give the folder of the checkpoints; the working directory if none was given."""
         return self._models or Path()
+
+    def lora_folder(self) -> Path | None:
+        """Give the folder of LoRAs: the first there is in the models folder or beside it, or else ``loras`` in it."""
+        if self._models is None:
+            return None
+        folders = [top / name for top in (self._models, self._models.absolute().parent) for name in _LORA_FOLDERS]
+        return next((folder for folder in folders if folder.is_dir()), folders[0])
 
     def output_folder(self) -> Path:
         """Give the folder for images."""

@@ -51,6 +51,18 @@ def models_folder() -> Path:
     return Path(next(filter(None, folders))).absolute()
 
 
+def lora_folders() -> list[Path]:
+    """Give the folders of the Lora extension, the first of which is for new files; none where it is switched off.
+
+    Its ``preload.py`` adds ``--lora-dir`` to the WebUI's options and, for the files of an older extension,
+    ``--lyco-dir-backcompat``; Forge Neo has more of them in ``--lora-dirs``.
+    """
+    options = shared.cmd_opts
+    named = [getattr(options, "lora_dir", None), *(getattr(options, "lora_dirs", None) or ())]
+    older = [getattr(options, "lyco_dir_backcompat", None)]
+    return [Path(folder).absolute() for folder in (*named, *older) if folder]
+
+
 def _listed(path: Path) -> Any:
     return next((info for info in list(sd_models.checkpoints_list.values()) if is_file_of(info, path)), None)
 

@@ -17,10 +17,12 @@ from modules import sd_models, sd_samplers, sd_schedulers, shared
 from ...errors import HostError
 from ...images.image_request import GeneratedImage, ImageRequest
 from ...merge.files.checkpoint import Checkpoint
-from ..base import NO_FIELDS, CheckpointRef, Differentiator, HostSettings, StepProgress
+from ..base import NO_FIELDS, CheckpointRef, Differentiator, HostSettings, LoraRef, StepProgress
+from ..lora_files import list_loras
 from .checkpoints import (
     find_checkpoint,
     is_file_of,
+    lora_folders,
     models_folder,
     override_alias,
     ref_of,
@@ -78,19 +80,31 @@ class WebUIHost:
         self._models: list[WebUIModel] = []  # the last opened first
         self._job: _HostJob | None = None
         self._pasted: str | None = None
+        self._loras: Sequence[LoraRef] | None = None
 
     def checkpoints(self) -> Sequence[CheckpointRef]:
         """List the checkpoints of the WebUI's list whose files exist."""
         listed = [ref_of(info) for info in list(sd_models.checkpoints_list.values())]
         return [ref for ref in listed if ref.path.is_file()]
 
+    def loras(self) -> Sequence[LoraRef]:
+        """List the LoRAs that were in the folders of the WebUI's Lora extension at the last refresh."""
+        if self._loras is None:
+            self._loras = list_loras(lora_folders())
+        return self._loras
+
     def refresh(self) -> None:
-        """Have the WebUI list its checkpoints again."""
+        """Have the WebUI list its checkpoints again; LoRAs are looked for when they are listed next."""
+        self._loras = None
         rescan()
 
     def models_folder(self) -> Path:
         """Give the WebUI's folder of checkpoints."""
         return models_folder()
+
+    def lora_folder(self) -> Path | None:
+        """Give the folder of the WebUI's Lora extension; None where it is switched off."""
+        return next(iter(lora_folders()), None)
 
     def output_folder(self) -> Path:
         """Give the folder for images: beside that of the txt2img tab."""
