@@ -15,6 +15,7 @@ from elemental.runs.axes.value_texts import append_value, take_baseline
 from elemental.runs.axes.values import parse_axis, split_groups
 from elemental.runs.image_times import ImageTimes
 from elemental.session.axis_picks import add_pick, list_axes, list_picks
+from elemental.session.form import MergeForm
 from elemental.session.job_texts import format_about
 from elemental.session.page_values import whole_plot
 from elemental.session.preset_stores import SpecPresets
@@ -76,8 +77,13 @@ def test_what_can_be_picked(models: Mapping[str, Path], tmp_path: Path, monkeypa
         add_pick("", "", "b")
 
 
-def test_the_tab_offers_the_axes_that_its_form_has_something_for() -> None:
-    assert set(AXES) - set(list_axes()) == {"lora"}
+def test_the_tab_offers_all_axes_and_the_loras_of_the_form(models: Mapping[str, Path]) -> None:
+    assert list_axes() == list(AXES)
+    session: Session = session_of(FakeHost(load, models=models["a"].parent))
+    assert list_picks(session, "lora") == []
+    session.form = MergeForm(loras="sub/detail.pt:0.5\n\nstyle\nsub/detail.pt:0.1")
+    assert list_picks(session, "lora") == ["detail:1", "style:1"]
+    assert add_pick("lora", "style:0.5", "detail:1") == "style:0.5, detail:1"
 
 
 @pytest.mark.parametrize("text", ["OUT05::1", "\n\nOUT05::1", "\n\n\nOUT05::1\n", "OUT05::1 | \n\n\nOUT05::1"])

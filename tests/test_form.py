@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from elemental import LoraSource, MergeMode, MergeRecipe, RecipeError, SaveDtype, SpecError, model_source, parse_rules
+from elemental import MergeMode, MergeRecipe, RecipeError, SaveDtype, SpecError, model_source, parse_rules
 from elemental.architectures.blocks import BASE
 from elemental.architectures.detection import detect_architecture
 from elemental.architectures.element_groups import find_groups
@@ -265,9 +265,3 @@ def test_a_ratio_that_is_blank_is_no_ratio(refs: list[CheckpointRef]) -> None:
     assert plain.recipe(finder(refs)).beta is None
     with pytest.raises(RecipeError, match="beta must be a number"):
         replace(plain, mode="sum-twice", model_c="c.safetensors").recipe(finder(refs))
-
-
-def test_a_recipe_with_loras_is_not_shown_without_them(refs: list[CheckpointRef], models: dict[str, Path]) -> None:
-    a, b = model_source(models["a"]), model_source(models["b"])
-    with pytest.raises(RecipeError, match="adds LoRAs, which this form cannot; use the command line"):
-        form_from_recipe(MergeRecipe(a, b, loras=(LoraSource(a),)), refs)

@@ -1,4 +1,4 @@
-"""Which axes can be picked for a plot, and their values where these are known: models, presets, samplers, modes."""
+"""Which axes can be picked for a plot, and their values where these are known, such as models, presets and samplers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from ..runs.axes.loras import LoraAxis
 from ..runs.axes.rules import ElementalAxis
 from ..runs.axes.value_texts import append_value
 from .form import MergeForm
+from .loras import names_in
 from .preset_stores import SpecPresets, WeightPresets
 from .session import Session
 
 
 def list_axes() -> list[str]:
-    """List the axes that the form's merges can vary along; it has no LoRAs."""
-    return [name for name, axis in AXES.items() if not isinstance(axis, LoraAxis)]
+    """List the axes that the form's merges can vary along."""
+    return list(AXES)
 
 
 def list_picks(session: Session, kind: str) -> Sequence[str]:
@@ -37,6 +38,8 @@ def list_picks(session: Session, kind: str) -> Sequence[str]:
         return SpecPresets().names()
     if isinstance(axis, SamplerAxis):
         return session.host.samplers()
+    if isinstance(axis, LoraAxis):
+        return [f"{name}:1" for name in names_in(session.form.loras)]
     return [mode.value for mode in MergeMode] if isinstance(axis, ModeAxis) else []
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from ..merge.files.metadata import recipe_to_share
 from ..recipe.block_weights import format_block_weights
 from ..recipe.chains import recipes_in
-from ..recipe.recipe import MergeRecipe, VaeChoice
+from ..recipe.lora_texts import format_lora
+from ..recipe.recipe import LoraSource, MergeRecipe, VaeChoice
 from ..recipe.rules import format_ratio, format_rules
 from .form import MergeForm
 from .session import Session
@@ -54,11 +55,16 @@ def _options(recipe: MergeRecipe) -> list[str]:
             words.append(f"{option}={format_block_weights(weights)}")
     if recipe.rules.rules:
         words += ["--elemental", format_rules(recipe.rules).replace("\n", ", ")]
+    words += [f"--lora={_format_lora(lora)}" for lora in recipe.loras]
     if recipe.vae is not VaeChoice.MERGED:
         words += ["--vae", recipe.vae.value]
     if recipe.dtype is not None:
         words += ["--dtype", recipe.dtype.value]
     return [*words, *(["--force"] if recipe.force else []), *(["--drop-ema"] if recipe.drop_ema else [])]
+
+
+def _format_lora(lora: LoraSource) -> str:
+    return format_lora(os.path.expanduser(lora.file.path), lora.ratio, lora.ratio_te)  # noqa: PTH111
 
 
 def _join(words: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..architectures.blocks import ARCHITECTURES, Architecture
 from ..errors import ElementalError, RecipeError, SpecError
-from ..hosts.base import CheckpointRef
+from ..hosts.base import CheckpointRef, LoraRef
 from ..merge.files.checkpoint import Checkpoint, Signature
 from ..merge.files.model_file import read_signature
 from ..merge.files.model_locator import expand_home, model_source
@@ -30,6 +30,7 @@ from ..recipe.spec_errors import for_architecture
 from ..recipe.spec_parser import parse_rules
 from ..recipe.spec_reader import parse_ratio
 from ..workflows import load_presets
+from .loras import read_loras, write_loras
 from .recipe_models import path_of_title, read_chosen, recipe_title
 
 FindModel = Callable[[str], ModelSource]
@@ -60,6 +61,8 @@ class MergeForm:
         force: Whether to merge U-Nets that do not fit together.
         drop_ema: Whether to leave out A's EMA weights.
         numbers: Numbers of the mode, such as "p=0.9, seed=3"; those of other modes are passed over.
+        loras: A LoRA a line, as :func:`~.loras.read_loras` reads them. With LoRAs, B may be left empty: they are added
+            to A alone then, whatever the ratios.
     """
 
     model_a: str = ""
@@ -76,6 +79,7 @@ class MergeForm:
     force: bool = False
     drop_ema: bool = False
     numbers: str = ""
+    loras: str = ""
 
     @property
     def merge_mode(self) -> MergeMode:
@@ -101,11 +105,12 @@ class MergeForm:
         except ValueError as exc:
             raise RecipeError(f'There is no number format "{self.dtype}".') from exc
 
-    def recipe(self, find_model: FindModel) -> MergeRecipe:
+    def recipe(self, find_model: FindModel, loras: Sequence[LoraRef] = ()) -> MergeRecipe:
         """Make the recipe that the form asks for.
 
         Args:
             find_model: Finds a model by what the form calls it.
+            loras: The host's LoRAs.
 
         Raises:
             ElementalError: A field cannot be read, a model is not chosen, or they do not fit together.
@@ -126,7 +131,10 @@ class MergeForm:
             "force": bool(self.force),
             "drop_ema": bool(self.drop_ema),
             "numbers": _numbers(mode, self.numbers),
+            "loras": read_loras(self.loras or "", loras),
         }
+        if self._adds_to_a:
+            parts |= {"alpha": 0.0, "block_alpha": None, "block_beta": None}
         kept = drop_unused(parts, mode)
         kept["rules"] = rules  # what is typed is not dropped silently: the recipe refuses a beta that it has no use for
         return MergeRecipe(**kept)
@@ -144,10 +152,18 @@ class MergeForm:
         titles = {"model_a": self.model_a, "model_b": self.model_b}
         if mode.uses_c:
             titles["model_c"] = self.model_c
+        elif self._adds_to_a:
+            titles["model_b"] = self.model_a
         missing = [name[-1].upper() for name, title in titles.items() if not (title or "").strip()]
         if missing:
             raise RecipeError(f"Choose model {' and '.join(missing)}.")
         return {name: find_model(title) for name, title in titles.items()}
+
+    @property
+    def _adds_to_a(self) -> bool:
+        """Whether LoRAs are added to A alone: there are some, and B, which nothing needs then, is not chosen."""
+        has_b = bool((self.model_b or "").strip())
+        return bool((self.loras or "").strip()) and not has_b and not self.merge_mode.uses_c
 
     def to_dict(self) -> dict[str, Any]:
         """Give the form as plain data that :func:`form_from_dict` reads back."""
@@ -164,16 +180,16 @@ def form_from_dict(data: Mapping[str, Any]) -> MergeForm:
     return MergeForm(**{**default, **present})
 
 
-def form_from_recipe(recipe: MergeRecipe, checkpoints: Sequence[CheckpointRef]) -> MergeForm:
-    """Fill a form from a recipe; models that the host does not list are called by their paths.
+def form_from_recipe(
+    recipe: MergeRecipe, checkpoints: Sequence[CheckpointRef], loras: Sequence[LoraRef] = ()
+) -> MergeForm:
+    """Fill a form from a recipe; models that the host does not list are called by their paths, LoRAs by their names.
 
     Raises:
         RecipeError: The form has no field for something in the recipe.
     """
     if recipe.vae is VaeChoice.FILE:
         raise RecipeError("The recipe takes its VAE from a file, which this form cannot; use the command line for it.")
-    if recipe.loras:
-        raise RecipeError("The recipe adds LoRAs, which this form cannot; use the command line for it.")
     if recipe.more:
         last = list(recipe.sources)[-1].upper()
         more = "a further model, B2" if len(recipe.more) == 1 else f"further models, B2 to {last}"
@@ -200,6 +216,7 @@ def form_from_recipe(recipe: MergeRecipe, checkpoints: Sequence[CheckpointRef]) 
         force=recipe.force,
         drop_ema=recipe.drop_ema,
         numbers=format_numbers(recipe.numbers),
+        loras=write_loras(recipe.loras, loras),
     )
 
 
@@ -219,7 +236,9 @@ def title_of(source: ModelSource, checkpoints: Sequence[CheckpointRef]) -> str:
     return next((listed.title for listed in checkpoints if listed.path == path), source.path)
 
 
-def finder(checkpoints: Sequence[CheckpointRef], folder: Path | None = None) -> FindModel:
+def finder(
+    checkpoints: Sequence[CheckpointRef], folder: Path | None = None, loras: Sequence[LoraRef] = ()
+) -> FindModel:
     """Give what finds a model by its title in the host's list, or by its path; any other raises a RecipeError.
 
     A recipe in the host's folder is read, and stands for the model that it makes.
@@ -230,6 +249,7 @@ def finder(checkpoints: Sequence[CheckpointRef], folder: Path | None = None) -> 
     Args:
         checkpoints: The host's list.
         folder: The host's folder of models, of which a path may name a file that is not listed yet.
+        loras: The host's LoRAs, for recipes that add some.
     """
     by_title = {listed.title: listed.path for listed in checkpoints}
     listed_paths = {absolute_path(listed.path) for listed in checkpoints}
@@ -246,7 +266,7 @@ def finder(checkpoints: Sequence[CheckpointRef], folder: Path | None = None) -> 
 
     def find(title: str) -> ModelSource:
         path = locate(title)
-        return read_chosen(path, locate, checkpoints, top) if top and is_recipe(path) else model_source(path)
+        return read_chosen(path, locate, checkpoints, top, loras) if top and is_recipe(path) else model_source(path)
 
     return find
 

@@ -30,7 +30,6 @@ from ..runs.run_record import RunRecord, read_record
 from ..runs.xy_plot import plot_from_dict
 from ..runs.xy_plot_run import PLOT_FIELD
 from ..workflows import read_any_recipe
-from .form import form_from_recipe
 from .listed_models import find_listed, missing_models
 from .page_values import IMAGE_FIELDS, whole_plot
 from .session import Session
@@ -211,7 +210,7 @@ def _found_setting(session: Session, recipe: MergeRecipe, request: Mapping[str, 
 
 def _found_merge(session: Session, recipe: MergeRecipe, *remarks: str) -> FoundForm:
     listed = find_listed(session, recipe)
-    form = form_from_recipe(listed, session.checkpoints())
+    form = session.form_of(listed)
     missing = missing_models(session, listed)
     return FoundForm(form.to_dict(), remarks=(*remarks, *missing), doubts=tuple(doubts_of(recipe, listed)))
 

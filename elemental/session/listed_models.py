@@ -10,9 +10,10 @@ from ..errors import ElementalError
 from ..merge.files.metadata import with_files
 from ..merge.files.model_locator import ModelLocator, expand_home
 from ..merge.files.recipe_models import name_where_found
-from ..merge.plan import FileRole, Role, sources_of
+from ..merge.plan import FileRole, LoraRole, Role, sources_of
 from ..recipe.recipe import MergeRecipe, ModelSource
 from .form import is_file
+from .loras import find_file
 from .recipe_models import recipe_instead
 from .session import Session
 
@@ -25,7 +26,10 @@ def find_listed(session: Session, recipe: MergeRecipe) -> MergeRecipe:
 def missing_models(session: Session, recipe: MergeRecipe) -> list[str]:
     """Say which models of a recipe are not what they were when it was made."""
     listed, locator = sources_of(_as_listed(session, recipe)), _locator(session)
-    remarks = {role: _remark(source, listed[role], locator) for role, source in sources_of(recipe).items()}
+    remarks = {
+        role: _lora_remark(session, source) if isinstance(role, LoraRole) else _remark(source, listed[role], locator)
+        for role, source in sources_of(recipe).items()
+    }
     return [f"{_title(role)}{remark}" for role, remark in remarks.items() if remark]
 
 
@@ -42,15 +46,32 @@ def _locator(session: Session) -> ModelLocator:
 
 def _as_listed(session: Session, recipe: MergeRecipe) -> MergeRecipe:
     """Call the models of a recipe as the host lists them, or else by name; other paths are not looked at."""
+    loras = session.loras()
 
-    def listed(source: ModelSource) -> ModelSource:
+    def listed(source: ModelSource, role: FileRole) -> ModelSource:
+        if isinstance(role, LoraRole):
+            found = find_file(source, loras)
+            return replace(source, path=source.name if found is None else str(found))
         try:
             path = session.find_model(source.path).path
         except ElementalError:
             path = str(session.host.models_folder() / source.name) if source.sha256 else source.name
         return replace(source, path=path)
 
-    return with_files(recipe, lambda source, _: listed(source))
+    return with_files(recipe, listed)
+
+
+def _lora_remark(session: Session, source: ModelSource) -> str:
+    """Say what is to be said of a LoRA, which the host may list."""
+    listed, folder = session.loras(), session.host.lora_folder()
+    path = find_file(source, listed)
+    if path is None:
+        end = f"; put the file into {folder} and refresh the list." if folder is not None else "."
+        if any(lora.path.name.casefold() == source.name.casefold() for lora in listed):
+            return f": {source.name} is another file here than the one of the recipe{end}"
+        return f': no LoRA named "{source.name}" is in the list{end}'
+    name = next(lora.name for lora in listed if lora.path == path)
+    return "" if path.name == source.name else f" is now called {name}; choose it."
 
 
 def _remark(source: ModelSource, listed: ModelSource, locator: ModelLocator) -> str:

@@ -18,7 +18,7 @@ from ..architectures.element_families import Family, find_families
 from ..architectures.element_groups import find_groups
 from ..architectures.keys import Component, KeyName
 from ..errors import ElementalError
-from ..hosts.base import CheckpointRef
+from ..hosts.base import CheckpointRef, LoraRef
 from ..merge.change_counts import count_lora_rules
 from ..merge.files.checkpoint import Signature, read_signature
 from ..merge.files.model_locator import expand_home
@@ -68,6 +68,7 @@ class Previewer:
     Args:
         checkpoints: Lists the host's checkpoints.
         folder: Gives the host's folder of models.
+        loras: Lists the host's LoRAs.
 
     Attributes:
         find_effects: Gives the effects that the map of a plan shows, or None if there are none for it.
@@ -75,12 +76,16 @@ class Previewer:
     """
 
     def __init__(
-        self, checkpoints: Callable[[], Sequence[CheckpointRef]], folder: Callable[[], Path | None] = lambda: None
+        self,
+        checkpoints: Callable[[], Sequence[CheckpointRef]],
+        folder: Callable[[], Path | None] = lambda: None,
+        loras: Callable[[], Sequence[LoraRef]] = tuple,
     ) -> None:
         self.find_effects: FindEffects | None = None
         self.kept_effects: dict[str, FindEffects] = {}
         self._checkpoints = checkpoints
         self._folder = folder
+        self._loras = loras
         self._numbers = itertools.count(
             time.time_ns() // 1_000_000
         )  # goes on after a restart, for pages that stay open
@@ -92,7 +97,7 @@ class Previewer:
         """Tell what a form would do."""
         stamps = f'{_draw_stamps(form)} data-number="{next(self._numbers)}"'
         try:
-            recipe = form.recipe(finder(self._checkpoints(), self._folder()))
+            recipe = self._recipe(form)
             opened = self._open(recipe)
             plan = opened.planner.plan(recipe)
         except ElementalError as exc:
@@ -118,13 +123,17 @@ class Previewer:
         Raises:
             ElementalError: A model is missing, or they do not fit together.
         """
-        return self._open(replace(form, spec="").recipe(finder(self._checkpoints(), self._folder()))).planner.names
+        return self._open(self._recipe(replace(form, spec=""))).planner.names
 
     def changes_nothing(self, form: MergeForm) -> bool:
         """Tell whether a form that can be planned gives the weights of model A; the plan of the last form is kept."""
         last = self._last
         plan = last[1] if last is not None and last[0] == form else self.look(form).plan
         return plan is not None and not plan.changes
+
+    def _recipe(self, form: MergeForm) -> MergeRecipe:
+        loras = self._loras()
+        return form.recipe(finder(self._checkpoints(), self._folder(), loras), loras)
 
     def _open(self, recipe: MergeRecipe) -> _Opened:
         key = planning_key(recipe)
@@ -176,7 +185,8 @@ def _draw_report(plan: MergePlan, stamps: str, expected: str) -> str:
     shown = warnings[:_MOST_WARNINGS]
     if len(warnings) > len(shown):
         shown.append(f"... and {len(warnings) - len(shown)} more warnings.")
-    said = (*_count(plan), describe_measuring(plan.recipe), expected, *describe_names(plan))
+    loras = (fit.summary for fit in plan.loras)
+    said = (*_count(plan), *loras, describe_measuring(plan.recipe), expected, *describe_names(plan))
     lines = "".join(f"<p>{escape(line)}</p>" for line in said if line)
     notes = "".join(f'<p class="warning"><b>warning:</b> {escape(warning)}</p>' for warning in shown)
     return f'<div class="elemental-report" role="status" {stamps}>{lines}{notes}</div>'

@@ -42,6 +42,15 @@ def whole_plot(values: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
+def whole_merge(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the fields of a merge that were written before there were LoRAs: it has none.
+
+    Args:
+        values: Of fields; those that are not of a whole merge stay as they are.
+    """
+    return {"loras": "", **values} if "model_a" in values and "spec" in values else dict(values)
+
+
 def values_as_json(values: Mapping[str, Any]) -> str:
     """Write the values of fields as JSON; the same values always give the same text."""
     return json.dumps({name: _plain(value) for name, value in values.items()}, ensure_ascii=False)

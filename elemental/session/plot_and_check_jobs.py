@@ -26,7 +26,7 @@ from ..runs.runner import Run, RunResult, RunWatcher, continue_run, start_run
 from ..runs.xy_plot_run import PlotRun
 from ..workflows import plan_merge
 from .check_effects import checked_effects
-from .form import MergeForm, form_from_recipe
+from .form import MergeForm
 from .found_effects import for_models, models_of
 from .found_forms import values_of_run
 from .job_texts import count_images, describe_order, not_put_back
@@ -142,7 +142,7 @@ def resume(session: Session, choice: str, present: Callable[[], HostSettings | N
     def remember(text: str, image: Path | None) -> None:
         extra = {**values_of_run(run.kind, definition)[0], **definition["request"]}
         with suppress(RecipeError):  # of a merge that the form cannot say
-            form = form_from_recipe(recipe, session.checkpoints())
+            form = session.form_of(recipe)
             session.remember(run.kind, recipe, text, form, extra, image=image)
 
     name = _PLOT if run.kind == PlotRun.kind else _CHECK

@@ -13,13 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import ElementalError
-from ..hosts.base import CheckpointRef
+from ..hosts.base import CheckpointRef, LoraRef
 from ..merge.files.metadata import any_recipe_from_json, with_files
 from ..merge.files.model_file import Signature, read_signature
 from ..merge.files.model_locator import ModelLocator, model_source
 from ..merge.files.recipe_models import RECIPES, is_recipe, name_where_found, read_recipe_file
+from ..merge.plan import FileRole, LoraRole
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..recipe.text_files import read_text
+from .loras import find_file
 
 _MARK = " [recipe]"
 _LARGEST = 1_000_000
@@ -27,7 +29,11 @@ _LARGEST = 1_000_000
 
 
 def read_chosen(
-    path: Path, locate: Callable[[str], Path], checkpoints: Sequence[CheckpointRef], folder: Path
+    path: Path,
+    locate: Callable[[str], Path],
+    checkpoints: Sequence[CheckpointRef],
+    folder: Path,
+    loras: Sequence[LoraRef] = (),
 ) -> ModelSource:
     """Read a recipe that is chosen as a model.
 
@@ -36,6 +42,7 @@ def read_chosen(
         locate: Finds a file by what the form calls it; raises an ElementalError for all that it may not tell of.
         checkpoints: The host's list.
         folder: The host's folder of models.
+        loras: The host's LoRAs.
 
     Raises:
         ElementalError: It is no recipe, or leads back to itself.
@@ -43,14 +50,16 @@ def read_chosen(
     paths = [listed.path for listed in checkpoints]
     locator = ModelLocator(folder, folder, frozenset([*paths, *(Path(os.path.realpath(listed)) for listed in paths)]))
 
-    def listed(source: ModelSource) -> ModelSource:
+    def listed(source: ModelSource, role: FileRole) -> ModelSource:
+        if isinstance(role, LoraRole) and (lora := find_file(source, loras)) is not None:
+            return replace(source, path=str(lora))
         with suppress(ElementalError):
             return replace(source, path=str(locate(source.path)))
         inside = source.sha256 or is_recipe(source.path)
         return replace(source, path=str(folder / source.name) if inside else source.name)
 
     def find(recipe: MergeRecipe, _: Path) -> MergeRecipe:
-        return name_where_found(with_files(recipe, lambda source, _: listed(source)), locator)
+        return name_where_found(with_files(recipe, listed), locator)
 
     return replace(model_source(path), recipe=read_recipe_file(path, find, []))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 from ..modes.catalogue import MergeMode
 from ..recipe.numbers import format_numbers, measured_numbers
-from ..recipe.recipe import MergeRecipe
+from ..recipe.recipe import LoraSource, MergeRecipe
 from ..recipe.rules import format_ratio
 
 _MOST_OF_MODEL = 20  # letters
@@ -32,7 +32,12 @@ def suggest_name(recipe: MergeRecipe, folder: Path, *, blocks: str = "") -> str:
 
 def _pieces(recipe: MergeRecipe, blocks: str) -> Iterator[str]:
     models = (source for role, source in recipe.sources.items() if role != "vae")
-    yield from (_words(PurePath(model.name).stem, _MOST_OF_MODEL) for model in models)
+    named = [_words(PurePath(model.name).stem, _MOST_OF_MODEL) for model in models]
+    if recipe.only_changes_a:
+        yield named[0]
+        yield from _name_loras(recipe.loras)
+        return
+    yield from named
     if recipe.mode is not MergeMode.WEIGHT_SUM:
         yield recipe.mode.value
     if recipe.block_alpha is not None:
@@ -46,6 +51,16 @@ def _pieces(recipe: MergeRecipe, blocks: str) -> Iterator[str]:
         yield _words(format_numbers(chosen).replace("=", ""))
     if recipe.rules:
         yield _name_rules([str(rule) for rule in recipe.rules.rules])
+    yield from _name_loras(recipe.loras)
+
+
+def _name_loras(loras: Sequence[LoraSource]) -> Iterator[str]:
+    """Give the only LoRA with its ratio, or else how many there are."""
+    if len(loras) > 1:
+        yield f"{len(loras)}-loras"
+    elif loras:
+        yield _words(PurePath(loras[0].file.name).stem, _MOST_OF_MODEL)
+        yield format_ratio(loras[0].ratio)
 
 
 def _name_rules(rules: list[str]) -> str:

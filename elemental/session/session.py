@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ElementalError, Stopped
-from ..hosts.base import CheckpointRef, Host, HostSettings
+from ..hosts.base import CheckpointRef, Host, HostSettings, LoraRef
 from ..merge.files.metadata import name_recipe
 from ..merge.files.model_locator import ModelLocator
 from ..merge.progress import Controls
 from ..recipe.recipe import MergeRecipe
 from ..workflows import identify_models, user_presets_path
-from .form import FindModel, MergeForm, finder
+from .form import FindModel, MergeForm, finder, form_from_recipe
 from .history import History, HistoryEntry
 from .job_board import JobBoard
 from .jobs import Job
@@ -62,12 +62,12 @@ class Session:
         Raises:
             ElementalError: The form is not complete, or does not fit together.
         """
-        return form.recipe(self.find_model)
+        return form.recipe(self.find_model, self.loras())
 
     @property
     def find_model(self) -> FindModel:
         """Finds a model by its title in the host's list, or by its path in the list or in the host's folder."""
-        return finder(self.checkpoints(), self.host.models_folder())
+        return finder(self.checkpoints(), self.host.models_folder(), self.loras())
 
     @property
     def locator(self) -> ModelLocator:
@@ -77,6 +77,18 @@ class Session:
     def checkpoints(self) -> Sequence[CheckpointRef]:
         """List the checkpoints of the host."""
         return self.host.checkpoints()
+
+    def loras(self) -> Sequence[LoraRef]:
+        """List the LoRAs of the host."""
+        return self.host.loras()
+
+    def form_of(self, recipe: MergeRecipe) -> MergeForm:
+        """Fill a form from a recipe, by the host's names.
+
+        Raises:
+            RecipeError: The form has no field for something in the recipe.
+        """
+        return form_from_recipe(recipe, self.checkpoints(), self.loras())
 
     def model_titles(self) -> list[str]:
         """List what can be chosen as a model: the checkpoints of the host, and the recipes in its folder."""
@@ -186,7 +198,7 @@ def session_of(host: Host) -> Session:
 @functools.cache
 def _session_of(host: Host) -> Session:
     history = History(user_presets_path().with_name("history.jsonl"))
-    previewer = Previewer(host.checkpoints, host.models_folder)
+    previewer = Previewer(host.checkpoints, host.models_folder, host.loras)
     return Session(host, MergedModel(host), JobBoard(), history, previewer, first_form(host))
 
 

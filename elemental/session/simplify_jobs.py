@@ -18,7 +18,7 @@ from ..runs.effect_estimate import refuse_same_file
 from ..runs.simplify import Simplified, SimplifyOrder, simplify
 from ..runs.simplify_results import spec_of, write_simplified
 from ..workflows import plan_merge
-from .form import KEEP, MergeForm, form_from_recipe, shown_path
+from .form import KEEP, MergeForm, shown_path
 from .job_texts import count_images, describe_order, format_duration, not_put_back
 from .jobs import Job
 from .noted_view import NotedView
@@ -165,7 +165,7 @@ def form_of(session: Session, form: MergeForm, order: SimplifyOrder, result: Sim
         order: What was asked for.
         result: What was found.
     """
-    found = form_from_recipe(result.recipe, session.checkpoints())
+    found = session.form_of(result.recipe)
     if order.leave_out:
         return replace(form, spec="\n".join(filter(None, [form.spec.rstrip(), spec_of(order, result)])))
     taken = replace(form, alpha=found.alpha, blocks=found.blocks, spec=found.spec)

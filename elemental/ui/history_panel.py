@@ -15,7 +15,6 @@ from ..errors import ElementalError, RecipeError
 from ..merge.files.checkpoint import SAFETENSORS
 from ..merge.files.model_locator import expand_home
 from ..recipe.recipe import recipe_from_dict
-from ..session.form import form_from_recipe
 from ..session.found_forms import FoundForm, read_form_file, read_place
 from ..session.history import HistoryEntry
 from ..session.listed_models import find_listed, missing_models
@@ -224,6 +223,6 @@ def pasted_values(session: Session, text: str) -> Mapping[str, Any]:
 
     try:
         recipe = find_listed(session, recipe_from_json(text, name="the image"))
-        return form_from_recipe(recipe, session.checkpoints()).to_dict()
+        return session.form_of(recipe).to_dict()
     except ElementalError:
         return {}

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ElementalError
 from ..session.form import FIELDS, MergeForm
 from ..session.merge_preview import stamp_of
-from ..session.page_values import CHECK_FIELDS, PLOT_FIELDS, values_as_json, values_from_json, whole_plot
+from ..session.page_values import CHECK_FIELDS, PLOT_FIELDS, values_as_json, values_from_json, whole_merge, whole_plot
 from ..session.session import Session
 from .answer import Updates
 from .form_values import VAE_LABELS, parse_form, vae_label, visible_fields
@@ -67,7 +67,7 @@ class PageMemory:
             texts: What stood in the fields when the page was left, by the ids of components; newer than the values.
         """
         updates: Updates = {}
-        values = whole_plot(values)
+        values = whole_merge(whole_plot(values))
         visible = _visible(values.get("mode"))
         for name, field in self.fields.items():
             given = {"value": value} if (value := self._value(name, field, values, texts or {})) is not None else {}

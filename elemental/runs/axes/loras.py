@@ -30,7 +30,7 @@ class LoraAxis(Axis):
 
     name = "lora"
     sets = frozenset({"loras"})
-    form = "NAME:RATIO or NAME:RATIO:RATIO_TE of a LoRA of --lora; numbers or ranges alone if there is only one"
+    form = "NAME:RATIO or NAME:RATIO:RATIO_TE of a LoRA of the merge; numbers or ranges alone if there is only one"
     example = "detail:0.5, detail:1"
 
     def split(self, text: str) -> list[str]:
@@ -90,7 +90,9 @@ def _find(name: str, loras: Sequence[LoraSource]) -> int:
         return places[0]
     names = [lora.file.name for lora in loras]
     if not loras:
-        raise RecipeError("The merge has no LoRA whose ratio could vary: add it with --lora FILE:RATIO.")
+        raise RecipeError(
+            "The merge has no LoRA whose ratio could vary: add it with --lora FILE:RATIO, or in the Merge panel."
+        )
     if name == _ONLY:
         example = f"{without_ending(names[0])}:0.5"
         raise RecipeError(
