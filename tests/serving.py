@@ -47,6 +47,11 @@ class Site:
     output: Path
     host: Any
 
+    @property
+    def loras(self) -> Path:
+        """The folder of LoRAs; it is not there until a test makes it."""
+        return self.models.parent / "loras"
+
     def reset(self) -> None:
         """Make it what it was when it was served first, but for what is loaded: each test finds the same."""
         from elemental.session.form import MergeForm
@@ -63,7 +68,8 @@ class Site:
         session.previewer.kept_effects.clear()
         session.panels.clear()
         session.history = History(session.history._path.with_name(f"history-{time.time_ns()}.jsonl"))
-        shutil.rmtree(self.output, ignore_errors=True)
+        for folder in (self.output, self.loras):
+            shutil.rmtree(folder, ignore_errors=True)
         for path in self.models.iterdir():
             if path.stem not in ("a", "b"):
                 path.unlink()

@@ -43,7 +43,7 @@ def in_both_themes(tab: Page) -> Iterator[str]:
 
 
 def open_everything(tab: Page) -> None:
-    for name in ("mbw", "spec_preset_box", "options", "save"):
+    for name in ("mbw", "lora_box", "spec_preset_box", "options", "save"):
         tab.page.locator(f"#elemental_{name} > .label-wrap").click()
     tab.page.locator(".elemental-map th[data-block=OUT05]").first.click()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from ..modes.catalogue import MergeMode
 from ..recipe.numbers import format_numbers, measured_numbers
-from ..recipe.recipe import LoraSource, MergeRecipe
+from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import format_ratio
 
 _MOST_OF_MODEL = 20  # letters
@@ -35,7 +35,7 @@ def _pieces(recipe: MergeRecipe, blocks: str) -> Iterator[str]:
     named = [_words(PurePath(model.name).stem, _MOST_OF_MODEL) for model in models]
     if recipe.only_changes_a:
         yield named[0]
-        yield from _name_loras(recipe.loras)
+        yield from _name_changes(recipe)
         return
     yield from named
     if recipe.mode is not MergeMode.WEIGHT_SUM:
@@ -51,11 +51,14 @@ def _pieces(recipe: MergeRecipe, blocks: str) -> Iterator[str]:
         yield _words(format_numbers(chosen).replace("=", ""))
     if recipe.rules:
         yield _name_rules([str(rule) for rule in recipe.rules.rules])
-    yield from _name_loras(recipe.loras)
+    yield from _name_changes(recipe)
 
 
-def _name_loras(loras: Sequence[LoraSource]) -> Iterator[str]:
-    """Give the only LoRA with its ratio, or else how many there are."""
+def _name_changes(recipe: MergeRecipe) -> Iterator[str]:
+    """Say that the result is adjusted, and give the only LoRA with its ratio, or else how many there are."""
+    loras = recipe.loras
+    if recipe.adjust is not None:
+        yield "adjusted"
     if len(loras) > 1:
         yield f"{len(loras)}-loras"
     elif loras:

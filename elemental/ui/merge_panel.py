@@ -24,6 +24,7 @@ from .effect_buttons import EffectButtons
 from .form_values import VAE_LABELS, parse_form, vae_label, visible_fields
 from .gradio_compat import make, on, update
 from .image_form import ImageForm
+from .lora_row import LoraRow
 from .map_tools import EFFECT_TOOLS, MAP_TOOLS
 from .model_cards import draw_cards
 from .page_memory import PageMemory
@@ -63,6 +64,9 @@ class MergePanel:
         self._draw_map()
         self.effect_buttons = EffectButtons(session, images)
         self._draw_weights(form)
+        with make("Accordion", label="LoRAs", open=False, elem_id="elemental_lora_box"):
+            self.loras = LoraRow(session, form.loras)
+        self.fields["loras"] = self.loras.field
         self._draw_presets_and_options(form)
         self._draw_save(form)
 
@@ -338,20 +342,21 @@ class MergePanel:
         models = [fields["model_a"], fields["model_b"]]
         on(self.swap, "click", lambda a, b: (b, a), models, models)
         on(self.refresh, "click", refresh, [], self.lists)
+        self.loras.wire()
         self.preset.wire(fields["blocks"], self.form_components)
         self.spec_preset.wire(fields["spec"], self.form_components)
 
     @property
     def lists(self) -> list[Any]:
-        """The components that list checkpoints and presets."""
+        """The components that list checkpoints, LoRAs and presets."""
         models = [self.fields[f"model_{letter}"] for letter in "abc"]
-        return [*models, self.preset.list, self.spec_preset.list]
+        return [*models, *self.loras.lists, self.preset.list, self.spec_preset.list]
 
     def choices(self) -> Updates:
-        """List the host's checkpoints and the presets anew."""
+        """List the host's checkpoints and LoRAs, and the presets anew."""
         titles = self._session.model_titles()
         models = {self.fields[f"model_{letter}"]: update(choices=titles) for letter in "abc"}
-        return {**models, **self.preset.choices(), **self.spec_preset.choices()}
+        return {**models, **self.loras.choices(), **self.preset.choices(), **self.spec_preset.choices()}
 
 
 def _draw_sliders(name: str, ratio: str) -> str:
