@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from elemental import LoraSource, ModelSource, RecipeError, model_source
+from elemental import LoraSource, ModelSource, RecipeError, merge_to_file, model_source
 from elemental.cli.argument_parser import COMMANDS
 from elemental.cli.recipe_options import make_recipe
 from elemental.hosts.base import LoraRef
 from elemental.hosts.lora_files import list_loras
 from elemental.hosts.standalone.host import StandaloneHost
+from elemental.images.image_request import ImageRequest
 from elemental.recipe.recipe import recipe_from_dict
 from elemental.session.command_line import command_of, recipe_of
 from elemental.session.form import MergeForm, form_from_dict
@@ -23,6 +24,7 @@ from elemental.session.found_forms import read_form_file
 from elemental.session.listed_models import missing_models
 from elemental.session.loras import add_lora, read_loras, write_loras
 from elemental.session.page_values import whole_merge
+from elemental.session.run_plans import PlotForm, plan_plot
 from elemental.session.save_names import suggest_name
 from elemental.session.session import Session, session_of
 
@@ -213,6 +215,21 @@ def test_a_recipe_made_elsewhere_has_the_loras_that_are_listed(session: Session,
     assert found.values["loras"] == "style.safetensors:0.8"
     with pytest.raises(RecipeError, match=r'No LoRA named "style\.safetensors"'):
         session.recipe(form_from_dict(found.values))
+
+
+def test_a_saved_merge_fills_the_form_with_its_loras(session: Session, tmp_path: Path) -> None:
+    path = tmp_path / "ab.safetensors"
+    merge_to_file(session.recipe(FORM), path)
+    found = read_form_file(session, path)
+    assert form_from_dict(found.values) == FORM
+    assert found.remarks == ()
+
+
+def test_a_plot_varies_a_lora_of_the_form(session: Session) -> None:
+    run, estimate = plan_plot(session, FORM, PlotForm("lora", "style:0.5, detail:0:1"), ImageRequest("a cat"))
+    texts = [session.form_of(cell.recipe).loras for cell in run.plot.cells()]
+    assert texts == ["style:0.5\nsub/detail:-0.5:0.25", "style:0.8\nsub/detail:0:1"]
+    assert estimate.merges == 2
 
 
 def test_a_lora_with_another_name_is_found_by_its_content(session: Session, loras: Path) -> None:

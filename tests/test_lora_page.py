@@ -88,7 +88,7 @@ def test_a_lora_is_added_undone_kept_and_in_the_history(tab: Page, site: Site) -
         put_lora(site, name)
     tab.press("refresh")
     tab.page.locator("#elemental_lora").wait_for()
-    tab.wait(lambda: tab.text("lora_hint") == "", "no hint any more")
+    tab.wait(lambda: not tab.text("lora_hint").strip(), "no hint any more")
     tab.choose("lora", "style")
     say(tab, "style:1")
     tab.report("LoRA style.safetensors: 1 of 1 layers")

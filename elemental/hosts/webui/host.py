@@ -89,9 +89,10 @@ class WebUIHost:
 
     def loras(self) -> Sequence[LoraRef]:
         """List the LoRAs that were in the folders of the WebUI's Lora extension at the last refresh."""
-        if self._loras is None:
-            self._loras = list_loras(lora_folders())
-        return self._loras
+        loras = self._loras
+        if loras is None:
+            loras = self._loras = list_loras(lora_folders())
+        return loras
 
     def refresh(self) -> None:
         """Have the WebUI list its checkpoints again; LoRAs are looked for when they are listed next."""
