@@ -168,7 +168,7 @@ def test_a_form_and_its_recipe_have_the_same_loras(session: Session, loras: Path
 def test_loras_are_added_to_a_alone(session: Session) -> None:
     form = replace(FORM, model_b="", loras="style:0.8")
     recipe = session.recipe(form)
-    assert recipe.only_adds_loras
+    assert recipe.only_changes_a
     assert "SD 1.x: 1 of 1,131 tensors differ from A." in session.previewer.look(form).report
     assert suggest_name(recipe, session.host.models_folder()) == "a-style-0.8"
     assert session.form_of(recipe) == replace(form, model_b="a.safetensors", alpha=0)

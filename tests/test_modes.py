@@ -72,7 +72,8 @@ def recipe_of(mode: MergeMode, paths: list[Path], alpha: float, spec: str = "") 
 def of_one(mode: MergeMode, *numbers: Sequence[float], alpha: float, beta: float = 0.0, **more: float) -> list[float]:
     """Compute a mode on a tensor of a few numbers."""
     tensors = [torch.tensor(column, dtype=torch.float64) for column in numbers]
-    operands = Operands(*tensors, *[tensors[0]] * (3 - len(tensors)))
+    a, b, c = (*tensors, *tensors[:1] * (3 - len(tensors)))
+    operands = Operands(a, b, c)
     ratios = Ratios(alpha, beta, complete_numbers(mode, more))
     shape = (len(numbers[0]),)
     found = mode.record.survey(lambda: iter([operands]), ratios, shape) if mode.record.survey else ()
@@ -193,7 +194,8 @@ def test_crossover_transforms_all_axes(shape: tuple[int, ...], tilt: float, monk
 
 def part(operands: Operands, span: Span) -> Operands:
     """Give a part of each operand that can be written to."""
-    return Operands(*(tensor[span.start : span.stop].clone() for tensor in operands))
+    a, b, c = (tensor[span.start : span.stop].clone() for tensor in operands[:3])
+    return Operands(a, b, c)
 
 
 def test_crossover_moves_smoothly_along_a_slope(paths: list[Path]) -> None:

@@ -123,7 +123,8 @@ def karcher(models: Sequence[Tensor], alpha: float, more: Sequence[float]) -> Te
         mean = torch.cos(way.norm()) * mean + torch.sin(way.norm()) / way.norm() * way
         mean = mean / mean.norm()
     length = sum(w * each for each, w in zip(lengths, weights, strict=True)) / sum(weights)
-    return models[0] + alpha * (length * mean - models[0])
+    result: Tensor = models[0] + alpha * (length * mean - models[0])
+    return result
 
 
 FORMULAS = {
@@ -192,8 +193,8 @@ def test_every_tensor_equals_the_formula(tmp_path: Path, mode: MergeMode, dtype:
 
 def of_numbers(mode: MergeMode, *models: Sequence[float], alpha: float, more: Sequence[float]) -> list[float]:
     """Compute a mode on tensors of a few numbers: A, B, C, then further models."""
-    tensors = [torch.tensor(numbers, dtype=torch.float64) for numbers in models]
-    operands = Operands(*tensors[:3], tuple(tensors[3:]))
+    a, b, c, *further = (torch.tensor(numbers, dtype=torch.float64) for numbers in models)
+    operands = Operands(a, b, c, tuple(further))
     ratios = Ratios(alpha, 0.0, complete_numbers(mode, {"k": 1.0} if mode is MergeMode.TIES else {}), tuple(more))
     shape = (len(models[0]),)
     found = mode.record.survey(lambda: iter([operands]), ratios, shape) if mode.record.survey else ()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import CodeType, FrameType
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,8 @@ def _finalizers_heard_later() -> Iterator[None]:
 
     The report is code in Python, within the job: the second press would interrupt pytest's, and not the job.
     """
-    report, errors = sys.unraisablehook, []
+    report = sys.unraisablehook
+    errors: list[Any] = []
     sys.unraisablehook = errors.append  # written in C: no signal is handled in it
     try:
         yield
