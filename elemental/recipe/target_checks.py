@@ -60,8 +60,9 @@ def renamed_targets(rules: RuleSet, before: Sequence[LoraSource], after: Sequenc
     """
     pairs = zip(map(target_of_lora, before), map(target_of_lora, after), strict=True)
     new = {old: name for old, name in pairs if old != name}
-    changed = tuple(rule._replace(target=new.get(rule.target, rule.target)) for rule in rules.rules)
-    return rules if changed == rules.rules else RuleSet(changed)
+    if not any(rule.target in new for rule in rules.rules):
+        return rules
+    return RuleSet(tuple(rule._replace(target=new.get(rule.target, rule.target)) for rule in rules.rules))
 
 
 def _find_problems(rules: RuleSet, targets: Mapping[str, Sequence[str]], mode: MergeMode) -> Iterator[SpecProblem]:

@@ -42,7 +42,7 @@ def _pieces(recipe: MergeRecipe, blocks: str) -> Iterator[str]:
         yield recipe.mode.value
     if recipe.block_alpha is not None:
         yield blocks if _PRESET.fullmatch(blocks) else "mbw"
-    elif recipe.alpha or not recipe.rules:
+    elif recipe.alpha or not recipe.rules.of_mode:
         yield format_ratio(recipe.alpha)
     if recipe.beta is not None:
         yield format_ratio(recipe.beta)
