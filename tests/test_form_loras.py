@@ -17,6 +17,8 @@ from elemental.hosts.base import LoraRef
 from elemental.hosts.lora_files import list_loras
 from elemental.hosts.standalone.host import StandaloneHost
 from elemental.images.image_request import ImageRequest
+from elemental.merge.files.hashes import file_sha256
+from elemental.merge.files.metadata import recipe_to_share
 from elemental.recipe.recipe import recipe_from_dict
 from elemental.session.command_line import command_of, recipe_of
 from elemental.session.form import MergeForm, form_from_dict
@@ -27,6 +29,7 @@ from elemental.session.page_values import whole_merge
 from elemental.session.run_plans import PlotForm, plan_plot
 from elemental.session.save_names import suggest_name
 from elemental.session.session import Session, session_of
+from elemental.workflows import identify_models
 
 from .conftest import save
 from .fake_host import FakeHost
@@ -122,6 +125,8 @@ def test_a_line_is_a_lora(loras: Path, line: str, place: str, ratios: tuple[floa
         ("other", 'No LoRA named "other". Refresh the list or choose one. Write one LoRA a line: NAME:RATIO'),
         ("style:much", '"much" is no ratio of the LoRA style. Write one LoRA a line'),
         ("style:0.8, detail:1", '"0.8, detail" is no ratio of the LoRA style. Write one LoRA a line'),
+        ("x:" + "1" * 100_000 + "x", "is no LoRA: the line has 100,003 letters. Write one LoRA a line"),
+        ("style\n" * 100, "There are 101 lines of LoRAs, where 100 are the most."),
         ("style.safetensors:0,8", '"0,8" is no ratio of the LoRA style.safetensors'),
     ],
 )
@@ -232,9 +237,34 @@ def test_a_plot_varies_a_lora_of_the_form(session: Session) -> None:
     assert estimate.merges == 2
 
 
-def test_a_lora_with_another_name_is_found_by_its_content(session: Session, loras: Path) -> None:
-    from elemental.merge.files.hashes import file_sha256
+def test_a_recipe_in_the_place_of_a_model_finds_its_loras(session: Session, loras: Path) -> None:
+    recipe = session.recipe(replace(FORM, loras="style:0.5"))
+    data = json.loads(recipe_to_share(identify_models(recipe).to_dict()))
+    (session.host.models_folder() / "soft.json").write_text(json.dumps(data))
+    chosen = session.recipe(replace(FORM, model_b="soft.json [recipe]", loras="")).model_b.recipe
+    assert chosen is not None
+    assert [lora.file.path for lora in chosen.loras] == [model_source(loras / "style.safetensors").path]
+    assert "tensors differ from A" in session.previewer.look(replace(FORM, model_b="soft.json [recipe]")).report
 
+
+def test_which_of_two_files_a_recipe_means_is_not_guessed(session: Session, loras: Path, tmp_path: Path) -> None:
+    path = loras / "sub" / "detail.safetensors"
+    size = path.stat().st_size
+    file = tmp_path / "recipe.json"
+    for sha256, text, remark in (
+        (None, "detail.safetensors:1", 'LoRA 1: several here could be "detail.safetensors", in different folders'),
+        (file_sha256(path)[:10], "sub/detail:1", ""),
+    ):
+        source = ModelSource("detail.safetensors", sha256, size)
+        file.write_text(json.dumps(replace(session.recipe(FORM), loras=(LoraSource(source),)).to_dict()))
+        found = read_form_file(session, file)
+        assert found.values["loras"] == text
+        assert [said for said in found.remarks if said.startswith("LoRA")][:1] == (
+            [f"{remark}; choose one."] if remark else []
+        )
+
+
+def test_a_lora_with_another_name_is_found_by_its_content(session: Session, loras: Path) -> None:
     path = loras / "style.safetensors"
     known = ModelSource("/old/style.safetensors", file_sha256(path), path.stat().st_size)
     recipe = replace(session.recipe(FORM), loras=(LoraSource(known, 0.5),))

@@ -13,7 +13,7 @@ from ..merge.files.recipe_models import name_where_found
 from ..merge.plan import FileRole, LoraRole, Role, sources_of
 from ..recipe.recipe import MergeRecipe, ModelSource
 from .form import is_file
-from .loras import find_file
+from .loras import find_file, find_files
 from .recipe_models import recipe_instead
 from .session import Session
 
@@ -64,14 +64,16 @@ def _as_listed(session: Session, recipe: MergeRecipe) -> MergeRecipe:
 def _lora_remark(session: Session, source: ModelSource) -> str:
     """Say what is to be said of a LoRA, which the host may list."""
     listed, folder = session.loras(), session.host.lora_folder()
-    path = find_file(source, listed)
-    if path is None:
+    found = find_files(source, listed)
+    if len(found) > 1:
+        return f': several here could be "{source.name}", in different folders; choose one.'
+    if not found:
         end = f"; put the file into {folder} and refresh the list." if folder is not None else "."
         if any(lora.path.name.casefold() == source.name.casefold() for lora in listed):
             return f": {source.name} is another file here than the one of the recipe{end}"
         return f': no LoRA named "{source.name}" is in the list{end}'
-    name = next(lora.name for lora in listed if lora.path == path)
-    return "" if path.name == source.name else f" is now called {name}; choose it."
+    name = next(lora.name for lora in listed if lora.path == found[0])
+    return "" if found[0].name == source.name else f" is now called {name}; choose it."
 
 
 def _remark(source: ModelSource, listed: ModelSource, locator: ModelLocator) -> str:

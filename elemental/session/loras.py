@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,8 @@ from ..recipe.recipe import LoraSource, ModelSource
 from ..recipe.suggestions import suggest
 
 _HOW = "Write one LoRA a line: NAME:RATIO, or NAME:RATIO:RATIO_TE with another ratio for text encoders."
+_MOST = 100
+_LONGEST = 500  # letters of a line: a page can send any text, and reading numbers takes the square of their length
 _AS_IT_STANDS = ModelLocator(shown=frozenset())
 """Looks at the place alone that it is given."""
 
@@ -32,10 +34,13 @@ def read_loras(text: str, listed: Sequence[LoraRef]) -> tuple[LoraSource, ...]:
         listed: The host's LoRAs.
 
     Raises:
-        RecipeError: There is no LoRA of a name, or more than one, or what follows it are no ratios.
+        RecipeError: There is no LoRA of a name, or more than one, or what follows it are no ratios; or a line is too
+            long, or there are too many.
     """
-    lines = (line.strip() for line in text.splitlines())
-    return tuple(_read(line, listed) for line in lines if line)
+    lines = list(filter(None, map(str.strip, text.splitlines())))
+    if len(lines) > _MOST:
+        raise RecipeError(f"There are {len(lines):,} lines of LoRAs, where {_MOST} are the most.")
+    return tuple(_read(line, listed) for line in lines)
 
 
 def write_loras(loras: Sequence[LoraSource], listed: Sequence[LoraRef]) -> str:
@@ -51,23 +56,38 @@ def add_lora(text: str, name: str) -> str:
 def names_in(text: str) -> list[str]:
     """Give the names of the LoRAs in a form, each once, without folders and endings; what has no sense is left out."""
     names = []
-    for line in filter(None, map(str.strip, text.splitlines())):
+    for line in filter(None, map(str.strip, text.splitlines()[:_MOST])):
         with suppress(RecipeError):
-            names.append(without_ending(ModelSource(parse_lora(line).file).name))
+            names.append(without_ending(ModelSource(parse_lora(line[:_LONGEST]).file).name))
     return list(dict.fromkeys(names))
 
 
 def find_file(source: ModelSource, listed: Sequence[LoraRef]) -> Path | None:
-    """Find the file of a LoRA of a recipe made elsewhere in the host's list; None if it is not there.
+    """Find the file of a LoRA of a recipe made elsewhere in the host's list; None if it is not there, or is not clear.
 
     Args:
         source: The LoRA. If its size or hash was recorded, the file has it; if not, it has its path or name.
         listed: The host's LoRAs.
     """
-    return next((path for path in _likely(source, listed) if _is_file_of(path, source)), None)
+    found = find_files(source, listed)
+    return found[0] if len(found) == 1 else None
+
+
+def find_files(source: ModelSource, listed: Sequence[LoraRef]) -> list[Path]:
+    """List the files that a LoRA of a recipe can be: several only if their content was not recorded."""
+    recorded = expand_home(source.path)
+    if any(lora.path == recorded for lora in listed) and _is_file_of(recorded, source):
+        return [recorded]
+    named = [lora.path for lora in listed if lora.path.name.casefold() == source.name.casefold()]
+    found = [path for path in named if _is_file_of(path, source)]
+    if not found and source.sha256 is not None and source.size is not None:  # else all files would be read
+        found = [lora.path for lora in listed if _is_file_of(lora.path, source)]
+    return found if source.sha256 is None else found[:1]
 
 
 def _read(line: str, listed: Sequence[LoraRef]) -> LoraSource:
+    if len(line) > _LONGEST:
+        raise RecipeError(f'"{line[:40]}..." is no LoRA: the line has {len(line):,} letters. {_HOW}')
     lora = parse_lora(line)
     found = _find(lora.file, listed)
     if not found:
@@ -107,17 +127,6 @@ def _explain(lora: LoraText, found: Sequence[LoraRef], listed: Sequence[LoraRef]
 def _name_of(source: ModelSource, listed: Sequence[LoraRef]) -> str:
     path = expand_home(source.path)
     return next((lora.name for lora in listed if lora.path == path), source.name)
-
-
-def _likely(source: ModelSource, listed: Sequence[LoraRef]) -> Iterator[Path]:
-    """List the files that may be a LoRA: those of its path and its name, and, where its size is known, the others."""
-    path = expand_home(source.path)
-    yield from (lora.path for lora in listed if lora.path == path)
-    named = [lora.path for lora in listed if lora.path.name.casefold() == source.name.casefold()]
-    identified = source.sha256 is not None or source.size is not None
-    yield from named if identified or len(named) == 1 else []
-    if source.sha256 is not None and source.size is not None:
-        yield from (lora.path for lora in listed)
 
 
 def _is_file_of(path: Path, source: ModelSource) -> bool:
