@@ -29,10 +29,13 @@ from elemental import (
 from elemental.architectures.keys import FIRST_CONV
 from elemental.cli.main import DONE, WRONG_USAGE, main
 from elemental.effects.directions import from_model_a, more_alpha
+from elemental.images.image_request import ImageRequest
 from elemental.merge.files.metadata import name_recipe
 from elemental.merge.plan_summary import summarise_plan
 from elemental.recipe.adjustments import format_adjust, parse_adjust
 from elemental.recipe.recipe import recipe_from_dict
+from elemental.runs.axes.base import Setting
+from elemental.runs.grid_contents import describe_setting
 from elemental.session.form import form_from_recipe
 
 from .conftest import save
@@ -270,5 +273,7 @@ def test_the_plan_shows_it(two: dict[str, Path], capsys: pytest.CaptureFixture[s
         UNET + "input_blocks.0.0.bias": 1.02,
         UNET + "out.2.weight": 0.98,
     }
+    recipe = alone(two["a"], (1, 0, 2))
+    assert "adjust IN 1, OUT2 2" in describe_setting(Setting(recipe, ImageRequest("a cat")))
     assert format_adjust(ALL).startswith("IN 3, OUT -4, OUT2 5, CONT -1.5")
-    assert any("3 tensors adjusted" in line for line in summarise_plan(plan_merge(alone(two["a"], (1, 0, 2)))))
+    assert any("3 tensors adjusted" in line for line in summarise_plan(plan_merge(recipe)))

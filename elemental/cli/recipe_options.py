@@ -138,7 +138,7 @@ def add_recipe_options(
     )
     group.add_argument(
         "--adjust",
-        metavar="N",
+        metavar="N,...",
         help=f"{','.join(NAMES)}: detail, contrast, brightness and colours of the result, before LoRAs; what is left "
         f'out at the end is 0; "{_NO_WEIGHTS}" ignores those in the recipe',
     )
