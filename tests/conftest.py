@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from elemental import MergeRecipe, model_source
 from elemental.cli import main as cli
@@ -27,6 +28,9 @@ if TYPE_CHECKING:  # torch is imported where it is used: most tests of specs, re
     from torch import Tensor
 
     from .fake_host import FakeHost
+
+settings.register_profile("patient", settings(), deadline=None)  # on a busy machine, time says nothing
+settings.load_profile("patient")
 
 LAYOUTS = {
     "sd1": shrink(SD1_LAYOUT, width=8, text_width=8),
