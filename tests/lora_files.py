@@ -123,6 +123,138 @@ KERNEL: Mapping[str, Callable[[tuple[int, ...]], Made]] = {
 """The formats of linear layers, and of convolutions."""
 
 
-def with_name(name: str, made: Made) -> State:
+def with_name(name: str, made: Made | OfWeight) -> State:
     """Give the tensors of a layer their keys in a file."""
     return {name + end: tensor.contiguous() for end, tensor in made[0].items()}
+
+
+OfWeight = tuple[State, Callable[[Tensor], Tensor]]
+"""The tensors of one layer by the ends of their keys, and what they make of its weight, float64, for a ratio of 1."""
+
+
+def dora(made: Made, magnitudes: State, axis: int = 0) -> OfWeight:
+    """Give what a format adds a length for each output (axis 0) or input (1)."""
+    tensors, delta = made
+    (lengths,) = magnitudes.values()
+
+    def formula(weight: Tensor) -> Tensor:
+        merged = (weight + delta).transpose(0, axis).clone()
+        for at, length in enumerate(lengths.double().reshape(-1)):
+            merged[at] *= length / merged[at].square().sum().sqrt()
+        return merged.transpose(0, axis)
+
+    return tensors | magnitudes, formula
+
+
+def _dora_of(make: Callable[[tuple[int, ...]], Made], axis: int) -> Callable[[tuple[int, ...]], OfWeight]:
+    def made(shape: tuple[int, ...]) -> OfWeight:
+        ones = [count if each == axis else 1 for each, count in enumerate(shape)]
+        return dora(make(shape), {".dora_scale": numbers(*ones).abs() + 1}, axis)
+
+    return made
+
+
+def peft_dora(shape: tuple[int, ...]) -> OfWeight:
+    """Make PEFT's DoRA: a number for each output, which is the second dimension in convolutions."""
+    lengths = numbers(*shape[:1] if len(shape) == 2 else (1, shape[0], 1, 1)).abs() + 1
+    return dora(lora(shape, names=(".lora_A.weight", ".lora_B.weight")), {".lora_magnitude_vector": lengths})
+
+
+def _cayley(block: Tensor, limit: float = 1.0) -> Tensor:
+    skew, one = (block.double() - block.double().T) * limit, torch.eye(len(block), dtype=torch.float64)
+    turn: Tensor = torch.linalg.solve((one - skew).T, (one + skew).T).T
+    return turn
+
+
+def _along_diagonal(*blocks: Tensor) -> Tensor:
+    size = len(blocks[0])
+    whole = torch.zeros(len(blocks) * size, len(blocks) * size, dtype=torch.float64)
+    for at, block in enumerate(blocks):
+        whole[at * size :, at * size :][:size, :size] = block
+    return whole
+
+
+def oft(shape: tuple[int, ...], *, alpha: float | None = None, rescaled: bool = False) -> OfWeight:
+    """Make rotations of blocks of two outputs; alpha is their limit."""
+    blocks = numbers(shape[0] // 2, 2, 2)
+    tensors: State = {".oft_blocks": blocks} | ({} if alpha is None else {".alpha": torch.tensor(alpha)})
+    scale = numbers(shape[0], *([1] * (len(shape) - 1))) + 1
+    limit = 1.0
+    if alpha:
+        length = (blocks.double() - blocks.double().mT).square().sum().sqrt().item()
+        limit = (alpha * shape[0] + 1e-8) / (length + 1e-8)
+        assert limit < 1
+
+    def formula(weight: Tensor) -> Tensor:
+        whole = _along_diagonal(*(_cayley(block, limit).T for block in blocks))
+        turned = (whole @ weight.flatten(1)).reshape(shape)
+        return turned * scale.double() if rescaled else turned
+
+    return tensors | ({".rescale": scale} if rescaled else {}), formula
+
+
+def oft_diag(shape: tuple[int, ...]) -> OfWeight:
+    """Make rotations that the file holds as they are."""
+    turns = numbers(shape[0] // 4, 4, 4)
+    whole = _along_diagonal(*(turn.double().T for turn in turns))
+    return {".oft_diag": turns}, lambda weight: (whole @ weight.flatten(1)).reshape(shape)
+
+
+def boft(shape: tuple[int, ...]) -> OfWeight:
+    """Make a butterfly of two stages of blocks of four outputs."""
+    rows, size = shape[0], 4
+    blocks = numbers(2, rows // size, size, size)
+    whole = torch.eye(rows, dtype=torch.float64)
+    for stage in range(2):
+        distance = size // 2 << stage
+        places = [
+            row // (2 * distance) * 2 * distance + row % distance * 2 + row // distance % 2 for row in range(rows)
+        ]
+        turns = _along_diagonal(*map(_cayley, blocks[stage]))
+        whole = turns[places][:, places] @ whole
+    return {".oft_blocks": blocks}, lambda weight: (whole @ weight.flatten(1)).reshape(shape)
+
+
+def ia3(shape: tuple[int, ...], *, on_input: bool = False) -> OfWeight:
+    axis = int(on_input)
+    factors = numbers(shape[axis]) if len(shape) == 2 else numbers(1, shape[axis], 1, 1)
+
+    def formula(weight: Tensor) -> Tensor:
+        more = weight.transpose(0, axis) * factors.double().reshape(-1, *([1] * (len(shape) - 1)))
+        return weight + more.transpose(0, axis)
+
+    return {".weight": factors, ".on_input": torch.tensor(int(on_input))}, formula
+
+
+def glora(shape: tuple[int, ...], *, old: bool = False) -> OfWeight:
+    out, inputs, *kernel = shape
+    first, second, left = numbers(inputs, RANK), numbers(RANK, inputs), numbers(out, RANK)
+    right = numbers(RANK, inputs, *kernel)
+    names = ("a2", "a1", "b2", "b1") if old else ("a1", "a2", "b1", "b2")
+    tensors = {f".{name}.weight": each for name, each in zip(names, (first, second, left, right), strict=True)}
+
+    def formula(weight: Tensor) -> Tensor:
+        mixed = torch.einsum("oi...,ij->oj...", weight, first.double() @ second.double())
+        added = (left.double() @ right.double().flatten(1)).reshape(shape)
+        return weight + (mixed + added) * ALPHA / RANK
+
+    return tensors | {".alpha": torch.tensor(ALPHA)}, formula
+
+
+OF_WEIGHT: Mapping[str, Callable[[tuple[int, ...]], OfWeight]] = {
+    "DoRA of outputs": _dora_of(lambda shape: _alpha(lora(shape)), 0),
+    "DoRA of inputs": _dora_of(lora, 1),
+    "DoRA of PEFT": peft_dora,
+    "DoRA of LoHa": _dora_of(lambda shape: _alpha(loha(shape)), 0),
+    "DoRA of LoKr": _dora_of(lambda shape: _alpha(lokr_factors(shape)), 1),
+    "OFT": oft,
+    "OFT with a limit": lambda shape: oft(shape, alpha=2.0**-7),
+    "OFT that rescales": lambda shape: oft(shape, alpha=0.0, rescaled=True),
+    "older OFT": oft_diag,
+    "BOFT": boft,
+    "IA3 of outputs": ia3,
+    "IA3 of inputs": lambda shape: ia3(shape, on_input=True),
+    "GLoRA": glora,
+    "old GLoRA": lambda shape: glora(shape, old=True),
+}
+"""The formats that need the weight."""

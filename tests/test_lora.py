@@ -476,19 +476,19 @@ def test_a_lora_of_another_architecture_is_refused(checkpoints: dict[str, Path],
 
 
 REFUSED: dict[str, dict[str, tuple[int, ...]]] = {
-    "DoRA": {".lora_down.weight": (4, 8), ".lora_up.weight": (8, 4), ".dora_scale": (8, 1)},
-    "OFT": {".oft_blocks": (4, 2, 2)},
-    "BOFT": {".oft_blocks": (2, 4, 2, 2)},
-    "GLoRA": {".a1.weight": (4, 8), ".a2.weight": (8, 4), ".b1.weight": (4, 8), ".b2.weight": (8, 4)},
-    "IA3": {".weight": (8, 1), ".on_input": (1,)},
+    "OFT": {".oft_R": (4, 2, 2)},
+    "BOFT": {".boft_R": (2, 4, 2, 2), ".boft_s": (8, 1)},
+    "IA3": {".ia3_l": (8, 1)},
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_formats_that_are_no_sum_are_refused_by_name(checkpoints: dict[str, Path], tmp_path: Path, kind: str) -> None:
-    tensors = {f"lora_unet_input_blocks_1_1_proj_in{end}": numbers(*shape) for end, shape in REFUSED[kind].items()}
+def test_formats_of_peft_that_are_not_computed_are_refused_by_name(
+    checkpoints: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    tensors = {f"base_model.model.mid_block.proj_in{end}": numbers(*shape) for end, shape in REFUSED[kind].items()}
     file = save(tmp_path / "odd.safetensors", tensors)
-    with pytest.raises(CheckpointError, match=rf"odd\.safetensors is a {kind} .*which cannot be merged"):
+    with pytest.raises(CheckpointError, match=rf"odd\.safetensors is PEFT's {kind} .*which cannot be merged"):
         plan_merge(bake(checkpoints["sd11"], source_of(file)))
 
 

@@ -1,4 +1,4 @@
-"""Derivatives of tensors by their alpha, in modes whose result is no weighted sum of the models."""
+"""Derivatives of tensors by their alpha, where the result is no weighted sum of the models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import RecipeError
 from ..merge.computation import StoredData, TensorReader
+from ..merge.files.lora_file import OpenLora
 from ..merge.files.tensor_data import Buffer
 from ..merge.inner_merge import InnerMerge
 from ..merge.plan import MergePlan, Role, TensorPlan, formula_roles
@@ -21,18 +22,19 @@ _STEP = 2.0**-12
 """Of alpha, to both sides. The error of the quotient falls with its square; float64 leaves it 12 digits."""
 
 
-def movement_by_alpha(plan: MergePlan, models: Mapping[Role, TensorReader]) -> Movement:
+def movement_by_alpha(plan: MergePlan, models: Mapping[Role, TensorReader], loras: Sequence[OpenLora] = ()) -> Movement:
     """Give the derivative of each merged tensor by its alpha.
 
     Args:
         plan: A plan of all tensors; those that are not merged do not move.
         models: The models of the plan.
+        loras: Its LoRAs.
 
     Raises:
         RecipeError: The mode has no derivative: a little more of alpha moves many numbers at once, such as whole rows.
     """
     mode = plan.mode.record
-    if mode.weighted_sum:
+    if mode.weighted_sum and not any(map(plan.needs_weight, plan.tensors)):
         return Directions(more_alpha(plan), models)
     if jumps := mode.jumps(plan.recipe.numbers):
         others = ", ".join(mode.value for mode in MergeMode if not mode.record.jumps(complete_numbers(mode, {})))
@@ -40,30 +42,31 @@ def movement_by_alpha(plan: MergePlan, models: Mapping[Role, TensorReader]) -> M
             f"Effects are estimated for modes in which a little more of alpha moves each number a little ({others}); "
             f"{plan.mode.value} {jumps}."
         )
-    return Derivatives(plan, models)
+    return Derivatives(plan, models, loras)
 
 
 class Derivatives(Movement):
     """Computes central difference quotients in float64, when they are read.
 
-    Random numbers of a mode stay what they are, and what LoRAs add does not depend on alpha. At the ends of a mode's
-    ratios they are computed a little within them: a power of alpha has no derivative at 0. Where the derivative jumps,
-    they are computed a little above.
+    Random numbers of a mode stay what they are. What LoRAs add does not depend on alpha; where one needs the weight, as
+    a DoRA does, all that LoRAs do to the tensor is computed. At the ends of a mode's ratios they are computed a little
+    within them: a power of alpha has no derivative at 0. Where the derivative jumps, they are computed a little above.
 
     Args:
         plan: The plan.
         models: Its models.
+        loras: Its LoRAs.
     """
 
-    def __init__(self, plan: MergePlan, models: Mapping[Role, TensorReader]) -> None:
-        self._merge = InnerMerge(plan, models)
+    def __init__(self, plan: MergePlan, models: Mapping[Role, TensorReader], loras: Sequence[OpenLora] = ()) -> None:
+        self._merge = InnerMerge(plan, models, loras)
         self._models = models
         self._limits = plan.mode.record.limits or (-math.inf, math.inf)
         self._kinks = plan.mode.record.kinks
         self._buffers = Buffer(), Buffer()
         self._opened: tuple[str, tuple[StoredData, ...]] = "", ()
         self._planned = {
-            tensor.name.key: tensor._replace(inputs=roles, loras=())
+            tensor.name.key: tensor._replace(inputs=roles, loras=tensor.loras if plan.needs_weight(tensor) else ())
             for tensor in plan.tensors
             for roles in (formula_roles(plan.mode, tensor.more),)
             if is_merged(tensor) and self._fit(tensor.name.key, roles)

@@ -49,6 +49,8 @@ def more_alpha(plan: MergePlan) -> dict[str, Coefficients]:
 def from_model_a(plan: MergePlan) -> dict[str, Coefficients]:
     """Give the way of each merged tensor from A to its result, as coefficients of A, B, C and further models, by key.
 
+    LoRAs are left out, as if A had none of them too. For those that need the weight, it is the way of what they change.
+
     Args:
         plan: A plan of all tensors; those that stay as in A have no direction.
 

@@ -7,18 +7,15 @@ extensions-builtin/Lora/network_*.py of github.com/AUTOMATIC1111/stable-diffusio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from . import of_weight
 from .matrices import Dense, Hadamard, Kronecker, Matrix, Product, tucker
+from .of_weight import DORA, Numbers, Shape, Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
-Numbers = Mapping[str, "Tensor"]
-"""The tensors of a layer by their roles, such as "up"."""
 
 
 class Format(NamedTuple):
@@ -29,9 +26,12 @@ class Format(NamedTuple):
         sets: The sets of roles of which one has to be whole, such as a matrix, or two factors of it.
         may_have: Roles that may be there, too.
         rank_of: The roles whose first dimension is the rank that alpha is divided by; the first that is there.
-        size: Gives rows and columns of the matrix from the shapes; None if they do not fit together.
-        matrix: Makes the matrix.
+        size: Gives rows and columns of the matrix from the shapes, 0 for what they do not tell; None if they do not fit
+            together.
+        matrix: Makes the matrix that is added; None in formats that need the weight.
         of_bias: Whether it is the layer's bias that it changes.
+        fits: Tells from the shapes whether they fit to a weight; None where the size alone tells it.
+        changed: Gives the changed weight, in formats that need it.
     """
 
     name: str
@@ -39,8 +39,10 @@ class Format(NamedTuple):
     may_have: frozenset[str]
     rank_of: Sequence[str]
     size: Callable[[Shapes], tuple[int, int] | None]
-    matrix: Callable[[Numbers], Matrix]
+    matrix: Callable[[Numbers], Matrix] | None = None
     of_bias: bool = False
+    fits: Callable[[Shapes, Shape], bool] | None = None
+    changed: Callable[[Numbers, Tensor], Tensor] | None = None
 
     @property
     def roles(self) -> frozenset[str]:
@@ -142,14 +144,16 @@ def _full(name: str, role: str, *, of_bias: bool = False) -> Format:
 
 
 _SCALES = frozenset({"alpha", "scale"})
+_MORE = _SCALES | set(DORA)
+_TURNED = frozenset({"alpha", "rescale"})
 
 FORMATS = (
-    Format("LoRA", _all("up", "down"), _SCALES | {"mid"}, ("down",), _lora_size, _lora),
-    Format("LoHa", _all("w1_a", "w1_b", "w2_a", "w2_b"), _SCALES | {"t1", "t2"}, ("w1_b",), _loha_size, _loha),
+    Format("LoRA", _all("up", "down"), _MORE | {"mid"}, ("down",), _lora_size, _lora),
+    Format("LoHa", _all("w1_a", "w1_b", "w2_a", "w2_b"), _MORE | {"t1", "t2"}, ("w1_b",), _loha_size, _loha),
     Format(
         "LoKr",
         [[frozenset({name}), frozenset({f"{name}_a", f"{name}_b"})] for name in ("k1", "k2")],
-        _SCALES | {"kt2"},
+        _MORE | {"kt2"},
         ("k2_b", "k1_b"),
         _lokr_size,
         _lokr,
@@ -158,6 +162,42 @@ FORMATS = (
     _full("norm", "w_norm"),
     _full("difference of bias", "diff_b", of_bias=True),
     _full("bias of norm", "b_norm", of_bias=True),
+    Format(
+        "OFT",
+        [[frozenset({"oft"}), frozenset({"oft_diag"})]],
+        _TURNED,
+        (),
+        of_weight.oft_size,
+        fits=of_weight.oft_fits,
+        changed=of_weight.turn,
+    ),
+    Format(
+        "BOFT",
+        _all("boft"),
+        _TURNED,
+        (),
+        of_weight.boft_size,
+        fits=of_weight.oft_fits,
+        changed=of_weight.turn_butterfly,
+    ),
+    Format(
+        "IA3",
+        _all("ia3", "on_input"),
+        frozenset(),
+        (),
+        of_weight.ia3_size,
+        fits=of_weight.ia3_fits,
+        changed=of_weight.scale_channels,
+    ),
+    Format(
+        "GLoRA",
+        _all("a1", "a2", "b1", "b2"),
+        frozenset({"alpha"}),
+        (),
+        of_weight.glora_size,
+        fits=of_weight.glora_fits,
+        changed=of_weight.generalise,
+    ),
 )
 """All formats that are computed."""
 
@@ -192,35 +232,54 @@ ROLES = {
     ".diff_b": "diff_b",
     ".w_norm": "w_norm",
     ".b_norm": "b_norm",
+    ".dora_scale": "dora",
+    ".lora_magnitude_vector": "magnitude",
+    ".lora_magnitude_vector.weight": "magnitude",
+    ".lora_magnitude_vector.default": "magnitude",
+    ".lora_magnitude_vector.default.weight": "magnitude",
+    ".oft_blocks": "oft",
+    ".oft_diag": "oft_diag",
+    ".rescale": "rescale",
+    ".on_input": "on_input",
+    ".a1.weight": "a1",
+    ".a2.weight": "a2",
+    ".b1.weight": "b1",
+    ".b2.weight": "b2",
     ".alpha": "alpha",
     ".scale": "scale",
 }
 """The role of a tensor, by how its key ends."""
+_ENDS = sorted(ROLES, key=len, reverse=True)
+_OF_IA3 = ".weight"
+_BOFT_DIMENSIONS = 4
 
 REFUSED = {
-    ".dora_scale": "DoRA",
-    ".lora_magnitude_vector": "DoRA",
-    ".lora_magnitude_vector.weight": "DoRA",
-    ".oft_blocks": "OFT",
-    ".oft_diag": "OFT",
     ".oft_R": "OFT",
     ".oft_R.weight": "OFT",
+    ".oft_R.default.weight": "OFT",
     ".boft_R": "BOFT",
     ".boft_s": "BOFT",
-    ".a1.weight": "GLoRA",
-    ".a2.weight": "GLoRA",
-    ".b1.weight": "GLoRA",
-    ".b2.weight": "GLoRA",
-    ".on_input": "IA3",
     ".ia3_l": "IA3",
     ".ia3_l.weight": "IA3",
 }
-"""Formats that need the weight which they change, by how a key of theirs ends."""
-
-_BOFT_DIMENSIONS = 4
+"""Formats of PEFT that are not computed, by how a key of theirs ends."""
 
 
-def refused_format(key: str, shape: Shape) -> str | None:
+def role_of(key: str, shapes: Shapes) -> tuple[str, str] | None:
+    """Give the name of the layer that a tensor belongs to, and the tensor's role; None if it is none of a LoRA's.
+
+    Args:
+        key: The tensor.
+        shapes: The shapes of all tensors of the file.
+    """
+    end = next((end for end in _ENDS if key.endswith(end)), None)
+    if end is None:
+        layer = key.removesuffix(_OF_IA3)
+        return (layer, "ia3") if layer != key and f"{layer}.on_input" in shapes else None
+    role = ROLES[end]
+    return key[: -len(end)], "boft" if role == "oft" and len(shapes[key]) == _BOFT_DIMENSIONS else role
+
+
+def refused_format(key: str) -> str | None:
     """Name the format of a tensor that cannot be computed; None if it is of none of these."""
-    name = next((name for end, name in REFUSED.items() if key.endswith(end)), None)
-    return "BOFT" if name == "OFT" and len(shape) == _BOFT_DIMENSIONS else name
+    return next((name for end, name in REFUSED.items() if key.endswith(end)), None)

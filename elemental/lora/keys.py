@@ -2,8 +2,9 @@
 
 The names are facts of the layouts that trainers write:
 
-- ``lora_unet_``, ``lora_te_``, ``lora_te1_``, ``lora_te2_``, dots replaced by underscores: networks/lora.py of
-  github.com/kohya-ss/sd-scripts. What follows is diffusers' or transformers' name, or for SDXL the checkpoint's.
+- ``lora_unet_``, ``lora_te_``, ``lora_te1_``, ``lora_te2_``, ``oft_unet_``, dots replaced by underscores:
+  networks/lora.py and networks/oft.py of github.com/kohya-ss/sd-scripts. What follows is diffusers' or transformers'
+  name, or for SDXL the checkpoint's.
 - ``unet.``, ``text_encoder.``, ``text_encoder_2.``: diffusers. ``diffusion_model.``: ComfyUI.
   ``base_model.model.``: PEFT.
 """
@@ -55,6 +56,7 @@ Places = Mapping[tuple[LayerName, str], Place]
 
 _PREFIXES = {
     "lora_unet_": "unet",
+    "oft_unet_": "unet",
     "lora_te_": "te",
     "lora_te1_": "te1",
     "lora_te2_": "te2",

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from .formats import FORMATS, ROLES, Format, Shape, refused_format
+from .formats import FORMATS, Format, refused_format, role_of
 from .keys import BIAS, WEIGHT, LayerName, layer_name
 from .matrices import Matrix
+from .of_weight import ANY, DORA, Shape, decompose, magnitude_axis
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ENDS = sorted(ROLES, key=len, reverse=True)
 _SCALES = {"alpha", "scale"}
 _PEFT_FIELD = "lora_adapter_metadata"
 """The header field of diffusers with the settings of PEFT, among them alpha, for which its files have no tensors."""
@@ -34,7 +34,8 @@ class Change:
         kind: ``weight`` or ``bias``.
         format: The format.
         tensors: The keys in the file, by role.
-        size: Rows and columns of the matrix that is added.
+        shapes: Their shapes, by role.
+        size: Rows and columns of the matrix that is added; 0 for what the shapes do not tell.
         rank: The rank that alpha is divided by; None if alpha means nothing.
         alpha: Alpha, if the file's header says it.
     """
@@ -44,9 +45,46 @@ class Change:
     kind: str
     format: Format
     tensors: Mapping[str, str]
+    shapes: Mapping[str, Shape]
     size: tuple[int, int]
     rank: int | None = None
     alpha: float | None = None
+
+    @property
+    def has_magnitudes(self) -> bool:
+        """Whether it is a DoRA, which gives each output or input a length."""
+        return any(role in self.tensors for role in DORA)
+
+    @property
+    def needs_weight(self) -> bool:
+        """Whether what it does depends on the weight, so that it is no sum."""
+        return self.format.changed is not None or self.has_magnitudes
+
+    def fits(self, layer: Shape) -> bool:
+        """Tell whether a weight or bias of a shape can be changed."""
+        if self.format.fits is not None:
+            return self.format.fits(self.shapes, layer)
+        if self.has_magnitudes and magnitude_axis(self.shapes, layer) is None:
+            return False
+        return self.size == (layer[0], math.prod(layer[1:]))
+
+    def changed(self, weight: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:
+        """Give the changed weight for a ratio of 1, of a change that needs it.
+
+        Args:
+            weight: The weight as the layer has it, float64, on the CPU; it is not written to.
+            numbers: The tensors by role, on the CPU.
+
+        Returns:
+            Float64, of the same shape, in memory of its own.
+
+        Raises:
+            CheckpointError: The tensors do not fit to the weight.
+        """
+        if self.format.changed is not None:
+            return self.format.changed(numbers, weight)
+        added = self.matrix(numbers).rows(0, self.size[0]).mul_(self.scale(numbers))
+        return decompose(weight, added, {role: numbers[role] for role in DORA if role in numbers})
 
     def matrix(self, numbers: Mapping[str, Tensor]) -> Matrix:
         """Make the matrix, which is still to be multiplied with :meth:`scale`.
@@ -54,6 +92,7 @@ class Change:
         Args:
             numbers: The tensors by role, on the CPU.
         """
+        assert self.format.matrix is not None
         return self.format.matrix(numbers)
 
     def scale(self, numbers: Mapping[str, Tensor]) -> float:
@@ -92,11 +131,11 @@ def read_layers(shapes: Mapping[str, Shape], header: Mapping[str, str], *, name:
     layers: dict[str, dict[str, str]] = {}
     unread = []
     for key in shapes:
-        end = next((end for end in _ENDS if key.endswith(end)), None)
-        if end is None:
+        found = role_of(key, shapes)
+        if found is None:
             unread.append(key)
         else:
-            layers.setdefault(key[: -len(end)], {})[ROLES[end]] = key
+            layers.setdefault(found[0], {})[found[1]] = key
     alphas = _Alphas(header)
     changes = [
         change for written, keys in layers.items() for change in _changes(written, keys, shapes, alphas, name=name)
@@ -105,12 +144,13 @@ def read_layers(shapes: Mapping[str, Shape], header: Mapping[str, str], *, name:
 
 
 def _refuse_formats(shapes: Mapping[str, Shape], name: str) -> None:
-    for key, shape in shapes.items():
-        refused = refused_format(key, shape)
+    for key in shapes:
+        refused = refused_format(key)
         if refused is not None:
             raise CheckpointError(
-                f'{name} is a {refused} (it holds "{key}"), which cannot be merged: it changes a weight by more than a '
-                "sum.\nLoRA, LoCon, LoHa, LoKr and full differences can be merged."
+                f'{name} is PEFT\'s {refused} (it holds "{key}"), which cannot be merged.\n'
+                "LoRA, LoCon, LoHa, LoKr, their DoRA, full differences, and LyCORIS' OFT, BOFT, IA3 and GLoRA can be "
+                "merged."
             )
 
 
@@ -129,7 +169,8 @@ def _changes(
             raise CheckpointError(f"{name}: the shapes of the tensors of {written} do not fit together.")
         rank = next((by_role[role][0] for role in found.rank_of if role in by_role), None)
         kind = BIAS if found.of_bias else WEIGHT
-        yield Change(written, layer_name(written), kind, found, tensors, size, rank, alphas.of(written, rank))
+        alpha = alphas.of(written, rank)
+        yield Change(written, layer_name(written), kind, found, tensors, by_role, size, rank, alpha)
     if left or not set(keys) - _SCALES:
         rest = ", ".join(keys[role] for role in sorted(left or keys))
         raise CheckpointError(f"{name} is damaged: of the layer {written} there is only {rest}.")
@@ -169,5 +210,5 @@ def guess_architecture(layers: LoraLayers) -> str:
         network, name = change.layer
         if network in ("te1", "te2") or (network == "unet" and re.search(r"transformer_blocks_[1-9]", name)):
             return "SDXL"
-    widths = {change.size[1] for change in layers.changes if re.search(r"_attn2_to_[kv]$", change.layer.name)}
+    widths = {change.size[1] for change in layers.changes if re.search(r"_attn2_to_[kv]$", change.layer.name)} - {ANY}
     return _TEXT_WIDTHS.get(widths.pop(), "") if len(widths) == 1 else ""

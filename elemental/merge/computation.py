@@ -75,7 +75,7 @@ class Piece(NamedTuple):
         shape: The shape of what is merged of the tensor.
         of_halves: Whether it is a weight sum of fp16 numbers in fp16.
         found: Gives what the formula needs to know of the whole tensor.
-        deltas: What LoRAs add.
+        deltas: What LoRAs do.
         kept: A's whole tensor, if its channels beyond those of an image are kept; the piece is all of the others then.
     """
 
@@ -92,6 +92,11 @@ class Piece(NamedTuple):
     def is_copy(self) -> bool:
         """Whether the numbers are those of the only input, but for the number format."""
         return len(self.inputs) == 1 and not self.plan.is_changed_after
+
+    @property
+    def is_changed_as_whole(self) -> bool:
+        """Whether LoRAs need all of the tensor; the piece is all of it then."""
+        return self.deltas is not None and self.deltas.need_weight
 
 
 class _Memory(threading.local):
@@ -156,12 +161,12 @@ class Computation:
     def pieces(self, whole: Piece) -> Iterator[Piece]:
         """Cut a tensor as its mode and the device need it."""
         size = CPU_PIECE if self._device.type == "cpu" else DEVICE_PIECE
-        for span in cut(whole.shape, self._mode, size if whole.kept is None else math.prod(whole.shape)):
+        for span in cut(whole.shape, self._mode, math.prod(whole.shape) if self.is_at_once(whole) else size):
             yield whole._replace(span=span)
 
     def is_at_once(self, whole: Piece) -> bool:
         """Tell whether a tensor is one piece however little of it is wanted, so that computing it again is dear."""
-        return whole.kept is not None
+        return whole.kept is not None or whole.is_changed_as_whole
 
     def spans(self, whole: Piece, start: int, stop: int) -> Iterator[Span]:
         """Cut a part of a tensor into pieces; where a formula looks at more than one number, they may go beyond it."""
@@ -201,7 +206,7 @@ class Computation:
         if piece.plan.adjusted is not None:
             adjust_numbers(result, piece.plan.adjusted, start)
         if piece.deltas is not None:
-            result += piece.deltas.piece(start, start + len(result)).to(result.device, result.dtype)
+            result = piece.deltas.apply(result, start)
         return result
 
     def _own(self, piece: Piece, values: Tensor) -> Tensor:

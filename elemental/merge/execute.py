@@ -261,7 +261,7 @@ class _Run:
         if piece.kept is not None:
             finite = [put_into(torch.isfinite(piece.kept.double()) | (at > 0), part) for at, part in enumerate(finite)]
         overflowed = ~torch.isfinite(result.float())
-        if self._plan.mode.record.needs is Needs.NUMBER:
+        if self._plan.mode.record.needs is Needs.NUMBER and not piece.is_changed_as_whole:
             for is_finite_input in finite:
                 overflowed &= is_finite_input
         elif not all(is_finite_input.all() for is_finite_input in finite):

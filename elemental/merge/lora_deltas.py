@@ -1,4 +1,4 @@
-"""What LoRAs add to a tensor, computed piece by piece.
+"""What LoRAs do to a tensor: what they add, piece by piece, or the whole tensor where they need it.
 
 A piece is computed from whole rows of the factors, always the same ones and in one thread: sums of products depend on
 how they are cut, and a file, a live merge and any number of threads have to give the same bytes.
@@ -7,15 +7,16 @@ how they are cut, and a file, a live merge and any number of threads have to giv
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..errors import MergeError
+from ..errors import CheckpointError, MergeError
 from ..lora.keys import Place
+from ..lora.layers import Change
 from ..lora.matrices import Matrix, Transposed
 from .files.lora_file import LoraFile, OpenLora
 from .lora_fit import PlacedChange
@@ -60,21 +61,92 @@ class _Part(NamedTuple):
         total[at : at + last - first].add_(found[first - skipped : last - skipped], alpha=self.weight)
 
 
+class _Changed(NamedTuple):
+    """A part of a tensor that a LoRA changes by what it is.
+
+    Attributes:
+        change: The change.
+        numbers: Its tensors by role.
+        ratio: How far the part goes to the changed one.
+        place: The part.
+        shape: The shape of the tensor.
+        file: The LoRA's file, for errors.
+    """
+
+    change: Change
+    numbers: Mapping[str, Tensor]
+    ratio: float
+    place: Place
+    shape: tuple[int, ...]
+    file: str
+
+    def apply(self, total: Tensor) -> None:
+        """Change the part.
+
+        Args:
+            total: The whole tensor, flattened, float64, on the CPU.
+        """
+        start, stop = _range_of(self.place, len(total))
+        weight = total[start:stop].view(self.shape[0] // self.place.parts, *self.shape[1:])
+        if self.place.transposed:
+            weight = weight.t()
+        try:
+            weight.lerp_(self.change.changed(weight, self.numbers), self.ratio)
+        except CheckpointError as exc:
+            raise CheckpointError(f"{self.file}: of the layer {self.change.written}, {exc}.") from exc
+
+
 class Deltas:
-    """What the LoRAs of a merge add to one tensor.
+    """What the LoRAs of a merge do to one tensor.
 
     The factors are read when the first piece is asked for; several threads may ask.
 
     Args:
         plan: The tensor.
         loras: The LoRAs of the recipe.
+
+    Attributes:
+        need_weight: Whether one of them needs the tensor, all of it.
     """
 
     def __init__(self, plan: TensorPlan, loras: Sequence[OpenLora]) -> None:
         self._key = plan.name.key
         self._numel = plan.info.numel
         self._names = ", ".join(loras[use.place].fit.name for use in plan.loras)
+        self.need_weight = any(loras[use.place].fit.needs_weight(self._key) for use in plan.loras)
         self._parts = Once(partial(_read_parts, plan, loras))
+
+    def apply(self, values: Tensor, start: int) -> Tensor:
+        """Give some numbers with what LoRAs do to them, all of the tensor where :attr:`need_weight` says so.
+
+        Args:
+            values: The numbers, 1-D, in the working dtype, on any device; they may be written to.
+            start: The index of the first one in the flattened tensor.
+
+        Raises:
+            CheckpointError: A file cannot be read, or has changed.
+            MergeError: A LoRA holds NaN or infinite numbers.
+        """
+        if not self.need_weight:
+            values += self.piece(start, start + len(values)).to(values.device, values.dtype)
+            return values
+        total = values.to("cpu", torch.float64).contiguous()
+        was_finite = _is_finite(total)
+        for part in self._parts():
+            if isinstance(part, _Changed):
+                part.apply(total)
+            else:
+                for at in range(0, len(total), _BLOCK):
+                    part.add(total[at : at + _BLOCK], at)
+        if was_finite and not _is_finite(total):
+            raise self._not_finite("makes of")
+        return total.to(values.device, values.dtype)
+
+    def _not_finite(self, does: str) -> MergeError:
+        return MergeError(
+            f"What {self._names} {does} {self._key} is not finite: the LoRA holds NaN or infinite numbers, or its "
+            "ratio is too large."
+        )
 
     def piece(self, start: int, stop: int) -> Tensor:
         """Compute what is added to some numbers.
@@ -95,17 +167,19 @@ class Deltas:
         blocks = torch.zeros(end - first, dtype=torch.float64)
         for at in range(0, end - first, _BLOCK):
             for part in self._parts():
+                assert isinstance(part, _Part)
                 part.add(blocks[at : at + _BLOCK], first + at)
         total = blocks[start - first : stop - first]
-        if not math.isfinite(total.sum().item()):
-            raise MergeError(
-                f"What {self._names} adds to {self._key} is not finite: the LoRA holds NaN or infinite numbers, or its "
-                "ratio is too large."
-            )
+        if not _is_finite(total):
+            raise self._not_finite("adds to")
         return total
 
 
-def _read_parts(plan: TensorPlan, loras: Sequence[OpenLora]) -> Sequence[_Part]:
+def _is_finite(numbers: Tensor) -> bool:
+    return math.isfinite(numbers.sum().item())
+
+
+def _read_parts(plan: TensorPlan, loras: Sequence[OpenLora]) -> Sequence[_Part | _Changed]:
     return [
         _read_part(plan, loras[use.place].file, use, placed)
         for use in plan.loras
@@ -113,9 +187,11 @@ def _read_parts(plan: TensorPlan, loras: Sequence[OpenLora]) -> Sequence[_Part]:
     ]
 
 
-def _read_part(plan: TensorPlan, file: LoraFile, use: LoraUse, placed: PlacedChange) -> _Part:
+def _read_part(plan: TensorPlan, file: LoraFile, use: LoraUse, placed: PlacedChange) -> _Part | _Changed:
     change, place = placed
     numbers = {role: file.tensor(key) for role, key in change.tensors.items()}
+    if change.needs_weight:
+        return _Changed(change, numbers, use.ratio, place, tuple(plan.info.shape), str(file.path))
     matrix, columns = change.matrix(numbers), change.size[1]
     if place.transposed:
         matrix, columns = Transposed(matrix, change.size[0]), change.size[0]

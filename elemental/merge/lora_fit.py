@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,7 +31,7 @@ class LoraFit:
 
     Attributes:
         name: The name of its file.
-        changes: What is added to each tensor, by key.
+        changes: What it does to each tensor, by key.
         layers: How many layers the LoRA has.
         alone: The names of those that the checkpoint does not have, and of tensors that are none of a LoRA's.
         misshapen: The names of those that have another shape there.
@@ -58,6 +57,10 @@ class LoraFit:
     def warning(self) -> str:
         """What is not used of it, in one sentence; empty if all is."""
         return "" if self.applied == self.layers else f"{self._what_does_not_fit()}; the rest is added."
+
+    def needs_weight(self, key: str) -> bool:
+        """Tell whether what it does to a tensor depends on the tensor's numbers, so that it is no sum."""
+        return any(placed.change.needs_weight for placed in self.changes[key])
 
     def _what_does_not_fit(self) -> str:
         reasons = (
@@ -123,8 +126,13 @@ def _of_whole_layers(found: Sequence[PlacedChange], *left_out: Mapping[str, None
 
 
 def _fits(change: Change, place: Place, shape: tuple[int, ...]) -> bool:
-    """Tell whether a matrix has the size of a place in a tensor."""
+    """Tell whether a change can be made at a place in a tensor."""
     if not shape or shape[0] % place.parts:
         return False
-    size = shape[0] // place.parts, math.prod(shape[1:])
-    return change.size == (size[::-1] if place.transposed else size)
+    return change.fits(layer_shape(place, shape))
+
+
+def layer_shape(place: Place, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Give the shape that a layer has, from that of the tensor that it is in."""
+    layer = (shape[0] // place.parts, *shape[1:])
+    return layer[::-1] if place.transposed else layer

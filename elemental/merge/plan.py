@@ -186,6 +186,10 @@ class MergePlan:
         """The merge mode."""
         return self.recipe.mode
 
+    def needs_weight(self, tensor: TensorPlan) -> bool:
+        """Tell whether LoRAs do more to a tensor than add something that does not depend on its numbers."""
+        return any(self.loras[use.place].needs_weight(tensor.name.key) for use in tensor.loras)
+
     @property
     def changes(self) -> int:
         """How many tensors differ from A in more than number format."""

@@ -307,7 +307,8 @@ class _Estimate:
         recipe = self._order.recipe
         with_more_alpha(recipe, _SMALL_STEP)  # what a mode does not take is refused before anything is drawn
         recipe = self._merge.apply(recipe, controls=self._watcher.controls).plan.recipe
-        directions = movement_by_alpha(models.planner(recipe).plan(recipe), models.open(recipe))
+        plan = models.planner(recipe).plan(recipe)
+        directions = movement_by_alpha(plan, models.open(recipe), models.loras(recipe))
         self._maker = PassMaker(
             self._differentiator.networks(),
             live.tensors(),
