@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # torch is imported where it is used: most tests of specs, re
     from torch import Tensor
 
     from .fake_host import FakeHost
+    from .serving import Site
 
 settings.register_profile("patient", settings(), deadline=None)  # on a busy machine, time says nothing
 settings.load_profile("patient")
@@ -111,6 +112,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if "chromium" in fixtures:
             item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=HELD_UP))
+
+
+@pytest.fixture(scope="module")
+def served_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The tab in a server of its own, with the demo models."""
+    from .serving import served
+
+    with served(tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+@pytest.fixture
+def site(served_site: Site) -> Site:
+    """One server for all tests of a file, since a new one takes seconds; what a test leaves in it is taken away."""
+    served_site.reset()
+    return served_site
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser for all tests of a file."""
+    from .browser import browser
+
+    with browser() as started:
+        yield started
 
 
 @pytest.fixture(autouse=True)

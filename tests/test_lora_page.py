@@ -16,11 +16,11 @@ from elemental.images.image_request import ImageRequest
 from elemental.merge.files.checkpoint import Checkpoint
 from elemental.merge.files.metadata import recipe_from_metadata
 
-from .browser import Page, browser
+from .browser import Page
 from .conftest import save
 from .lora_files import lora, with_name
 from .noise_tab import kept
-from .serving import Site, make_host, served
+from .serving import Site, make_host
 from .test_tab import SCREENS
 
 pytest.importorskip("gradio")
@@ -29,24 +29,6 @@ pytestmark = pytest.mark.slow
 
 _LAYER = "lora_unet_up_blocks_3_attentions_0_transformer_blocks_0_attn1_to_q"
 _KEY = "model.diffusion_model.output_blocks.9.1.transformer_blocks.0.attn1.to_q.weight"
-
-
-@pytest.fixture(scope="module")
-def served_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with served(tmp_path_factory.mktemp("site")) as site:
-        yield site
-
-
-@pytest.fixture
-def site(served_site: Site) -> Site:
-    served_site.reset()
-    return served_site
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from elemental.session.form import numbers_for
 from elemental.session.session import session_of
 from elemental.workflows import read_recipe
 
-from .browser import Page, browser
+from .browser import Page
 from .map_effects import demo_effects
-from .serving import Site, served
+from .serving import Site
 
 pytest.importorskip("gradio")
 
@@ -43,25 +43,6 @@ text => {
 }
 """
 """Clicks on a cell of OUT09, and types before the rule can be there."""
-
-
-@pytest.fixture(scope="module")
-def served_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with served(tmp_path_factory.mktemp("site")) as site:
-        yield site
-
-
-@pytest.fixture
-def site(served_site: Site) -> Site:
-    """One server for all tests, since a new one takes seconds; what tests leave in it is gone before the next."""
-    served_site.reset()
-    return served_site
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture
