@@ -29,6 +29,7 @@ RATIOS = {
     MergeMode.TRIPLE_SUM: (0.3, 0.25),
     MergeMode.SUM_TWICE: (0.3, 0.25),
     MergeMode.SLERP: (0.3, None),
+    MergeMode.SELF: (0.3, None),
     MergeMode.TENSOR_SUM: (0.3, 0.25),
     MergeMode.TRAIN_DIFFERENCE: (0.3, None),
     MergeMode.ADD_PERPENDICULAR: (0.3, None),

@@ -281,6 +281,7 @@ FORMULAS: Mapping[str, Callable[[Tensor, Tensor, Tensor, float, float, str], Ten
     "geometric-median": lambda a, b, c, alpha, _, __: geometric_median(a, b, c, alpha),
     "karcher": lambda a, b, c, alpha, _, __: karcher(a, b, c, alpha),
     "model-stock": lambda a, b, c, alpha, _, __: model_stock(a, b, c, alpha),
+    "self": lambda a, _, __, alpha, ___, ____: alpha * a,
     "dare": lambda a, b, _, alpha, __, key: dare(a, b, alpha, key),
 }
 """The formula of each mode, from A, B, C, alpha, beta and the tensor's key."""

@@ -695,7 +695,11 @@ def test_extract_has_one_beta_and_a_number_that_is_not_written(here: Path, model
     ("calculation", "mode", "message"),
     [
         ("tensor2", "Weight sum", "does not have: it cuts the second axis"),
-        ("self", "Weight sum", "does not have: it scales model A alone"),
+        (
+            "self",
+            "Weight sum",
+            "does not have: it leaves out some tensors, which rules can do: merge A alone by --mode self",
+        ),
         ("plus random", "Weight sum", "does not have: it adds random numbers"),
         ("newest", "Weight sum", 'mode "Weight sum" by "newest", which this program does not have.'),
         ("cosineA", ADD, "its cosine-a goes with weight-sum alone"),

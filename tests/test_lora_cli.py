@@ -111,7 +111,7 @@ def test_mistakes_are_told(
     a, out = str(models["a"]), str(tmp_path / "out.safetensors")
     with pytest.raises(SystemExit, match=str(WRONG_USAGE)):
         main(["merge", a, "-o", out])
-    assert "two models are needed, or three: A B [C]; or A alone with --lora or --adjust" in capsys.readouterr().err
+    assert "A B [C]; or A alone with --lora, --adjust or --mode self" in capsys.readouterr().err
     assert main(["merge", a, "--lora", str(tmp_path / "none.safetensors"), "-o", out]) == FAILED
     assert "none.safetensors" in capsys.readouterr().err
     assert main(["merge", a, "--lora", f"{style}:much", "-o", out]) == WRONG_USAGE

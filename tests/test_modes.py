@@ -18,18 +18,23 @@ from torch import Tensor
 
 import elemental
 from elemental import MergeMode, MergeRecipe, ModelSource, RecipeError
+from elemental.cli.main import DONE, WRONG_USAGE, main
 from elemental.effects.derivatives import movement_by_alpha
 from elemental.effects.directions import from_model_a
 from elemental.merge import computation
 from elemental.merge import execute as executor
+from elemental.merge.files.metadata import name_recipe, recipe_from_metadata
 from elemental.merge.files.open_models import OpenModels
 from elemental.merge.measuring import with_measured_numbers
 from elemental.merge.pieces import Span, cut
+from elemental.merge.plan_summary import describe_models
 from elemental.modes.base import Needs, Operands, Ratios, Whole
 from elemental.modes.largest_share import find_least_kept
 from elemental.modes.random_numbers import draw
 from elemental.recipe.block_weights import parse_block_weights
 from elemental.recipe.numbers import complete_numbers
+from elemental.session.form import MergeForm
+from elemental.ui.form_values import visible_fields
 
 from .merging import RATIOS, merge, only, same_bits, save_all, some_elements, whole
 from .mode_formulas import bounds_of, crossover, geometric_median, karcher
@@ -46,7 +51,7 @@ SUMMED = (
     MergeMode.KARCHER,
     *COSINES,
 )
-NEVER_A = (MergeMode.MULTIPLY_DIFFERENCE, MergeMode.EXTRACT, *COSINES)
+NEVER_A = (MergeMode.MULTIPLY_DIFFERENCE, MergeMode.EXTRACT, MergeMode.SELF, *COSINES)
 JUMPS = {MergeMode.TENSOR_SUM: "rows", MergeMode.CROSSOVER: "frequencies unless t is above 0"}
 ONE = Ratios(1.0, 0.0)
 DRAWN = [1076613900, 2569539394]
@@ -523,3 +528,32 @@ def test_the_guide_lists_each_mode_with_its_formula() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in guide.splitlines() if line.startswith("| `")]
     listed = {cells[0].strip("`"): cells[1] for cells in rows if len(cells) > 2}
     assert {mode.value: mode.formula for mode in MergeMode}.items() <= listed.items()
+
+
+# One model
+
+
+def test_self_multiplies_one_model(tmp_path: Path, paths: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.safetensors"
+    words = ["merge", str(paths[0]), "--mode", "self", "--elemental", "OUT05:attn2:1.5"]
+    assert main([*words, "-o", str(out)]) == DONE
+    assert "warning" not in capsys.readouterr().err
+    before, after = load_file(paths[0]), load_file(out)
+    for key, tensor in before.items():
+        ruled = "output_blocks.5." in key and "attn2" in key
+        assert same_bits(after[key], (tensor.double() * 1.5).to(tensor.dtype) if ruled else tensor), key
+    with elemental.Checkpoint(out) as checkpoint:
+        again = recipe_from_metadata(checkpoint.metadata, name="out")
+    assert again is not None
+    assert (again.model_b, again.alpha) == (again.model_a, 1.0)
+    assert name_recipe(again).startswith(f"self of {paths[0].stem}; alpha 1;")
+    assert main([*words[:2], str(paths[1]), *words[2:], "-o", str(out)]) == WRONG_USAGE
+    assert "self, a A, has one model, A" in capsys.readouterr().err
+
+
+def test_self_needs_no_model_b_in_the_form(paths: list[Path]) -> None:
+    form = MergeForm(model_a="a", mode="self", alpha=1.1)
+    recipe = form.recipe(lambda _: elemental.model_source(paths[0]))
+    assert recipe.has_one_model
+    assert not visible_fields(MergeMode.SELF)["model_b"]
+    assert list(describe_models(recipe)) == [f"A: {recipe.model_a.path}"]

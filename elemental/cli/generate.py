@@ -66,7 +66,7 @@ def _model(options: RecipeOptions) -> ModelSource | MergeRecipe:
     """Give the one model, or the recipe of the merge after its warnings were printed."""
     if options.recipe is None and not options.models:
         raise UsageError("a model is needed, or two or three to merge: A [B] [C]")
-    if options.recipe is None and len(options.models) == 1 and not options.adds_to_a:
+    if options.recipe is None and len(options.models) == 1 and not options.has_one_model:
         _refuse_merge_options(options)
         read = read_model(options.models[0], locator=options.locator, unfold=options.unfold)
         print_warnings(read.remarks, strict=options.strict)

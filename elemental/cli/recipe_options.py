@@ -102,8 +102,13 @@ class RecipeOptions:
     @property
     def adds_to_a(self) -> bool:
         """Whether LoRAs are added to a single model, or it is adjusted, and nothing else is merged."""
+        return self.has_one_model and bool(self.loras or self.adjust) and (self.mode is None or self.mode.uses_b)
+
+    @property
+    def has_one_model(self) -> bool:
+        """Whether a single model is given, and there is something to do with it."""
         alone = len(self.models) == 1 and self.recipe is None and self.more is None
-        return alone and bool(self.loras or self.adjust)
+        return alone and bool(self.loras or self.adjust or (self.mode is not None and not self.mode.uses_b))
 
     @property
     def locator(self) -> ModelLocator:
@@ -251,11 +256,13 @@ def make_recipe(options: RecipeOptions) -> tuple[MergeRecipe, list[str]]:
         UsageError: There are too few models, or too many.
         ElementalError: Something cannot be read, or does not fit the rest.
     """
-    if len(options.models) not in ((2, 3) if options.recipe is None else (0, 2, 3)) and not options.adds_to_a:
-        raise UsageError("two models are needed, or three: A B [C]; or A alone with --lora or --adjust")
+    if len(options.models) not in ((2, 3) if options.recipe is None else (0, 2, 3)) and not options.has_one_model:
+        raise UsageError("two models are needed, or three: A B [C]; or A alone with --lora, --adjust or --mode self")
     parts, remarks = _parts_of_file(options)
     models = [read_model(path, locator=options.locator, unfold=options.unfold) for path in options.models]
     mode = options.mode or parts.get("mode", MergeMode.WEIGHT_SUM)
+    if len(models) > 1 and not mode.uses_b:
+        raise UsageError(f"{mode.value}, {mode.formula}, has one model, A: remove the others, or choose another mode")
     more = read_more(options.more, mode, locator=options.locator, unfold=options.unfold)
     remarks += [remark for model in (*models, *more.read) for remark in model.remarks]
     if options.unfold and not any(model.source.recipe for model in (*models, *more.read)):
@@ -353,8 +360,8 @@ def _parts_of_options(options: RecipeOptions) -> dict[str, Any]:
         "drop_ema": options.drop_ema,
     }
     set_parts = {name: part for name, part in parts.items() if part is not None}
-    if options.adds_to_a:
-        set_parts = {"alpha": 0.0, **set_parts}
+    if options.has_one_model:  # what leaves it as it is
+        set_parts = {"alpha": 0.0 if options.adds_to_a else 1.0, **set_parts}
     return set_parts | _loras(options.loras) | _adjust(options.adjust)
 
 

@@ -335,7 +335,7 @@ def _describe_recipe(plan: MergePlan) -> Iterator[str]:
 def describe_models(recipe: MergeRecipe) -> Iterator[str]:
     """List the models of a recipe, and indented below a recipe in the place of one what that is made of."""
     for role, source in recipe.sources.items():
-        if role == "b" and recipe.only_changes_a:
+        if role == "b" and recipe.has_one_model:
             continue  # it is A once more
         yield f"{role.upper()}: {source.path}{'' if source.recipe is None else ', a recipe:'}"
         if source.recipe is not None:

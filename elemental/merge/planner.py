@@ -421,7 +421,7 @@ def _takes_unet(tensors: Sequence[TensorPlan], role: Role) -> bool:
 
 def _warn_of_result(recipe: MergeRecipe, tensors: Sequence[TensorPlan], files: FileFacts) -> Iterator[SpecWarning]:
     named = [source.recipe or source.path for source in recipe.sources.values()]
-    if (len(set(named)) < len(named) or files.same) and not is_baked(recipe, tensors):
+    if (len(set(named)) < len(named) or files.same) and recipe.mode.uses_b and not is_baked(recipe, tensors):
         yield SpecWarning("The same file is given for two of the models.")
     if not recipe.merges_vae:
         yield from _warn_of_vae_rules(recipe, tensors)

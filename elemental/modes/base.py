@@ -164,6 +164,7 @@ class Group(Enum):
     TWO = "Mixes of two models"
     THREE = "Mixes of three models"
     LEARNED = "Add what a model has learned"
+    ONE = "Change one model"
 
 
 def _moves_smoothly(_: Mapping[str, float]) -> str:
@@ -184,6 +185,7 @@ class Mode:
             is 1, is copied bit for bit: so this also says what the ends of the ratio are. In modes that take further
             models, their ratios follow as arguments, and their coefficients those of the three.
         weighted_sum: Whether there are coefficients for all ratios.
+        uses_b: Whether it needs model B; in one without, B is A once more.
         uses_c: Whether it needs model C.
         adds_difference: Whether more of alpha adds B - C, or a part of it, and does not mix B in.
         uses_beta: Whether it has a second ratio.
@@ -209,6 +211,7 @@ class Mode:
     compute: Formula
     coefficients: Callable[..., Coefficients | None]
     weighted_sum: bool = False
+    uses_b: bool = True
     uses_c: bool = False
     adds_difference: bool = False
     uses_beta: bool = False

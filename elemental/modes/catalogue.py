@@ -19,6 +19,7 @@ from .geometric_median import GEOMETRIC_MEDIAN
 from .karcher import KARCHER
 from .model_stock import MODEL_STOCK
 from .multiply_difference import MULTIPLY_DIFFERENCE
+from .self_scale import SELF
 from .similarity_add_difference import SIMILARITY_ADD_DIFFERENCE
 from .slerp import SLERP
 from .smooth_add import SMOOTH_ADD
@@ -57,6 +58,7 @@ class MergeMode(Enum):
     DELLA = DELLA
     TIES = TIES
     MODEL_STOCK = MODEL_STOCK
+    SELF = SELF
 
     def __new__(cls, record: Any) -> MergeMode:
         """Make a member whose value is the name of its record."""
@@ -64,6 +66,11 @@ class MergeMode(Enum):
         member.record = record
         member._value_ = record.name
         return member
+
+    @property
+    def uses_b(self) -> bool:
+        """Whether the mode needs model B."""
+        return self.record.uses_b
 
     @property
     def uses_c(self) -> bool:

@@ -111,7 +111,7 @@ class MergeRecipe:
 
     Attributes:
         model_a: Model A. The result has its keys and shapes; if it has no VAE, that of ``vae`` is added.
-        model_b: Model B.
+        model_b: Model B; in a mode that has none, and where LoRAs are added to A alone, it is A.
         model_c: Model C, for modes that need it.
         mode: The merge mode.
         alpha: The ratio where neither block weights nor rules set one; any finite number, usually from 0 to 1.
@@ -157,6 +157,8 @@ class MergeRecipe:
     adjust: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        if not self.mode.uses_b:
+            object.__setattr__(self, "model_b", self.model_a)
         _check_models(self)
         check_more(self)
         _check_ratios(self)
@@ -169,10 +171,15 @@ class MergeRecipe:
         object.__setattr__(self, "adjust", complete_adjust(self.adjust))
 
     @property
-    def only_changes_a(self) -> bool:
-        """Whether there is no other model than A, to which LoRAs are added, or which is adjusted."""
+    def has_one_model(self) -> bool:
+        """Whether there is no other model than A: B is A once more, since nothing needs another."""
         alone = self.model_a == self.model_b and self.model_c is None and not self.more
-        return alone and bool(self.loras or self.adjust)
+        return alone and bool(self.loras or self.adjust or not self.mode.uses_b)
+
+    @property
+    def only_changes_a(self) -> bool:
+        """Whether nothing is done with A but that LoRAs are added to it, or it is adjusted."""
+        return self.has_one_model and self.mode.uses_b
 
     @property
     def merges_vae(self) -> bool:

@@ -44,7 +44,8 @@ def recipe_of(session: Session, form: MergeForm) -> str:
 
 
 def _options(recipe: MergeRecipe) -> list[str]:
-    models = [recipe.model_a, recipe.model_b, *([recipe.model_c] if recipe.model_c else [])]
+    others = [] if recipe.has_one_model else [recipe.model_b, *([recipe.model_c] if recipe.model_c else [])]
+    models = [recipe.model_a, *others]
     words = [os.path.expanduser(source.path) for source in models]  # noqa: PTH111
     words += ["--mode", recipe.mode.value, f"--alpha={format_ratio(recipe.alpha)}"]
     if recipe.beta is not None:

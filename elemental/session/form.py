@@ -152,7 +152,7 @@ class MergeForm:
         titles = {"model_a": self.model_a, "model_b": self.model_b}
         if mode.uses_c:
             titles["model_c"] = self.model_c
-        elif self._adds_to_a:
+        elif self._adds_to_a or not mode.uses_b:
             titles["model_b"] = self.model_a
         missing = [name[-1].upper() for name, title in titles.items() if not (title or "").strip()]
         if missing:
@@ -163,7 +163,8 @@ class MergeForm:
     def _adds_to_a(self) -> bool:
         """Whether LoRAs are added to A alone: there are some, and B, which nothing needs then, is not chosen."""
         has_b = bool((self.model_b or "").strip())
-        return bool((self.loras or "").strip()) and not has_b and not self.merge_mode.uses_c
+        needs_b = has_b or self.merge_mode.uses_c or not self.merge_mode.uses_b
+        return bool((self.loras or "").strip()) and not needs_b
 
     def to_dict(self) -> dict[str, Any]:
         """Give the form as plain data that :func:`form_from_dict` reads back."""

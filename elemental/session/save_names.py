@@ -33,11 +33,10 @@ def suggest_name(recipe: MergeRecipe, folder: Path, *, blocks: str = "") -> str:
 def _pieces(recipe: MergeRecipe, blocks: str) -> Iterator[str]:
     models = (source for role, source in recipe.sources.items() if role != "vae")
     named = [_words(PurePath(model.name).stem, _MOST_OF_MODEL) for model in models]
+    yield from named[: 1 if recipe.has_one_model else None]
     if recipe.only_changes_a:
-        yield named[0]
         yield from _name_changes(recipe)
         return
-    yield from named
     if recipe.mode is not MergeMode.WEIGHT_SUM:
         yield recipe.mode.value
     if recipe.block_alpha is not None:

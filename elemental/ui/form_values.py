@@ -30,6 +30,7 @@ def vae_label(vae: str) -> str:
 def visible_fields(mode: MergeMode) -> dict[str, bool]:
     """Tell which of the fields that some modes have no use for are visible, by name."""
     return {
+        "model_b": mode.uses_b,
         "model_c": mode.uses_c,
         "beta": mode.uses_beta,
         "blocks_beta": mode.uses_beta,

@@ -32,7 +32,8 @@ def draw_cards(session: Session, form: MergeForm) -> str:
 
 def _cards(session: Session, form: MergeForm) -> Iterator[str]:
     find = session.find_model
-    for letter in "abc" if form.merge_mode.uses_c else "ab":
+    mode = form.merge_mode
+    for letter in ("a", *("b" * mode.uses_b), *("c" * mode.uses_c)):
         title = getattr(form, f"model_{letter}") or ""
         try:
             yield _draw(letter.upper(), title, find(title))

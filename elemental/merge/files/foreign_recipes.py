@@ -54,7 +54,7 @@ _CALCULATIONS: dict[str, tuple[MergeMode, MergeMode | None]] = {
 
 _NOT_HERE = {
     "tensor2": "it cuts the second axis of tensors, of some by the length of the first one",
-    "self": "it scales model A alone",
+    "self": "it leaves out some tensors, which rules can do: merge A alone by --mode self",
     "plus random": "it adds random numbers to model A, which nobody wrote down",
 }
 

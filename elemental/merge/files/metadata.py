@@ -246,10 +246,10 @@ def _typed_without_folders(recipe: MergeRecipe) -> MergeRecipe:
 
 def name_recipe(recipe: MergeRecipe) -> str:
     """Describe a recipe in one line."""
-    names = _model_names(recipe)
+    names = _model_names(recipe)[: 1 if recipe.has_one_model else None]
     pieces = [f"{recipe.mode.value} of {', '.join(names)}", f"alpha {format_ratio(recipe.alpha)}"]
     if recipe.only_changes_a:
-        pieces = names[:1]
+        pieces = names
     if recipe.beta is not None:
         pieces.append(f"beta {format_ratio(recipe.beta)}")
     pieces += [f"{role.name} {format_ratio(m.ratio)}" for role, m in zip(MORE_ROLES, recipe.more, strict=False)]
