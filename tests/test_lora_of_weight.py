@@ -297,6 +297,15 @@ def test_numbers_that_are_not_finite(checkpoints: dict[str, Path], tmp_path: Pat
     assert {key for _, key in result.not_finite} == {TO_Q}
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_blocks_that_cannot_be_turned_by(checkpoints: dict[str, Path], tmp_path: Path, number: float) -> None:
+    for blocks in (torch.full((1, 8, 8), number), torch.full((2, 2, 4, 4), number)):
+        blocks[..., 0, 1], blocks[..., 2, 1] = 1, 2
+        file = save(tmp_path / "style.safetensors", {NAMES[TO_Q] + ".oft_blocks": blocks})
+        with pytest.raises(MergeError, match=r"is not finite|NaN, infinite or far too large numbers"):
+            merge_to_file(bake(checkpoints["a"], source_of(file)), tmp_path / "out.safetensors")
+
+
 def test_shapes_that_do_not_fit_the_model_are_counted(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     names = {key: NAMES[key] for key in (FF, CONV, CLIP)}
     for wrong in (

@@ -85,6 +85,10 @@ class _Changed(NamedTuple):
 
         Args:
             total: The whole tensor, flattened, float64, on the CPU.
+
+        Raises:
+            CheckpointError: The LoRA does not fit to the tensor.
+            MergeError: It holds numbers that cannot be computed with.
         """
         start, stop = _range_of(self.place, len(total))
         weight = total[start:stop].view(self.shape[0] // self.place.parts, *self.shape[1:])
@@ -94,6 +98,10 @@ class _Changed(NamedTuple):
             weight.lerp_(self.change.changed(weight, self.numbers), self.ratio)
         except CheckpointError as exc:
             raise CheckpointError(f"{self.file}: of the layer {self.change.written}, {exc}.") from exc
+        except torch.linalg.LinAlgError as exc:  # of OFT; whatever is finite and not far too large has an inverse
+            raise MergeError(
+                f"{self.file}: the layer {self.change.written} holds NaN, infinite or far too large numbers."
+            ) from exc
 
 
 class Deltas:
