@@ -98,7 +98,7 @@ class _Changed(NamedTuple):
             weight.lerp_(self.change.changed(weight, self.numbers), self.ratio)
         except CheckpointError as exc:
             raise CheckpointError(f"{self.file}: of the layer {self.change.written}, {exc}.") from exc
-        except torch.linalg.LinAlgError as exc:  # of OFT; whatever is finite and not far too large has an inverse
+        except torch.linalg.LinAlgError as exc:  # type: ignore[attr-defined]  # of OFT; not of usual numbers
             raise MergeError(
                 f"{self.file}: the layer {self.change.written} holds NaN, infinite or far too large numbers."
             ) from exc
