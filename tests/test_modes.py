@@ -547,7 +547,8 @@ def test_self_multiplies_one_model(tmp_path: Path, paths: list[Path], capsys: py
     assert again is not None
     assert (again.model_b, again.alpha) == (again.model_a, 1.0)
     assert name_recipe(again).startswith(f"self of {paths[0].stem}; alpha 1;")
-    assert main([*words[:2], str(paths[1]), *words[2:], "-o", str(out)]) == WRONG_USAGE
+    with pytest.raises(SystemExit, match=str(WRONG_USAGE)):
+        main([*words[:2], str(paths[1]), *words[2:], "-o", str(out)])
     assert "self, a A, has one model, A" in capsys.readouterr().err
 
 
