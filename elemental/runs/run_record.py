@@ -51,6 +51,7 @@ class CellRecord:
         error: Why the last try failed.
         seconds: Time spent in each stage of making the image.
         figures: The difference from the image that this one is compared with.
+        device: What made the image, if it was one of the devices of a cluster.
         as_read: The entry in the file, with whatever else it holds.
     """
 
@@ -61,30 +62,39 @@ class CellRecord:
     error: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     figures: Difference | None = None
+    device: str | None = None
     as_read: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
-    def set_done(self, seconds: Mapping[str, float] | None = None) -> None:
+    def set_done(self, seconds: Mapping[str, float] | None = None, device: str | None = None) -> None:
         """Note that the image exists.
 
         Args:
             seconds: Time spent in each stage of making it; None if it was not made now.
+            device: What made it now, if it was one of the devices of a cluster.
         """
         self.state, self.error = CellState.DONE, None
         if seconds is not None:
-            self.seconds = seconds
+            self.seconds, self.device = seconds, device
 
     def set_failed(self, error: str) -> None:
         """Note that the image could not be made."""
         self.state, self.error = CellState.FAILED, error
 
-    def to_dict(self) -> dict[str, Any]:
-        """Give the entry in the file; what it held before keeps its place."""
+    def to_dict(self, *, with_device: bool = False) -> dict[str, Any]:
+        """Give the entry in the file; what it held before keeps its place.
+
+        Args:
+            with_device: Whether it says what made the image.
+        """
         data: dict[str, Any] = {**self.as_read, **self.labels, "state": self.state.value}
         data.update({name: value for name, value in (("recipe", self.recipe), ("request", self.request)) if value})
         if self.state is not CellState.WAITING:
             data["error"] = self.error
         if self.seconds:
             data["seconds"] = self.seconds
+        data.pop("device", None)
+        if with_device and self.device is not None:
+            data["device"] = self.device
         if self.figures is not None:
             data["figures"] = self.figures._asdict()
         return data
@@ -158,6 +168,7 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Give what is in the file; what it held before keeps its place."""
+        differ = len({cell.device for cell in self.cells.values() if cell.device is not None}) > 1
         data = {
             **self.as_read,
             "version": VERSION,
@@ -165,7 +176,7 @@ class RunRecord:
             "definition": self.definition,
             "options": self.options,
             "models": {path: list(signature) for path, signature in self.models.items()},
-            "cells": {name: cell.to_dict() for name, cell in self.cells.items()},
+            "cells": {name: cell.to_dict(with_device=differ) for name, cell in self.cells.items()},
         }
         if self.settings is not None:
             data["settings"] = self.settings
@@ -258,6 +269,7 @@ def _parse_cell(data: object) -> CellRecord:
         error=_expect(entries["error"], str) if state is CellState.FAILED else None,
         seconds=_parse_seconds(entries.get("seconds", {})),
         figures=_parse_figures(entries["figures"]) if "figures" in entries else None,
+        device=_expect(entries["device"], str) if "device" in entries else None,
         as_read=entries,
     )
 

@@ -7,30 +7,26 @@ when it is whole, and what exists is not made again.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ElementalError, ImageError, Stopped
-from ..hosts.base import CheckpointRef, Host
+from ..hosts.base import Host
 from ..images.files import read_image, write_png
+from ..images.image_request import GeneratedImage
+from ..merge.files.checkpoint import Signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.progress import Controls, Stopwatch
-from ..recipe.chains import base_file
-from ..workflows import images_of_merge, live_merge
-from .cells import Cell, order_cells
+from .cells import Cell
 from .estimate import Estimate, refuse_changed
+from .image_maker import ImageMaker, OneHost, describe_failure
 from .run_files import RunFiles, new_run
 from .run_record import CellRecord, CellState, PageRecord, RunRecord, SessionRecord
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from ..merge.live_merge import LiveMerge
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +38,7 @@ class Progress:
     Attributes:
         done: Cells that are finished, including failed ones.
         total: All cells that this session makes.
-        seconds_each: Mean time per cell, without the loading of models.
+        seconds_each: Mean time per cell, without the loading of models, whatever is made at the same time.
         seconds_left: Estimated time for the cells that are left.
     """
 
@@ -111,7 +107,8 @@ class RunResult:
         failed: The error of each cell that failed, by the cell's name.
         waiting: How many cells are still to be made.
         seconds: Time spent in each stage of this session, and in the "whole" session.
-        outside: The share of this session's time in which the host was not generating, in percent.
+        outside: The share of this session's time in which the host was not generating, in percent; of many devices,
+            the mean.
     """
 
     files: RunFiles
@@ -124,7 +121,7 @@ class RunResult:
 
 
 def start_run(
-    host: Host,
+    host: Host | ImageMaker,
     run: Run,
     folder: Path,
     *,
@@ -140,12 +137,12 @@ def start_run(
     the cells that wait.
 
     Args:
-        host: Makes the images.
+        host: Makes the images: a host, one after another, or what makes them on many devices.
         run: The plot or element check.
         folder: Where the files go; a run that is there already stays, and the names of this one's files are numbered.
         estimate: The estimate of this run.
         watcher: Follows the run.
-        locator: Finds the models.
+        locator: Finds the models, for a host.
         options: What the caller needs to go on with the run, as plain data.
         page: What the record keeps of the page that the run is begun on; None for the command line.
 
@@ -170,7 +167,7 @@ def start_run(
 
 
 def continue_run(
-    host: Host,
+    host: Host | ImageMaker,
     run: Run,
     record: RunRecord,
     *,
@@ -181,11 +178,11 @@ def continue_run(
     """Go on with a run: make the images that do not exist, and draw all grids again.
 
     Args:
-        host: Makes the images.
+        host: Makes the images: a host, one after another, or what makes them on many devices.
         run: The plot or element check, as it was begun.
         record: The record of the run.
         watcher: Follows the run.
-        locator: Finds the models.
+        locator: Finds the models, for a host.
         planning: Seconds spent on the estimate, which count as part of this session.
 
     Raises:
@@ -201,10 +198,11 @@ def continue_run(
         rounds = [[cell for cell in cells if not _is_made(record, cell)] for cells in run.rounds()]
         watcher = watcher or RunWatcher()
         watcher.on_begin(record)
-        maker = _CellMaker(host, record, watcher, sum(map(len, rounds)))
-        products, error = _make_rounds(maker, run, rounds, locator, watch)
+        maker = host if isinstance(host, ImageMaker) else OneHost(host, locator)
+        inbox = _RunInbox(record, watcher, sum(map(len, rounds)), maker.at_once)
+        products, error = _make_rounds(maker, inbox, run, rounds, watch)
     whole = {"planning": planning, "whole": watch.seconds["whole"] + planning}
-    result = _result(record, maker.made, products, {**maker.watch.seconds, **watch.seconds, **whole})
+    result = _result(inbox, products, {**inbox.watch.seconds, **watch.seconds, **whole}, maker.at_once)
     if result.made:
         record.sessions.append(SessionRecord(result.made, round(result.outside, 2), _rounded(result.seconds)))
     record.write()
@@ -225,14 +223,15 @@ def _is_made(record: RunRecord, cell: Cell) -> bool:
     return True
 
 
-def _result(record: RunRecord, made: int, products: tuple[Path, ...], seconds: dict[str, float]) -> RunResult:
+def _result(inbox: _RunInbox, products: tuple[Path, ...], seconds: dict[str, float], at_once: int) -> RunResult:
+    record = inbox.record
     failed = {name: cell.error or "" for name, cell in record.cells.items() if cell.state is CellState.FAILED}
-    outside = 100 * (1 - seconds.get("generating", 0.0) / seconds["whole"])
-    return RunResult(record.files, products, made, failed, record.count(CellState.WAITING), seconds, outside)
+    outside = 100 * (1 - seconds.get("generating", 0.0) / (seconds["whole"] * at_once))
+    return RunResult(record.files, products, inbox.made, failed, record.count(CellState.WAITING), seconds, outside)
 
 
 def _make_rounds(
-    maker: _CellMaker, run: Run, rounds: Iterable[Sequence[Cell]], locator: ModelLocator, watch: Stopwatch
+    maker: ImageMaker, inbox: _RunInbox, run: Run, rounds: Iterable[Sequence[Cell]], watch: Stopwatch
 ) -> tuple[tuple[Path, ...], ElementalError | None]:
     """Make the cells of each round and draw what they give, until the run is stopped or cannot go on.
 
@@ -243,102 +242,97 @@ def _make_rounds(
     error: ElementalError | None = None
     for cells in rounds:
         try:
-            _make_cells(maker, cells, locator)
+            maker.make(cells, inbox)
         except (Stopped, KeyboardInterrupt):
-            maker.stopped = True  # the cells that wait show it
+            inbox.stopped = True  # the cells that wait show it
         except ElementalError as exc:
             error = exc
-        maker.record.write()
+        inbox.record.write()
         with watch("drawing"):
-            products = run.finish(maker.record)
-        if maker.stopped or error is not None:
+            products = run.finish(inbox.record)
+        if inbox.stopped or error is not None:
             break
     return tuple(products), error
 
 
-def _make_cells(maker: _CellMaker, cells: Sequence[Cell], locator: ModelLocator) -> None:
-    """Make images in the cheapest order; each live model is restored afterwards."""
-    for source, group in groupby(order_cells(cells), key=lambda cell: base_file(cell.recipe.model_a)):
-        with ExitStack() as stack:
-            try:
-                with maker.watch("loading"):
-                    path = locator.locate(source)
-                    live = maker.host.open_model(CheckpointRef(path.stem, path))
-                merge = stack.enter_context(live_merge(live, locator))
-            except Stopped:
-                raise
-            except Exception as exc:  # an error of one model must not cost the images of others
-                for cell in group:
-                    maker.fail(cell, exc)
-                continue
-            for cell in group:
-                maker.make(merge, cell)
-
-
-class _CellMaker:
-    """Makes the cells of one session.
+class _RunInbox:
+    """Takes the images and errors of one session.
 
     Attributes:
-        host: Makes the images.
         record: The record of the run.
         made: How many images were made.
         stopped: Whether the user asked to stop.
         watch: Time spent in each stage.
+
+    Args:
+        record: The record of the run.
+        watcher: Follows the run.
+        total: How many cells this session makes.
+        at_once: How many of them are made at the same time.
     """
 
-    def __init__(self, host: Host, record: RunRecord, watcher: RunWatcher, total: int) -> None:
-        self.host = host
+    def __init__(self, record: RunRecord, watcher: RunWatcher, total: int, at_once: int) -> None:
         self.record = record
         self.made = 0
         self.stopped = False
         self.watch = Stopwatch()
         self._watcher = watcher
         self._total = total
+        self._at_once = at_once
+        self._begun = 0
         self._ended = 0
         self._seconds = 0.0
 
-    def make(self, merge: LiveMerge, cell: Cell) -> None:
-        """Make and save one image, or note why it failed."""
+    @property
+    def models(self) -> Mapping[str, Signature]:
+        """What each model file looked like when the run began."""
+        return self.record.models
+
+    @property
+    def controls(self) -> Controls:
+        """Progress and stop."""
+        return self._watcher.controls
+
+    def begin(self, cell: Cell) -> None:
+        """Tell the watcher that a cell is made now."""
+        self._begun = max(self._begun, self._ended) + 1
+        self._watcher.on_start(cell, min(self._begun, self._total))
+
+    def take(
+        self, cell: Cell, generated: GeneratedImage, seconds: Mapping[str, float], device: str | None = None
+    ) -> None:
+        """Save the image of a cell, or note why it cannot be saved."""
         watch = Stopwatch()
-        self._watcher.on_start(cell, self._ended + 1)
-        started = time.perf_counter()
+        watch.seconds.update(seconds)
         try:
-            image = self._make_image(merge, cell, watch)
-        except Stopped:
-            raise
-        except Exception as exc:  # any error of one cell must not cost the others
-            _log.debug("%s failed", cell.name, exc_info=True)
-            self.fail(cell, exc)
+            with watch("saving"):
+                write_png(self.record.files.cell(cell.name), generated, replace=True)
+        except Exception as exc:  # an error of one cell must not cost the others
+            _log.debug("%s was not saved", cell.name, exc_info=True)
+            self.fail(cell, exc, watch.seconds)
             return
-        finally:
-            self._seconds += time.perf_counter() - started
-            self.watch.add(watch)
         self.made += 1
-        self.record.cells[cell.name].set_done(_rounded(watch.seconds))
-        self._end(cell, image)
+        self.record.cells[cell.name].set_done(_rounded(watch.seconds), device)
+        self._end(cell, generated.image, watch.seconds)
 
-    def _make_image(self, merge: LiveMerge, cell: Cell, watch: Stopwatch) -> Image.Image:
-        refuse_changed(self.record.models)
-        controls = self._watcher.controls
-        (generated,) = images_of_merge(self.host, cell.request, merge, cell.recipe, controls=controls, watch=watch)
-        with watch("saving"):
-            write_png(self.record.files.cell(cell.name), generated, replace=True)
-        return generated.image
-
-    def fail(self, cell: Cell, error: Exception) -> None:
+    def fail(self, cell: Cell, error: Exception, seconds: Mapping[str, float] | None = None) -> None:
         """Note that a cell failed, unless the run is to stop, which may be why it failed."""
-        if self._watcher.controls.should_stop():
+        if self.controls.should_stop():
             raise Stopped from error
-        text = str(error) if isinstance(error, ElementalError) else f"{type(error).__name__}: {error}"
-        self.record.cells[cell.name].set_failed(text)
-        self._end(cell, None)
+        self.record.cells[cell.name].set_failed(describe_failure(error))
+        self._end(cell, None, seconds or {})
 
-    def _end(self, cell: Cell, image: Image.Image | None) -> None:
+    def _end(self, cell: Cell, image: Image.Image | None, seconds: Mapping[str, float]) -> None:
         self._ended += 1
+        self._seconds += sum(seconds.values())
+        watch = Stopwatch()
+        watch.seconds.update(seconds)
+        self.watch.add(watch)
         with self.watch("saving"):
             self.record.write_sometimes()
-        each = self._seconds / self._ended
-        self._watcher.on_cell(cell, image, Progress(self._ended, self._total, each, each * (self._total - self._ended)))
+        each, left = self._seconds / self._ended, self._total - self._ended
+        progress = Progress(self._ended, self._total, each, each * left / max(1, min(self._at_once, left)))
+        self._watcher.on_cell(cell, image, progress)
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
