@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from ..errors import ImageError, Stopped
 from ..recipe.recipe import MergeRecipe
 from ..runs.sample_file import Sample, find_samples
+from .cluster_option import add_cluster_options, cluster_maker, refuse_cluster_options
 from .command import Interrupts, UsageError
 from .image_options import ImageOptions
 from .output import count_of, print_lines
@@ -22,14 +23,17 @@ from .standalone_host import DEFAULT_DEVICE, make_host, require_packages
 
 if TYPE_CHECKING:
     from ..hosts.base import Host
+    from ..merge.files.checkpoint import Signature
+    from ..merge.files.model_locator import ModelLocator
     from ..runs.axes.context import AxisContext
     from ..runs.estimate import Estimate
+    from ..runs.image_maker import ImageMaker
     from ..runs.run_record import RunRecord
     from ..runs.runner import Run, RunResult
 
 T = TypeVar("T")
 Specific = TypeVar("Specific", bound="RunCommandOptions")
-_BESIDE_RESUME = ("resume", "device", "models_folder")
+_BESIDE_RESUME = ("resume", "device", "models_folder", "on", "workers")
 _SPELLINGS = {"models": "the models"}
 
 
@@ -43,6 +47,8 @@ class RunOptions:
         sample: The number of a sample; 0 to list them.
         dry_run: Whether to make nothing.
         yes: Whether to make more images than a user usually means.
+        on: The cluster that makes the images, as "ray" or "ray:ADDRESS"; None for this process.
+        workers: How many workers of the cluster.
     """
 
     output: Path | None
@@ -50,6 +56,8 @@ class RunOptions:
     sample: int | None
     dry_run: bool
     yes: bool
+    on: str | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,7 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--dry-run", action="store_true", help="list the images without making them")
     group.add_argument("--yes", action="store_true", help="allow more than 1,000 images")
+    add_cluster_options(group)
 
 
 def run_or_resume(options: Specific, interrupts: Interrupts, start: Callable[[Specific, Interrupts], None]) -> None:
@@ -117,6 +126,7 @@ def run_or_resume(options: Specific, interrupts: Interrupts, start: Callable[[Sp
         Stopped: The user asked for it; what is done is kept.
     """
     require_packages()
+    refuse_cluster_options(options.run.on, options.run.workers, options.images.device)
     if options.run.sample == 0:
         list_samples()
     elif options.run.resume is not None:
@@ -203,8 +213,27 @@ def prepare(options: RunCommandOptions) -> Preparation:
 
     locator = options.recipe.locator
     found, remarks = find_recipe(options.recipe)
-    host = make_host(options.images.device)
+    host = make_host(_own_device(options.run, options.images.device))
     return Preparation(found, remarks, host, make_axis_context(host, found, locator=locator))
+
+
+def _own_device(options: RunOptions, device: str | None) -> str | None:
+    """Give the device of this process's host; with a cluster it makes no images, and needs no GPU."""
+    return DEFAULT_DEVICE if options.on is not None else device
+
+
+@contextmanager
+def _image_maker(
+    host: Host, options: RunCommandOptions, locator: ModelLocator, models: Mapping[str, Signature], device: str | None
+) -> Iterator[tuple[Host | ImageMaker, str]]:
+    """Give what makes the images: the cluster that the options name, or the host; and the kind of device."""
+    run = options.run
+    if run.on is None:
+        yield host, device or DEFAULT_DEVICE
+        return
+    with cluster_maker(run.on, workers=run.workers, device=device, models=models, locator=locator) as (maker, chosen):
+        print_lines([f"{count_of(maker.at_once, 'worker')} on {run.on} ({chosen})."])
+        yield maker, chosen
 
 
 def start_new_run(
@@ -241,25 +270,29 @@ def _make(
 ) -> None:
     from ..runs.runner import start_run
 
-    with stopped_anywhere(options.command, folder):
+    locator = options.recipe.locator
+    with (
+        stopped_anywhere(_again(options), folder),
+        _image_maker(host, options, locator, estimate.models, options.images.device) as (maker, device),
+    ):
         with ProgressBar() as bar:
             result = start_run(
-                host,
+                maker,
                 run,
                 folder,
                 estimate=estimate,
                 watcher=run_watcher(bar, interrupts),
-                locator=options.recipe.locator,
-                options=_options_to_keep(options),
+                locator=locator,
+                options=_options_to_keep(options, device),
             )
-        print_result(result, options.command)
+        print_result(result, _again(options))
 
 
-def _options_to_keep(options: RunCommandOptions) -> Mapping[str, str | None]:
+def _options_to_keep(options: RunCommandOptions, device: str) -> Mapping[str, str | None]:
     """Give the options that a record keeps for going on."""
     folder = options.recipe.models_folder
     return {
-        "device": options.images.device or DEFAULT_DEVICE,
+        "device": device,
         "models": None if folder is None else str(folder.resolve()),
     }
 
@@ -269,7 +302,7 @@ def resume_run(folder: Path, options: RunCommandOptions, interrupts: Interrupts)
 
     Args:
         folder: The folder.
-        options: Of the command; only the device and the folder of models count.
+        options: Of the command; only the device, the cluster and the folder of models count.
         interrupts: Signals that asked to stop.
 
     Raises:
@@ -284,13 +317,18 @@ def resume_run(folder: Path, options: RunCommandOptions, interrupts: Interrupts)
 
     record = read_record(latest_run(folder))
     recipe = replace(options.recipe, models_folder=options.recipe.models_folder or _models_folder_of(record))
-    host = make_host(_device_of(record, options.images.device))
-    run = open_run(host, record, locator=recipe.locator)
-    with stopped_anywhere(options.command, record.files.folder):
+    device, locator = _device_of(record, options.images.device), recipe.locator
+    refuse_cluster_options(options.run.on, options.run.workers, device)
+    host = make_host(_own_device(options.run, device))
+    run = open_run(host, record, locator=locator)
+    with (
+        stopped_anywhere(_again(options), record.files.folder),
+        _image_maker(host, options, locator, record.models, device) as (maker, _),
+    ):
         with ProgressBar() as bar:
             watcher = run_watcher(bar, interrupts)
-            result = continue_run(host, run, record, watcher=watcher, locator=recipe.locator)
-        print_result(result, options.command)
+            result = continue_run(maker, run, record, watcher=watcher, locator=locator)
+        print_result(result, _again(options))
 
 
 def _models_folder_of(record: RunRecord) -> Path | None:
@@ -354,6 +392,14 @@ def _describe_time(result: RunResult) -> str:
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items() if stage != "whole")
     whole = f"{count_of(result.made, 'image')} in {result.seconds['whole']:.1f} s ({stages})"
     return f"{whole}; {result.outside:.1f} % of the time outside of generating."
+
+
+def _again(options: RunCommandOptions) -> str:
+    """Give the command that goes on with a run in the same place, as the words after "elemental"."""
+    on, workers = options.run.on, options.run.workers
+    words = ["--on", shlex.quote(on)] if on is not None else []
+    words += ["--workers", str(workers)] if workers is not None else []
+    return " ".join([options.command, *words])
 
 
 def _resume_command(command: str, folder: Path) -> str:

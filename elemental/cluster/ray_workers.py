@@ -1,0 +1,212 @@
+"""The workers as actors of Ray: placed, restarted and logged by Ray. The only file that imports it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from .. import __version__
+from ..errors import HostError
+from ..hosts.base import Host
+from ..merge.files.checkpoint import Signature
+from ..merge.files.model_locator import AS_RECORDED, ModelLocator
+from ..merge.files.open_models import OpenModels
+from ..runs.cells import Cell
+from ..runs.image_maker import describe_failure
+from .maker import ClusterMaker, Event, Lost
+from .places import Node, Places, choose_places
+from .worker import CellWorker, Outcome, WorkerFacts, WorkerSetup
+
+_SECONDS_OF_A_WAIT = 0.2  # so soon a run hears that the user asked to stop
+_SECONDS_TO_BEGIN = 60.0  # so long the first image waits for workers that have not begun
+_RESTARTS = 3
+
+
+def require_ray() -> None:
+    """Make sure that Ray is installed.
+
+    Raises:
+        HostError: It is not.
+    """
+    if find_spec("ray") is None:
+        raise HostError('Runs on a cluster need Ray: pip install "sd-webui-elemental[cluster]"')
+
+
+@contextmanager
+def open_cluster(
+    address: str | None,
+    *,
+    make_host: Callable[[str], Host],
+    models: Mapping[str, Signature],
+    locator: ModelLocator = AS_RECORDED,
+    device: str | None = None,
+    workers: int | None = None,
+) -> Iterator[tuple[ClusterMaker, str]]:
+    """Begin workers on a cluster of Ray; they end with the ``with`` block.
+
+    Args:
+        address: The cluster, as Ray names it; None for the one that Ray finds, or one that is begun here and now.
+        make_host: Makes a host on a device, at the workers; it must be importable there.
+        models: What each model file looks like here, by its path.
+        locator: Finds the models.
+        device: "cuda" or "cpu"; None for GPUs if the cluster has any.
+        workers: How many workers; None for one a GPU, or else one a machine.
+
+    Yields:
+        What makes the images, and the device that was chosen.
+
+    Raises:
+        HostError: Ray is not installed, the cluster cannot be reached or has too little, or a worker's machine lacks
+            something; the message names it.
+    """
+    require_ray()
+    with ExitStack() as stack:
+        stack.enter_context(_connected(address))
+        places = choose_places(_nodes(), device, workers)
+        setup = WorkerSetup(make_host, places.device, places.cpus or None, models, locator, __version__)
+        actors = RayWorkers(places, setup)
+        stack.callback(actors.close)
+        actors.begin()
+        open_models = stack.enter_context(OpenModels(locator))
+        yield ClusterMaker(actors, open_models), places.device
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or stay connected; what is begun here ends here.
+
+    Raises:
+        HostError: It cannot be reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # this program reports to nobody
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    except Exception as exc:  # Ray raises errors of any type, also Exception itself
+        where = "Ray" if address is None else f'the Ray cluster "{address}"'
+        raise HostError(f"Cannot begin with {where}: {_shorten(exc)}") from exc
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _nodes() -> list[Node]:
+    import ray
+
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(int(have.get("CPU", 0)), int(have.get("GPU", 0))) for have in resources]
+
+
+class RayWorkers:
+    """Workers as actors.
+
+    Args:
+        places: How many there are, and what each needs.
+        setup: What they begin with.
+
+    Attributes:
+        count: How many there are.
+        facts: What those that have begun said of themselves, by number.
+    """
+
+    def __init__(self, places: Places, setup: WorkerSetup) -> None:
+        import ray
+
+        self.count = places.count
+        self.facts: dict[int, WorkerFacts] = {}
+        gpus = 1 if places.device == "cuda" else 0
+        # lost calls are not made again by Ray: others may take over, and a cell that costs every worker would not end
+        actor = ray.remote(CellWorker).options(
+            num_cpus=places.cpus, num_gpus=gpus, max_restarts=_RESTARTS, max_task_retries=0
+        )
+        self._setup = ray.put(setup)
+        self._actors: list[Any] = [actor.remote() for _ in range(places.count)]
+        self._calls: dict[Any, tuple[int, bool]] = {}  # the number of the worker, and whether it makes a cell
+        for number in range(places.count):
+            self._start(number)
+
+    def _start(self, worker: int) -> None:
+        call = self._actors[worker].start.options(max_task_retries=-1).remote(self._setup)
+        self._calls[call] = worker, False
+
+    def begin(self) -> None:
+        """Wait until all have begun, or a while and until one has.
+
+        Raises:
+            HostError: A machine lacks something, or no worker could begin.
+        """
+        import ray
+
+        ray.wait(list(self._calls), num_returns=len(self._calls), timeout=_SECONDS_TO_BEGIN)
+        lost: list[str] = []
+        while not self.facts and len(lost) < self.count:
+            for worker, event in self.wait():
+                if isinstance(event, WorkerFacts):
+                    self.facts[worker] = event
+                elif isinstance(event, Lost):
+                    lost.append(event.reason)
+        lacks = [line for facts in self.facts.values() for line in facts.lacks]
+        if lacks or lost:
+            raise HostError("\n".join(dict.fromkeys([*lacks, *lost])))
+
+    def make(self, worker: int, cell: Cell) -> None:
+        """Have a worker that waits make a cell."""
+        self._calls[self._actors[worker].make.remote(cell)] = worker, True
+
+    def wait(self) -> Sequence[tuple[int, Event]]:
+        """Wait a moment for news.
+
+        Raises:
+            HostError: The cluster cannot be reached any more.
+        """
+        import ray
+
+        try:
+            first, _ = ray.wait(list(self._calls), num_returns=1, timeout=_SECONDS_OF_A_WAIT)
+            ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0) if first else ([], [])
+        except ray.exceptions.RayError as exc:
+            raise HostError(f"The cluster cannot be reached any more: {_shorten(exc)}") from exc
+        return [self._read(call) for call in ready]
+
+    def _read(self, call: Any) -> tuple[int, Event]:
+        import ray
+
+        worker, makes_cell = self._calls.pop(call)
+        try:
+            return worker, ray.get(call)
+        except ray.exceptions.RayActorError as exc:
+            if makes_cell:
+                self._start(worker)  # it waits for Ray to begin the worker again
+            return worker, Lost(_shorten(exc), for_good=not makes_cell)
+        except Exception as exc:  # what a worker raises can be anything
+            cause = exc.cause if isinstance(exc, ray.exceptions.RayTaskError) else exc
+            text = describe_failure(cause)
+            return worker, Outcome(error=text) if makes_cell else Lost(text, for_good=True)
+
+    def close(self) -> None:
+        """End them at once; their models are copies."""
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+
+
+def _shorten(error: BaseException) -> str:
+    """Give the first and the last line of what Ray says: what happened, and why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(dict.fromkeys([lines[0], lines[-1]])) if lines else type(error).__name__

@@ -1,0 +1,370 @@
+"""Runs on a cluster of Ray: the same files as on one device, whatever becomes of workers; and what needs no Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elemental import HostError, __version__
+from elemental.cli import main as cli
+from elemental.cli.cluster_option import refuse_cluster_options
+from elemental.cli.command import UsageError
+from elemental.cluster.maker import ClusterMaker, Event, Lost
+from elemental.cluster.places import Node, Places, choose_places
+from elemental.cluster.ray_workers import open_cluster, require_ray
+from elemental.cluster.shares import Shares
+from elemental.cluster.worker import CellWorker, WorkerFacts, WorkerSetup
+from elemental.hosts.base import NO_FIELDS, Host
+from elemental.images.image_request import GeneratedImage, ImageRequest
+from elemental.merge.files.hashes import CACHE_VARIABLE
+from elemental.merge.files.model_locator import AS_RECORDED
+from elemental.merge.files.open_models import OpenModels
+from elemental.runs.axes.base import Setting
+from elemental.runs.cells import Cell
+from elemental.runs.estimate import estimate_plot
+from elemental.runs.image_maker import ImageMaker
+from elemental.runs.resume import open_run
+from elemental.runs.run_files import latest_run
+from elemental.runs.run_record import read_record
+from elemental.runs.runner import Progress, RunResult, RunWatcher, continue_run, start_run
+from elemental.runs.xy_plot import XYPlot
+from elemental.runs.xy_plot_run import PlotRun
+
+from .fake_host import FakeHost
+from .plotting import REQUEST, load, plot, run
+
+SEEDS = "1, 2, 3"
+ALPHAS = "0, 0.3, 0.6"
+
+
+def cells(count: int, base: Setting) -> list[Cell]:
+    return [Cell(number, 0, base.recipe, REQUEST) for number in range(count)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7, 12])
+@pytest.mark.parametrize("count", [0, 1, 5, 10])
+def test_shares_are_runs_of_neighbours_and_each_cell_is_begun_once(count: int, workers: int, base: Setting) -> None:
+    shares = Shares(cells(count, base), workers)
+    begun: dict[int, list[int]] = {worker: [] for worker in range(workers)}
+    draw = random.Random(count * 100 + workers)
+    while len(shares):
+        worker = draw.randrange(workers)
+        cell = shares.next(worker)
+        assert cell is not None
+        begun[worker].append(cell.x)
+    assert sorted(x for own in begun.values() for x in own) == list(range(count))
+    assert all(shares.next(worker) is None for worker in range(workers))
+
+
+def test_an_idle_worker_takes_the_later_half_of_the_longest_run(base: Setting) -> None:
+    shares = Shares(cells(12, base), 3)  # 0-3, 4-7, 8-11
+    taken = [shares.next(worker) for worker in (0, 0, 0, 0, 1, 0, 0, 0, 1)]
+    assert [cell.x for cell in taken if cell] == [0, 1, 2, 3, 4, 10, 11, 6, 5]
+    lost = taken[-1]
+    assert lost is not None
+    shares.give_back(1, lost)
+    assert [cell.x for worker in (2, 0, 0, 2) if (cell := shares.next(worker))] == [8, 7, 5, 9]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "workers", "places"),
+    [
+        ([Node(8, 2), Node(8, 1), Node(4, 0)], None, None, Places(3, "cuda", 0)),
+        ([Node(8, 2)], None, 1, Places(1, "cuda", 0)),
+        ([Node(8, 2)], "cpu", None, Places(1, "cpu", 8)),
+        ([Node(8, 0), Node(16, 0)], None, None, Places(2, "cpu", 8)),
+        ([Node(8, 0), Node(0, 0)], None, 3, Places(3, "cpu", 2)),
+        ([Node(8, 0), Node(8, 0)], None, 3, Places(3, "cpu", 4)),
+    ],
+)
+def test_workers_are_one_a_gpu_or_one_a_machine(
+    nodes: Sequence[Node], device: str | None, workers: int | None, places: Places
+) -> None:
+    assert choose_places(nodes, device, workers) == places
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "said"), [("cuda", None, "0 GPUs"), ("cuda", 1, "0 GPUs"), (None, 3, "2 CPUs")]
+)
+def test_more_workers_than_there_is_room_for_are_refused(device: str | None, workers: int | None, said: str) -> None:
+    with pytest.raises(HostError, match=f"The cluster has {said}"):
+        choose_places([Node(2, 0)], device, workers)
+
+
+def make_fake_host(device: str) -> FakeHost:  # noqa: ARG001
+    return FakeHost(load)
+
+
+class HereWorkers:
+    """Workers in this process, which end when a test says so."""
+
+    def __init__(self, facts: Sequence[WorkerFacts], models: Mapping[str, Any]) -> None:
+        self.count = len(facts)
+        self.facts = dict(enumerate(facts))
+        self.begun: list[tuple[int, str]] = []
+        self.losses: dict[str, list[Lost]] = {}
+        self._workers = [CellWorker() for _ in facts]
+        self._news: list[tuple[int, Event]] = []
+        for worker in self._workers:
+            worker.start(WorkerSetup(make_fake_host, "cpu", None, models, AS_RECORDED, __version__))
+
+    def make(self, worker: int, cell: Cell) -> None:
+        self.begun.append((worker, cell.name))
+        losses = self.losses.get(cell.name)
+        if losses:
+            lost = losses.pop(0)
+            self._news.append((worker, lost))
+            if not lost.for_good:
+                self._news.append((worker, self.facts[worker]))
+        else:
+            self._news.append((worker, self._workers[worker].make(cell)))
+
+    def wait(self) -> Sequence[tuple[int, Event]]:
+        news, self._news = self._news, []
+        return news
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.close()
+
+
+def make_plot(host: Host, base: Setting) -> XYPlot:
+    return plot(host, base, ("seed", SEEDS), ("alpha", ALPHAS))
+
+
+def start(maker: ImageMaker, plotted: XYPlot, folder: Path, **watching: Any) -> RunResult:
+    watcher = RunWatcher(**watching)
+    return start_run(maker, PlotRun(plotted), folder, estimate=estimate_plot(plotted), watcher=watcher)
+
+
+def go_on(maker: ImageMaker, folder: Path) -> RunResult:
+    record = read_record(latest_run(folder))
+    return continue_run(maker, open_run(FakeHost(load), record), record)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Read all images, and the record without its times."""
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
+    record = json.loads((folder / "run.json").read_text())
+    record.pop("sessions")
+    for cell in record["cells"].values():
+        cell.pop("seconds")
+    return {**found, "run.json": json.dumps(record).encode()}
+
+
+@pytest.fixture
+def plotted(fake: FakeHost, base: Setting) -> XYPlot:
+    return make_plot(fake, base)
+
+
+@pytest.fixture
+def whole(fake: FakeHost, plotted: XYPlot, tmp_path: Path) -> dict[str, bytes]:
+    """Give the files of the plot as one process makes them."""
+    run(fake, plotted, tmp_path / "one")
+    return files(tmp_path / "one")
+
+
+@pytest.fixture
+def here(plotted: XYPlot) -> Iterator[Any]:
+    with ExitStack() as stack:
+
+        def make(facts: Sequence[WorkerFacts]) -> tuple[HereWorkers, ClusterMaker]:
+            workers = HereWorkers(facts, estimate_plot(plotted).models)
+            stack.callback(workers.close)
+            return workers, ClusterMaker(workers, stack.enter_context(OpenModels()))
+
+        yield make
+
+
+def test_lost_workers_cost_no_image_and_none_is_made_twice(
+    here: Any, plotted: XYPlot, whole: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    workers, maker = here([WorkerFacts("one kind")] * 3)
+    workers.losses = {"x00-y01": [Lost("ended", for_good=False)], "x01-y02": [Lost("ended", for_good=True)]}
+    result = start(maker, plotted, tmp_path / "many")
+    assert (result.made, result.failed, result.waiting) == (9, {}, 0)
+    assert files(tmp_path / "many") == whole
+    names = [name for _, name in workers.begun]
+    assert sorted(names) == sorted([*{cell.name for cell in plotted.cells()}, "x00-y01", "x01-y02"])
+
+
+def test_a_cell_that_costs_workers_is_a_blank_and_the_last_worker_ends_the_run(
+    here: Any, plotted: XYPlot, whole: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    workers, maker = here([WorkerFacts("one kind")] * 2)
+    workers.losses = {"x00-y01": [Lost("no memory", for_good=False)] * 2}
+    result = start(maker, plotted, tmp_path / "many")
+    assert result.failed == {"x00-y01": "2 workers ended while they made it. no memory"}
+    workers.losses = {"x00-y01": [Lost("no power", for_good=True)]}
+    del workers.facts[1]
+    with pytest.raises(HostError, match=r"All workers are gone\. no power"):
+        go_on(one_left(workers), tmp_path / "many")
+    assert go_on(here([WorkerFacts("one kind")])[1], tmp_path / "many").made == 1
+    assert files(tmp_path / "many") == whole
+
+
+def one_left(workers: HereWorkers) -> ClusterMaker:
+    workers.count = 1
+    return ClusterMaker(workers, OpenModels())
+
+
+def test_the_record_names_devices_that_differ(here: Any, plotted: XYPlot, tmp_path: Path) -> None:
+    start(here([WorkerFacts("H200"), WorkerFacts("A100")])[1], plotted, tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert {cell["device"] for cell in record["cells"].values()} == {"H200", "A100"}
+    again = read_record(latest_run(tmp_path)).to_dict()
+    assert again == record
+
+
+def test_a_late_worker_that_lacks_a_model_is_not_used(here: Any, plotted: XYPlot, tmp_path: Path) -> None:
+    workers, maker = here([WorkerFacts("one kind")] * 2)
+    workers.facts[1] = WorkerFacts("one kind", ("node7: a.safetensors is not there",))
+    workers.losses = {"x00-y02": [Lost("ended", for_good=False)]}
+    result = start(maker, plotted, tmp_path)
+    assert result.made == 9
+    lost = max(index for index, (number, _) in enumerate(workers.begun) if number == 1)
+    assert all(number == 0 for number, _ in workers.begun[lost + 1 :])
+
+
+def test_a_machine_without_a_model_is_named(plotted: XYPlot) -> None:
+    models = {"/nowhere/a.safetensors": next(iter(estimate_plot(plotted).models.values()))}
+    setup = WorkerSetup(make_fake_host, "cpu", None, models, AS_RECORDED, "0.0.1")
+    wrong, missing = CellWorker().start(setup).lacks
+    assert wrong.startswith(os.uname().nodename if hasattr(os, "uname") else "")
+    assert "and not 0.0.1" in wrong
+    assert "Cannot open /nowhere/a.safetensors" in missing
+
+
+def test_without_ray_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elemental.cluster.ray_workers.find_spec", lambda _: None)
+    with pytest.raises(HostError, match=r'pip install "sd-webui-elemental\[cluster\]"'):
+        require_ray()
+
+
+@pytest.mark.parametrize(
+    ("on", "workers", "device", "said"),
+    [
+        (None, 2, None, "--workers goes with --on"),
+        ("ray", 0, None, "at least one"),
+        ("ray", None, "cuda:1", "it is cpu or cuda"),
+    ],
+)
+def test_options_that_do_not_go_together(on: str | None, workers: int | None, device: str | None, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        refuse_cluster_options(on, workers, device)
+
+
+@pytest.mark.parametrize("on", ["slurm", "ray:", "rays"])
+def test_another_place_than_ray_is_refused(on: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["plot", "a", "b", "--on", on])
+    assert f'"{on}" is not ray or ray:ADDRESS' in capsys.readouterr().err
+
+
+class DyingHost(FakeHost):
+    """Ends its process the first time that it makes one of the images."""
+
+    def __init__(self, marker: Path) -> None:
+        super().__init__(load)
+        self._marker = marker
+
+    def make_images(
+        self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
+    ) -> Sequence[GeneratedImage]:
+        """End, or make the images."""
+        if request.seed == 2 and not self._marker.exists():
+            self._marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().make_images(request, model=model, fields=fields)
+
+
+def make_dying_host(marker: Path, device: str) -> DyingHost:  # noqa: ARG001
+    return DyingHost(marker)
+
+
+@pytest.fixture(scope="module")
+def _ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Begin a Ray of two CPUs, whose processes end with these tests."""
+    ray = pytest.importorskip("ray", reason="runs on a cluster need Ray, which is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_ray")
+def test_two_workers_make_the_files_of_one_though_one_is_killed(
+    plotted: XYPlot, whole: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    models, marker = estimate_plot(plotted).models, tmp_path / "killed"
+    make_host = partial(make_dying_host, marker)
+    with open_cluster(None, make_host=make_host, models=models, workers=2) as (maker, device):
+        result = start(maker, plotted, tmp_path / "many")
+    assert (device, maker.at_once, marker.exists()) == ("cpu", 2, True)
+    assert (result.made, result.failed) == (9, {})
+    assert files(tmp_path / "many") == whole
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_ray")
+def test_a_stopped_run_goes_on_on_another_number_of_workers(
+    plotted: XYPlot, whole: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    def interrupt(_cell: Cell, _image: object, progress: Progress) -> None:
+        if progress.done == 4:
+            raise KeyboardInterrupt
+
+    models = estimate_plot(plotted).models
+    with open_cluster(None, make_host=make_fake_host, models=models, workers=2) as (maker, _):
+        result = start(maker, plotted, tmp_path / "many", on_cell=interrupt)
+    assert (result.made, result.waiting) == (4, 5)
+    with open_cluster(None, make_host=make_fake_host, models=models, workers=1) as (maker, _):
+        assert go_on(maker, tmp_path / "many").made == 5
+    assert files(tmp_path / "many") == whole
+
+
+@pytest.mark.usefixtures("_ray")
+def test_the_command_line_draws_the_same_on_a_cluster(
+    drawable: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("diffusers")
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    models = [str(drawable[name]) for name in "ab"]
+    axis = [
+        "--alpha",
+        "0",
+        "--x-type",
+        "pinpoint-element",
+        "--x",
+        "IN01:attn1, OUT05:attn2",
+        "--y-type",
+        "alpha",
+        "--y",
+        "1",
+    ]
+    image = ["--prompt", "a star", "--steps", "1", "--width", "64", "--height", "64"]
+    assert cli.main(["plot", *models, "-o", "many", *axis, *image, "--on", "ray", "--workers", "2"]) == cli.DONE
+    assert "2 workers on ray (cpu)." in capsys.readouterr().out
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of the workers
+    try:
+        assert cli.main(["plot", *models, "-o", "one", *axis, *image]) == cli.DONE
+    finally:
+        torch.set_num_threads(threads)
+    assert files(tmp_path / "many") == files(tmp_path / "one")
