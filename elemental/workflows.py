@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
 from .errors import CheckpointError, HostError, RecipeError
 from .merge.files.checkpoint import SUFFIXES, Checkpoint, is_there
 from .merge.files.foreign_recipes import ReadRecipe
@@ -108,7 +106,11 @@ def read_whole_recipe(path: str | Path, *, locator: ModelLocator = AS_RECORDED) 
 
 def user_presets_path() -> Path:
     """Give the file of the user's block weight presets; it may not exist."""
-    folder = os.environ.get(CONFIG_VARIABLE) or platformdirs.user_config_path("elemental", appauthor=False)
+    folder = os.environ.get(CONFIG_VARIABLE)
+    if not folder:
+        import platformdirs  # for few merges, as most have no presets
+
+        folder = str(platformdirs.user_config_path("elemental", appauthor=False))
     return Path(folder) / "presets.txt"
 
 

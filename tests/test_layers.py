@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -114,6 +115,51 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, elemental{module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+UNUSED = {
+    "concurrent.futures", "difflib", "hashlib", "logging", "pickletools", "platformdirs", "random", "secrets", "shutil",
+    "tempfile", "textwrap", "traceback", "zipfile",
+}  # fmt: skip
+"""What other commands use, or errors, and what takes a good part of the time of a plan to import."""
+
+
+def test_planning_imports_no_more_than_it_uses() -> None:
+    pair = [str(PACKAGE / "demo" / f"{name}.safetensors") for name in "ab"]
+    code = (
+        "import argparse, dataclasses, json, pathlib, signal, threading; given = set(sys.modules)\n"
+        "from elemental.cli.main import main; code = main(sys.argv[1:])\n"
+        f"print(code, *sorted({UNUSED | HEAVY!r} & set(sys.modules) - given), file=sys.stderr)"
+    )
+    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
+    words = ["plan", *pair, "--alpha", "0.3", "--elemental", "OUT05:attn2:0.5"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == ["0"], done.stderr
+
+
+def test_public_names_that_are_not_imported_yet_are_there_for_everyone() -> None:
+    code = (
+        "import sys, elemental\n"
+        "print(set(elemental.__all__) <= set(dir(elemental)), 'elemental.workflows' in sys.modules)\n"
+        "from elemental import *\n"
+        "print(MergeRecipe.__module__, hasattr(elemental, 'no_such_name'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False", "elemental.recipe.recipe", "False"]
+
+
+def test_type_checkers_find_public_names_where_they_are_imported_from() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    told = {
+        alias.name: "." * node.level + str(node.module)
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert told == vars(elemental)["_HOMES"]
+    assert sorted(told) == elemental.__all__
 
 
 def test_every_public_name_is_listed_once_sorted_and_explained() -> None:

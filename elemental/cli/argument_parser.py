@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -21,6 +21,9 @@ environment variables:
 """
 
 _VERSION_NAME = "--version"
+
+_AnyFormatter = partial(argparse.RawDescriptionHelpFormatter, width=80)
+"""The formatter that argparse makes and throws away for each option; it need not ask how wide the terminal is."""
 
 _NAMES = (
     "inspect", "plan", "merge", "extract", "generate", "plot", "check", "effects", "simplify", "ui", "demo",
@@ -124,29 +127,49 @@ def _make_parsers(names: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[s
         usage="elemental [-h] [--version] COMMAND ...",
         description="Merge Stable Diffusion checkpoints element by element.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_AnyFormatter,
     )
     parser.add_argument("--version", action="store_true", help="show the version")
     parser.add_argument(
         "--verbose", action="store_true", help="with --version: also print system details for a bug report"
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="elemental")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="elemental", parser_class=_Parser)
     return parser, {name: _add(commands, name, COMMANDS[name]) for name in names}
 
 
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, command: Command[Any]
-) -> argparse.ArgumentParser:
-    example = textwrap.indent(command.example, "  ")
+class _Parser(argparse.ArgumentParser):
+    """The parser of a command; the example and the notes are written when help is asked for, since some take a while.
+
+    Args:
+        command: The command.
+        options: As argparse has them.
+    """
+
+    def __init__(self, *, command: Command[Any], **options: Any) -> None:
+        super().__init__(**options)
+        self._command = command
+
+    def format_help(self) -> str:
+        import textwrap
+
+        notes = self._command.notes
+        example = textwrap.indent(self._command.example, "  ")
+        self.epilog = f"example:\n{example}\n\n{notes if isinstance(notes, str) else notes()}"
+        return super().format_help()
+
+
+def _add(commands: argparse._SubParsersAction[_Parser], name: str, command: Command[Any]) -> argparse.ArgumentParser:
     added = commands.add_parser(
         name,
+        command=command,
         help=command.purpose,
         usage=f"elemental {name} {command.arguments}",
         description=f"{command.purpose[0].upper()}{command.purpose[1:]}.",
-        epilog=f"example:\n{example}\n\n{command.notes}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_AnyFormatter,
         allow_abbrev=False,
     )
     command.add_options(added)
     added.add_argument("--debug", action="store_true", help="print a traceback on errors")
+    added.formatter_class = argparse.RawDescriptionHelpFormatter
     return added

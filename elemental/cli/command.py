@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
@@ -34,7 +33,7 @@ class Command(Generic[Options]):
         add_options: Declares its options.
         read: Makes its dataclass of options from what argparse gives; raises UsageError.
         run: Runs it; raises UsageError, ElementalError, KeyboardInterrupt.
-        notes: What else its help says.
+        notes: What else its help says, or what writes it when help is asked for.
     """
 
     purpose: str
@@ -43,7 +42,7 @@ class Command(Generic[Options]):
     add_options: Callable[[argparse.ArgumentParser], None]
     read: Callable[[argparse.Namespace], Options]
     run: Callable[[Options, Interrupts], None]
-    notes: str = ""
+    notes: str | Callable[[], str] = ""
 
     def execute(self, args: argparse.Namespace, interrupts: Interrupts) -> None:
         """Read the options once, and run the command with them."""
@@ -51,6 +50,8 @@ class Command(Generic[Options]):
 
     def read_text(self, text: str) -> Options:
         """Read options from a text, such as the options of a sample."""
+        import shlex  # for samples alone
+
         parser = argparse.ArgumentParser(prog="options", add_help=False, allow_abbrev=False)
         self.add_options(parser)
         return self.read(parser.parse_args(join_negative_numbers(shlex.split(text))))

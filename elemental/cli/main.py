@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -66,6 +65,8 @@ def _note_interrupts() -> Interrupts:
 def _fail(error: BaseException, interrupts: Interrupts, *, debug: bool) -> int:
     """Print what happened, and give the exit code."""
     if debug:
+        import traceback
+
         print(printable(traceback.format_exc()), end="", file=sys.stderr)
     message, code = _explain(error, interrupts)
     print(printable(message), file=sys.stderr)

@@ -17,7 +17,7 @@ from .command import Command, Interrupts, UsageError, read_as
 from .image_options import add_device_option
 from .output import print_lines, print_plan, print_plan_warnings, print_warnings
 from .progress import ProgressBar, merge_controls
-from .recipe_help import RECIPE_HELP
+from .recipe_help import recipe_help
 from .recipe_options import RecipeOptions, add_recipe_options, make_recipe, read_recipe_options
 from .standalone_host import DEFAULT_DEVICE
 
@@ -141,5 +141,5 @@ MERGE = Command(
     add_options=_add_options,
     read=_read,
     run=run_merge,
-    notes=RECIPE_HELP,
+    notes=recipe_help,
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from ..merge.files.model_locator import model_source
 from ..modes.catalogue import MergeMode
 from ..recipe.more_models import describe_more
@@ -12,18 +10,25 @@ from ..recipe.presets import BUILT_IN_PRESETS, read_presets
 from ..workflows import user_presets_path
 
 
+def _wrap(text: str, width: int) -> list[str]:
+    import textwrap  # for help alone
+
+    return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
 def _describe_mode(mode: MergeMode) -> list[str]:
     """Give a mode's formula, purpose and numbers, in lines."""
-    purpose = textwrap.wrap(mode.record.purpose, 73, break_on_hyphens=False)
-    formula = textwrap.wrap(mode.formula, 73, break_on_hyphens=False)
+    purpose = _wrap(mode.record.purpose, 73)
+    formula = _wrap(mode.formula, 73)
     numbers = [f"--number {number.name}=...  {describe_number(number)}" for number in mode.record.numbers]
     more = [f"--more FILE:RATIO  {describe_more(mode)}"] if mode.takes_more else []
-    wrapped = [line for text in (*numbers, *more) for line in textwrap.wrap(text, 73, break_on_hyphens=False)]
+    wrapped = [line for text in (*numbers, *more) for line in _wrap(text, 73)]
     return [f"  {mode.value}", *(f"      {line}" for line in (*formula, *purpose, *wrapped))]
 
 
-def _recipe_help() -> str:
-    presets = textwrap.wrap(", ".join(read_presets(BUILT_IN_PRESETS)), 77, break_on_hyphens=False)
+def recipe_help() -> str:
+    """Say what ``elemental merge --help`` says of modes, block weights and specs."""
+    presets = _wrap(", ".join(read_presets(BUILT_IN_PRESETS)), 77)
     lines = [
         "modes (a is alpha, b is beta):",
         *(line for mode in MergeMode for line in _describe_mode(mode)),
@@ -48,9 +53,6 @@ def _recipe_help() -> str:
     ]
     return "\n".join([*lines, ""])
 
-
-RECIPE_HELP = _recipe_help()
-"""What ``elemental merge --help`` says of modes, block weights and specs."""
 
 SHORT_RECIPE_HELP = """\
 Use --alpha 0 if only your rules should change model A; alpha is 0.5 by default.

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..architectures.blocks import Architecture
 from ..architectures.keys import Component, KeyName
 from ..architectures.tensor_sets import TensorSet, members
-from ..lora.keys import find_places
-from ..lora.layers import LoraLayers
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rule_matching import Decision
 from ..recipe.rules import format_ratio
 from ..recipe.spec_warnings import USUAL, SpecWarning, about_rule
 from ..recipe.target_checks import target_of_lora
 from .files.tensor_info import TensorInfo
-from .lora_fit import fit_lora
 from .plan import LoraUse, TensorPlan
+
+if TYPE_CHECKING:
+    from ..lora.layers import LoraLayers
+    from .lora_fit import LoraFit
 
 Uses = tuple[LoraUse, ...]
 
@@ -47,8 +49,7 @@ class LoraPlanner:
         infos: Mapping[str, TensorInfo],
         architecture: Architecture,
     ) -> None:
-        places = find_places(infos) if loras else {}
-        self.fits = tuple(fit_lora(name, layers, infos, places) for name, layers in loras)
+        self.fits = _fit(loras, infos) if loras else ()
         for fit, (_, layers) in zip(self.fits, loras, strict=True):
             fit.refuse(layers, architecture, force=recipe.force)
         self._everything = (1 << len(names)) - 1
@@ -140,6 +141,15 @@ class LoraPlanner:
 def _ruled(recipe: MergeRecipe, decision: Decision, place: int) -> Mapping[int, TensorSet]:
     """Give the tensors for which each rule sets a LoRA's ratio, whether or not the LoRA changes them."""
     return decision.targets.get(target_of_lora(recipe.loras[place]), {})
+
+
+def _fit(loras: Sequence[tuple[str, LoraLayers]], infos: Mapping[str, TensorInfo]) -> tuple[LoraFit, ...]:
+    """Put LoRAs beside the result."""
+    from ..lora.keys import find_places  # most merges have no LoRA, and need none of this
+    from .lora_fit import fit_lora
+
+    places = find_places(infos)
+    return tuple(fit_lora(name, layers, infos, places) for name, layers in loras)
 
 
 def is_baked(recipe: MergeRecipe, tensors: Sequence[TensorPlan]) -> bool:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..architectures.blocks import Architecture
 from ..architectures.detection import detect_architecture, input_channels
 from ..architectures.keys import EMA_PREFIX, FIRST_CONV, UNET_PREFIX, is_vae_key, shown_key
 from ..errors import MergeError
-from ..lora.layers import LoraLayers
 from ..recipe.recipe import MergeRecipe, SaveDtype, VaeChoice
 from ..recipe.spec_warnings import SpecWarning
 from .files.tensor_info import TensorInfo
 from .plan import OTHER_MODELS, Infos, Role, TensorPlan
 from .quantised import find_lone_factor, find_quantised, find_unknown_beside_fp8
 from .shape_fit import LATENT_CHANNELS, input_kind
+
+if TYPE_CHECKING:
+    from ..lora.layers import LoraLayers
 
 ModelInfos = Mapping[Role, Infos]
 """Number format and shape of each tensor, for every file of a recipe."""

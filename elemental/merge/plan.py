@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..architectures.blocks import Architecture
 from ..architectures.keys import KeyName
@@ -15,7 +15,9 @@ from ..recipe.more_models import MORE_ROLES as MORE
 from ..recipe.recipe import MergeRecipe, ModelSource
 from ..recipe.spec_warnings import SpecWarning
 from .files.tensor_info import TensorInfo
-from .lora_fit import LoraFit
+
+if TYPE_CHECKING:
+    from .lora_fit import LoraFit
 
 Infos = Mapping[str, TensorInfo]
 """Number format and shape of each tensor of a file, by key."""

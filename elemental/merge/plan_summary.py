@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..architectures.blocks import BASE, Architecture
 from ..architectures.detection import input_channels
@@ -24,10 +24,12 @@ from ..recipe.rules import format_ratio
 from ..recipe.target_checks import target_of_lora
 from .change_counts import Tally, count_changes
 from .files.tensor_info import TensorInfo
-from .lora_fit import LoraFit
 from .plan import MORE_ROLES, MergePlan, Role, TensorPlan
 from .quantised import find_quantised
 from .shape_fit import INPUT_KINDS, LATENT_CHANNELS
+
+if TYPE_CHECKING:
+    from .lora_fit import LoraFit
 
 _RatioOf = Callable[[TensorPlan], float]
 

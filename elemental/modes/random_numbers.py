@@ -7,7 +7,6 @@ that the numbers of its bit generators stay the same.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ def draw(start: int, count: int, *, seed: int, key: str, role: str) -> NDArray[n
         key: The tensor's key in a checkpoint.
         role: The model whose numbers they are for: tensors of two models get other ones.
     """
+    import hashlib
+
     import numpy as np
 
     digest = hashlib.sha256(f"{seed}\n{role}\n{key}".encode()).digest()

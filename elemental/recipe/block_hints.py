@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 
 from ..architectures.blocks import ALIASES, BASE, LONGEST, TEXT_ENCODER, VAE, expand_block, normalise_block
@@ -186,5 +185,7 @@ def _list(word: str) -> str:
 
 def _nearly_a_part(word: str) -> str:
     """Read a misspelt BASE or VAE; these have no numbers that could be meant otherwise."""
+    import difflib  # takes a while, and most specs have no mistakes
+
     near = difflib.get_close_matches(word, (BASE, VAE), n=2, cutoff=0.65) if word.isalpha() and len(word) > 2 else []
     return near[0] if len(near) == 1 else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 
@@ -19,6 +18,8 @@ def suggest(word: str, names: Iterable[str]) -> str:
 
 def near_names(word: str, names: Iterable[str]) -> list[str]:
     """List the names that are nearest to a misspelt one and about as near as each other, the nearest first."""
+    import difflib  # takes a while, and most specs have no mistakes
+
     digits = _digits(word)
     matcher = difflib.SequenceMatcher()
     matcher.set_seq2(word)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -203,6 +202,8 @@ def _write(target: Path, data: bytes) -> None:
     Raises:
         MergeError: It cannot be written.
     """
+    import secrets  # takes a while, and planning writes nothing
+
     temporary = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         try:

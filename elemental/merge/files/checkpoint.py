@@ -17,7 +17,6 @@ from ...errors import CheckpointError
 from .first_bytes import Content, describe_folder, recognise, refuse_name
 from .hashes import remembered_sha256
 from .model_file import Identity, ModelFile, Signature, read_signature
-from .pickles import Pickled, read_pickled
 from .safetensors_header import read_safetensors_header
 from .tensor_info import StoredTensor, TensorInfo
 
@@ -85,11 +84,13 @@ class Checkpoint:
         self.tensors = {key: stored.info for key, stored in self._stored.items()}
         self.renamings = (*spelling.renamings, *notes)
 
-    def _read_index(self) -> Pickled:
-        """Find the tensors by their keys in the file; say what of it is not read."""
+    def _read_index(self) -> tuple[dict[str, StoredTensor], tuple[str, ...], tuple[str, ...]]:
+        """Find the tensors by their keys in the file; with notes and warnings about what of it is not read."""
         if recognise(self._file) is Content.SAFETENSORS:
             in_file, self.metadata = read_safetensors_header(self._file)
-            return Pickled(in_file, (), ())
+            return in_file, (), ()
+        from .pickles import read_pickled  # few files are pickles, and importing what reads them takes a while
+
         self.metadata = {}
         return read_pickled(self._file)
 

@@ -1,20 +1,17 @@
 """SHA-256 of files, cached in the user's cache folder by path, size and modification time; and where models are.
 
 Recipes in files and images only name their models. On the machine that made them, the cache tells where these are.
+What is only needed for hashes is imported there: planning needs none, and hashlib alone takes 4 ms, for OpenSSL.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import platformdirs
 
 from ...errors import CheckpointError
 from .model_file import Signature, read_identity, read_signature
@@ -44,7 +41,11 @@ class Place(NamedTuple):
 
 def cache_folder() -> Path:
     """Give the folder of cached hashes and places; it may not exist yet."""
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("elemental", appauthor=False))
+    if folder := os.environ.get(CACHE_VARIABLE):
+        return Path(folder)
+    import platformdirs
+
+    return platformdirs.user_cache_path("elemental", appauthor=False)
 
 
 def remembered_sha256(path: Path, signature: Signature | None = None) -> str | None:
@@ -78,6 +79,8 @@ def compute_sha256(path: Path, *, check_stop: Callable[[], None] = lambda: None)
     Raises:
         CheckpointError: The file cannot be read, or changed while it was read.
     """
+    import hashlib
+
     before = read_identity(path)
     digest = hashlib.sha256()
     try:
@@ -112,6 +115,8 @@ def legacy_hash(path: Path) -> str:
     Raises:
         CheckpointError: The file cannot be read.
     """
+    import hashlib
+
     try:
         with path.open("rb") as file:
             file.seek(0x100000)
@@ -128,8 +133,7 @@ def remember_place(path: Path) -> None:
     except CheckpointError:
         return
     entry = {"path": str(place), "size": size}
-    name = hashlib.sha256(str(place).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    target = cache_folder() / "places" / f"{name}.json"
+    target = cache_folder() / "places" / _entry_name(str(place))
     if read_entry(target) != entry:
         write_entry(target, entry)
 
@@ -155,8 +159,13 @@ def full_path(path: Path) -> str:
 
 
 def _entry_path(path: Path) -> Path:
-    name = hashlib.sha256(full_path(path).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return cache_folder() / "hashes" / f"{name}.json"
+    return cache_folder() / "hashes" / _entry_name(full_path(path))
+
+
+def _entry_name(path: str) -> str:
+    import hashlib
+
+    return f"{hashlib.sha256(path.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.json"
 
 
 def _remember(path: Path, signature: Signature, sha256: str) -> None:
@@ -175,6 +184,8 @@ def read_entry(path: Path) -> dict[str, Any]:
 
 def write_entry(target: Path, entry: Mapping[str, Any]) -> None:
     """Write an entry of the cache; without it, the hash is computed again next time."""
+    import tempfile
+
     with suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent)

@@ -23,7 +23,6 @@ from ...recipe.numbers import format_numbers
 from ...recipe.recipe import LoraSource, MergeRecipe, ModelSource, SaveDtype, recipe_from_dict
 from ...recipe.rules import format_ratio, format_rules
 from ...recipe.target_checks import renamed_targets
-from ..chained_model import ChainedModel
 from ..models import Model, all_models
 from ..plan import MORE_ROLES, FileRole, LoraRole, MergePlan, Role
 from .checkpoint import Checkpoint
@@ -68,6 +67,7 @@ def gather_facts(
         models: The models and LoRAs.
         of_file: Gives those of a file.
     """
+    from ..chained_model import ChainedModel  # for merges alone; reading a recipe does without
 
     def of(model: Model) -> SourceFacts:
         if isinstance(model, ChainedModel):

@@ -9,12 +9,12 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from itertools import combinations
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ...architectures.keys import FIRST_CONV
 from ...errors import CheckpointError, MergeError, RecipeError, SpecError
 from ...recipe.chains import describe_place
 from ...recipe.recipe import MergeRecipe, ModelSource
-from ..chained_model import ChainedModel
 from ..model_fit import FileFacts, refuse_quantised
 from ..models import Model, with_loras
 from ..part_copies import describe_copies
@@ -22,8 +22,11 @@ from ..plan import FileRole, Role, sources_of
 from ..planner import Planner, planning_key
 from .beside import predicts_v, read_config
 from .checkpoint import Checkpoint, VaeFile
-from .lora_file import LoraFile, OpenLora
 from .model_locator import AS_RECORDED, ModelLocator, describe_doubt
+
+if TYPE_CHECKING:
+    from ..chained_model import ChainedModel
+    from .lora_file import LoraFile, OpenLora
 
 
 class OpenModels:
@@ -86,6 +89,8 @@ class OpenModels:
 
     def _open_chained(self, source: ModelSource, recipe: MergeRecipe, role: Role) -> ChainedModel:
         """Plan a recipe in the place of a model, unless its models are the ones that it was planned with."""
+        from ..chained_model import ChainedModel  # as for LoRAs
+
         models, key = self.open(recipe), (source, role is Role.VAE)
         chained = self._chained.get(key)
         loras = self.loras(recipe)
@@ -104,6 +109,10 @@ class OpenModels:
         return tuple(self._open_lora(lora.file) for lora in recipe.loras)
 
     def _open_lora(self, source: ModelSource) -> LoraFile:
+        from .lora_file import (
+            LoraFile,  # here, since most merges have none, and importing what reads them takes a while
+        )
+
         file = self._lora_files.get(source)
         if file is None:
             file = LoraFile(self._locator.locate(source))
@@ -155,6 +164,8 @@ class OpenModels:
         """
         if not recipe.loras:
             return ()
+        from .lora_file import OpenLora
+
         pairs = zip(self.open_loras(recipe), self.planner(recipe).loras, strict=True)
         return tuple(OpenLora(file, fit) for file, fit in pairs)
 
