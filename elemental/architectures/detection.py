@@ -25,7 +25,8 @@ def detect_architecture(shapes: Shapes, *, name: str) -> Architecture:
     if len(shapes.get(FIRST_CONV, ())) != 4:
         raise CheckpointError(_refusal(name, _describe_other_file(shapes)))
     depth = 1 + max(_input_indices(shapes))
-    labelled = any(key.startswith(UNET_PREFIX + "label_emb.") for key in shapes)
+    labels = UNET_PREFIX + "label_emb."
+    labelled = any(key.startswith(labels) for key in shapes)
     if depth == SDXL.depth and labelled:
         return SDXL
     if depth == SD1.depth and labelled:
@@ -57,7 +58,7 @@ _DIGITS = 3  # of the number of a block at most; Python refuses to read one of s
 
 def _input_indices(shapes: Shapes) -> list[int]:
     prefix = UNET_PREFIX + "input_blocks."
-    numbers = (key[len(prefix) :].partition(".")[0] for key in shapes if key.startswith(prefix))
+    numbers = {key[len(prefix) :].partition(".")[0] for key in shapes if key.startswith(prefix)}
     return [int(number) for number in numbers if number.isdecimal() and len(number) <= _DIGITS]
 
 

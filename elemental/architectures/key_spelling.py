@@ -80,7 +80,8 @@ def spell_checkpoint(keys: Sequence[str]) -> Spelling:
     root = _unet_root(plain.values())
     if root is None:
         return Spelling(unchanged)
-    labelled = any(name.startswith(root + "label_emb.") for name in plain.values())
+    labels = root + "label_emb."
+    labelled = any(name.startswith(labels) for name in plain.values())
     usual = _XL_USUAL if labelled else _USUAL
     if plain is unchanged and all(key.startswith(usual) for key in keys):
         return Spelling(unchanged)

@@ -104,6 +104,8 @@ _LONGEST_SHOWN = 120
 
 def shown_key(key: str) -> str:
     """Write a key of a file, or a text of its header, for a message: in printable characters, at most 120 of them."""
+    if len(key) <= _LONGEST_SHOWN and key.isprintable():  # as nearly all are
+        return key
     ends = key if len(key) <= 2 * _LONGEST_SHOWN else key[:_LONGEST_SHOWN] + key[-_LONGEST_SHOWN:]
     shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in ends)
     return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:80]}...{shown[-37:]}"
@@ -111,7 +113,9 @@ def shown_key(key: str) -> str:
 
 def part_of_base(component: Component) -> str | None:
     """Give the rule name of a part of BASE: ``TE``, ``VAE``, or None."""
-    return {Component.TEXT_ENCODER: TEXT_ENCODER, Component.VAE: VAE}.get(component)
+    if component is Component.TEXT_ENCODER:
+        return TEXT_ENCODER
+    return VAE if component is Component.VAE else None
 
 
 def searched_name(part: str, name: KeyName) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .blocks import expand_block
 from .keys import FULL_KEY_PREFIXES, KeyName, part_of_base
 
 TensorSet = int
 """A set of tensors: bit i stands for the i-th name of its :class:`TensorIndex`."""
+
+
+_FEW = 30
+"""The parts that are searched in all elements, before it pays to cut these into pieces."""
 
 
 class TensorIndex:
@@ -25,15 +29,17 @@ class TensorIndex:
     def __init__(self, names: Sequence[KeyName]) -> None:
         self.names = names
         self.everything: TensorSet = (1 << len(names)) - 1
-        self._by_block: dict[str, TensorSet] = {}
         self._by_element: dict[str, TensorSet] = {}
         self._by_part: dict[str, TensorSet] = {}
+        self._by_piece: dict[int, dict[str, TensorSet]] = {}
         self._blocks = list(dict.fromkeys(name.block for name in names))
-        for index, name in enumerate(names):
-            bit = 1 << index
-            self._by_element[name.element] = self._by_element.get(name.element, 0) | bit
-            for block in filter(None, (name.block, part_of_base(name.component))):
-                self._by_block[block] = self._by_block.get(block, 0) | bit
+        places: dict[str, list[int]] = {}
+        for index, (_, component, block, element) in enumerate(names):
+            self._by_element[element] = self._by_element.get(element, 0) | 1 << index
+            places.setdefault(block, []).append(index)
+            if (part := part_of_base(component)) is not None:
+                places.setdefault(part, []).append(index)
+        self._by_block = {block: set_of(indices) for block, indices in places.items()}
 
     def with_block(self, word: str) -> TensorSet:
         """Select the tensors of a block or of a range of blocks."""
@@ -53,7 +59,31 @@ class TensorIndex:
     def _search(self, part: str) -> TensorSet:
         if part.startswith(FULL_KEY_PREFIXES):
             return sum(1 << index for index, name in enumerate(self.names) if part in name.key)
-        return union(tensors for element, tensors in self._by_element.items() if part in element)
+        elements = self._by_element if len(self._by_part) < _FEW else self._pieces(part.count("."))
+        return union(tensors for element, tensors in elements.items() if part in element)
+
+    def _pieces(self, dots: int) -> Mapping[str, TensorSet]:
+        """Give the pieces of elements with so many dots, each with its tensors: far fewer than there are elements.
+
+        A part of as many dots is in an element where it is in one of these pieces.
+        """
+        pieces = self._by_piece.get(dots)
+        if pieces is None:
+            pieces = self._by_piece[dots] = {}
+            for element, tensors in self._by_element.items():
+                words = element.split(".")
+                for start in range(len(words) - dots):
+                    piece = ".".join(words[start : start + dots + 1])
+                    pieces[piece] = pieces.get(piece, 0) | tensors
+        return pieces
+
+
+def set_of(indices: Sequence[int]) -> TensorSet:
+    """Make a set of many indices, faster than by uniting them one by one."""
+    bits = bytearray(max(indices, default=0) // 8 + 1)
+    for index in indices:
+        bits[index >> 3] |= 1 << (index & 7)
+    return int.from_bytes(bits, "little")
 
 
 def members(tensors: TensorSet) -> Iterator[int]:

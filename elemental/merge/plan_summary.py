@@ -291,10 +291,16 @@ class _Table:
     def __init__(self, architecture: Architecture) -> None:
         self._blocks = architecture.unet_blocks
         self._cells: dict[str, dict[str, _Cell]] = {}
+        self._rows: dict[str, dict[str, _Cell]] = {}  # by element: most are in several blocks
 
     def add(self, name: KeyName, ratio: float | None, *, ruled: bool) -> None:
         if name.component is Component.UNET:
-            cell = self._cells.setdefault(shown_key(group_name(name.element)), {}).setdefault(name.block, _Cell())
+            row = self._rows.get(name.element)
+            if row is None:
+                row = self._rows[name.element] = self._cells.setdefault(shown_key(group_name(name.element)), {})
+            cell = row.get(name.block)
+            if cell is None:
+                cell = row[name.block] = _Cell()
             cell.ratios.add(ratio)
             cell.ruled |= ruled
 

@@ -96,6 +96,7 @@ class Planner:
         self._files = files
         self._models = models
         self._merged_roles = tuple(role for role in MODEL_ROLES if role in models)
+        self._merged = tuple((role, models[role]) for role in self._merged_roles)
         refuse_quantised(models, files)
         self.architecture = common_architecture(models)
         self.infos = result_infos(recipe, models)
@@ -109,9 +110,7 @@ class Planner:
         self._no_floats = [
             SpecWarning(text)
             for role in self._merged_roles
-            for text in describe_no_floats(
-                (name.key for name, note in zip(self.names, self._notes, strict=True) if note == _no_float(role)), role
-            )
+            for text in describe_no_floats(self._kept_because(_no_float(role)), role)
         ]
         self._unknown_names = {
             role: list(warn_of_unknown_names(models[Role.A], models[role], role)) for role in self._merged_roles[1:]
@@ -239,9 +238,10 @@ class Planner:
             alpha = base_alpha if alpha_rule is None else rules[alpha_rule].alpha
             beta = base_beta if beta_rule is None else rules[beta_rule].beta
             more, more_rules = further.of(index)
-            if (alpha, beta, more) not in uses:
-                uses[alpha, beta, more] = self._use(alpha, beta, more)
-            inputs = self._unmerged_input(name) if note else self._inputs(index, uses[alpha, beta, more])
+            use = uses.get((alpha, beta, more))
+            if use is None:
+                use = uses[alpha, beta, more] = self._use(alpha, beta, more)
+            inputs = self._unmerged_input(name) if note else self._inputs(index, use)
             info = self.infos[name.key]
             added, ruled = loras.get(index, ()), lora_rules.get(index, ())
             after = (added, ruled, more, more_rules, adjusted.get(name.key))
@@ -276,11 +276,16 @@ class Planner:
         misfits: dict[int, list[Misfit]] = {}
         for index, (name, note) in enumerate(zip(self.names, self._notes, strict=True)):
             result = self.infos[name.key].shape
-            for role in self._unmerged_input(name) if note else self._merged_roles:
-                shape = self._models[role][name.key].shape
-                if not can_merge_shapes(name.key, result, shape):
+            unmerged = [(role, self._models[role]) for role in self._unmerged_input(name)] if note else None
+            for role, infos in self._merged if unmerged is None else unmerged:
+                shape = infos[name.key].shape
+                if shape != result and not can_merge_shapes(name.key, result, shape):
                     misfits.setdefault(index, []).append(Misfit(name, result, role, shape))
         return misfits
+
+    def _kept_because(self, note: str) -> list[str]:
+        """List the tensors that are not merged for a reason."""
+        return [name.key for name, why in zip(self.names, self._notes, strict=True) if why == note]
 
     def _find_unfit(self) -> dict[Role, str]:
         """Find the models whose U-Net does not belong to A's, and say why."""
@@ -335,10 +340,10 @@ class Planner:
             return "an index, kept from A"
         if name.component is Component.OTHER and not name.key.startswith((UNET_PREFIX, EMA_PREFIX)):
             return "no weight (noise schedule, marker), kept from A"
-        for role in self._merged_roles:
-            if name.key not in self._models[role]:
+        for role, infos in self._merged:
+            if (info := infos.get(name.key)) is None:
                 return f"not in {role.name}, kept from A"
-            if not self._models[role][name.key].is_float:
+            if not info.is_float:
                 return _no_float(role)
         return ""
 

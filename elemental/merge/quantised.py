@@ -18,6 +18,7 @@ from ..architectures.keys import BESIDE, EMA_PREFIX, PREFIXES, Component, shown_
 from .files.tensor_info import TensorInfo
 from .plan import Infos
 
+_UNET = PREFIXES[Component.UNET]
 _PARTS = (EMA_PREFIX, *(prefix for prefixes in PREFIXES.values() for prefix in prefixes))
 _LEFTOVERS = "first_stage_model.loss."
 """What training a VAE leaves in its file: networks that are no part of the model, with tensors of all kinds."""
@@ -31,7 +32,7 @@ _ORDINARY = (
 COUNTS = ("position_ids", "num_batches_tracked", "num_updates", "decay")
 """Ends of names whose tensors may be integers."""
 
-_INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32")
+_INTEGERS = frozenset(("I8", "U8", "I16", "U16", "I32", "U32"))
 """Formats that quantised weights have; tensors of 64 bits or of booleans are something else."""
 
 _COMFY = "scaled fp8, as ComfyUI writes it"
@@ -132,7 +133,7 @@ def find_unknown_beside_fp8(infos: Infos) -> list[str]:
     Args:
         infos: The tensors of a file that is not quantised.
     """
-    if not any(info.dtype.startswith("F8") for key, info in infos.items() if key.startswith(PREFIXES[Component.UNET])):
+    if not any(info.dtype.startswith("F8") and key.startswith(_UNET) for key, info in infos.items()):
         return []
     unknown = [
         key
@@ -155,7 +156,8 @@ def _others(infos: Infos) -> list[str]:
 
 def _factors(infos: Infos, keys: Sequence[str]) -> dict[str, str]:
     """Give those tensors that are named after a weight and have the shape of a factor of it, with that weight."""
-    weights = {key.replace(".", "_"): key for key in infos if key.startswith(_PARTS)} if keys else {}
+    named_anew = any(not key.startswith(_PARTS) for key in keys)  # others are named after their weights as they are
+    weights = {key.replace(".", "_"): key for key in infos if key.startswith(_PARTS)} if named_anew else {}
     found = ((key, _weight_of(key, infos, weights)) for key in keys)
     return {key: weight for key, weight in found if weight is not None}
 

@@ -10,7 +10,7 @@ from ..architectures.tensor_sets import TensorSet
 from .block_hints import extended_name
 from .block_weights import BlockWeights, format_left_out
 from .more_models import MORE_ROLES
-from .part_hints import explain_absent_part
+from .part_hints import PartHints
 from .recipe import MergeRecipe
 from .rule_matching import Decision, RuleMatcher
 from .rules import Rule, RuleSet, format_ratio
@@ -62,11 +62,12 @@ def warn_of_rules(
         decision: The tensors that each rule sets, from ``matcher``.
         architecture: The architecture of the checkpoint.
     """
+    hints = PartHints(matcher)
     for index, rule in enumerate(rules.rules):
         if not decision.matched[index]:
-            yield about_rule(rules, index, f"matches no tensor{_why_no_match(rule, matcher, architecture)}")
+            yield about_rule(rules, index, f"matches no tensor{_why_no_match(rule, matcher, architecture, hints)}")
             continue
-        for word, suggestion in (*_absent_blocks(rule, matcher, architecture), *_absent_parts(rule, matcher)):
+        for word, suggestion in (*_absent_blocks(rule, matcher, architecture), *_absent_parts(rule, matcher, hints)):
             yield about_rule(rules, index, f'"{word}" matches nothing here{suggestion}')
         for word in rule.blocks.words:
             if matcher.with_block(word) and any(end not in architecture.blocks for end in _ends(word)):
@@ -97,11 +98,11 @@ def _numbers(weights: BlockWeights | None) -> list[float | None]:
     return [] if weights is None else [weights.base, *weights.unet]
 
 
-def _why_no_match(rule: Rule, matcher: RuleMatcher, architecture: Architecture) -> str:
+def _why_no_match(rule: Rule, matcher: RuleMatcher, architecture: Architecture, hints: PartHints) -> str:
     """Say what in a rule has no match, as the end of a sentence."""
     for word, suggestion in (
         *_absent_blocks(rule, matcher, architecture),
-        *_absent_parts(rule, matcher, anywhere=True),
+        *_absent_parts(rule, matcher, hints, anywhere=True),
     ):
         return f': "{word}" is not in this {architecture.name} checkpoint{suggestion}'
     elsewhere = matcher.of_elements(rule.elements)
@@ -121,12 +122,14 @@ def _absent_blocks(rule: Rule, matcher: RuleMatcher, architecture: Architecture)
             yield word, f"{own}{also}"
 
 
-def _absent_parts(rule: Rule, matcher: RuleMatcher, *, anywhere: bool = False) -> Iterator[tuple[str, str]]:
+def _absent_parts(
+    rule: Rule, matcher: RuleMatcher, hints: PartHints, *, anywhere: bool = False
+) -> Iterator[tuple[str, str]]:
     """List the parts without a match in the rule's blocks, or anywhere, each with what was meant."""
     blocks = matcher.everything if anywhere else matcher.of_blocks(rule.blocks)
     for part in rule.elements.parts:
         if not matcher.with_part(part) & blocks:
-            yield part, explain_absent_part(part, rule, matcher)
+            yield part, hints.explain(part, rule)
 
 
 def _ends(word: str) -> list[str]:

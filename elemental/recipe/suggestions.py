@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _CUTOFF = 0.65
 _MARGIN = 0.08
@@ -12,7 +12,11 @@ _MOST = 3
 
 def suggest(word: str, names: Iterable[str]) -> str:
     """Suggest the nearest names, as the end of a sentence; empty if none is near, or too many are as near."""
-    near = near_names(word, names)
+    return offer(near_names(word, names))
+
+
+def offer(near: Sequence[str]) -> str:
+    """Ask whether one of some names was meant, as the end of a sentence; empty if there are none, or too many."""
     return f"; did you mean {_either(near)}?" if 0 < len(near) <= _MOST else ""
 
 
@@ -20,12 +24,12 @@ def near_names(word: str, names: Iterable[str]) -> list[str]:
     """List the names that are nearest to a misspelt one and about as near as each other, the nearest first."""
     import difflib  # takes a while, and most specs have no mistakes
 
-    digits = _digits(word)
+    digits = digits_of(word)
     matcher = difflib.SequenceMatcher()
     matcher.set_seq2(word)
     scores: dict[str, float] = {}
     for name in dict.fromkeys(names):
-        if _digits(name) != digits:
+        if digits_of(name) != digits:
             continue
         matcher.set_seq1(name)
         if matcher.real_quick_ratio() >= _CUTOFF and matcher.quick_ratio() >= _CUTOFF:
@@ -35,10 +39,11 @@ def near_names(word: str, names: Iterable[str]) -> list[str]:
     return [name for name in ordered if best >= _CUTOFF and scores[name] > best - _MARGIN and scores[name] >= _CUTOFF]
 
 
-def _digits(word: str) -> list[int]:
-    return [int(number) for number in re.findall(r"[0-9]{1,9}", word)]
+def digits_of(word: str) -> tuple[int, ...]:
+    """Give the numbers in a word."""
+    return tuple(int(number) for number in re.findall(r"[0-9]{1,9}", word))
 
 
-def _either(names: list[str]) -> str:
+def _either(names: Sequence[str]) -> str:
     quoted = [f'"{name}"' for name in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from operator import itemgetter
+from typing import Any, NamedTuple, NoReturn
 
 from ...errors import CheckpointError
 from .first_bytes import LARGEST_HEADER, explain_safetensors
@@ -15,6 +16,16 @@ from .model_file import ModelFile
 from .tensor_info import BITS, LARGEST, LONGEST_KEY, MOST_DIMENSIONS, StoredTensor, TensorInfo
 
 _METADATA = "__metadata__"
+_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_MANY_DIGITS = b"0" * len(str(LARGEST))
+
+
+class _Layout(NamedTuple):
+    """Number format and shape of a tensor, its strides in numbers, and its size in bytes."""
+
+    info: TensorInfo
+    strides: tuple[int, ...]
+    nbytes: int
 
 
 def read_safetensors_header(file: ModelFile) -> tuple[dict[str, StoredTensor], dict[str, str]]:
@@ -42,8 +53,10 @@ def _damaged(file: ModelFile, reason: str) -> CheckpointError:
 
 
 def _parse(data: bytes) -> dict[str, Any]:
+    # with fewer digits in a row than the largest number has, as in all real files, the parser's own numbers will do
+    whole = _small if _MANY_DIGITS in data.translate(_AS_ZEROS) else int
     header = json.loads(
-        data.decode("utf-8"), object_pairs_hook=_unique, parse_int=_small, parse_float=_refuse, parse_constant=_refuse
+        data.decode("utf-8"), object_pairs_hook=_unique, parse_int=whole, parse_float=_refuse, parse_constant=_refuse
     )
     if not isinstance(header, dict):
         raise ValueError("its header is no list of tensors")
@@ -81,12 +94,13 @@ def _place(header: Mapping[str, Any], file: ModelFile, *, start: int) -> dict[st
     """Find the tensors in the file, which they must fill one after the other."""
     entries = {key: _offsets(key, entry) for key, entry in header.items() if key != _METADATA}
     placed: dict[str, StoredTensor] = {}
+    layouts: dict[tuple[str | int, ...], _Layout] = {}
     end = 0
-    for key, (first, last) in sorted(entries.items(), key=lambda item: item[1]):
-        info = _info(key, header[key], file)
-        if first != end or last - first != info.nbytes:
+    for key, (first, last) in sorted(entries.items(), key=itemgetter(1)):
+        info, strides, size = _layout(key, header[key], layouts, file)
+        if first != end or last - first != size:
             raise ValueError(f"{key} is not where its header says")
-        placed[key] = StoredTensor(info, info.strides, start + first, info.nbytes)
+        placed[key] = StoredTensor(info, strides, start + first, size)
         end = last
     if start + end != file.identity.size:
         raise ValueError("its numbers are cut off" if start + end > file.identity.size else "it is longer than it says")
@@ -97,21 +111,33 @@ def _offsets(key: str, entry: object) -> tuple[int, int]:
     if len(key) > LONGEST_KEY:
         raise ValueError(f"it has a name of {len(key):,} characters")
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
-        raise ValueError(f"{key} has no place")
-    return offsets[0], offsets[1]
+    if isinstance(offsets, list) and len(offsets) == 2:
+        first, last = offsets
+        if type(first) is int and type(last) is int and 0 <= first <= LARGEST and 0 <= last <= LARGEST:
+            return first, last
+    raise ValueError(f"{key} has no place")
 
 
-def _info(key: str, entry: Mapping[str, Any], file: ModelFile) -> TensorInfo:
+def _layout(
+    key: str, entry: Mapping[str, Any], known: dict[tuple[str | int, ...], _Layout], file: ModelFile
+) -> _Layout:
+    """Give the layout of a tensor; few of a file's thousands differ, so each is checked and computed once."""
     dtype, shape = entry.get("dtype"), entry.get("shape")
-    if not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS or not all(map(_is_count, shape)):
+    if not isinstance(shape, list) or list(map(type, shape)).count(int) < len(shape):
+        raise ValueError(f"{key} has no shape")
+    described = (dtype, *shape)
+    found = known.get(described) if isinstance(dtype, str) else None
+    if found is None:
+        info = _info(key, dtype, tuple(shape), file)
+        found = known[described] = _Layout(info, info.strides, info.nbytes)
+    return found
+
+
+def _info(key: str, dtype: object, shape: tuple[int, ...], file: ModelFile) -> TensorInfo:
+    if len(shape) > MOST_DIMENSIONS or not all(0 <= size <= LARGEST for size in shape):
         raise ValueError(f"{key} has no shape")
     if not isinstance(dtype, str):
         raise ValueError(f"{key} has no number format")
     if dtype not in BITS:
         raise CheckpointError(f"{file.path} holds {key} as {dtype[:40]}, which this program does not support.")
-    return TensorInfo(dtype, tuple(shape))
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= LARGEST
+    return TensorInfo(dtype, shape)
