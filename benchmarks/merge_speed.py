@@ -4,10 +4,14 @@ Run ``python -m benchmarks.merge_speed --help``. The contestants take turns, eac
 the models' files in the page cache:
 
 - this merge, flushed to the disk, with remembered hashes; importing torch is told apart;
+- the same as a command, ``elemental merge``: the whole process, from its start to its end;
 - with ``--arithmetic`` the same, computed from the files and thrown away: what the mode's formula costs;
 - ``cp`` of model A and ``sync`` of the copy: the limit, for the same bytes reach the same disk;
 - load both, ``torch.lerp``, ``safetensors.torch.save_file``, not flushed;
 - sd-mecha, if installed in some Python, not flushed.
+
+With ``--cold`` the models' files are dropped from the page cache before each start, where the system can, and the limit
+also reads model B.
 
 Before each start two and a half times the memory that the result takes is touched and freed, since a virtual machine's
 free memory may have to be fetched from its host first. Memory is anonymous memory (``RssAnon``), what a process needs
@@ -71,11 +75,20 @@ print(json.dumps({"import": imported, "seconds": time.perf_counter() - start}))
 
 _COPY = """
 import json, subprocess, sys, time
-a, out = sys.argv[1:]
+a, out, *others = sys.argv[1:]
 print("ready", flush=True), input()
 start = time.perf_counter()
 subprocess.run(["cp", a, out], check=True)
+subprocess.run(["cat", "/dev/null", *others], check=True, stdout=subprocess.DEVNULL)
 subprocess.run(["sync", out], check=True)
+print(json.dumps({"seconds": time.perf_counter() - start}))
+"""
+
+_COMMAND = """
+import json, subprocess, sys, time
+print("ready", flush=True), input()
+start = time.perf_counter()
+subprocess.run([sys.executable, "-m", "elemental", "merge", *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL)
 print(json.dumps({"seconds": time.perf_counter() - start}))
 """
 
@@ -153,6 +166,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtypes", nargs="+", choices=["F16", "BF16", "F32"], default=["F16"])
     parser.add_argument("--modes", nargs="+", default=["weight-sum"], help="merge modes (default: weight-sum)")
     parser.add_argument("--arithmetic", action="store_true", help="also compute each mode without writing")
+    parser.add_argument(
+        "--cold", action="store_true", help="drop the models from the page cache before each start"
+    )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--slow-runs", type=int, default=2, help="runs of the slower rivals; 0 leaves them out")
     parser.add_argument("--mecha-python", default=sys.executable, help="a Python that has sd-mecha")
@@ -173,9 +189,12 @@ def _remember_hashes(models: Sequence[Path]) -> None:
 
 def _contestants(args: argparse.Namespace, models: Sequence[Path], dtype: str) -> list[Contestant]:
     a, b = map(str, models[:2])
-    copy = Contestant("cp A; sync", lambda out: [sys.executable, "-c", _COPY, a, str(out)], args.runs)
+    others = [b] if args.cold else []
+    name = "cp A; read B; sync" if args.cold else "cp A; sync"
+    copy = Contestant(name, lambda out: [sys.executable, "-c", _COPY, a, str(out), *others], args.runs)
     kinds = (True, False) if args.arithmetic else (True,)
     found = [copy, *(_ours(args, MergeMode(mode), models, saved=saved) for mode in args.modes for saved in kinds)]
+    found += [_command(args, MergeMode(mode), models) for mode in args.modes]
     if args.slow_runs:
         lerp = [sys.executable, "-c", _LOAD_LERP_SAVE, a, b]
         found.append(Contestant("load, lerp, save_file", lambda out: [*lerp, str(out)], args.slow_runs))
@@ -201,6 +220,17 @@ def _ours(args: argparse.Namespace, mode: MergeMode, models: Sequence[Path], *, 
     return Contestant(f"{'this' if saved else 'arithmetic'}, {mode.value}", command, args.runs)
 
 
+def _command(args: argparse.Namespace, mode: MergeMode, models: Sequence[Path]) -> Contestant:
+    words = ["--mode", mode.value, "--alpha", "0.3", "--elemental", SPEC, "--device", args.device, "--overwrite"]
+    words += ["--beta", "0.25"] if mode.uses_beta else []
+    inputs = [str(model) for model in models[: 3 if mode.uses_c else 2]]
+
+    def command(out: Path) -> list[str]:
+        return [sys.executable, "-c", _COMMAND, *inputs, *words, "-o", str(out)]
+
+    return Contestant(f"whole process, {mode.value}", command, args.runs)
+
+
 def _has_mecha(python: str) -> bool:
     return subprocess.run([python, "-c", "import sd_mecha"], capture_output=True, check=False).returncode == 0
 
@@ -210,7 +240,7 @@ def _compete(contestants: Sequence[Contestant], models: Sequence[Path], args: ar
     for run in range(args.runs + 1):
         for contestant in contestants:
             if run < contestant.runs or run == args.runs:
-                _warm(models)
+                (_drop if args.cold else _warm)(models)
                 _race(contestant, out, timed=run < args.runs, room=models[0].stat().st_size)
                 out.unlink(missing_ok=True)
                 os.sync()
@@ -223,6 +253,13 @@ def _warm(models: Sequence[Path]) -> None:
         with model.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
+
+
+def _drop(models: Sequence[Path]) -> None:
+    """Have the system forget what it holds of the files."""
+    for model in models:
+        with model.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _touch(size: int) -> None:
@@ -254,10 +291,10 @@ def _race(contestant: Contestant, out: Path, *, timed: bool, room: int) -> None:
 
 
 class _PeakMemory:
-    """Watches the anonymous memory of a process from a thread."""
+    """Watches the anonymous memory of a process and of those that it started, from a thread."""
 
     def __init__(self, pid: int) -> None:
-        self._status = Path(f"/proc/{pid}/status")
+        self._pid = pid
         self._peak = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
@@ -272,11 +309,12 @@ class _PeakMemory:
     def _watch(self) -> None:
         while not self._ended.wait(0.01):
             try:
-                lines = self._status.read_text().splitlines()
+                children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
+                statuses = [Path(f"/proc/{pid}/status").read_text() for pid in (self._pid, *children)]
             except OSError:
-                return
-            found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")]
-            self._peak = max(self._peak, *found, 0)
+                continue  # one has just ended
+            lines = [line for status in statuses for line in status.splitlines() if line.startswith("RssAnon")]
+            self._peak = max(self._peak, sum(int(line.split()[1]) * 1024 for line in lines))
 
 
 def _print_table(title: str, contestants: Sequence[Contestant]) -> None:
