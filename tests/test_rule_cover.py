@@ -38,6 +38,17 @@ def where(layout: str, block: str = "", part: str = "") -> TensorSet:
     return (matcher.with_block(block) if block else matcher.everything) & matcher.with_part(part)
 
 
+@pytest.mark.parametrize("layout", ["sd1", "sdxl"])
+def test_many_parts_are_found_as_few_are(layout: str) -> None:
+    found, draw = names(layout), random.Random(7)
+    matcher = RuleMatcher(found)
+    for element in (name.element for name in draw.choices(found, k=150)):
+        start = draw.randrange(len(element))
+        part = element[start : start + draw.randint(1, 30)]
+        assert matcher.with_part(part) == RuleMatcher(found).with_part(part), part
+    assert not matcher.with_part("no.such.part")
+
+
 def ratios_of(found: Sequence[KeyName], rules: Sequence[Rule], base: Given) -> list[Ratios | None]:
     """Apply rules one by one to each tensor, without sets."""
     ratios: list[Ratios | None] = []

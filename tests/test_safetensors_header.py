@@ -45,6 +45,8 @@ BAD: dict[str, bytes] = {
     "a size in words": packed({"w": entry(shape=["4"])}),
     "a fraction": packed({"w": entry(shape=[4.0])}),
     "true for one": packed({"w": entry(0, 2, [True])}, 2),
+    "true where another has one": packed({"v": entry(0, 2, [1]), "w": entry(2, 4, [True])}, 4),
+    "a number that is just too large": packed({"w": entry(shape=[2**63])}),
     "a number of 5,000 digits": packed(
         b'{"w": {"dtype": "F16", "shape": [' + b"9" * 5000 + b'], "data_offsets": [0, 8]}}'
     ),
@@ -111,6 +113,10 @@ GOOD: dict[str, bytes] = {
     "in another order": packed({"v": entry(4, 8, [2]), "w": entry(0, 4, [2])}),
     "blanks behind the header": packed(json.dumps({"w": entry()}).encode() + b"   "),
     "fields of later versions": packed({"w": {**entry(), "compressed": False}}),
+    "many digits in a text": packed({"__metadata__": {"a": "1" * 5000}, "w": entry()}),
+    "layouts that differ in one thing each": packed(
+        {"u": entry(0, 4, [2]), "v": entry(4, 8, [2], "BF16"), "w": entry(8, 12, [2, 1]), "x": entry(12, 14, [])}, 14
+    ),
     "names of any kind": packed({"": entry(0, 4, [2]), "Größe 重": entry(4, 8, [2])}),
 }
 
