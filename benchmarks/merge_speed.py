@@ -166,9 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtypes", nargs="+", choices=["F16", "BF16", "F32"], default=["F16"])
     parser.add_argument("--modes", nargs="+", default=["weight-sum"], help="merge modes (default: weight-sum)")
     parser.add_argument("--arithmetic", action="store_true", help="also compute each mode without writing")
-    parser.add_argument(
-        "--cold", action="store_true", help="drop the models from the page cache before each start"
-    )
+    parser.add_argument("--cold", action="store_true", help="drop the models from the page cache before each start")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--slow-runs", type=int, default=2, help="runs of the slower rivals; 0 leaves them out")
     parser.add_argument("--mecha-python", default=sys.executable, help="a Python that has sd-mecha")
