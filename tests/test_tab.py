@@ -570,10 +570,12 @@ def test_the_numbers_of_a_mode_are_typed_and_kept(tab: Page) -> None:
     tab.report("tensors differ")
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MergeMode if mode.record.numbers or mode.record.survey])
+@pytest.mark.parametrize("mode", [mode for mode in MergeMode if mode is not MergeMode.WEIGHT_SUM])
 def test_a_mode_is_chosen_and_drawn(tab: Page, site: Site, mode: MergeMode) -> None:
+    """The default, weight-sum, is drawn by most other tests."""
     tab.choose("mode", mode.value)
     tab.wait(lambda: mode.formula in tab.text("formula"), "the formula")
+    tab.wait(lambda: tab.page.locator("#elemental_model_b").is_visible() is mode.uses_b, "model B")
     if mode.uses_c:
         tab.choose("model_c", "b.safetensors")
     tab.report("tensors differ")
