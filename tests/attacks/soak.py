@@ -147,9 +147,10 @@ class Soak:
         folder: For checkpoints, images and the history.
         device: Of the host.
         seed: Decides what the user does.
+        modes: The modes that the user merges in.
     """
 
-    def __init__(self, folder: Path, *, device: str, seed: int) -> None:
+    def __init__(self, folder: Path, *, device: str, seed: int, modes: Sequence[MergeMode] = tuple(MergeMode)) -> None:
         from elemental.hosts.standalone.host import StandaloneHost
 
         self.models = folder / "models"
@@ -160,6 +161,7 @@ class Soak:
         self.session = Session(
             self.host, MergedModel(self.host), JobBoard(), history, Previewer(self.host.checkpoints), MergeForm()
         )
+        self.modes = modes
         self.done: dict[str, int] = {}
         self._draw = random.Random(seed)
         self._saved: list[str] = []
@@ -190,7 +192,7 @@ class Soak:
 
     def _form(self) -> MergeForm:
         draw = self._draw
-        mode = draw.choice(list(MergeMode))
+        mode = draw.choice(self.modes)
         a, b = ("a", "b") if draw.random() < 0.8 else ("b", "a")
         saved = draw.choice(self._saved) if self._saved and draw.random() < 0.3 else f"{b}.safetensors"
         return MergeForm(
@@ -227,9 +229,11 @@ class Soak:
         self.done[name] = self.done.get(name, 0) + 1
 
 
-def soak(folder: Path, rounds: int, *, device: str = "cpu", seed: int = 0) -> tuple[Soak, list[Sample]]:
+def soak(
+    folder: Path, rounds: int, *, device: str = "cpu", seed: int = 0, modes: Sequence[MergeMode] = tuple(MergeMode)
+) -> tuple[Soak, list[Sample]]:
     """Go through some rounds, and give what was held after every tenth."""
-    user = Soak(folder, device=device, seed=seed)
+    user = Soak(folder, device=device, seed=seed, modes=modes)
     samples = []
     for number in range(1, rounds + 1):
         user.round(number)
