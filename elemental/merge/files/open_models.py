@@ -109,9 +109,8 @@ class OpenModels:
         return tuple(self._open_lora(lora.file) for lora in recipe.loras)
 
     def _open_lora(self, source: ModelSource) -> LoraFile:
-        from .lora_file import (
-            LoraFile,  # here, since most merges have none, and importing what reads them takes a while
-        )
+        # here, since most merges have none, and importing what reads them takes a while
+        from .lora_file import LoraFile
 
         file = self._lora_files.get(source)
         if file is None:
