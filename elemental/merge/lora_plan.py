@@ -9,7 +9,7 @@ from ..architectures.blocks import Architecture
 from ..architectures.keys import Component, KeyName
 from ..architectures.tensor_sets import TensorSet, members
 from ..recipe.recipe import MergeRecipe
-from ..recipe.rule_matching import Decision
+from ..recipe.rule_matching import Decision, by_ratio
 from ..recipe.rules import format_ratio
 from ..recipe.spec_warnings import USUAL, SpecWarning, about_rule
 from ..recipe.target_checks import target_of_lora
@@ -69,11 +69,11 @@ class LoraPlanner:
         """
         sets: dict[Uses, TensorSet] = {(): self._everything}
         for place in range(len(self.fits)):
-            by_ratio = self._by_ratio(recipe, decision, place)
+            ratios = self._by_ratio(recipe, decision, place)
             split: dict[Uses, TensorSet] = {}
             for uses, tensors in sets.items():
                 rest = tensors
-                for ratio, added in by_ratio.items():
+                for ratio, added in ratios.items():
                     if ratio and (both := tensors & added):
                         together = (*uses, LoraUse(place, ratio))
                         split[together] = both
@@ -124,18 +124,10 @@ class LoraPlanner:
 
     def _by_ratio(self, recipe: MergeRecipe, decision: Decision, place: int) -> dict[float, TensorSet]:
         """Give the tensors that a LoRA changes by the ratio that it has there; some sets may be empty."""
-        lora, rest = recipe.loras[place], self._changed[place]
-        by_ratio: dict[float, TensorSet] = {}
-
-        def give(ratio: float, tensors: TensorSet) -> None:
-            by_ratio[ratio] = by_ratio.get(ratio, 0) | tensors
-
-        for rule, ruled in _ruled(recipe, decision, place).items():
-            give(recipe.rules.rules[rule].alpha, ruled & rest)
-            rest &= ~ruled
-        give(lora.in_text_encoders, rest & self._text_encoders)
-        give(lora.ratio, rest & ~self._text_encoders)
-        return by_ratio
+        lora = recipe.loras[place]
+        ruled = ((recipe.rules.rules[rule].alpha, own) for rule, own in _ruled(recipe, decision, place).items())
+        base = (lora.in_text_encoders, self._text_encoders), (lora.ratio, ~self._text_encoders)
+        return by_ratio(ruled, base, self._changed[place])
 
 
 def _ruled(recipe: MergeRecipe, decision: Decision, place: int) -> Mapping[int, TensorSet]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ..architectures.tensor_sets import TensorSet, members
 from ..recipe.recipe import MergeRecipe
-from ..recipe.rule_matching import Decision
+from ..recipe.rule_matching import Decision, by_ratio
 from ..recipe.spec_warnings import SpecWarning
 from .plan import MORE_ROLES, Role, TensorPlan
 
@@ -55,17 +55,12 @@ def more_sets(recipe: MergeRecipe, decision: Decision, everything: TensorSet) ->
     """
     sets: dict[MoreRatios, TensorSet] = {(): everything}
     for role, base in zip(roles_of(recipe), recipe.more_ratios, strict=True):
-        by_ratio: dict[float, TensorSet] = {}
-        unruled = everything
-        for rule, tensors in _sets(decision, role).items():
-            ratio = recipe.rules.rules[rule].alpha
-            by_ratio[ratio] = by_ratio.get(ratio, 0) | tensors
-            unruled &= ~tensors
-        by_ratio[base] = by_ratio.get(base, 0) | unruled
+        ruled = ((recipe.rules.rules[rule].alpha, own) for rule, own in _sets(decision, role).items())
+        own_ratios = by_ratio(ruled, [(base, everything)], everything)
         sets = {
             (*ratios, ratio): both
             for ratios, some in sets.items()
-            for ratio, own in by_ratio.items()
+            for ratio, own in own_ratios.items()
             if (both := some & own)
         }
     return sets

@@ -12,7 +12,7 @@ from ..errors import MergeError
 from ..modes.base import A
 from ..recipe.adjustments import Adjustment, adjustments_of, names_for
 from ..recipe.recipe import MergeRecipe, VaeChoice
-from ..recipe.rule_matching import Decision, RuleMatcher, rule_by_tensor
+from ..recipe.rule_matching import Decision, RuleMatcher, by_ratio, rule_by_tensor
 from ..recipe.rules import Ratios
 from ..recipe.spec_warnings import SpecWarning, warn_of_ratios, warn_of_rules, warn_of_weights
 from .lora_plan import LoraPlanner, is_baked
@@ -201,14 +201,8 @@ class Planner:
         self, base: Mapping[str, float | None], ruled: Sequence[TensorSet], ratios: Sequence[float | None]
     ) -> dict[float | None, TensorSet]:
         """Give the tensors of each ratio; ``ruled`` and ``ratios`` have an entry a rule, ``base`` one a block."""
-        by_ratio: dict[float | None, TensorSet] = {}
-        unruled = self.everything
-        for tensors, ratio in zip(ruled, ratios, strict=True):
-            by_ratio[ratio] = by_ratio.get(ratio, 0) | tensors
-            unruled &= ~tensors
-        for block, ratio in base.items():
-            by_ratio[ratio] = by_ratio.get(ratio, 0) | (self._matcher.with_block(block) & unruled)
-        return by_ratio
+        of_blocks = ((ratio, self._matcher.with_block(block)) for block, ratio in base.items())
+        return by_ratio(zip(ratios, ruled, strict=True), of_blocks, self.everything)
 
     def _base_ratios(self, recipe: MergeRecipe) -> tuple[Mapping[str, float], Mapping[str, float | None]]:
         """Give alpha and beta of each block without rules."""

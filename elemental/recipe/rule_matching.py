@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..architectures.tensor_sets import TensorIndex, TensorSet, members, union
 from .rules import BlockSelector, ElementSelector, Rule
+
+_Ratio = TypeVar("_Ratio", float, "float | None")
 
 
 class Decision(NamedTuple):
@@ -70,6 +72,25 @@ class RuleMatcher(TensorIndex):
         if not tensors:
             return self.everything
         return union(tensors) ^ (self.everything if selector.inverted else 0)
+
+
+def by_ratio(
+    ruled: Iterable[tuple[_Ratio, TensorSet]], base: Iterable[tuple[_Ratio, TensorSet]], tensors: TensorSet
+) -> dict[_Ratio, TensorSet]:
+    """Group tensors by their ratio: the one that a rule sets, or else that of the base; some sets may be empty.
+
+    Args:
+        ruled: The ratio of each rule, and the tensors that have it from there; no tensor is in two of these sets.
+        base: The ratios without rules, and the tensors that each is for.
+        tensors: The tensors to group.
+    """
+    found: dict[_Ratio, TensorSet] = {}
+    for ratio, own in ruled:
+        found[ratio] = found.get(ratio, 0) | (own & tensors)
+        tensors &= ~own
+    for ratio, own in base:
+        found[ratio] = found.get(ratio, 0) | (own & tensors)
+    return found
 
 
 def rule_by_tensor(sets: Sequence[TensorSet], tensors: TensorSet) -> dict[int, int]:
