@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-from _thread import start_new_thread
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -21,7 +20,7 @@ from .computation import Computation, Piece, TensorReader, put_into
 from .files.dtypes import TORCH_DTYPES, round_to
 from .files.lora_file import OpenLora
 from .files.writer import SafetensorsWriter
-from .interrupts import raise_error_of, uninterrupted
+from .interrupts import Crew, raise_error_of, uninterrupted
 from .out_of_memory import is_out_of_memory
 from .plan import MORE_ROLES, MergePlan, Role, TensorPlan
 from .progress import Controls
@@ -125,14 +124,15 @@ def execute(
 
 def _work_together(run: _Run, count: int) -> None:
     """Work in several threads, and wait until all of them have ended, even after an error or interrupt."""
+    crew = Crew(run.work)
     try:
         for _ in range(count):
-            start_new_thread(run.work_in_thread, ())
-        while not run.has_ended(_POLL_SECONDS):
+            crew.start()
+        while not crew.wait(_POLL_SECONDS):
             run.report_progress()
     finally:  # after this nothing is written any more, so that a caller can safely undo the merge
-        uninterrupted(run.close)
-    raise_error_of(run)
+        uninterrupted(crew.close)
+    raise_error_of(crew)
 
 
 def check_device(name: str) -> torch.device:
@@ -151,7 +151,7 @@ def check_device(name: str) -> torch.device:
 
 
 class _Run:
-    """One execution: threads take pieces from a shared iterator until it is exhausted or the run has ended."""
+    """One execution: threads take pieces from a shared iterator until it is exhausted or their crew has ended."""
 
     def __init__(
         self,
@@ -163,8 +163,6 @@ class _Run:
         device: torch.device,
         controls: Controls,
     ) -> None:
-        self.ended = False
-        self.error: BaseException | None = None
         self.not_finite: set[tuple[Role, str]] = set()
         self._plan = plan
         self._computation = Computation(plan, models, loras=loras, device=device)
@@ -173,16 +171,12 @@ class _Run:
         self._controls = controls
         self._pieces = self._cut()
         self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
-        self._end_signal = threading.Lock()  # released when the run ends
-        self._end_signal.acquire()
-        self._active_threads = 0
         self._unreported = 0
 
-    def work(self) -> None:
-        """Compute pieces until there are none left or the run has ended."""
+    def work(self, crew: Crew | None = None) -> None:
+        """Compute pieces until there are none left or the crew's work has ended; alone if there is no crew."""
         try:
-            while not self.ended:
+            while crew is None or not crew.ended:
                 if self._controls.should_stop():
                     raise Stopped
                 with self._lock:
@@ -195,39 +189,6 @@ class _Run:
                 raise
             advice = "close other programs" if self._device.type == "cpu" else "try the CPU"
             raise MergeError(f"Out of memory: {self._device} has too little for this merge; {advice}.") from exc
-
-    def work_in_thread(self) -> None:
-        """Work as one of several threads; the first one that has no more to do, or fails, ends the run."""
-        with self._lock:
-            if self.ended:
-                return
-            self._active_threads += 1
-        error: BaseException | None = None
-        try:
-            self.work()
-        except BaseException as exc:  # raised again in the thread that waits
-            error = exc
-        self._end(error)
-        with self._idle:
-            self._active_threads -= 1
-            self._idle.notify_all()
-
-    def _end(self, error: BaseException | None = None) -> None:
-        with self._lock:
-            self.error = self.error or error
-            if not self.ended:
-                self.ended = True
-                self._end_signal.release()
-
-    def has_ended(self, seconds: float) -> bool:
-        """Wait up to some seconds, and tell whether the run has ended; threads may still compute their last pieces."""
-        return self.ended or self._end_signal.acquire(timeout=seconds)
-
-    def close(self) -> None:
-        """End the run, and wait until no thread can write to the sink any more."""
-        self._end()
-        with self._idle:
-            self._idle.wait_for(lambda: not self._active_threads)
 
     def report_progress(self) -> None:
         with self._lock:

@@ -1,4 +1,8 @@
-"""Finish work in spite of Ctrl-C, and raise errors of other threads."""
+"""Finish work in spite of Ctrl-C, work in several threads, and raise errors of other threads.
+
+A thread counts as ended a moment before it has. So none of these holds a part of a job then: tensors that were freed by
+a thread while the process exits would abort it.
+"""
 
 from __future__ import annotations
 
@@ -83,5 +87,67 @@ class _Once:
         except BaseException as exc:  # raised again in the thread that waits
             self.error = exc
         finally:
+            del self._job  # see above
             self.ended = True
             self._finished.release()
+
+
+class Crew:
+    """Threads that do the same work, until one of them has no more to do, or fails.
+
+    Args:
+        work: What each thread does; it is given the crew, and looks at ``ended`` from time to time.
+
+    Attributes:
+        ended: Whether there is nothing more to do.
+        error: What the first thread that failed raised.
+    """
+
+    def __init__(self, work: Callable[[Crew], None]) -> None:
+        self.ended = False
+        self.error: BaseException | None = None
+        self._work: Callable[[Crew], None] | None = work
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._end_signal = threading.Lock()  # released when the work ends
+        self._end_signal.acquire()
+        self._active = 0
+
+    def start(self) -> None:
+        """Start one more thread."""
+        start_new_thread(self._run, ())
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to some seconds, and tell whether the work has ended; threads may still do the last of it."""
+        return self.ended or self._end_signal.acquire(timeout=seconds)
+
+    def close(self) -> None:
+        """End the work, and wait until no thread does any, nor holds a part of it."""
+        self._end()
+        with self._idle:
+            self._idle.wait_for(lambda: not self._active)
+            self._work = None
+
+    def _run(self) -> None:
+        with self._lock:
+            if self.ended or self._work is None:
+                return
+            work = self._work
+            self._active += 1
+        error: BaseException | None = None
+        try:
+            work(self)
+        except BaseException as exc:  # raised again in the thread that waits
+            error = exc
+        self._end(error)
+        del work, error  # see above
+        with self._idle:
+            self._active -= 1
+            self._idle.notify_all()
+
+    def _end(self, error: BaseException | None = None) -> None:
+        with self._lock:
+            self.error = self.error or error
+            if not self.ended:
+                self.ended = True
+                self._end_signal.release()
