@@ -70,9 +70,9 @@ class Page:
 
     def ready(self) -> None:
         """Wait until the page's own script has begun and the map is drawn."""
-        self.page.wait_for_selector("#elemental_tab[data-ready]", timeout=30_000)
+        self.page.wait_for_selector("#elemental_tab[data-ready]", timeout=90_000)
         self.page.wait_for_timeout(300)
-        self.page.wait_for_selector("#elemental_report .elemental-report", timeout=15_000)
+        self.page.wait_for_selector("#elemental_report .elemental-report", timeout=60_000)
 
     def panel(self, name: str) -> None:
         """Open a panel; gradio 6 has tabs where 3 has buttons, and hidden copies of them."""
@@ -98,7 +98,7 @@ class Page:
         field = self.page.locator(f"#elemental_{name} input").first
         options = self.page.locator("ul.options li:visible, ul[role=listbox] li:visible")
         option = options.filter(has_text=re.compile(rf"^\W*{re.escape(value)}\s*$")).first
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         field.click()
         while not option.count() and time.monotonic() < end:
             self.page.wait_for_timeout(500)
@@ -115,14 +115,14 @@ class Page:
     def text(self, name: str) -> str:
         return str(self.page.locator(f"#elemental_{name}").first.inner_text())
 
-    def wait(self, true: Callable[[], bool], what: str, seconds: float = 40.0) -> None:
+    def wait(self, true: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
         """Wait for something to be so."""
         end = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < end, f"waited in vain for {what}: {self.text('progress')!r}, {self.errors}"
             self.page.wait_for_timeout(50)
 
-    def job(self, name: str, *, ends: str = "done", seconds: float = 60.0) -> str:
+    def job(self, name: str, *, ends: str = "done", seconds: float = 120.0) -> str:
         """Press a button, wait until its job has ended so, and give what it says."""
         before = self.page.locator("#elemental_progress .elemental-message").first
         known = before.get_attribute("data-job") if before.count() else None
@@ -132,7 +132,7 @@ class Page:
         self.ended(ends, seconds)
         return self.text("progress")
 
-    def ended(self, ends: str = "done", seconds: float = 60.0) -> None:
+    def ended(self, ends: str = "done", seconds: float = 120.0) -> None:
         """Wait until the job that is shown has ended so."""
         states = self.page.locator("#elemental_progress .elemental-message")
         self.wait(

@@ -49,7 +49,7 @@ class Held(JobBoard):
 
 
 def idle(board: JobBoard) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while board.busy:
         assert time.monotonic() < end
         time.sleep(0.002)

@@ -48,7 +48,7 @@ text => {
 @pytest.fixture
 def tab(site: Site, chromium: Any, tmp_path: Path) -> Iterator[Page]:
     context = chromium.new_context(viewport={"width": 1280, "height": 1000})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(30_000)
     page = Page(context.new_page(), Path(os.environ.get(SCREENS, tmp_path / "screens")))
     page.open(site.url)
     page.report("tensors differ")
@@ -132,7 +132,7 @@ def test_a_mistake_is_shown_with_a_caret_and_mended(tab: Page) -> None:
 def test_fields_are_filled_though_gradio_listens_late(site: Site, chromium: Any, tmp_path: Path) -> None:
     """The WebUI's gradio has its buttons on the page before it listens to them; what is pressed then is lost."""
     context = chromium.new_context(viewport={"width": 1280, "height": 1000})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(30_000)
     context.add_init_script(
         """let lost = 3;
         addEventListener("click", (event) => {

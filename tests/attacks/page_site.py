@@ -122,7 +122,7 @@ def _visit(chromium: Any, watch: Watch, client: Client, url: str) -> None:
     inner = next(frame for frame in page.frames if frame != page.main_frame)
     watch.check(inner.query_selector("#elemental_tab") is None, f"{url} has the page in a frame")
     page.click("#link")
-    page.wait_for_selector("#elemental_tab[data-ready]", timeout=30_000)
+    page.wait_for_selector("#elemental_tab[data-ready]", timeout=90_000)
     context.close()
     watch.check(client.ask("GET", "/").status == 200, "the server is gone")
 
