@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from elemental.merge.interrupts import Crew, raise_error_of, uninterrupted
+from elemental import MergeMode, merge_to_file
+from elemental.merge.files.tensor_data import Buffer
+from elemental.merge.interrupts import Crew, Worker, raise_error_of, uninterrupted
+
+from .conftest import LAYOUTS, random_state, save
+from .refusing import inputs, recipe
 
 
 class _Job:
@@ -25,7 +34,7 @@ class _Job:
             raise ValueError
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def lingering(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let no thread end before the test; until then each holds the function that it ran, as Python does."""
     end_of_test = threading.Event()
@@ -57,6 +66,7 @@ def _work_uninterrupted(job: _Job, _threads: int) -> None:
     uninterrupted(job.work)
 
 
+@pytest.mark.usefixtures("lingering")
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize(
     ("work", "threads"), [(_work_together, 0), (_work_together, 1), (_work_together, 3), (_work_uninterrupted, 1)]
@@ -71,3 +81,32 @@ def test_threads_hold_nothing_of_work_that_has_ended(
     del job
     gc.collect()
     assert watched() is None
+
+
+class _Watched(Buffer):
+    """A buffer that tells which thread frees it."""
+
+    freed_by: ClassVar[list[int]] = []
+
+    def __del__(self) -> None:
+        self.freed_by.append(threading.get_ident())
+
+
+@pytest.mark.parametrize("mode", ["weight-sum", "slerp"])
+def test_threads_free_no_memory_that_they_computed_in(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait_and_raise(worker: Worker) -> None:
+        time.sleep(0.2)  # by now the threads have ended, and the merge has not
+        raise_error_of(worker)
+
+    monkeypatch.setattr("elemental.merge.execute._THREAD_BYTES", 1)  # small models, too, are worth threads
+    monkeypatch.setattr("elemental.merge.execute.raise_error_of", wait_and_raise)
+    monkeypatch.setattr("elemental.merge.computation.Buffer", _Watched)
+    for number, path in enumerate(inputs(tmp_path)):
+        save(path, random_state(LAYOUTS["sd1"], seed=number))
+    _Watched.freed_by.clear()
+    merged = replace(recipe(tmp_path), mode=MergeMode(mode), alpha=0.5)
+    merge_to_file(merged, tmp_path / "out.safetensors", with_hashes=False)
+    gc.collect()
+    assert set(_Watched.freed_by) == {threading.get_ident()}

@@ -99,8 +99,8 @@ class Piece(NamedTuple):
         return self.deltas is not None and self.deltas.need_weight
 
 
-class _Memory(threading.local):
-    """What each thread computes in: new memory from the system costs more time than the sums."""
+class _Memory:
+    """What a thread computes in: new memory from the system costs more time than the sums."""
 
     def __init__(self) -> None:
         self.buffers = [Buffer() for _ in MODEL_ROLES]
@@ -146,7 +146,8 @@ class Computation:
         self._models = models
         self._loras = loras
         self._device = device
-        self._memory = _Memory()
+        # By thread, and not thread-local: what a thread frees at its end, while the process exits, would abort that.
+        self._memories: dict[int, _Memory] = {}
 
     def prepare(self, plan: TensorPlan) -> Piece:
         """Open the inputs of a tensor, and give all of it as one piece."""
@@ -181,7 +182,7 @@ class Computation:
 
     def inputs(self, piece: Piece) -> list[Tensor]:
         """Read the numbers that a piece is computed from; valid until the same thread reads the next ones."""
-        buffers = zip(piece.inputs, self._memory.buffers, strict=False)
+        buffers = zip(piece.inputs, self._memory().buffers, strict=False)
         return [data.read(piece.span.first, piece.span.last, buffer) for data, buffer in buffers]
 
     def sum_halves(self, piece: Piece, inputs: Sequence[Tensor]) -> HalfSum:
@@ -191,7 +192,7 @@ class Computation:
             return half_weight_sum(a.to(self._device), b.to(self._device), alpha)
         most_a, most_b = (data.largest(piece.span.start, piece.span.stop) for data in piece.inputs)
         most = None if most_a is None or most_b is None else (most_a, most_b)
-        return half_weight_sum(a, b, alpha, most=most, out=self._memory.halves(len(a)))
+        return half_weight_sum(a, b, alpha, most=most, out=self._memory().halves(len(a)))
 
     def unrounded(self, piece: Piece, inputs: Sequence[Tensor]) -> Tensor:
         """Compute a piece in the working dtype: the numbers that belong to it, not all of those that were read for it.
@@ -251,11 +252,19 @@ class Computation:
             pieces = [data.read(start, stop, buffer).double() for data, buffer in zip(inputs, buffers, strict=True)]
             yield self._operands(plan.inputs, pieces)
 
+    def _memory(self) -> _Memory:
+        """Give the memory of this thread."""
+        thread = threading.get_ident()
+        memory = self._memories.get(thread)
+        if memory is None:
+            memory = self._memories[thread] = _Memory()
+        return memory
+
     def _working_copies(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         dtype = working_dtype(self._device)
         if self._device.type != "cpu":
             return [tensor.to(device=self._device, dtype=dtype, copy=True) for tensor in inputs]
-        rows = self._memory.rows(len(inputs), len(inputs[0]), dtype)
+        rows = self._memory().rows(len(inputs), len(inputs[0]), dtype)
         return [row.copy_(tensor) for row, tensor in zip(rows, inputs, strict=True)]
 
     def _read(self, plan: TensorPlan) -> tuple[tuple[StoredData, ...], Tensor | None]:
