@@ -16,7 +16,7 @@ from typing import ClassVar
 import pytest
 
 from elemental import MergeMode, merge_to_file
-from elemental.merge.files.tensor_data import Buffer
+from elemental.merge.computation import _Memory
 from elemental.merge.interrupts import Crew, Worker, raise_error_of, uninterrupted
 
 from .conftest import LAYOUTS, random_state, save
@@ -83,13 +83,21 @@ def test_threads_hold_nothing_of_work_that_has_ended(
     assert watched() is None
 
 
-class _Watched(Buffer):
-    """A buffer that tells which thread frees it."""
+class _Witness:
+    """Tells which thread frees it."""
 
     freed_by: ClassVar[list[int]] = []
 
     def __del__(self) -> None:
         self.freed_by.append(threading.get_ident())
+
+
+class _Watched(_Memory):
+    """The memory of a thread, with a witness in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.witness = _Witness()
 
 
 @pytest.mark.parametrize("mode", ["weight-sum", "slerp"])
@@ -102,11 +110,11 @@ def test_threads_free_no_memory_that_they_computed_in(
 
     monkeypatch.setattr("elemental.merge.execute._THREAD_BYTES", 1)  # small models, too, are worth threads
     monkeypatch.setattr("elemental.merge.execute.raise_error_of", wait_and_raise)
-    monkeypatch.setattr("elemental.merge.computation.Buffer", _Watched)
+    monkeypatch.setattr("elemental.merge.computation._Memory", _Watched)
     for number, path in enumerate(inputs(tmp_path)):
         save(path, random_state(LAYOUTS["sd1"], seed=number))
-    _Watched.freed_by.clear()
+    _Witness.freed_by.clear()
     merged = replace(recipe(tmp_path), mode=MergeMode(mode), alpha=0.5)
     merge_to_file(merged, tmp_path / "out.safetensors", with_hashes=False)
     gc.collect()
-    assert set(_Watched.freed_by) == {threading.get_ident()}
+    assert set(_Witness.freed_by) == {threading.get_ident()}
