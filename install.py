@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 
-NEEDED = ("platformdirs", "tqdm")
+NEEDED = ("platformdirs", "tqdm", "cmaes")
 """The packages that a WebUI may lack. It always has the others, some of them under other names."""
 
 TIMEOUT = 300
