@@ -248,9 +248,12 @@ class Computation:
         self, plan: TensorPlan, inputs: Sequence[StoredData], shape: tuple[int, ...]
     ) -> Iterator[Operands]:
         buffers = [Buffer() for _ in inputs]
+        rows = torch.empty(len(inputs), 0, dtype=torch.float64)
         for start, stop, _, _ in cut(shape, self._mode, CPU_PIECE):
-            pieces = [data.read(start, stop, buffer).double() for data, buffer in zip(inputs, buffers, strict=True)]
-            yield self._operands(plan.inputs, pieces)
+            if rows.shape[1] < stop - start:
+                rows = torch.empty(len(inputs), stop - start, dtype=torch.float64)
+            pieces = [data.read(start, stop, buffer) for data, buffer in zip(inputs, buffers, strict=True)]
+            yield self._operands(plan.inputs, _copied(pieces, rows[:, : stop - start]))
 
     def _memory(self) -> _Memory:
         """Give the memory of this thread."""
@@ -265,7 +268,7 @@ class Computation:
         if self._device.type != "cpu":
             return [tensor.to(device=self._device, dtype=dtype, copy=True) for tensor in inputs]
         rows = self._memory().rows(len(inputs), len(inputs[0]), dtype)
-        return [row.copy_(tensor) for row, tensor in zip(rows, inputs, strict=True)]
+        return _copied(inputs, rows)
 
     def _read(self, plan: TensorPlan) -> tuple[tuple[StoredData, ...], Tensor | None]:
         inputs = [self._models[role].data(plan.name.key) for role in plan.inputs]
@@ -285,6 +288,12 @@ class Computation:
 
 def _merged_shape(plan: TensorPlan, inputs: Sequence[StoredData], kept: Tensor | None) -> tuple[int, ...]:
     return tuple(plan.info.shape if kept is None else inputs[0].shape)
+
+
+def _copied(tensors: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
+    """Copy tensors into rows of float64; fp16 by way of float32, by which torch gets there three times as fast."""
+    wider = (tensor.float() if tensor.dtype is torch.float16 else tensor for tensor in tensors)
+    return [row.copy_(tensor) for row, tensor in zip(rows, wider, strict=True)]
 
 
 def adjust_numbers(values: Tensor, adjustment: Adjustment, start: int) -> None:

@@ -112,8 +112,8 @@ Formula = Callable[[Operands, Ratios, Whole], "Tensor"]
 
 
 Read = Callable[[], Iterator[Operands]]
-"""Reads a tensor as often as it is called, in pieces in float64 that must not be written to; they end where those of a
-formula could."""
+"""Reads a tensor as often as it is called, in pieces in float64 that must not be written to, each valid until the next;
+they end where those of a formula could."""
 
 Survey = Callable[[Read, Ratios, Sequence[int]], Any]
 """Finds what a formula needs of a whole tensor, mostly a few numbers. It gets what reads the tensor, its ratios, and

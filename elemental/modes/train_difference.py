@@ -17,8 +17,7 @@ def _compute(tensors: Operands, ratios: Ratios, _: Whole) -> Tensor:
     a, b, c = tensors[:3]
     trained = b - c
     way = b.sub_(a).abs_()
-    share = way / (trained.abs() + way)
-    share[way == 0] = 0.0  # also where both are 0
+    share = way.div_(trained.abs().add_(way)).nan_to_num_(0.0)  # where both are 0
     return trained.mul_(share).mul_(_STRENGTH * ratios.alpha).add_(a)
 
 
