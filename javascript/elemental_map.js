@@ -224,7 +224,8 @@
         const columns = headers(table).slice(left, right + 1).map((head) => head.dataset.block);
         const [ratio, end] = [valueOf("elemental_brush"), valueOf("elemental_brush_end")];
         const leftward = from[1] > to[1]; // so do the ratios of a drag
-        send("stroke", {columns, cells: names, action, ratio, end, leftward, ...betaOf(table, cells)});
+        const {target = ""} = table.dataset; // the further model whose ratio it is
+        send("stroke", {columns, cells: names, action, ratio, end, leftward, target, ...betaOf(table, cells)});
     }
 
     /* A rule that sets beta sets alpha, too: to what the map of alpha has there. Cells that are not merged have none. */
@@ -575,7 +576,18 @@
 
     /* ---- start ---- */
 
+    /* What the ends of the colours are depends on the mode, and maybe on other ratios. */
+    function showEnds() {
+        const [table] = tables();
+        for (const item of root.querySelectorAll(".elemental-key [data-end]")) {
+            const name = table && table.dataset[item.dataset.end];
+            const said = item.dataset.ratio + (name ? ` (${name})` : "");
+            if (item.textContent !== said) item.textContent = said; // each change of the page leads here
+        }
+    }
+
     function onChange() {
+        showEnds();
         showFolds();
         showDrag();
         showSelected();

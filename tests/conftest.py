@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # torch is imported where it is used: most tests of specs, re
     import torch
     from torch import Tensor
 
+    from .browser import Page
     from .fake_host import FakeHost
     from .serving import Site
 
@@ -137,6 +138,17 @@ def chromium() -> Iterator[Any]:
 
     with browser() as started:
         yield started
+
+
+@pytest.fixture
+def tab(site: Site, chromium: Any, tmp_path: Path) -> Iterator[Page]:
+    """A page of the tab in the browser."""
+    from .noise_tab import open_page
+
+    page = open_page(chromium, site.url, tmp_path, height=1000)
+    yield page
+    assert page.errors == [], page.errors
+    page.page.context.close()
 
 
 @pytest.fixture(autouse=True)

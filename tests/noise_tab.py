@@ -45,9 +45,9 @@ def noise_tab(site: Site, chromium: Any, tmp_path: Path) -> Iterator[Page]:
     page.page.context.close()
 
 
-def open_page(chromium: Any, url: str, folder: Path) -> Page:
+def open_page(chromium: Any, url: str, folder: Path, *, height: int = 768) -> Page:
     """Open a page in a browser of its own."""
-    context = chromium.new_context(viewport={"width": 1366, "height": 768})
+    context = chromium.new_context(viewport={"width": 1366, "height": height})
     context.set_default_timeout(30_000)
     page = Page(context.new_page(), Path(os.environ.get(SCREENS, folder / "screens")))
     page.open(url)

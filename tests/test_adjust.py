@@ -36,7 +36,6 @@ from elemental.recipe.adjustments import format_adjust, parse_adjust
 from elemental.recipe.recipe import recipe_from_dict
 from elemental.runs.axes.base import Setting
 from elemental.runs.grid_contents import describe_setting
-from elemental.session.form import form_from_recipe
 
 from .conftest import save
 from .lora_files import lora, with_name
@@ -236,11 +235,6 @@ def test_a_damaged_recipe_is_refused(value: object) -> None:
     data = MergeRecipe(model_source("a"), model_source("b")).to_dict()
     with pytest.raises(RecipeError):
         recipe_from_dict({**data, "adjust": value})
-
-
-def test_a_recipe_with_adjustments_is_not_shown_without_them() -> None:
-    with pytest.raises(RecipeError, match="has adjustments, which this form cannot; use the command line"):
-        form_from_recipe(MergeRecipe(model_source("a"), model_source("b"), adjust=ALL), [])
 
 
 def test_the_command_line(two: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

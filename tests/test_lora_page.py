@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from .conftest import save
 from .lora_files import lora, with_name
 from .noise_tab import kept
 from .serving import Site, make_host
-from .test_tab import SCREENS
 
 pytest.importorskip("gradio")
 
@@ -29,18 +26,6 @@ pytestmark = pytest.mark.slow
 
 _LAYER = "lora_unet_up_blocks_3_attentions_0_transformer_blocks_0_attn1_to_q"
 _KEY = "model.diffusion_model.output_blocks.9.1.transformer_blocks.0.attn1.to_q.weight"
-
-
-@pytest.fixture
-def tab(site: Site, chromium: Any, tmp_path: Path) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1366, "height": 900})
-    context.set_default_timeout(30_000)
-    page = Page(context.new_page(), Path(os.environ.get(SCREENS, tmp_path / "screens")))
-    page.open(site.url)
-    page.report("tensors differ")
-    yield page
-    assert page.errors == []
-    context.close()
 
 
 def put_lora(site: Site, name: str) -> Path:

@@ -24,7 +24,6 @@ from elemental.runs.axes.base import Setting
 from elemental.runs.cells import Cell, order_cells
 from elemental.runs.grid_contents import describe_setting
 from elemental.runs.simplify import SimplifyOrder, simplify
-from elemental.session.form import form_from_recipe
 
 from .conftest import LAYOUTS, random_state, save
 from .fake_host import FakeHost
@@ -101,13 +100,6 @@ def test_cells_of_other_ratios_are_other_merges() -> None:
     recipes = [MergeRecipe(A, B, more=(replace(B2, ratio=ratio),)) for ratio in ratios]
     ordered = order_cells([Cell(x, 0, recipe, REQUEST) for x, recipe in enumerate(recipes)])
     assert [cell.x for cell in ordered] == [0, 2, 1]
-
-
-def test_the_form_refuses_them() -> None:
-    with pytest.raises(RecipeError, match="has further models, B2 to B3, which this form cannot"):
-        form_from_recipe(MergeRecipe(A, B, more=(B2, B3)), [])
-    with pytest.raises(RecipeError, match="has a further model, B2, which this form cannot"):
-        form_from_recipe(MergeRecipe(A, B, more=(B2,)), [])
 
 
 def test_what_a_mode_does_not_take_is_refused() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,6 @@ pytest.importorskip("gradio")
 
 pytestmark = pytest.mark.slow
 
-SCREENS = "ELEMENTAL_SCREENSHOTS"
 SPEC = "OUT09::2\nIN00-IN05:ff:0.3"
 _PAINT_AND_TYPE = """
 text => {
@@ -43,18 +40,6 @@ text => {
 }
 """
 """Clicks on a cell of OUT09, and types before the rule can be there."""
-
-
-@pytest.fixture
-def tab(site: Site, chromium: Any, tmp_path: Path) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
-    context.set_default_timeout(30_000)
-    page = Page(context.new_page(), Path(os.environ.get(SCREENS, tmp_path / "screens")))
-    page.open(site.url)
-    page.report("tensors differ")
-    yield page
-    assert page.errors == []
-    context.close()
 
 
 def live(tab: Page) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import NamedTuple
 
-from ..errors import RecipeError
 from ..merge.files.model_locator import ModelLocator
 from ..merge.files.recipe_models import ReadModel, read_model
 from ..modes.catalogue import MergeMode
-from ..recipe.more_models import MORE_ROLES, modes_with_more
+from ..recipe.more_models import complete_ratio, modes_with_more
 from ..recipe.more_texts import parse_more
 from ..recipe.recipe import MoreModel
 
@@ -55,15 +54,8 @@ def read_more(texts: tuple[str, ...] | None, mode: MergeMode, *, locator: ModelL
         return ReadMore({})
     given = [] if texts == (_NONE,) else list(map(parse_more, texts))
     read = tuple(read_model(each.file, locator=locator, unfold=unfold) for each in given)
-    ratios = [_ratio(each.ratio, mode, place) for place, each in enumerate(given)]
+    ratios = [
+        complete_ratio(each.ratio, mode, place, how="write --more FILE:RATIO") for place, each in enumerate(given)
+    ]
     models = tuple(MoreModel(model.source, ratio) for model, ratio in zip(read, ratios, strict=True))
     return ReadMore({"more": models}, read)
-
-
-def _ratio(given: float | None, mode: MergeMode, place: int) -> float:
-    takes = mode.record.more
-    if given is None and takes is not None and takes.default is None:
-        named = MORE_ROLES[place].upper() if place < len(MORE_ROLES) else "a further model"
-        raise RecipeError(f"{mode.value} needs a ratio for {named}, its share of the mix: write --more FILE:RATIO.")
-    usual = 1.0 if takes is None else takes.default or 0.0
-    return usual if given is None else given

@@ -119,8 +119,8 @@ class RecipeOptions:
 def add_recipe_options(
     command: argparse.ArgumentParser,
     *,
-    models: str = "A B [C]: the models, files or recipes (.json); C only for modes that need it; A alone with --lora "
-    "or --adjust",
+    models: str = "A B [C]: the models, files or recipes (.json); C only for modes that need it; A alone with --lora, "
+    "--adjust or --mode self",
 ) -> None:
     """Declare the models and all the options that say what to merge.
 

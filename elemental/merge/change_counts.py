@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from ..architectures.keys import Component
 from ..recipe.ratio_targets import is_further
-from ..recipe.rules import Rule, RuleSet
-from .plan import MergePlan
+from ..recipe.rules import RuleSet
+from .plan import MergePlan, TensorPlan
 
 
 class Tally(NamedTuple):
@@ -72,7 +72,7 @@ def count_changes(plan: MergePlan) -> ChangeCounts:
     kinds = Counter(
         (
             tensor.name.component,
-            tensor.rule is not None or tensor.beta_rule is not None or bool(tensor.more_rules),
+            has_rule(tensor),
             (tensor.alpha, tensor.beta, tensor.more) != (tensor.base_alpha, tensor.base_beta, plan.recipe.more_ratios),
             tensor.changed,
         )
@@ -82,7 +82,7 @@ def count_changes(plan: MergePlan) -> ChangeCounts:
     present = {component: tally for component, tally in tallies.items() if tally.total}
     outside = [component for component in Component if component is not Component.UNET]
     return ChangeCounts(
-        len(plan.recipe.rules) - len(_lora_rules(plan.recipe.rules)),
+        len(plan.recipe.rules) - count_of_lora_rules(plan.recipe.rules),
         tallies[Component.UNET],
         _tally(kinds, outside),
         _tally(kinds, list(Component)),
@@ -93,14 +93,20 @@ def count_changes(plan: MergePlan) -> ChangeCounts:
 
 def count_lora_rules(plan: MergePlan) -> str:
     """Say in a sentence what the rules for ratios of LoRAs set; empty if there are none."""
-    count = len(_lora_rules(plan.recipe.rules))
+    count = count_of_lora_rules(plan.recipe.rules)
     tensors = sum(bool(tensor.lora_rules) for tensor in plan.tensors)
     verb = "rule sets" if count == 1 else "rules set"
     return f"{count:,} {verb} the ratios of LoRAs in {tensors:,} tensor{'s' * (tensors != 1)}." if count else ""
 
 
-def _lora_rules(rules: RuleSet) -> list[Rule]:
-    return [rule for rule in rules.of_targets if not is_further(rule.target)]
+def count_of_lora_rules(rules: RuleSet) -> int:
+    """Count the rules for ratios of LoRAs; the others are for those of the mode."""
+    return sum(not is_further(rule.target) for rule in rules.of_targets)
+
+
+def has_rule(tensor: TensorPlan) -> bool:
+    """Tell whether a rule sets a ratio of the mode for a tensor: alpha, beta, or that of a further model."""
+    return tensor.rule is not None or tensor.beta_rule is not None or bool(tensor.more_rules)
 
 
 def _tally(kinds: Mapping[tuple[Component, bool, bool, bool], int], components: Collection[Component]) -> Tally:

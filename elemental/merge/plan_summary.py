@@ -110,10 +110,16 @@ def summarise_plan(plan: MergePlan) -> Iterator[str]:
         if keys:
             where = "EMA weights of A" if role is Role.A else f"only in {role.name}"
             yield f"{_tensors(len(keys))}: {where}, left out, such as {shown_key(keys[0])}."
-    if adjusted := sum(tensor.adjusted is not None for tensor in plan.tensors):
-        yield f"{_tensors(adjusted)} adjusted: {format_adjust(plan.recipe.adjust or ())}."
+    if adjusted := describe_adjusted(plan):
+        yield adjusted
     yield from (fit.summary for fit in plan.loras)
     yield from describe_names(plan)
+
+
+def describe_adjusted(plan: MergePlan) -> str:
+    """Say how many tensors are adjusted, and how; empty if none are."""
+    count = sum(tensor.adjusted is not None for tensor in plan.tensors)
+    return f"{_tensors(count)} adjusted: {format_adjust(plan.recipe.adjust or ())}." if count else ""
 
 
 def describe_names(plan: MergePlan) -> Iterator[str]:

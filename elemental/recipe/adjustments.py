@@ -7,6 +7,7 @@ github.com/hako-mikan/sd-webui-supermerger, whose users know them as "adjust".
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -77,6 +78,11 @@ def parse_adjust(text: str) -> tuple[float, ...] | None:
         if number is None:
             raise RecipeError(f'adjust: "{piece}" is no number{explain_ratio(piece)}. It takes {",".join(NAMES)}.')
     return complete_adjust([number or 0.0 for number in numbers])
+
+
+def join_adjust(adjust: Sequence[float]) -> str:
+    """Write the numbers as :func:`parse_adjust` reads them; zeros at the end are left out."""
+    return re.sub(r"(?:,0)+$", "", ",".join(map(format_ratio, adjust)))
 
 
 def format_adjust(adjust: Sequence[float]) -> str:

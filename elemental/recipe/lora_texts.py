@@ -6,15 +6,8 @@ import re
 from typing import NamedTuple
 
 from ..errors import RecipeError
+from .file_texts import ENDINGS, read_file_text
 from .rules import format_ratio
-from .spec_reader import parse_ratio
-
-NUMBER = r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*"
-"""How a ratio is written behind a file."""
-
-_LORA = re.compile(rf"(?P<file>.+?)(?::(?P<ratio>{NUMBER}))?(?::(?P<ratio_te>{NUMBER}))?", re.ASCII | re.DOTALL)
-_ENDING = r"\.(?:safetensors|sft|ckpt|pt|pth|bin)"
-_FILE_AND_MORE = re.compile(rf"(?P<file>.+{_ENDING}):(?P<more>.*)", re.IGNORECASE | re.DOTALL)
 
 
 class LoraText(NamedTuple):
@@ -37,23 +30,21 @@ def parse_lora(text: str) -> LoraText:
     Raises:
         RecipeError: There is no file, or what follows it are no numbers.
     """
-    match = _LORA.fullmatch(text.strip())
-    if match is None:
+    read = read_file_text(text, most=2)
+    if read is None:
         raise RecipeError('A LoRA is written FILE:RATIO or FILE:RATIO:RATIO_TE, such as "style.safetensors:0.8".')
-    if wrong := _FILE_AND_MORE.fullmatch(match["file"]):
+    if read.rest is not None:
         raise RecipeError(
-            f'"{wrong["more"]}" is no ratio of the LoRA {wrong["file"]}: ratios are numbers, FILE:RATIO or '
+            f'"{read.rest}" is no ratio of the LoRA {read.file}: ratios are numbers, FILE:RATIO or '
             "FILE:RATIO:RATIO_TE, the second one for text encoders."
         )
-    ratio, ratio_te = (
-        None if match[name] is None else parse_ratio(match[name].strip()) for name in ("ratio", "ratio_te")
-    )
-    return LoraText(match["file"].strip(), 1.0 if ratio is None else ratio, ratio_te)
+    ratio, ratio_te = (*read.numbers, None, None)[:2]
+    return LoraText(read.file, 1.0 if ratio is None else ratio, ratio_te)
 
 
 def without_ending(name: str) -> str:
     """Leave out the ending of a file's name, if it is one of those that LoRAs have; a version's dot is none."""
-    return re.sub(rf"(?<=.){_ENDING}$", "", name, flags=re.IGNORECASE)
+    return re.sub(rf"(?<=.){ENDINGS}$", "", name, flags=re.IGNORECASE)
 
 
 def format_lora(file: str, ratio: float, ratio_te: float | None) -> str:

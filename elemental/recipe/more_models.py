@@ -40,14 +40,41 @@ def check_more(recipe: MergeRecipe) -> None:
         raise RecipeError(
             f"{mode.value}, {mode.formula}, takes no further models: remove them, or choose {modes_with_more()}."
         )
-    if len(more) > len(MORE_ROLES):
-        last = MORE_ROLES[-1].upper()
-        raise RecipeError(
-            f"There are {len(more)} further models, and a merge takes up to {len(MORE_ROLES)}, B2 to {last}."
-        )
+    refuse_too_many(len(more))
     for role, model in zip(MORE_ROLES, more, strict=False):
         if problem := problem_of_ratio(mode, model.ratio):
             raise RecipeError(f"{problem} (of {role.upper()}).")
+
+
+def refuse_too_many(count: int) -> None:
+    """Refuse more further models than a merge takes.
+
+    Raises:
+        RecipeError: There are too many.
+    """
+    if count > len(MORE_ROLES):
+        most = f"{len(MORE_ROLES)}, B2 to {MORE_ROLES[-1].upper()}"
+        raise RecipeError(f"There are {count:,} further models, and a merge takes up to {most}.")
+
+
+def complete_ratio(given: float | None, mode: MergeMode, place: int, *, how: str) -> float:
+    """Give the ratio of a further model, or the mode's usual one if none is given.
+
+    Args:
+        given: The ratio; None if there is none.
+        mode: The mode.
+        place: The place of the model among the further ones, from 0.
+        how: How a ratio is given, for the error.
+
+    Raises:
+        RecipeError: There is none, and the mode has no usual one.
+    """
+    takes = mode.record.more
+    if given is None and takes is not None and takes.default is None:
+        named = MORE_ROLES[place].upper() if place < len(MORE_ROLES) else "a further model"
+        raise RecipeError(f"{mode.value} needs a ratio for {named}, its share of the mix: {how}.")
+    usual = 1.0 if takes is None else takes.default or 0.0
+    return usual if given is None else given
 
 
 def problem_of_ratio(mode: MergeMode, ratio: float) -> str:

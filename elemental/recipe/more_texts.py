@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 from ..errors import RecipeError
-from .lora_texts import NUMBER
+from .file_texts import read_file_text
 from .rules import format_ratio
-from .spec_reader import parse_ratio
-
-_MORE = re.compile(rf"(?P<file>.+?)(?::(?P<ratio>{NUMBER}))?", re.ASCII | re.DOTALL)
-_FILE_AND_REST = re.compile(
-    r"(?P<file>.+\.(?:safetensors|sft|ckpt|pt|pth|bin|json)):(?P<rest>.*)", re.IGNORECASE | re.DOTALL
-)
 
 
 class MoreText(NamedTuple):
@@ -34,14 +27,12 @@ def parse_more(text: str) -> MoreText:
     Raises:
         RecipeError: There is no file, or what follows it is no number.
     """
-    match = _MORE.fullmatch(text.strip())
-    if match is None:
+    read = read_file_text(text, most=1)
+    if read is None:
         raise RecipeError('A further model is written FILE:RATIO, such as "d.safetensors:0.2".')
-    if wrong := _FILE_AND_REST.fullmatch(match["file"]):
-        raise RecipeError(
-            f'"{wrong["rest"]}" is no ratio of the model {wrong["file"]}: it is one number, as in FILE:RATIO.'
-        )
-    return MoreText(match["file"].strip(), None if match["ratio"] is None else parse_ratio(match["ratio"].strip()))
+    if read.rest is not None:
+        raise RecipeError(f'"{read.rest}" is no ratio of the model {read.file}: it is one number, as in FILE:RATIO.')
+    return MoreText(read.file, *read.numbers)
 
 
 def format_more(file: str, ratio: float) -> str:

@@ -98,11 +98,20 @@ def simplify(
         HostError: The host cannot differentiate its images, or fails.
         Stopped: The user asked for it.
     """
-    if order.recipe.more:
-        raise RecipeError("Merges are simplified by rules for alpha, so one with further models (B2, ...) cannot be.")
+    refuse_further(order.recipe)
     order = replace(order, requests=single_images(order.requests, host))
     with differentiated_merge(host, order.recipe, purpose="merges are simplified by", locator=locator) as opened:
         return _Simplification(host, opened, order, watcher or EffectWatcher()).run()
+
+
+def refuse_further(recipe: MergeRecipe) -> None:
+    """Refuse a recipe with further models.
+
+    Raises:
+        RecipeError: It has some.
+    """
+    if recipe.more:
+        raise RecipeError("Merges are simplified by rules for alpha, so one with further models (B2, ...) cannot be.")
 
 
 class _Simplification:

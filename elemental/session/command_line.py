@@ -8,10 +8,12 @@ import subprocess
 from collections.abc import Sequence
 
 from ..merge.files.metadata import recipe_to_share
+from ..recipe.adjustments import join_adjust
 from ..recipe.block_weights import format_block_weights
 from ..recipe.chains import recipes_in
 from ..recipe.lora_texts import format_lora
-from ..recipe.recipe import LoraSource, MergeRecipe, VaeChoice
+from ..recipe.more_texts import format_more
+from ..recipe.recipe import MergeRecipe, ModelSource, VaeChoice
 from ..recipe.rules import format_ratio, format_rules
 from .form import MergeForm
 from .session import Session
@@ -46,7 +48,7 @@ def recipe_of(session: Session, form: MergeForm) -> str:
 def _options(recipe: MergeRecipe) -> list[str]:
     others = [] if recipe.has_one_model else [recipe.model_b, *([recipe.model_c] if recipe.model_c else [])]
     models = [recipe.model_a, *others]
-    words = [os.path.expanduser(source.path) for source in models]  # noqa: PTH111
+    words = list(map(_whole, models))
     words += ["--mode", recipe.mode.value, f"--alpha={format_ratio(recipe.alpha)}"]
     if recipe.beta is not None:
         words.append(f"--beta={format_ratio(recipe.beta)}")
@@ -56,7 +58,10 @@ def _options(recipe: MergeRecipe) -> list[str]:
             words.append(f"{option}={format_block_weights(weights)}")
     if recipe.rules.rules:
         words += ["--elemental", format_rules(recipe.rules).replace("\n", ", ")]
-    words += [f"--lora={_format_lora(lora)}" for lora in recipe.loras]
+    words += [f"--more={format_more(_whole(model.file), model.ratio)}" for model in recipe.more]
+    words += [f"--lora={format_lora(_whole(lora.file), lora.ratio, lora.ratio_te)}" for lora in recipe.loras]
+    if recipe.adjust is not None:
+        words.append(f"--adjust={join_adjust(recipe.adjust)}")
     if recipe.vae is not VaeChoice.MERGED:
         words += ["--vae", recipe.vae.value]
     if recipe.dtype is not None:
@@ -64,8 +69,8 @@ def _options(recipe: MergeRecipe) -> list[str]:
     return [*words, *(["--force"] if recipe.force else []), *(["--drop-ema"] if recipe.drop_ema else [])]
 
 
-def _format_lora(lora: LoraSource) -> str:
-    return format_lora(os.path.expanduser(lora.file.path), lora.ratio, lora.ratio_te)  # noqa: PTH111
+def _whole(source: ModelSource) -> str:
+    return os.path.expanduser(source.path)  # noqa: PTH111
 
 
 def _join(words: Sequence[str]) -> str:

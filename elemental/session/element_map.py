@@ -16,17 +16,22 @@ from ..architectures.blocks import BASE, TEXT_ENCODER, VAE, Architecture
 from ..architectures.element_families import Family
 from ..architectures.element_groups import Group, Place
 from ..architectures.keys import FULL_KEY_PREFIXES, UNET_PREFIX
-from ..merge.plan import MergePlan, TensorPlan
+from ..merge.plan import MORE_ROLES, MergePlan, Role, TensorPlan
+from ..modes.base import Coefficients
+from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import NOT, format_ratio
 from .map_effects import MapEffects
 
+_OF_MODE = ("alpha", "beta")
 _MOST_RATIOS = 4
 _MOST_DIGITS = 4
 """Characters that fit into a cell."""
 
 
 def draw_map(plan: MergePlan, families: Sequence[Family], effects: MapEffects | None = None) -> str:
-    """Draw a plan as one table for each ratio that its mode has, and list the names for the editor beside them.
+    """Draw a plan as one table for each ratio that its mode has, and for that of each further model that rules set.
+
+    The names for the editor are listed beside them.
 
     Args:
         plan: What is drawn.
@@ -36,11 +41,38 @@ def draw_map(plan: MergePlan, families: Sequence[Family], effects: MapEffects | 
     tables = [_draw_table(_Table(plan, "alpha", effects, {}), families)]
     if plan.mode.uses_beta:
         tables.append(_draw_table(_Table(plan, "beta", None, {}), families))
+    tables += [_draw_table(_Table(plan, target, None, {}), families) for target in _ruled_targets(plan)]
     groups = [group for family in families for group in family.groups]
     blocks, elements = list_block_words(plan.architecture), list_element_words(groups)
     names = f'data-blocks="{" ".join(blocks)}" data-elements="{escape(" ".join(elements))}"'
     legend = effects.legend if effects else ""
     return "".join([legend, *tables, f'<div class="elemental-names" {names} hidden></div>'])
+
+
+def _ruled_targets(plan: MergePlan) -> list[str]:
+    """Give the further models whose ratios rules set, as rules name them, in the order of the recipe."""
+    named = {rule.target for rule in plan.recipe.rules.of_targets}
+    return [role.name for role in MORE_ROLES[: len(plan.recipe.more)] if role.name in named]
+
+
+def name_ends(recipe: MergeRecipe) -> tuple[str, str]:
+    """Say which models a ratio of 0 and one of 1 give, or what sum of them; empty where neither is so.
+
+    Args:
+        recipe: The recipe; where the answer depends on its other ratios, there is none.
+    """
+    further = [[some] * len(recipe.more) for some in (0.25, 0.5)]
+    choices = [(beta, more) for beta in (0.25, 0.5) for more in further]
+    at_0, at_1 = ({_name_sum(recipe.mode.coefficients(end, *choice)) for choice in choices} for end in (0.0, 1.0))
+    return at_0.pop() if len(at_0) == 1 else "", at_1.pop() if len(at_1) == 1 else ""
+
+
+def _name_sum(coefficients: Coefficients | None) -> str:
+    """Write a sum of whole models: "A", "A + B - C"; empty for any other."""
+    if coefficients is None or any(each not in (-1, 0, 1) for each in coefficients):
+        return ""
+    names = [("- " if each < 0 else "+ ") + name for each, name in zip(coefficients, "ABC", strict=False) if each]
+    return " ".join(names).removeprefix("+ ")
 
 
 def list_block_words(architecture: Architecture) -> tuple[str, ...]:
@@ -79,14 +111,18 @@ class _Table(NamedTuple):
 def _draw_table(table: _Table, families: Sequence[Family]) -> str:
     plan, ratio = table.plan, table.ratio
     rows = "".join(row for family in families for row in _draw_family(table, family))
-    caption = f"<caption>{ratio}</caption>" if plan.mode.uses_beta else ""
+    is_further = ratio not in _OF_MODE
+    caption = f"<caption>{ratio}</caption>" if plan.mode.uses_beta or _ruled_targets(plan) else ""
     deciding_rules = "".join(
         f'<i hidden data-rule="{index + 1}">{escape(str(plan.recipe.rules.rules[index]))}</i>' for index in table.rules
     )
     label = f"{ratio} of every element: rows are elements, columns are blocks"
     effects = table.effects.table_attributes if table.effects else ""
+    source = f"from the line of {ratio}" if is_further else f"from {ratio}"
+    at_0, at_1 = name_ends(plan.recipe)
+    marks = f' data-target="{ratio}"' if is_further else f' data-zero="{at_0}" data-one="{at_1}"'
     return (
-        f'<table class="elemental-map" data-ratio="{ratio}" data-source="from {ratio}" tabindex="0" role="grid" '
+        f'<table class="elemental-map" data-ratio="{ratio}" data-source="{source}"{marks} tabindex="0" role="grid" '
         f'aria-label="{label}"{effects}>{caption}<thead>{_draw_head(plan, ratio)}</thead><tbody>{rows}</tbody></table>'
         f'<div class="elemental-rules" hidden>{deciding_rules}</div>'
     )
@@ -108,7 +144,7 @@ def _draw_head(plan: MergePlan, ratio: str) -> str:
 
 def _block_weights(plan: MergePlan, ratio: str) -> dict[str, float]:
     """Give the ratios that come from block weights, by block; BASE is none of them where they leave it out."""
-    weights = plan.recipe.block_alpha if ratio == "alpha" else plan.recipe.block_beta
+    weights = {"alpha": plan.recipe.block_alpha, "beta": plan.recipe.block_beta}.get(ratio)
     if weights is None:
         return {}
     by_block = weights.by_block(plan.architecture, base=0.0)
@@ -242,8 +278,16 @@ def _quoted(value: str) -> str:
 
 
 def _ratio(tensor: TensorPlan, ratio: str) -> float:
-    return tensor.alpha if ratio == "alpha" else tensor.beta or 0.0
+    if ratio in _OF_MODE:
+        return tensor.alpha if ratio == "alpha" else tensor.beta or 0.0
+    return tensor.more[_place(ratio)]
 
 
 def _rule(tensor: TensorPlan, ratio: str) -> int | None:
-    return tensor.rule if ratio == "alpha" else tensor.beta_rule
+    if ratio in _OF_MODE:
+        return tensor.rule if ratio == "alpha" else tensor.beta_rule
+    return tensor.more_rules[_place(ratio)] if tensor.more_rules else None
+
+
+def _place(target: str) -> int:
+    return MORE_ROLES.index(Role[target])

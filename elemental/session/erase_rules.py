@@ -1,6 +1,6 @@
 """Erasing on the element map: the rules of a spec without the chosen cells, whose ratios are then those without rules.
 
-The map shows alpha and beta of the mode: rules for other ratios stay as they are.
+A map shows alpha or beta of the mode, or the ratio of a further model: rules for other ratios stay as they are.
 
 A rule that sets nothing else is removed. One that does is written anew, as one rule or several that set the same
 tensors but those of the cells; everything else of the text stays, comments too.
@@ -20,7 +20,14 @@ from ..recipe.spec_errors import plain_line_ends
 from ..recipe.spec_parser import parse_rules
 
 
-def erase(spec: str, cells: Sequence[tuple[str, str]], names: Sequence[KeyName], *, beta_only: bool = False) -> str:
+def erase(
+    spec: str,
+    cells: Sequence[tuple[str, str]],
+    names: Sequence[KeyName],
+    *,
+    beta_only: bool = False,
+    target: str = "",
+) -> str:
     """Take cells out of the rules of a spec.
 
     Args:
@@ -29,6 +36,7 @@ def erase(spec: str, cells: Sequence[tuple[str, str]], names: Sequence[KeyName],
             the whole block is meant.
         names: The tensors of the checkpoint.
         beta_only: Whether the cells keep the alpha that rules give them.
+        target: The further model whose rules these are; empty for those of the mode's own ratios.
 
     Raises:
         SpecError: The spec is wrong.
@@ -39,7 +47,7 @@ def erase(spec: str, cells: Sequence[tuple[str, str]], names: Sequence[KeyName],
     lines = text.split("\n")
     for rule, span in reversed(list(zip(rules.rules, rules.spans, strict=True))):
         matched = matcher.matching(rule)
-        if matched & erased and not rule.target and not (beta_only and rule.beta is None):
+        if matched & erased and rule.target == target and not (beta_only and rule.beta is None):
             kept = _only(rule, matched & ~erased, matcher)
             if beta_only:
                 kept += _only(rule._replace(beta=None), matched & erased, matcher)
@@ -66,9 +74,9 @@ def _only(rule: Rule, kept: TensorSet, matcher: RuleMatcher) -> tuple[Rule, ...]
     if not kept:
         return ()
     ratios, other = (rule.alpha, rule.beta), (rule.alpha + 1, None if rule.beta is None else rule.beta + 1)
-    return cover(
-        matcher.names, {ratios: kept, other: matcher.everything & ~kept}, {other: matcher.everything}
-    )  # another ratio stands for whatever the others have: they must not be set
+    # another ratio stands for whatever the others have: they must not be set
+    rules = cover(matcher.names, {ratios: kept, other: matcher.everything & ~kept}, {other: matcher.everything})
+    return tuple(each._replace(target=rule.target) for each in rules)
 
 
 def _replace(line: str, start: int, end: int, kept: str) -> str:

@@ -19,6 +19,8 @@ from ..merge.files.model_file import read_signature
 from ..merge.files.model_locator import expand_home, model_source
 from ..merge.files.recipe_models import is_recipe
 from ..modes.catalogue import MergeMode
+from ..recipe.adjustments import NAMES as ADJUSTMENTS
+from ..recipe.adjustments import join_adjust, parse_adjust
 from ..recipe.block_weights import BlockWeights, format_block_weights, parse_block_weights
 from ..recipe.chains import base_file
 from ..recipe.lookalikes import plain_text
@@ -30,6 +32,7 @@ from ..recipe.spec_errors import for_architecture
 from ..recipe.spec_parser import parse_rules
 from ..recipe.spec_reader import parse_ratio
 from ..workflows import load_presets
+from .further_models import read_more, write_more
 from .loras import read_loras, write_loras
 from .recipe_models import path_of_title, read_chosen, recipe_title
 
@@ -39,6 +42,7 @@ KEEP = "as in A"
 """The choice of each tensor's own number format."""
 
 _NUMBERS = re.compile(r"[-+.,\d\seE]+")
+_LONGEST_ADJUST = 500
 _VAES = (VaeChoice.MERGED.value, VaeChoice.A.value, VaeChoice.B.value)
 
 
@@ -63,6 +67,10 @@ class MergeForm:
         numbers: Numbers of the mode, such as "p=0.9, seed=3"; those of other modes are passed over.
         loras: A LoRA a line, as :func:`~.loras.read_loras` reads them. With LoRAs, B may be left empty: they are added
             to A alone then, whatever the ratios.
+        more: A further model a line, as :func:`~.further_models.read_more` reads them; passed over in modes that take
+            none.
+        adjust: Numbers for detail, contrast and colours, as :func:`~..recipe.adjustments.parse_adjust` reads them;
+            blank for none. They adjust A alone, too, if B is left empty.
     """
 
     model_a: str = ""
@@ -80,6 +88,8 @@ class MergeForm:
     drop_ema: bool = False
     numbers: str = ""
     loras: str = ""
+    more: str = ""
+    adjust: str = ""
 
     @property
     def merge_mode(self) -> MergeMode:
@@ -132,8 +142,10 @@ class MergeForm:
             "drop_ema": bool(self.drop_ema),
             "numbers": _numbers(mode, self.numbers),
             "loras": read_loras(self.loras or "", loras),
+            "more": read_more(self.more or "", mode, find_model),
+            "adjust": self._adjust,
         }
-        if self._adds_to_a:
+        if self._only_changes_a:
             parts |= {"alpha": 0.0, "block_alpha": None, "block_beta": None}
         kept = drop_unused(parts, mode)
         kept["rules"] = rules  # what is typed is not dropped silently: the recipe refuses a beta that it has no use for
@@ -152,7 +164,7 @@ class MergeForm:
         titles = {"model_a": self.model_a, "model_b": self.model_b}
         if mode.uses_c:
             titles["model_c"] = self.model_c
-        elif self._adds_to_a or not mode.uses_b:
+        elif self._only_changes_a or not mode.uses_b:
             titles["model_b"] = self.model_a
         missing = [name[-1].upper() for name, title in titles.items() if not (title or "").strip()]
         if missing:
@@ -160,11 +172,19 @@ class MergeForm:
         return {name: find_model(title) for name, title in titles.items()}
 
     @property
-    def _adds_to_a(self) -> bool:
-        """Whether LoRAs are added to A alone: there are some, and B, which nothing needs then, is not chosen."""
-        has_b = bool((self.model_b or "").strip())
-        needs_b = has_b or self.merge_mode.uses_c or not self.merge_mode.uses_b
-        return bool((self.loras or "").strip()) and not needs_b
+    def _only_changes_a(self) -> bool:
+        """Whether LoRAs and adjustments alone are for A: there are some, and no other model, which nothing needs."""
+        mode = self.merge_mode
+        others = [self.model_b, self.more if mode.takes_more else ""]
+        needs_others = any((other or "").strip() for other in others) or mode.uses_c or not mode.uses_b
+        return not needs_others and (bool((self.loras or "").strip()) or self._adjust is not None)
+
+    @property
+    def _adjust(self) -> tuple[float, ...] | None:
+        text = (self.adjust or "").strip()
+        if len(text) > _LONGEST_ADJUST:
+            raise RecipeError(f"adjust takes up to {len(ADJUSTMENTS)} numbers, not {len(text):,} letters.")
+        return parse_adjust(text) if text else None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the form as plain data that :func:`form_from_dict` reads back."""
@@ -191,12 +211,6 @@ def form_from_recipe(
     """
     if recipe.vae is VaeChoice.FILE:
         raise RecipeError("The recipe takes its VAE from a file, which this form cannot; use the command line for it.")
-    if recipe.more:
-        last = list(recipe.sources)[-1].upper()
-        more = "a further model, B2" if len(recipe.more) == 1 else f"further models, B2 to {last}"
-        raise RecipeError(f"The recipe has {more}, which this form cannot; use the command line for it.")
-    if recipe.adjust is not None:
-        raise RecipeError("The recipe has adjustments, which this form cannot; use the command line for it.")
 
     def title(source: ModelSource | None) -> str:
         return "" if source is None else title_of(source, checkpoints)
@@ -218,6 +232,8 @@ def form_from_recipe(
         drop_ema=recipe.drop_ema,
         numbers=format_numbers(recipe.numbers),
         loras=write_loras(recipe.loras, loras),
+        more=write_more(recipe.more, title),
+        adjust="" if recipe.adjust is None else join_adjust(recipe.adjust),
     )
 
 

@@ -26,8 +26,8 @@ def apply_stroke(spec: str, text: str, names: Callable[[], Sequence[KeyName]]) -
         spec: The text of the editor.
         text: JSON of what was chosen, as :func:`~.paint_rules.read_stroke` reads it. It may also have ``action``:
             "paint" (the default), "erase", or "only", which removes all other rules for what the map shows, the mode's
-            ratios; and ``end``, a text: the ratio of the last column, which those between are led to in equal steps; of
-            the first if ``leftward`` is true.
+            ratios or that of a further model; and ``end``, a text: the ratio of the last column, which those between
+            are led to in equal steps; of the first if ``leftward`` is true.
         names: Gives the tensors of the checkpoint that the map shows; what is erased has to be known by them.
 
     Raises:
@@ -36,19 +36,19 @@ def apply_stroke(spec: str, text: str, names: Callable[[], Sequence[KeyName]]) -
     stroke, said = read_stroke(text), json.loads(text)
     action = said.get("action", "paint")
     if action == "erase":
-        return erase(spec, stroke.cells, names(), beta_only=bool(stroke.alphas))
+        return erase(spec, stroke.cells, names(), beta_only=bool(stroke.alphas), target=stroke.target)
     if action not in ("paint", "only"):
         raise RecipeError("The chosen cells cannot be read.")
-    spec = _of_targets(spec) if action == "only" else spec
+    spec = _of_others(spec, stroke.target) if action == "only" else spec
     for step in _steps(stroke, _read_end(said, stroke.ratio), leftward=bool(said.get("leftward"))):
         spec = paint(spec, step)
     return spec
 
 
-def _of_targets(spec: str) -> str:
-    """Keep the rules of a spec that set other ratios than the mode's; the rest of it may be wrong."""
+def _of_others(spec: str, target: str) -> str:
+    """Keep the rules of a spec that set other ratios than those of a target; the rest of it may be wrong."""
     pieces = (piece for piece, _ in split_pieces(plain_line_ends(spec)))
-    return "\n".join(piece for piece in pieces if split_target(piece.partition(":")[0])[0])
+    return "\n".join(piece for piece in pieces if split_target(piece.partition(":")[0])[0] != target)
 
 
 def _read_end(said: dict[str, Any], ratio: float) -> float:

@@ -19,17 +19,18 @@ from ..architectures.element_groups import find_groups
 from ..architectures.keys import Component, KeyName
 from ..errors import ElementalError
 from ..hosts.base import CheckpointRef, LoraRef
-from ..merge.change_counts import count_lora_rules
+from ..merge.change_counts import count_lora_rules, count_of_lora_rules, has_rule
 from ..merge.files.checkpoint import Signature, read_signature
 from ..merge.files.model_locator import expand_home
 from ..merge.files.open_models import OpenModels
 from ..merge.plan import NOTHING_MERGED, ONLY_MODEL_A, MergePlan
-from ..merge.plan_summary import describe_measuring, describe_names
+from ..merge.plan_summary import describe_adjusted, describe_measuring, describe_names
 from ..merge.planner import Planner, planning_key
 from ..recipe.chains import files_of
 from ..recipe.recipe import MergeRecipe
 from .element_map import draw_map
 from .form import KEEP, MergeForm, finder
+from .further_models import describe_more_models
 from .map_effects import MapEffects
 
 FindEffects = Callable[[MergePlan], MapEffects | None]
@@ -186,7 +187,8 @@ def _draw_report(plan: MergePlan, stamps: str, expected: str) -> str:
     if len(warnings) > len(shown):
         shown.append(f"... and {len(warnings) - len(shown)} more warnings.")
     loras = (fit.summary for fit in plan.loras)
-    said = (*_count(plan), *loras, describe_measuring(plan.recipe), expected, *describe_names(plan))
+    added = (describe_more_models(plan.recipe.more), describe_adjusted(plan), *loras)
+    said = (*_count(plan), *added, describe_measuring(plan.recipe), expected, *describe_names(plan))
     lines = "".join(f"<p>{escape(line)}</p>" for line in said if line)
     notes = "".join(f'<p class="warning"><b>warning:</b> {escape(warning)}</p>' for warning in shown)
     return f'<div class="elemental-report" role="status" {stamps}>{lines}{notes}</div>'
@@ -194,13 +196,13 @@ def _draw_report(plan: MergePlan, stamps: str, expected: str) -> str:
 
 def _count(plan: MergePlan) -> Iterator[str]:
     """Say in some lines what rules set, and what changes."""
-    count = len(plan.recipe.rules.of_mode)
+    count = len(plan.recipe.rules) - count_of_lora_rules(plan.recipe.rules)
     if count:
         verb = "rule sets" if count == 1 else "rules set"
         unet, others = (
             [t for t in plan.tensors if (t.name.component is Component.UNET) is inside] for inside in (True, False)
         )
-        ruled = [sum(t.rule is not None or t.beta_rule is not None for t in part) for part in (unet, others)]
+        ruled = [sum(has_rule(t) for t in part) for part in (unet, others)]
         beside = f" and {ruled[1]:,} of {len(others):,} others" if ruled[1] else ""
         yield f"{count:,} {verb} {ruled[0]:,} of {len(unet):,} U-Net elements{beside}."
     yield count_lora_rules(plan)

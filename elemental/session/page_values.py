@@ -43,12 +43,13 @@ def whole_plot(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def whole_merge(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete the fields of a merge that were written before there were LoRAs: it has none.
+    """Complete the fields of a merge that were written before there were LoRAs and more: it has none.
 
     Args:
         values: Of fields; those that are not of a whole merge stay as they are.
     """
-    return {"loras": "", **values} if "model_a" in values and "spec" in values else dict(values)
+    added = {"loras": "", "more": "", "adjust": ""} if "model_a" in values and "spec" in values else {}
+    return {**added, **values}
 
 
 def values_as_json(values: Mapping[str, Any]) -> str:

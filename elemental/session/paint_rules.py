@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ElementalError, RecipeError
+from ..recipe.ratio_targets import is_further
 from ..recipe.rules import BlockSelector, ElementSelector, Rule
 from ..recipe.spec_errors import plain_line_ends
 from ..recipe.spec_parser import parse_rules
@@ -35,6 +36,7 @@ class Stroke:
         others: Cells between them that were not chosen, as in ``cells``: no range may reach over them.
         alphas: The alpha of each cell, on the map of beta: there ``ratio`` is beta, and a rule that sets it sets alpha,
             too. Empty on the map of alpha.
+        target: The further model whose ratio the map shows, as rules name it; empty for the mode's own ratios.
     """
 
     columns: tuple[str, ...]
@@ -42,6 +44,7 @@ class Stroke:
     ratio: float
     others: tuple[tuple[str, str], ...] = ()
     alphas: tuple[float, ...] = ()
+    target: str = ""
 
 
 def read_stroke(text: str) -> Stroke:
@@ -49,7 +52,8 @@ def read_stroke(text: str) -> Stroke:
 
     Args:
         text: JSON: ``columns``, a list of block names; ``cells``, a list of pairs of block and part; ``ratio``, a text;
-            ``others``, a list like ``cells``, and ``alphas``, a list of texts, both of which may be missing.
+            ``others``, a list like ``cells``, ``alphas``, a list of texts, and ``target``, a text, all of which may be
+            missing.
 
     Raises:
         RecipeError: It is no such JSON, or the ratio is no finite number.
@@ -63,11 +67,12 @@ def read_stroke(text: str) -> Stroke:
         )
         ratio = _word(data["ratio"])
         alphas = tuple(_word(alpha) for alpha in data.get("alphas", ()))
+        target = _word(data.get("target", ""))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise RecipeError("The chosen cells cannot be read.") from exc
-    if alphas and len(alphas) != len(cells):
+    if (alphas and len(alphas) != len(cells)) or (target and (alphas or not is_further(target))):
         raise RecipeError("The chosen cells cannot be read.")
-    return Stroke(columns, cells, _read_ratio(ratio), others, tuple(map(_read_alpha, alphas)))
+    return Stroke(columns, cells, _read_ratio(ratio), others, tuple(map(_read_alpha, alphas)), target.upper())
 
 
 def paint(spec: str, stroke: Stroke) -> str:
@@ -111,7 +116,7 @@ def make_rules(stroke: Stroke) -> list[Rule]:
     for part, blocks in blocks_of.items():
         shortened = _shorten(tuple(blocks), stroke.columns, kept_of.get(part, set()))
         parts_of.setdefault(shortened, []).append(part)
-    return [_make_rule(blocks, parts, stroke.ratio) for blocks, parts in parts_of.items()]
+    return [_make_rule(blocks, parts, stroke) for blocks, parts in parts_of.items()]
 
 
 def _make_beta_rules(stroke: Stroke, alpha: float) -> list[Rule]:
@@ -140,9 +145,9 @@ def _shorten_run(run: Sequence[str]) -> Sequence[str]:
     return run if len(run) < _SHORTEST_RANGE else (f"{run[0]}-{run[-1]}",)
 
 
-def _make_rule(blocks: Sequence[str], parts: Sequence[str], ratio: float) -> Rule:
+def _make_rule(blocks: Sequence[str], parts: Sequence[str], stroke: Stroke) -> Rule:
     words = tuple(word for part in parts for word in part.split())  # a family of groups has several
-    rule = Rule(BlockSelector(tuple(blocks)), ElementSelector(words), ratio)
+    rule = Rule(BlockSelector(tuple(blocks)), ElementSelector(words), stroke.ratio, target=stroke.target)
     if parse_rules(str(rule)).rules != (rule,):
         raise RecipeError("The chosen cells cannot be written as a rule.")
     return rule
@@ -162,7 +167,7 @@ def _says_only(line: str, rule: Rule) -> bool:
         (there,) = parse_rules(line).rules
     except (ElementalError, ValueError):
         return False
-    return not there.target and not there.blocks.inverted and there.blocks.names == rule.blocks.names
+    return there.target == rule.target and not there.blocks.inverted and there.blocks.names == rule.blocks.names
 
 
 def _read_ratio(text: str) -> float:

@@ -14,6 +14,7 @@ from ..recipe.rules import format_ratio
 
 _MOST_OF_MODEL = 20  # letters
 _MOST_OF_RULE = 32
+_MOST_MODELS = 4
 _PRESET = re.compile(r"[^\W\d][\w.+-]{0,20}")
 
 
@@ -31,9 +32,11 @@ def suggest_name(recipe: MergeRecipe, folder: Path, *, blocks: str = "") -> str:
 
 
 def _pieces(recipe: MergeRecipe, blocks: str) -> Iterator[str]:
-    models = (source for role, source in recipe.sources.items() if role != "vae")
+    models = [source for role, source in recipe.sources.items() if role != "vae"]
     named = [_words(PurePath(model.name).stem, _MOST_OF_MODEL) for model in models]
-    yield from named[: 1 if recipe.has_one_model else None]
+    yield from named[: 1 if recipe.has_one_model else _MOST_MODELS]
+    if len(models) > _MOST_MODELS:
+        yield f"{len(models) - _MOST_MODELS}-more"
     if recipe.only_changes_a:
         yield from _name_changes(recipe)
         return

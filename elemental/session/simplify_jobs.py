@@ -15,7 +15,7 @@ from ..images.files import free_names, make_folder, write_png
 from ..images.image_request import GeneratedImage, ImageRequest
 from ..runs.differentiated_merge import single_images
 from ..runs.effect_estimate import refuse_same_file
-from ..runs.simplify import Simplified, SimplifyOrder, simplify
+from ..runs.simplify import Simplified, SimplifyOrder, refuse_further, simplify
 from ..runs.simplify_results import spec_of, write_simplified
 from ..workflows import plan_merge
 from .form import KEEP, MergeForm, shown_path
@@ -60,6 +60,7 @@ def simplify_form(
     """
     share = _read_tolerance(tolerance)
     recipe = session.recipe(replace(form, dtype=KEEP))  # a number format is one of files
+    refuse_further(recipe)
     refuse_same_file(recipe, session.locator)
     if session.previewer.changes_nothing(replace(form, dtype=KEEP)):
         raise MergeError("There is nothing to simplify: with this form the merge is model A.")

@@ -28,7 +28,9 @@ _SELECTED = """
 
 _KEY = """
 <ul class="elemental-key">
-<li><i style="--v:0%"></i>0 (A)</li><li><i style="--v:50%"></i>0.5</li><li><i style="--v:100%"></i>1 (B)</li>
+<li><i style="--v:0%"></i><span data-end="zero" data-ratio="0">0</span></li>
+<li><i style="--v:50%"></i>0.5</li>
+<li><i style="--v:100%"></i><span data-end="one" data-ratio="1">1</span></li>
 <li><i class="below"></i>below 0</li><li><i class="above"></i>above 1</li>
 <li><i class="ruled" style="--v:50%"></i>set by a rule</li><li><i class="kept"></i>not merged</li>
 </ul>"""

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..merge.files.model_locator import expand_home
 from ..modes.catalogue import MergeMode, grouped_modes
+from ..recipe.adjustments import NAMES as ADJUSTMENTS
 from ..recipe.numbers import describe_number
 from ..recipe.recipe import SaveDtype
 from ..session import merge_jobs as actions
@@ -27,6 +28,7 @@ from .image_form import ImageForm
 from .lora_row import LoraRow
 from .map_tools import EFFECT_TOOLS, MAP_TOOLS
 from .model_cards import draw_cards
+from .more_row import MoreRow
 from .page_memory import PageMemory
 from .preset_row import PresetRow, depth_of
 from .results_panel import Results, draw_message
@@ -64,6 +66,9 @@ class MergePanel:
         self._draw_map()
         self.effect_buttons = EffectButtons(session, images)
         self._draw_weights(form)
+        with make("Accordion", label="Further models", open=False, elem_id="elemental_more_box"):
+            self.more = MoreRow(form)
+        self.fields["more"] = self.more.field
         with make("Accordion", label="LoRAs", open=False, elem_id="elemental_lora_box"):
             self.loras = LoraRow(session, form.loras)
         self.fields["loras"] = self.loras.field
@@ -156,6 +161,11 @@ class MergePanel:
                     self.fields[name] = make(
                         "Checkbox", label=label, value=bool(getattr(form, name)), elem_id=f"elemental_{name}"
                     )
+            self.fields["adjust"] = make(
+                "Textbox", label="Adjust: detail, contrast, colours", value=form.adjust, lines=1,
+                elem_id="elemental_adjust", placeholder=",".join(ADJUSTMENTS),
+                info="Up to eight numbers, separated by commas, as supermerger has them; blank for none.",
+            )  # fmt: skip
 
     def _draw_buttons(self) -> None:
         with make("Row", elem_id="elemental_buttons"):
@@ -329,6 +339,7 @@ class MergePanel:
             return {
                 self.formula: _draw_formula(mode),
                 self.sliders["blocks_beta"]: update(visible=mode.uses_beta),
+                **self.more.suit(mode),
                 **{fields[name]: update(visible=seen, **values.get(name, {})) for name, seen in shown.items()},
             }
 
@@ -337,11 +348,12 @@ class MergePanel:
             return self.choices()
 
         of_some_modes = [fields[name] for name in visible_fields(MergeMode.WEIGHT_SUM)]
-        changed = [self.formula, self.sliders["blocks_beta"], *of_some_modes]
+        changed = [self.formula, self.sliders["blocks_beta"], *self.more.of_mode, *of_some_modes]
         on(fields["mode"], "change", choose_mode, [fields["mode"], fields["numbers"]], changed)
         models = [fields["model_a"], fields["model_b"]]
         on(self.swap, "click", lambda a, b: (b, a), models, models)
         on(self.refresh, "click", refresh, [], self.lists)
+        self.more.wire()
         self.loras.wire()
         self.preset.wire(fields["blocks"], self.form_components)
         self.spec_preset.wire(fields["spec"], self.form_components)
@@ -349,13 +361,16 @@ class MergePanel:
     @property
     def lists(self) -> list[Any]:
         """The components that list checkpoints, LoRAs and presets."""
-        models = [self.fields[f"model_{letter}"] for letter in "abc"]
-        return [*models, *self.loras.lists, self.preset.list, self.spec_preset.list]
+        return [*self._model_lists, *self.loras.lists, self.preset.list, self.spec_preset.list]
+
+    @property
+    def _model_lists(self) -> list[Any]:
+        return [*(self.fields[f"model_{letter}"] for letter in "abc"), self.more.list]
 
     def choices(self) -> Updates:
         """List the host's checkpoints and LoRAs, and the presets anew."""
         titles = self._session.model_titles()
-        models = {self.fields[f"model_{letter}"]: update(choices=titles) for letter in "abc"}
+        models = {field: update(choices=titles) for field in self._model_lists}
         return {**models, **self.loras.choices(), **self.preset.choices(), **self.spec_preset.choices()}
 
 
@@ -372,4 +387,5 @@ def _draw_formula(mode: MergeMode) -> str:
     menu = escape(json.dumps({mode.value: [mode.group.value, mode.record.purpose] for mode in MergeMode}))
     texts = [f"{names}: {mode.record.purpose}", *map(describe_number, mode.record.numbers)]
     notes = "".join(f"<small>{escape(text)}</small> " for text in texts)
-    return f'<p class="elemental-formula" data-modes="{menu}">{escape(mode.formula)} {notes}</p>'
+    more = " data-takes-more" if mode.takes_more else ""
+    return f'<p class="elemental-formula" data-modes="{menu}"{more}>{escape(mode.formula)} {notes}</p>'
