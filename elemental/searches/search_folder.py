@@ -276,6 +276,16 @@ class Search:
             raise RecipeError("There is nothing to take back: no round was judged yet.")
         self._say(*self._record.said[:-1])
 
+    def write_results(self) -> list[Path]:
+        """Write the best so far as an image, a recipe and a spec, and the table of rounds; earlier ones are replaced.
+
+        Raises:
+            ImageError: A file cannot be written.
+        """
+        from .search_results import write_results
+
+        return write_results(self)
+
     def _say(self, *said: Said) -> None:
         rounds = replay(self._space, self.order.settings, said)
         record = replace(self._record, said=said)

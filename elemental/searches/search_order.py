@@ -12,6 +12,7 @@ from ..recipe.recipe import MergeRecipe, recipe_from_dict
 from ..runs.axes.context import AxisContext
 from .space import Space
 from .steering import Settings
+from .vary_texts import read_space
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ class SearchOrder:
         Raises:
             ElementalError: A text cannot be read, or too much varies, or nothing does.
         """
-        from .vary_texts import parse_vary
-
-        return Space(self.recipe, tuple(parse_vary(text, self.recipe, context) for text in self.vary))
+        return read_space(self.vary, self.recipe, context)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the order as plain data that :func:`order_from_dict` reads back."""

@@ -116,10 +116,9 @@ class SearchRecord:
             ImageError: There is a search in the folder, or it cannot be written to.
         """
         make_folder(self.folder)
-        path = self.folder / _NAME
-        if holds_search(self.folder):
-            raise ImageError(f"{self.folder} holds a search already: go on with that one, or choose another folder.")
-        self._write(replace=path.exists())  # an empty one is that of a search which was killed before it began
+        refuse_search(self.folder)
+        # an empty one is that of a search which was killed before it began
+        self._write(replace=(self.folder / _NAME).exists())
 
     def _write(self, *, replace: bool) -> None:
         write_whole(self.folder / _NAME, json.dumps(self.to_dict(), indent=1).encode(), replace=replace)
@@ -131,6 +130,16 @@ def holds_search(folder: Path) -> bool:
         return (folder / _NAME).stat().st_size > 0
     except OSError:
         return False
+
+
+def refuse_search(folder: Path) -> None:
+    """Refuse to begin a search in a folder that has one.
+
+    Raises:
+        ImageError: It has one.
+    """
+    if holds_search(folder):
+        raise ImageError(f"{folder} holds a search already: go on with that one, or choose another folder.")
 
 
 def read_search(folder: Path) -> SearchRecord:
