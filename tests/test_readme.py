@@ -73,7 +73,7 @@ def helped(monkeypatch: pytest.MonkeyPatch, capsys: Capture, *arguments: str) ->
 def test_help_fits_a_terminal_and_its_examples_can_be_read(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     first = helped(monkeypatch, capsys)
     commands = re.findall(r"^    (\w+)  ", first, re.MULTILINE)
-    assert len(commands) == 11
+    assert len(commands) == 12
     for command in commands:
         text = helped(monkeypatch, capsys, command)
         assert max(map(len, (first + text).splitlines())) <= 80

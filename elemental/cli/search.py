@@ -53,7 +53,7 @@ what varies, each with --vary: blocks and elements as in rules, with a range
   OUT04:attn2:0-0.6  of elements, 0 to 0.6; also "IN04 IN05:ff", BASE, M00
   alpha:0-1, beta:0-1, number-NAME:LOW-HIGH, lora NAME:0-1, adjust-NAME:LOW-HIGH
   curve:POINTS:0-1   block weights between points
-  effects:N          the N blocks that an estimate from gradients finds strongest;
+  effects:N          the N blocks that an estimate from gradients ranks first;
                      effects:N:groups and effects:N:elements are finer
 
 Each round makes a few candidates, whose numbers vary around what was liked
