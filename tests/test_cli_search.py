@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ pytest.importorskip("diffusers")
 from elemental.cli import run_options, search
 from elemental.cli.main import DONE, FAILED, STOPPED, WRONG_USAGE, main
 from elemental.demo.checkpoint_pair import copy_pair
+from elemental.hosts.base import NO_FIELDS
 from elemental.images.files import read_image
+from elemental.images.image_request import GeneratedImage, ImageRequest
 from elemental.workflows import read_recipe
 
 from .fake_host import FakeHost
@@ -25,10 +28,20 @@ Capture = pytest.CaptureFixture[str]
 Answer = Callable[..., None]
 
 
+class SmoothHost(FakeHost):
+    """Makes images of few blotches instead of noise."""
+
+    def make_images(
+        self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
+    ) -> Sequence[GeneratedImage]:
+        made = super().make_images(request, model=model, fields=fields)
+        return [replace(each, image=each.image.crop((0, 0, 4, 4)).resize(each.image.size)) for each in made]
+
+
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> FakeHost:
     """Images are made in no time, by a host in memory."""
-    host = FakeHost(load)
+    host = SmoothHost(load)
     for module in (run_options, search):
         monkeypatch.setattr(module, "make_host", lambda _device: host)
     return host
@@ -86,7 +99,7 @@ def test_a_person_picks_takes_back_and_stops(ab: list[str], answer: Answer, tmp_
     answer("3, 1", "9", "best", "u", "2 4", "0", "q")
     printed = run(capsys, *ab, "--vary", "IN01", "--vary", "OUT03:attn2:0-0.6", "--pick", "-o", str(out))
     assert printed.count(f"Round 1: {out / 'round-01' / 'grid.png'}") == 2  # again after u
-    assert "There is no candidate 9; there are 1 to 4." in printed
+    assert "There is no candidate 9 in round 2; there are 0 to 4." in printed
     assert '"best" is no number of a candidate' in printed
     assert said(out) == [{"picked": [2, 4]}, {"picked": [0]}]
     assert f"To go on: elemental search --resume {out}" in printed
@@ -153,16 +166,16 @@ def test_a_goal_judges_first_and_a_person_later(ab: list[str], answer: Answer, t
 def test_it_stops_and_goes_on(
     ab: list[str], scored: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, make, calls = tmp_path / "found", FakeHost.make_images, list[int]()
+    out, make, calls = tmp_path / "found", SmoothHost.make_images, list[int]()
 
-    def interrupted(self: FakeHost, request: object, **more: object) -> object:
+    def interrupted(self: SmoothHost, request: object, **more: object) -> object:
         calls.append(1)
         if len(calls) == 8:
             raise KeyboardInterrupt
         return make(self, request, **more)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(FakeHost, "make_images", interrupted)
+        patched.setattr(SmoothHost, "make_images", interrupted)
         options = ["--vary", "IN01", "--score", scored, "--rounds", "2", "-o", str(out)]
         printed = run(capsys, *ab, *options, code=STOPPED)
     assert f"2 images of round 2 not made. To go on: elemental search --resume {out}" in printed
