@@ -58,8 +58,9 @@ def test_what_makes_no_sense_is_refused(ranking: EffectRanking, count: int, by: 
 
 @pytest.mark.slow
 def test_groups_are_estimated_from_images(tmp_path: Path) -> None:
-    recipe = MergeRecipe(*map(model_source, copy_pair(tmp_path)), alpha=0)
-    host, said = StandaloneHost(), []
+    a, b = map(model_source, copy_pair(tmp_path))
+    recipe, host = MergeRecipe(a, b, alpha=0), StandaloneHost()
+    said: list[tuple[int, int, str]] = []
     request = ImageRequest("a red circle on blue", seed=3, steps=2, width=64, height=64)
     watcher = EffectWatcher(on_progress=lambda done, total, text: said.append((done, total, text)))
     texts = estimate_groups(host, recipe, [request], 3, by="groups", watcher=watcher)

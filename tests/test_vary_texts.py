@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +13,13 @@ from elemental.architectures.blocks import SDXL
 from elemental.architectures.keys import name_key
 from elemental.demo.layout import SDXL_LAYOUT, tensor_shapes
 from elemental.recipe.recipe import LoraSource, MoreModel
+from elemental.runs.axes.ranges import range_ends
 from elemental.searches.space import Part, Space
 from elemental.searches.vary_texts import parse_vary, read_space
 
 from .test_axes import CONTEXT
 
+GUIDE = (Path(__file__).parents[1] / "docs" / "guide.md").read_text(encoding="utf-8")
 BASE = MergeRecipe(ModelSource("a"), ModelSource("b"), alpha=0.3)
 LORAS = (LoraSource(ModelSource("/l/detail.safetensors"), 0.8, 0.4), LoraSource(ModelSource("Old style.pt"), 0.5))
 RICH = replace(BASE, loras=LORAS, adjust=(1, 0, 0, -2))
@@ -236,3 +240,20 @@ def test_the_parts_of_a_space_are_named_where_they_are_wrong_or_twice() -> None:
         read_space(["alpha", "alpha:0-0.5"], BASE, CONTEXT)
     with pytest.raises(RecipeError, match="Nothing varies"):
         read_space([], BASE, CONTEXT)
+
+
+def test_every_text_in_the_guide_can_be_read() -> None:
+    triple = replace(RICH, mode=MergeMode.TRIPLE_SUM, model_c=ModelSource("c"), beta=0.2, loras=LORAS[:1])
+    recipes = {"B2": MORE, "number-p": DARE}
+    table = GUIDE.split("### What varies\n")[1].split("\n\n- A range")[0]
+    texts = re.findall(
+        r"`([^`]+)`", "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    )
+    assert len(texts) == 15
+    for text in texts[1:]:  # the first is the name of the option
+        if not text.startswith("effects:"):
+            parse_vary(
+                text, next((recipe for word, recipe in recipes.items() if text.startswith(word)), triple), CONTEXT
+            )
+    for text in re.findall(r"`([^`]+)`", GUIDE.split("\n\n- A range is")[1].split("Values are")[0]):
+        assert range_ends(text), text
