@@ -234,9 +234,9 @@ def test_mistakes_beside_resume(tmp_path: Path, capsys: Capture) -> None:
 def test_on_the_models_of_the_demo_what_varies_is_found_by_its_effects(
     answer: Answer, scored: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    pair = [str(path) for path in copy_pair(tmp_path)]
-    options = [*pair, "--alpha", "0", *SIZE, "--seed", "3", "--seed", "4"]
-    printed = run(capsys, *options, "--vary", "effects:2", "--score", scored, "--rounds", "1", "-o", "one")
+    pair = [str(path) for path in copy_pair(tmp_path / "models")]
+    options = [*pair, "--alpha", "0", *SIZE, "--seed", "3"]
+    printed = run(capsys, *options, "--seed", "4", "--vary", "effects:2", "--score", scored, "--rounds", "1", "-o", "one")
     assert printed.startswith("effects:2: ")
     vary = json.loads((tmp_path / "one" / "search.json").read_text())["order"]["vary"]
     assert len(vary) == 2
