@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .recipe.recipe import LoraSource, MergeRecipe, ModelSource, MoreModel, SaveDtype, VaeChoice
     from .recipe.rules import Rule, RuleSet, format_rules
     from .recipe.spec_parser import parse_rules
+    from .searches.search import search
     from .workflows import live_merge, make_images, plan_merge, read_recipe
 
 __version__ = "0.2.0"
@@ -69,6 +70,7 @@ __all__ = [
     "parse_rules",
     "plan_merge",
     "read_recipe",
+    "search",
 ]
 
 _HOMES = {
@@ -106,6 +108,7 @@ _HOMES = {
     "parse_rules": ".recipe.spec_parser",
     "plan_merge": ".workflows",
     "read_recipe": ".workflows",
+    "search": ".searches.search",
 }
 """The module of each name. Importing all of them takes as long as planning a merge, which needs half of them."""
 

@@ -26,7 +26,8 @@ _AnyFormatter = partial(argparse.RawDescriptionHelpFormatter, width=80)
 """The formatter that argparse makes and throws away for each option; it need not ask how wide the terminal is."""
 
 _NAMES = (
-    "inspect", "plan", "merge", "extract", "generate", "plot", "check", "effects", "simplify", "ui", "demo",
+    "inspect", "plan", "merge", "extract", "generate", "plot", "check", "effects", "search", "simplify", "ui",
+    "demo",
 )  # fmt: skip
 
 

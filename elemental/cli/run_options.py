@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from ..runs.axes.context import AxisContext
     from ..runs.estimate import Estimate
     from ..runs.image_maker import ImageMaker
-    from ..runs.run_record import RunRecord
     from ..runs.runner import Run, RunResult
 
 T = TypeVar("T")
 Specific = TypeVar("Specific", bound="RunCommandOptions")
 _BESIDE_RESUME = ("resume", "device", "models_folder", "on", "workers")
-_SPELLINGS = {"models": "the models"}
+"""Options that say nothing of what a run makes."""
+_SPELLINGS = {"models": "the models", "prompts": "--prompt", "seeds": "--seed"}
 
 
 @dataclass(frozen=True)
@@ -150,18 +150,23 @@ def require_output(options: RunOptions) -> None:
 
 def refuse_beside_resume(options: RunCommandOptions) -> None:
     """Refuse options that say anew what a run already has."""
-    spellings = list(_spell_options(options))
+    spellings = list(spell_options(options))
     if spellings:
         raise UsageError(f"--resume takes everything from the run; leave out {', '.join(spellings)}")
 
 
-def _spell_options(options: Any) -> Iterator[str]:
-    """Spell the options that were set, as users type them; 0 is set, though it equals False."""
+def spell_options(options: Any, allowed: Collection[str] = _BESIDE_RESUME) -> Iterator[str]:
+    """Spell the options that were set, as users type them; 0 is set, though it equals False.
+
+    Args:
+        options: A dataclass of options, maybe with others in it.
+        allowed: The names of those that are left out.
+    """
     for field in fields(options):
         value = getattr(options, field.name)
         if is_dataclass(value):
-            yield from _spell_options(value)
-        elif field.name not in _BESIDE_RESUME and value not in (None, ()) and value is not False:
+            yield from spell_options(value, allowed)
+        elif field.name not in allowed and value not in (None, ()) and value is not False:
             yield _SPELLINGS.get(field.name, f"--{field.name.replace('_', '-')}")
 
 
@@ -213,17 +218,17 @@ def prepare(options: RunCommandOptions) -> Preparation:
 
     locator = options.recipe.locator
     found, remarks = find_recipe(options.recipe)
-    host = make_host(_own_device(options.run, options.images.device))
+    host = make_host(own_device(options.run, options.images.device))
     return Preparation(found, remarks, host, make_axis_context(host, found, locator=locator))
 
 
-def _own_device(options: RunOptions, device: str | None) -> str | None:
+def own_device(options: RunOptions, device: str | None) -> str | None:
     """Give the device of this process's host; with a cluster it makes no images, and needs no GPU."""
     return DEFAULT_DEVICE if options.on is not None else device
 
 
 @contextmanager
-def _image_maker(
+def image_maker(
     host: Host, options: RunCommandOptions, locator: ModelLocator, models: Mapping[str, Signature], device: str | None
 ) -> Iterator[tuple[Host | ImageMaker, str]]:
     """Give what makes the images: the cluster that the options name, or the host; and the kind of device."""
@@ -272,8 +277,8 @@ def _make(
 
     locator = options.recipe.locator
     with (
-        stopped_anywhere(_again(options), folder),
-        _image_maker(host, options, locator, estimate.models, options.images.device) as (maker, device),
+        stopped_anywhere(same_command(options), folder),
+        image_maker(host, options, locator, estimate.models, options.images.device) as (maker, device),
     ):
         with ProgressBar() as bar:
             result = start_run(
@@ -283,12 +288,12 @@ def _make(
                 estimate=estimate,
                 watcher=run_watcher(bar, interrupts),
                 locator=locator,
-                options=_options_to_keep(options, device),
+                options=options_to_keep(options, device),
             )
-        print_result(result, _again(options))
+        print_result(result, same_command(options))
 
 
-def _options_to_keep(options: RunCommandOptions, device: str) -> Mapping[str, str | None]:
+def options_to_keep(options: RunCommandOptions, device: str) -> Mapping[str, str | None]:
     """Give the options that a record keeps for going on."""
     folder = options.recipe.models_folder
     return {
@@ -316,29 +321,30 @@ def resume_run(folder: Path, options: RunCommandOptions, interrupts: Interrupts)
     from ..runs.runner import continue_run
 
     record = read_record(latest_run(folder))
-    recipe = replace(options.recipe, models_folder=options.recipe.models_folder or _models_folder_of(record))
-    device, locator = _device_of(record, options.images.device), recipe.locator
+    recipe = replace(options.recipe, models_folder=options.recipe.models_folder or models_folder_of(record.options))
+    device, locator = device_of(record.options, options.images.device), recipe.locator
     refuse_cluster_options(options.run.on, options.run.workers, device)
-    host = make_host(_own_device(options.run, device))
+    host = make_host(own_device(options.run, device))
     run = open_run(host, record, locator=locator)
     with (
-        stopped_anywhere(_again(options), record.files.folder),
-        _image_maker(host, options, locator, record.models, device) as (maker, _),
+        stopped_anywhere(same_command(options), record.files.folder),
+        image_maker(host, options, locator, record.models, device) as (maker, _),
     ):
         with ProgressBar() as bar:
             watcher = run_watcher(bar, interrupts)
             result = continue_run(maker, run, record, watcher=watcher, locator=locator)
-        print_result(result, _again(options))
+        print_result(result, same_command(options))
 
 
-def _models_folder_of(record: RunRecord) -> Path | None:
-    folder = record.options.get("models")
+def models_folder_of(kept: Mapping[str, Any]) -> Path | None:
+    """Give the folder of models that a run began with, from the options that its record keeps."""
+    folder = kept.get("models")
     return Path(folder) if folder else None
 
 
-def _device_of(record: RunRecord, device: str | None) -> str:
-    """Give the device that a run began on, and refuse another one."""
-    first: str = record.options.get("device") or DEFAULT_DEVICE
+def device_of(kept: Mapping[str, Any], device: str | None) -> str:
+    """Give the device that a run began on, from the options that its record keeps, and refuse another one."""
+    first: str = kept.get("device") or DEFAULT_DEVICE
     if device not in (None, first):
         raise UsageError(f"the run began on {first}; on {device} its images would not be the same")
     return first
@@ -362,7 +368,7 @@ def stopped_anywhere(command: str, folder: Path) -> Iterator[None]:
     except KeyboardInterrupt as exc:
         with suppress(ImageError):  # there is no run yet: nothing was changed
             latest_run(folder)
-            raise Stopped(f"Stopped. To go on: {_resume_command(command, folder)}") from exc
+            raise Stopped(f"Stopped. To go on: {resume_command(command, folder)}") from exc
         raise
 
 
@@ -380,7 +386,7 @@ def print_result(result: RunResult, command: str) -> None:
     print_lines(map(str, result.products))
     if result.made:
         print_lines([_describe_time(result)])
-    again = _resume_command(command, result.files.folder)
+    again = resume_command(command, result.files.folder)
     if result.failed:
         lines = [f"{name} failed: {error}" for name, error in result.failed.items()]
         raise ImageError("\n".join([*lines, f"To try these images again: {again}"]))
@@ -394,7 +400,7 @@ def _describe_time(result: RunResult) -> str:
     return f"{whole}; {result.outside:.1f} % of the time outside of generating."
 
 
-def _again(options: RunCommandOptions) -> str:
+def same_command(options: RunCommandOptions) -> str:
     """Give the command that goes on with a run in the same place, as the words after "elemental"."""
     on, workers = options.run.on, options.run.workers
     words = ["--on", shlex.quote(on)] if on is not None else []
@@ -402,5 +408,6 @@ def _again(options: RunCommandOptions) -> str:
     return " ".join([options.command, *words])
 
 
-def _resume_command(command: str, folder: Path) -> str:
+def resume_command(command: str, folder: Path) -> str:
+    """Give the command that goes on with what is in a folder, as users type it."""
     return f"elemental {command} --resume {shlex.quote(str(folder))}"

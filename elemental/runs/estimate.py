@@ -99,6 +99,23 @@ def estimate_check(check: ElementCheck, *, locator: ModelLocator = AS_RECORDED) 
     return plans.estimate(cells)
 
 
+def estimate_cells(
+    cells: Sequence[Cell], base: MergeRecipe, describe: Callable[[Cell], str], *, locator: ModelLocator = AS_RECORDED
+) -> Estimate:
+    """Plan every merge of some cells.
+
+    Args:
+        cells: The cells.
+        base: The recipe that they start from; its own rules are warned of once.
+        describe: Names a cell in warnings and errors.
+        locator: Finds the models.
+
+    Raises:
+        ElementalError: A model is missing or does not fit.
+    """
+    return _plan_cells(cells, base, locator, describe).estimate(cells)
+
+
 def refuse_changed(models: Mapping[str, Signature]) -> None:
     """Refuse to go on with models that are not the ones that a run began with.
 

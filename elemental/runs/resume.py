@@ -45,4 +45,7 @@ def _read_run(host: Host, record: RunRecord, locator: ModelLocator) -> Run:
     if record.kind == PlotRun.kind:
         context = make_axis_context(host, recipe_from_dict(definition["recipe"]), locator=locator)
         return PlotRun(plot_from_dict(definition, context), compare=bool(definition.get("compare")))
+    if record.kind == "search":
+        search = record.files.folder.parent
+        raise ImageError(f"{record.files.record} is a round of a search; go on with that: its folder is {search}.")
     raise ImageError(f"{record.files.record} is of an unknown kind of run.")

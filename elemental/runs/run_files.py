@@ -84,10 +84,10 @@ def latest_run(folder: Path) -> RunFiles:
         ImageError: There is no run, or the folder cannot be read.
     """
     try:
-        runs = _runs_in(folder)
+        runs = runs_in(folder)
         if runs:
             return runs[max(runs)]
-        checks = [run for inner in folder.glob("*/diff") for run in _runs_in(inner).values()]
+        checks = [run for inner in folder.glob("*/diff") for run in runs_in(inner).values()]
         if checks:
             return max(checks, key=lambda run: run.record.stat().st_mtime_ns)
     except OSError as exc:
@@ -145,7 +145,12 @@ def _is_empty(file: IO[bytes]) -> bool:
     return not status.st_size and bool(status.st_nlink)
 
 
-def _runs_in(folder: Path) -> dict[int, RunFiles]:
+def runs_in(folder: Path) -> dict[int, RunFiles]:
+    """Find the runs of a folder, by their numbers.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
     runs = {number: RunFiles(folder, number) for number in _numbers(folder)}
     # an empty record is that of a run which was killed before it began
     return {number: run for number, run in runs.items() if run.record.is_file() and run.record.stat().st_size}

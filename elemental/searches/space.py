@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import RecipeError
 from ..recipe.recipe import MergeRecipe
@@ -23,6 +23,7 @@ class Varying:
         low: The least value.
         high: The largest value, above the least.
         start: Where the search begins.
+        whole: Whether it is a whole number.
 
     Raises:
         RecipeError: There is no value between the least and the largest.
@@ -32,6 +33,7 @@ class Varying:
     low: float
     high: float
     start: float
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -39,7 +41,8 @@ class Varying:
 
     def value(self, share: float) -> float:
         """Give the value at a share of the range, from 0 to 1."""
-        return round(self.low + (self.high - self.low) * round(share * _STEPS) / _STEPS, 6)
+        value = self.low + (self.high - self.low) * round(share * _STEPS) / _STEPS
+        return float(round(value)) if self.whole else round(value, 6)
 
     @property
     def share_of_start(self) -> float:
@@ -55,11 +58,13 @@ class Part:
         text: How the part is written; :func:`.vary_texts.parse_vary` reads it back.
         numbers: Its numbers.
         apply: Gives a recipe with other values, one for each number.
+        remarks: What in the text has no effect, in whole sentences.
     """
 
     text: str
     numbers: tuple[Varying, ...]
     apply: Callable[[MergeRecipe, Sequence[float]], MergeRecipe]
+    remarks: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

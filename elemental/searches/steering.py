@@ -34,7 +34,7 @@ class Picked(NamedTuple):
 
 
 class Restarted(NamedTuple):
-    """The search begins anew around a point, before a round is judged.
+    """The search begins anew around a point; the round ends without a pick.
 
     Attributes:
         point: Around which.
@@ -106,6 +106,7 @@ class Steering:
         """
         if isinstance(verdict, Restarted):
             self.best = verdict.point
+            self.round += 1
             self._start(verdict.point, verdict.step)
             return
         order = self._checked(verdict.order)

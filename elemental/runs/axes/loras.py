@@ -47,7 +47,7 @@ class LoraAxis(Axis):
 
     def apply(self, setting: Setting, meaning: Any) -> Setting:
         loras = list(setting.recipe.loras)
-        place = _find(meaning.file, loras)
+        place = find_lora(meaning.file, loras)
         loras[place] = replace(loras[place], ratio=meaning.ratio, ratio_te=meaning.ratio_te)
         return replace(setting, recipe=replace(setting.recipe, loras=tuple(loras)))
 
@@ -79,8 +79,12 @@ def _value(lora: LoraText) -> AxisValue:
     return AxisValue(format_lora(*lora), f"{without_ending(lora.file)} {ratios}", lora)
 
 
-def _find(name: str, loras: Sequence[LoraSource]) -> int:
-    """Find the LoRA of a name.
+def find_lora(name: str, loras: Sequence[LoraSource]) -> int:
+    """Find the place of the LoRA of a name among others.
+
+    Args:
+        name: The name of its file, with or without its ending; empty for the only one.
+        loras: The LoRAs.
 
     Raises:
         RecipeError: There is none, or more than one.

@@ -33,6 +33,14 @@ def expand_range(text: str, *, whole: bool) -> list[str] | None:
     return [_write(Fraction(int(number)) if whole and found[4] else number) for number in numbers]
 
 
+def range_ends(text: str) -> tuple[float, float] | None:
+    """Read the two ends of a range without steps, such as ``0-1.5`` or ``-1--.5``; None if the text is none."""
+    found = _RANGE.fullmatch(text.strip())
+    if found is None or found[3] or found[4]:
+        return None
+    return float(_exact(found[1])), float(_exact(found[2]))
+
+
 def _in_steps(text: str, first: Fraction, last: Fraction, step_text: str | None) -> list[Fraction]:
     step = _exact(step_text or "1")
     if step == 0 or (last - first) * step < 0:
