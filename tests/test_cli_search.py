@@ -236,7 +236,8 @@ def test_on_the_models_of_the_demo_what_varies_is_found_by_its_effects(
 ) -> None:
     pair = [str(path) for path in copy_pair(tmp_path / "models")]
     options = [*pair, "--alpha", "0", *SIZE, "--seed", "3"]
-    printed = run(capsys, *options, "--seed", "4", "--vary", "effects:2", "--score", scored, "--rounds", "1", "-o", "one")
+    varied = ["--seed", "4", "--vary", "effects:2"]
+    printed = run(capsys, *options, *varied, "--score", scored, "--rounds", "1", "-o", "one")
     assert printed.startswith("effects:2: ")
     vary = json.loads((tmp_path / "one" / "search.json").read_text())["order"]["vary"]
     assert len(vary) == 2
