@@ -166,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtypes", nargs="+", choices=["F16", "BF16", "F32"], default=["F16"])
     parser.add_argument("--modes", nargs="+", default=["weight-sum"], help="merge modes (default: weight-sum)")
     parser.add_argument("--arithmetic", action="store_true", help="also compute each mode without writing")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the run in which memory is measured")
     parser.add_argument("--cold", action="store_true", help="drop the models from the page cache before each start")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--slow-runs", type=int, default=2, help="runs of the slower rivals; 0 leaves them out")
@@ -235,7 +236,7 @@ def _has_mecha(python: str) -> bool:
 
 def _compete(contestants: Sequence[Contestant], models: Sequence[Path], args: argparse.Namespace) -> None:
     out = args.dir / "out.safetensors"
-    for run in range(args.runs + 1):
+    for run in range(args.runs + (not args.no_memory)):
         for contestant in contestants:
             if run < contestant.runs or run == args.runs:
                 (_drop if args.cold else _warm)(models)
@@ -326,7 +327,7 @@ def _print_table(title: str, contestants: Sequence[Contestant]) -> None:
         cells = [contestant.name, str(len(seconds))]
         for numbers in (seconds, ratios):
             cells += [f"{figure(numbers):.2f}" for figure in (statistics.median, min, max)]
-        print("|", " | ".join([*cells, f"{contestant.memory / 1e6:.0f}"]), "|")
+        print("|", " | ".join([*cells, f"{contestant.memory / 1e6:.0f}" if contestant.memory else "-"]), "|")
     imports = [second for contestant in contestants for second in contestant.imports]
     if imports:
         print(f"\nImporting torch took {statistics.median(imports):.2f} s beside.")
