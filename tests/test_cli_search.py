@@ -97,7 +97,8 @@ def images(folder: Path) -> dict[Path, int]:
 def test_a_person_picks_takes_back_and_stops(ab: list[str], answer: Answer, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "found"
     answer("3, 1", "9", "best", "u", "2 4", "0", "q")
-    printed = run(capsys, *ab, "--vary", "IN01", "--vary", "OUT03:attn2:0-0.6", "--pick", "-o", str(out))
+    printed = run(capsys, *ab, "--vary", "IN01", "--vary", "OUT03:attn2 atn1:0-0.6", "--pick", "-o", str(out))
+    assert '"atn1" matches nothing here; did you mean "attn1"?' in printed
     assert printed.count(f"Round 1: {out / 'round-01' / 'grid.png'}") == 2  # again after u
     assert "There is no candidate 9 in round 2; there are 0 to 4." in printed
     assert '"best" is no number of a candidate' in printed
@@ -115,7 +116,7 @@ def test_a_person_picks_takes_back_and_stops(ab: list[str], answer: Answer, tmp_
     assert said(out)[1] == {"from": [1, 3], "step": 0.05}
     assert before.items() <= images(out).items()
     table = (out / "rounds.csv").read_text().splitlines()
-    assert table[0] == "round,picked,score,IN01,OUT03:attn2"
+    assert table[0] == "round,picked,score,IN01,OUT03:attn2 atn1"
     assert table[2].startswith('2,"from 1.3, step 0.05",,')
 
 

@@ -138,7 +138,8 @@ def _start(options: SearchOptions, interrupts: Interrupts) -> None:
     warnings = [warning.message for warning in plan_merge(order.recipe, locator=locator).warnings]
     print_warnings([*prepared.remarks, *warnings], strict=options.recipe.strict)
     order = replace(order, vary=_with_effects(options, order, prepared.host, interrupts))
-    order.space(prepared.context)  # mistakes come before workers begin
+    space = order.space(prepared.context)  # mistakes come before workers begin
+    print_warnings([remark for part in space.parts for remark in part.remarks], strict=options.recipe.strict)
     base = Cell(0, 0, order.recipe, order.requests[0])
     models = estimate_cells([base], order.recipe, lambda _: "the merge", locator=locator).models
     rounds = options.rounds if options.rounds is not None or judge.asks_ever else _ROUNDS
