@@ -13,7 +13,7 @@
     const ANSWER_MS = 3000; // without an answer the server is asked again
     const MOST_TRIES = 3;
     const SETTLE_MS = 150;
-    const RUN_BUTTONS = ["elemental_run_both", "elemental_run_plot", "elemental_run_check"];
+    const RUN_BUTTONS = ["elemental_run_both", "elemental_run_plot", "elemental_run_check", "elemental_run_search"];
     const SAID_MS = 1500;
 
     let root = null;
@@ -494,6 +494,7 @@
             openPanel("Merge");
             press("elemental_take");
         }
+        if (event.target.closest("[data-search-use]")) openPanel("Merge"); // which the best of a search is put into
     }
 
     /* The largest figures first, names in order; once more, the other way round. */

@@ -4,7 +4,8 @@
 (function () {
     "use strict";
 
-    const DRAWN_ANEW = ["queue", "table", "details", "map", "history", "cards", "products", "gallery", "gif_view", "strip"];
+    const OF_RESULTS = ["queue", "table", "details", "products", "gallery", "gif_view", "strip"];
+    const DRAWN_ANEW = [...OF_RESULTS, "map", "history", "cards", "search_board"];
     const OURS = DRAWN_ANEW.map((name) => `#elemental_tab #elemental_${name}`).join();
     const AT_REST = 6; // screen pixels that a hand moves during a click
 

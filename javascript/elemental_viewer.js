@@ -30,7 +30,8 @@
     let index = 0;
     let opener = null; // the image that was clicked
     let chosen = ""; // the address of the image that was seen last, which the buttons below images are for
-    let ofHistory = false; // whether the images are those of the history
+    let ofHistory = false; // whether the images are those of the history, or of a search
+    let before = null; // the image that was pinned before a search pinned its own; null if it has not
     let mode = ""; // how the pinned image is compared: "slider", "flip", "difference"
     let flipped = false;
     let split = 0.5; // where the slider stands, as a part of the image's width
@@ -389,7 +390,7 @@
         if (!list) opener = image.closest("button") || image;
         ofHistory = Boolean(list);
         items = list || allItems();
-        const found = items.findIndex((item) => item.src === itemOf(image).src);
+        const found = items.findIndex((item) => item.src === image.src);
         zoom = 1;
         viewer.dialog.showModal();
         viewer.stage.focus();
@@ -399,6 +400,7 @@
     /* Back to the image that was seen last, wherever it is shown now. */
     async function onClose() {
         picking = false;
+        unpin();
         if (document.fullscreenElement) await document.exitFullscreen();
         const images = Array.from(root.querySelectorAll(`${SHOWN}, ${STRIP} img`));
         const last = images.find((image) => current() && itemOf(image).src === current().src);
@@ -778,6 +780,20 @@
         open(images[entries.indexOf(mark.dataset.entry)], list);
     }
 
+    /* ---- the images of a search: each beside the best so far, which is pinned as long as they are open ---- */
+
+    function onCompare({detail}) {
+        const asker = detail.opener;
+        if (detail.pinned) [before, kept.pinned, mode] = [{item: kept.pinned, mode}, detail.pinned, "slider"];
+        opener = asker;
+        open(detail.items[detail.index], detail.items);
+    }
+
+    function unpin() {
+        if (before) [kept.pinned, mode, before] = [before.item, before.mode, null];
+        writeKept();
+    }
+
     /* ---- the results ---- */
 
     /* At the root, before the gallery of the page hears of it: neither its own preview nor the host's opens, too. */
@@ -814,7 +830,8 @@
 
     function onPress(event) {
         if (event.target.closest(`${STRIP} .elemental-clear`)) clearStrip();
-        if (event.target.closest("#elemental_controls button")) pressed = Date.now();
+        const ofPanel = event.target.closest("#elemental_controls button");
+        if (ofPanel && !ofPanel.closest("#elemental_panel_search")) pressed = Date.now(); // whose images stand in the panel
     }
 
     function start() {
@@ -823,6 +840,7 @@
         root.addEventListener("click", onPress);
         root.addEventListener("click", onSend);
         root.addEventListener("click", onShow);
+        root.addEventListener("elemental-compare", onCompare);
         root.addEventListener("keydown", onResultsKey);
         let waiting = false;
         new MutationObserver(() => {

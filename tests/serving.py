@@ -67,6 +67,7 @@ class Site:
         session.previewer.find_effects = None
         session.previewer.kept_effects.clear()
         session.panels.clear()
+        session.search = session.effects = None
         session.history = History(session.history._path.with_name(f"history-{time.time_ns()}.jsonl"))
         for folder in (self.output, self.loras):
             shutil.rmtree(folder, ignore_errors=True)

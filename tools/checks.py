@@ -45,6 +45,7 @@ TESTS_OF_TAB = tuple(
         *("tab", "form", "keyboard", "accessible", "queue_page", "plot_axes_page", "guard", "attack_page"),
         "lost_presses",
         "lora_page",
+        "search_page",
     )
 )
 TEST_TOOLS = ("playwright", "axe-playwright-python", "pytest", "pytest-rerunfailures", "pytest-xdist", "hypothesis")

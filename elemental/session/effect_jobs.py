@@ -59,9 +59,10 @@ def estimate(
         view = NotedView(job, batch_notes(request, "One image is used"))
         try:
             with session.host_job(job, "effects", _IMAGES, settings):
-                found = _estimate(session, order, view)
+                found = find_effects(session, order, view)
         except Stopped as exc:
             raise Stopped(_show_kept(session, order, view, str(exc))) from exc
+        session.effects = found
         session.previewer.paint("effect", found.find)
         session.remember("effects", recipe, job.view.text, form)
 
@@ -81,8 +82,18 @@ def _read_passes(passes: float | None) -> int:
     return int(passes)
 
 
-def _estimate(session: Session, order: EffectOrder, view: NotedView) -> FoundEffects:
-    """Estimate while the user's merge is out of the model, and show the result."""
+def find_effects(session: Session, order: EffectOrder, view: NotedView) -> FoundEffects:
+    """Estimate while the user's merge is out of the model, and show the result.
+
+    Args:
+        session: Of the job that holds the host.
+        order: What is estimated.
+        view: Shows it.
+
+    Raises:
+        ElementalError: It cannot be estimated.
+        Stopped: The user stopped the job.
+    """
     done = ""
     started = time.perf_counter()
     view.show("planning ...")

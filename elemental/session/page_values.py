@@ -13,13 +13,15 @@ from ..runs.axes.catalogue import AXES
 from ..runs.axes.value_texts import take_baseline
 from .form import FIELDS
 from .run_plans import CheckForm, PlotForm
+from .search_jobs import SearchForm
 
 PLOT_FIELDS = tuple(field.name for field in fields(PlotForm))
 CHECK_FIELDS = tuple(field.name for field in fields(CheckForm))
+SEARCH_FIELDS = tuple(field.name for field in fields(SearchForm))
 IMAGE_FIELDS = tuple(field.name for field in fields(ImageRequest))
 """The fields of each panel; those of the merge panel are :data:`~.form.FIELDS`. No two have the same name."""
 
-ALL_FIELDS = (*FIELDS, *PLOT_FIELDS, *CHECK_FIELDS, *IMAGE_FIELDS)
+ALL_FIELDS = (*FIELDS, *PLOT_FIELDS, *CHECK_FIELDS, *SEARCH_FIELDS, *IMAGE_FIELDS)
 
 PANELS = {"plot": PLOT_FIELDS, "check": CHECK_FIELDS}
 """Panels that entries of the history and files belong to, besides the merge panel."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ElementalError, Stopped
 from ..hosts.base import CheckpointRef, Host, HostSettings, LoraRef
@@ -24,6 +24,10 @@ from .merge_preview import Previewer
 from .merged_model import MergedModel
 from .recipe_models import list_recipes
 from .thumbnails import keep_thumbnail
+
+if TYPE_CHECKING:
+    from .found_effects import FoundEffects
+    from .search_jobs import OpenSearch
 
 _REPLACED = "What the form said before a simplified merge was put into it."
 
@@ -43,6 +47,8 @@ class Session:
         panels: The last values of the other panels, by field name.
         told: Records of runs of version 0.1.0 whose user was told that they lack the host's settings.
         running: The record of the run whose images are being made; None if there is none.
+        search: The search that is open; None if there is none.
+        effects: The effects that were estimated last; None if there are none.
     """
 
     host: Host
@@ -55,6 +61,8 @@ class Session:
     panels: dict[str, Any] = field(default_factory=dict)
     told: set[Path] = field(default_factory=set)
     running: Path | None = None
+    search: OpenSearch | None = None
+    effects: FoundEffects | None = None
 
     def recipe(self, form: MergeForm) -> MergeRecipe:
         """Make the recipe of a form.

@@ -11,7 +11,15 @@ from typing import Any
 from ..errors import ElementalError
 from ..session.form import FIELDS, MergeForm
 from ..session.merge_preview import stamp_of
-from ..session.page_values import CHECK_FIELDS, PLOT_FIELDS, values_as_json, values_from_json, whole_merge, whole_plot
+from ..session.page_values import (
+    CHECK_FIELDS,
+    PLOT_FIELDS,
+    SEARCH_FIELDS,
+    values_as_json,
+    values_from_json,
+    whole_merge,
+    whole_plot,
+)
 from ..session.session import Session
 from .answer import Updates
 from .form_values import VAE_LABELS, parse_form, vae_label, visible_fields
@@ -53,7 +61,8 @@ class PageMemory:
 
         def answer(*values: Any) -> str:
             said, form = self._read(values), self._form(values)
-            self._session.panels.update({name: said[name] for name in (*PLOT_FIELDS, *CHECK_FIELDS) if name in said})
+            of_panels = (*PLOT_FIELDS, *CHECK_FIELDS, *SEARCH_FIELDS)
+            self._session.panels.update({name: said[name] for name in of_panels if name in said})
             stamps = f'data-number="{next(self._numbers)}" data-form="{stamp_of(repr(form))}"'
             return f"<i {stamps}>{escape(values_as_json(said))}</i>"
 

@@ -23,6 +23,7 @@ from .merge_panel import MergePanel
 from .page_memory import PageMemory, longer_reader
 from .plot_panel import PlotPanel
 from .results_panel import Results, draw_live
+from .search_panel import SearchPanel
 
 TITLE = "Elemental"
 ROOT_ID = "elemental_tab"
@@ -46,7 +47,9 @@ _BRIDGES = (
     *(("Textbox", name) for name in ("entry", "gif", "seen", "paint", "refill", "copy", "use", "show")),
     *(("Textbox", name) for name in ("queue_act", "told", "pick", "painted_by")),
     *(("HTML", name) for name in ("painted", "kept", "copied", "opens", "pasted", "shown", "queue_answer")),
-    ("Gallery", "shown_images"),
+    *(("Textbox", name) for name in ("search_act", "search_use", "search_seen")),
+    ("HTML", "search_answer"),
+    *(("Gallery", name) for name in ("shown_images", "search_images")),
 )
 
 
@@ -83,15 +86,18 @@ def make_tab(host: Host, images: ImageForm, *, standalone: bool = False) -> Any:
                             plot = PlotPanel(session, images, samples, bridges["pick"])
                         with make("Tab", label="Element check", elem_id="elemental_panel_check"):
                             check = CheckPanel(session, images, samples)
+                        with make("Tab", label="Search", elem_id="elemental_panel_search") as search_tab:
+                            search = SearchPanel(session, images, bridges)
                         with make("Tab", label="History", elem_id="elemental_panel_history") as history_tab:
                             history = HistoryPanel(session, bridges["opens"], with_images=images.own)
                 with make("Column", scale=9, min_width=420, elem_id="elemental_results"):
                     results = Results(session, bridges["seen"])
-        fields = {**merge.kept_fields, **plot.fields, **check.fields, **getattr(images, "fields", {})}
+        fields = {**merge.kept_fields, **plot.fields, **check.fields, **search.fields, **getattr(images, "fields", {})}
         memory = PageMemory(session, fields, bridges["kept"])
-        panels = _Panels(session, merge, plot, check, history, results, memory)
+        panels = _Panels(session, merge, plot, check, search, history, results, memory)
         _wire_panels(panels, bridges)
         plot.wire_list(plot_tab, bridges["list_runs"], merge)
+        search.wire_list(search_tab, bridges["list_runs"])
         history.wire_opening(history_tab)
         history.wire_showing(bridges["show"], bridges["shown"], bridges["shown_images"])
         actions.wire(results.notice)
@@ -106,6 +112,7 @@ class _Panels(NamedTuple):
     merge: MergePanel
     plot: PlotPanel
     check: CheckPanel
+    search: SearchPanel
     history: HistoryPanel
     results: Results
     memory: PageMemory
@@ -113,13 +120,14 @@ class _Panels(NamedTuple):
 
 def _wire_panels(panels: _Panels, bridges: dict[str, Any]) -> None:
     """Wire what each panel does."""
-    session, merge, plot, check, history, results, memory = panels
+    session, merge, plot, check, search, history, results, memory = panels
     merge.wire(results, bridges["sync"], bridges["painted_by"], [plot.answer, check.answer])
     merge.wire_taking(results, memory, bridges["take"], bridges["seen"])
     merge.wire_painting(bridges["paint"], bridges["painted"])
     wire_copying(session, bridges["copy"], bridges["copied"], merge.name, merge.form_components)
     plot.wire(results, merge.form_components, memory)
     check.wire(results, merge.form_components, memory, bridges["gif"])
+    search.wire(results, merge.form_components, memory)
     history.wire(memory, results.filled, merge.fields["model_a"], bridges["entry"])
     history.wire_using(memory, results.filled, bridges["use"])
     results.wire()
@@ -128,7 +136,7 @@ def _wire_panels(panels: _Panels, bridges: dict[str, Any]) -> None:
 
 def _wire_page(panels: _Panels, bridges: dict[str, Any]) -> None:
     """Wire what the page's JavaScript asks for: its whole form, filled and kept, and what is live, again and again."""
-    session, merge, _, _, _, results, memory = panels
+    session, merge, search, results, memory = panels.session, panels.merge, panels.search, panels.results, panels.memory
     host = session.host
 
     def begin(filled: Updates) -> Updates:
@@ -149,8 +157,8 @@ def _wire_page(panels: _Panels, bridges: dict[str, Any]) -> None:
     take_pasted = host.pasted_recipes()
     numbers, pasted = itertools.count(time.time_ns()), [""]  # larger than those of a server before
 
-    def poll(seen: str) -> Updates:
-        updates = results.look(seen)
+    def poll(seen: str, seen_of_search: str) -> Updates:
+        updates = {**results.look(seen), **search.look(seen_of_search)}
         recipe = take_pasted() if take_pasted is not None else None
         if recipe:
             pasted[0] = recipe
@@ -165,7 +173,8 @@ def _wire_page(panels: _Panels, bridges: dict[str, Any]) -> None:
     on(longer_reader(bridges["refill"]), "change", refill, [bridges["refill"]], [*everything, memory.kept])
     memory.wire_keeping(bridges["keep"])
     # each output costs the page time, and it asks often: the fields are filled by a request of its own
-    on(bridges["poll"], "click", poll, [bridges["seen"]], [*results.outputs, bridges["pasted"]])
+    shown = [*results.outputs, *search.outputs, bridges["pasted"]]
+    on(bridges["poll"], "click", poll, [bridges["seen"], bridges["search_seen"]], shown)
     on(bridges["away"], "click", results.tell, [], [bridges["told"]])
     on(bridges["fill_pasted"], "click", fill_pasted, [], merge.form_components)
 

@@ -1,0 +1,90 @@
+"""What the pages show of the job that makes the images of a round: the images, its progress, its result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..runs.runner import Progress, RunResult, RunWatcher
+from ..searches.search_folder import Search
+from ..searches.steering import BEST
+from .form import shown_path
+from .job_texts import count_images, format_duration
+from .jobs import Job
+from .session import Session
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..runs.cells import Cell
+
+
+class RoundView:
+    """Shows a round on its job.
+
+    Args:
+        job: The job.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._notes: Sequence[str] = ()
+        self._search: Search | None = None
+        self._pace = ""
+
+    def show(self, text: str, **parts: object) -> None:
+        """Show a text, and below it what the user is told about the search."""
+        self._job.show(text="\n".join([text, *self._notes]), parts=True, **parts)
+
+    def follow(self, search: Search) -> None:
+        """Show the round of a search, with the images that were made before."""
+        self._search, self._notes = search, search.page.notes
+        self.show(f"round {search.round.number}: planning ...")
+        self._show_images()
+
+    def watcher(self, session: Session) -> RunWatcher:
+        """Show the progress; the controls can stop it, but do not show the progress of each merge."""
+        return RunWatcher(on_start=self._show_start, on_cell=self._show_cell, controls=session.stop_controls())
+
+    def show_result(self, result: RunResult) -> None:
+        """Show what was made, and what could not be."""
+        assert self._search is not None
+        duration, folder = format_duration(result.seconds["whole"]), shown_path(self._search.folder)
+        lines = [f"Round {self._search.round.number}: {count_images(result.made)} in {duration}. Folder: {folder}"]
+        lines += [f"Candidate {int(name[1:3])} failed: {error}" for name, error in result.failed.items()]
+        if result.waiting:
+            lines.append(f"Stopped; {count_images(result.waiting)} left to make. The Search panel goes on with it.")
+        self._show_images()
+        self.show("\n".join(lines), steps=False)
+
+    def _show_start(self, cell: Cell, number: int) -> None:
+        what = f"candidate {cell.x}" if cell.x != BEST else "the merge that it begins with"
+        self.show(f"round {self._number}, image {number}: {what} ...{self._pace}", steps=True)
+
+    def _show_cell(self, _cell: Cell, image: Image.Image | None, progress: Progress) -> None:
+        if image is not None:
+            self._show_images()
+        minutes, seconds = divmod(round(progress.seconds_left), 60)
+        self._pace = f"\n{progress.seconds_each:.1f} s each, {minutes}:{seconds:02} left"
+        text = f"round {self._number}: {progress.done} of {progress.total} images{self._pace}"
+        self.show(text, done=progress.done / max(1, progress.total), steps=False)
+
+    @property
+    def _number(self) -> int:
+        assert self._search is not None
+        return self._search.round.number
+
+    def _show_images(self) -> None:
+        assert self._search is not None
+        search, requests = self._search, self._search.order.requests
+        images = [
+            (path, f"{_name(candidate.number)}; seed {request.seed}")
+            for candidate in (search.round.best, *search.round.candidates)
+            for request, path in zip(requests, search.images(candidate.number), strict=True)
+            if path is not None
+        ]
+        self._job.show(images=tuple(images))
+
+
+def _name(number: int) -> str:
+    return f"candidate {number}" if number != BEST else "the best so far"

@@ -1,0 +1,213 @@
+"""The search panel: what varies, and the images of each round, of which the best are picked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+from ..errors import ElementalError
+from ..session import search_jobs as actions
+from ..session.form import FIELDS, MergeForm
+from ..session.jobs import Job
+from ..session.merge_preview import stamp_of
+from ..session.search_jobs import SearchForm
+from ..session.search_view import NOTHING, draw_search
+from ..session.session import Session
+from ..session.simplify_jobs import simplify_form
+from .answer import Updates
+from .form_values import parse_form
+from .gradio_compat import make, on, update
+from .image_form import ImageForm
+from .page_memory import PageMemory
+from .results_panel import Results, draw_message
+
+_HINT = """
+<p class="elemental-hint">Finds ratios by comparing images: each round shows candidates, you pick the best, and the next
+round is like those. Everything else is as in the <b>Merge</b> panel.</p>"""
+_VARY = """OUT03 OUT04:attn2:0-1
+alpha:0-1
+blank: eight groups of elements of the effect map"""
+
+
+class SearchPanel:
+    """The components of the panel, and what they do.
+
+    Args:
+        session: Of the host.
+        images: Says what image is wanted.
+        bridges: The hidden components of the tab, by name.
+    """
+
+    def __init__(self, session: Session, images: ImageForm, bridges: Mapping[str, Any]) -> None:
+        self._session = session
+        self._images = images
+        self._bridges = bridges
+        make("HTML", value=_HINT, elem_id="elemental_search_hint")
+        first = SearchForm()
+        self.fields: dict[str, Any] = {
+            "vary": make(
+                "Textbox", label="What varies (one a line)", lines=3, max_lines=16, placeholder=_VARY,
+                elem_id="elemental_vary",
+            )
+        }  # fmt: skip
+        with make("Row", elem_id="elemental_search_options"):
+            self.fields["prompts"] = make(
+                "Textbox", label="Prompts (one a line)", lines=1, max_lines=8, placeholder="blank: that of the image",
+                elem_id="elemental_search_prompts", scale=4, min_width=200,
+            )  # fmt: skip
+            self.fields["seeds"] = make(
+                "Textbox", label="Seeds", lines=1, placeholder="blank: that of the image",
+                elem_id="elemental_search_seeds", scale=2, min_width=110,
+            )  # fmt: skip
+            for name, step in (("candidates", 1), ("step", 0.05)):
+                self.fields[name] = make(
+                    "Number", label=name.capitalize(), value=getattr(first, name), step=step,
+                    elem_id=f"elemental_search_{name}", scale=1, min_width=90,
+                )  # fmt: skip
+        with make("Row", elem_id="elemental_search_buttons"):
+            self.run = make("Button", value="Start search", variant="primary", elem_id="elemental_run_search", scale=2)
+            self.unfinished = make(
+                "Dropdown", label="Go on with", choices=[], value=None, elem_id="elemental_searches", scale=3,
+                min_width=200,
+            )  # fmt: skip
+            self.go_on = make("Button", value="Go on", elem_id="elemental_go_on", scale=1, min_width=80)
+        self.board = make("HTML", value=NOTHING, elem_id="elemental_search_board")
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What shows the search."""
+        return [self.board, self._bridges["search_images"], self._bridges["search_seen"]]
+
+    def look(self, seen: str = "") -> Updates:
+        """Show the search as far as a page has not seen it yet.
+
+        Args:
+            seen: What the page was given when it asked last.
+        """
+        shown = actions.shown_search(self._session)
+        html = NOTHING if shown is None else draw_search(shown)
+        files = [] if shown is None else shown.files
+        now = _Seen(stamp_of(html), stamp_of(repr(files)))
+        if str(now) == seen:
+            return {}
+        updates: Updates = {self.board: html, self._bridges["search_seen"]: str(now)}
+        if now.files != _Seen.read(seen).files:
+            updates[self._bridges["search_images"]] = update(value=files)
+        return updates
+
+    def wire(self, results: Results, form_components: Sequence[Any], memory: PageMemory) -> None:
+        """Make the panel work.
+
+        Args:
+            results: Where jobs are shown.
+            form_components: Of the merge panel.
+            memory: Fills the form.
+        """
+        session, names, images = self._session, list(self.fields), self._images
+        outputs = [*results.start_outputs, *self.outputs]
+
+        def shown(begin: Callable[[], Job], form: MergeForm | None = None) -> Updates:
+            return {**results.start(begin, form), **self.look()}
+
+        def start(*values: Any) -> Updates:
+            form = parse_form(values[len(names) : len(names) + len(FIELDS)])
+
+            def begin() -> Job:
+                order = images.read(values[len(names) + len(FIELDS) :])
+                asked = parse_search(dict(zip(names, values, strict=False)))
+                return actions.start(session, form, asked, order.request, order.settings)
+
+            return shown(begin, form)
+
+        def go_on(choice: str | None) -> Updates:
+            return {**_ask(results, lambda: actions.go_on(session, choice or "")), **self.look()}
+
+        on(self.run, "click", start, [*self.fields.values(), *form_components, *images.components], outputs)
+        on(self.go_on, "click", go_on, [self.unfinished], outputs)
+        self._wire_board(results)
+        self._wire_uses(results, form_components, memory)
+
+    def _wire_board(self, results: Results) -> None:
+        asked, answered = self._bridges["search_act"], self._bridges["search_answer"]
+
+        def act(request: str) -> Updates:
+            wish, _, number = request.rpartition("\n")
+            said = _ask(results, lambda: actions.act(self._session, wish))
+            return {**said, **self.look(), answered: _answer(number)}
+
+        on(asked, "change", act, [asked], [*results.start_outputs, *self.outputs, answered])
+
+    def _wire_uses(self, results: Results, form_components: Sequence[Any], memory: PageMemory) -> None:
+        session, images = self._session, self._images
+        asked, answered = self._bridges["search_use"], self._bridges["search_answer"]
+
+        def use(request: str, *values: Any) -> Updates:
+            wish, _, number = request.rpartition("\n")
+            present = parse_form(values[: len(FIELDS)])
+            try:
+                found = actions.found_form(session, wish, present)
+            except ElementalError as exc:
+                return {**results.notice.give(draw_message("failed", str(exc))), answered: _answer(number)}
+            session.keep_form(present)
+            said = results.notice.give("")
+            if wish.startswith("simplify"):
+                said = results.start(lambda: simplify(found, values[len(FIELDS) :]))
+            return {**memory.fill(found.to_dict()), **said, answered: _answer(number)}
+
+        def simplify(form: MergeForm, values: Sequence[Any]) -> Job:
+            order = images.read(values)
+            return simplify_form(session, form, order.request, settings=order.settings)
+
+        outputs = list(dict.fromkeys([*memory.outputs, *results.start_outputs, answered]))
+        on(asked, "change", use, [asked, *form_components, *images.components], outputs)
+
+    def wire_list(self, panel: Any, ended: Any) -> None:
+        """Keep the list of searches up to date.
+
+        Args:
+            panel: The tab of this panel, which fills the list when it is opened.
+            ended: A hidden button that the page presses when a job has ended.
+        """
+
+        def list_searches(choice: str | None) -> Any:
+            names = actions.searches(self._session)
+            return update(choices=names, value=choice if choice in names else next(iter(names), None))
+
+        on(panel, "select", list_searches, [self.unfinished], [self.unfinished])
+        on(panel, "select", self.look, [], self.outputs)
+        on(ended, "click", list_searches, [self.unfinished], [self.unfinished])
+
+
+def parse_search(data: Mapping[str, Any]) -> SearchForm:
+    """Read the panel's fields."""
+    texts = {name: data[name] or "" for name in ("vary", "prompts", "seeds")}
+    return SearchForm(**texts, candidates=data["candidates"], step=data["step"])
+
+
+def _ask(results: Results, begin: Callable[[], Job | None]) -> Updates:
+    """Do what need not have a job, and show the job, or why it is refused."""
+    try:
+        job = begin()
+    except ElementalError as exc:
+        return results.notice.give(draw_message("failed", str(exc)))
+    return results.notice.give("") if job is None else results.start(lambda: job)
+
+
+class _Seen(NamedTuple):
+    """Stamps of what a page shows of a search: the whole, and its files."""
+
+    whole: str = ""
+    files: str = ""
+
+    @classmethod
+    def read(cls, text: str) -> _Seen:
+        whole, _, files = (text or "").partition(" ")
+        return cls(whole, files)
+
+    def __str__(self) -> str:
+        return f"{self.whole} {self.files}"
+
+
+def _answer(number: str) -> str:
+    return f'<i data-number="{escape(number)}"></i>'
