@@ -316,17 +316,26 @@ def make_stuck_host(folder: Path, device: str) -> StuckHost:  # noqa: ARG001
     return StuckHost(folder)
 
 
+_NO_RAY = pytest.StashKey[str]()
+"""Why Ray does not begin: it is tried once."""
+
+
 @pytest.fixture(scope="module")
-def ray_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
+def ray_nodes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
     """Begin a Ray of two nodes, whose processes end with these tests; without one, they are skipped."""
-    pytest.importorskip("ray", reason="runs on a cluster need Ray, which is not installed")
+    if not hasattr(signal, "SIGALRM"):
+        pytest.skip("these tests end what hangs by signals, which this system does not have")
+    if reason := request.session.stash.get(_NO_RAY, ""):
+        pytest.skip(reason)
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
-        for name, value in LOOPBACK.items():
+        for name, value in LOOPBACK.items():  # first: Ray reads it when it is imported
             patch.setenv(name, value)
+        pytest.importorskip("ray", reason="runs on a cluster need Ray, which is not installed")
         try:
             nodes = RayNodes(2, {CACHE_VARIABLE: str(tmp_path_factory.mktemp("cache"))})
         except CannotBegin as exc:
-            pytest.skip(f"Ray does not begin on this machine: {exc}")
+            request.session.stash[_NO_RAY] = f"Ray does not begin on this machine: {exc}"
+            pytest.skip(request.session.stash[_NO_RAY])
         yield stack.enter_context(nodes)
 
 
