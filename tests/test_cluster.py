@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import random
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +26,11 @@ from elemental.cluster.shares import Shares
 from elemental.cluster.worker import CellWorker, WorkerFacts, WorkerSetup
 from elemental.hosts.base import NO_FIELDS, Host
 from elemental.images.image_request import GeneratedImage, ImageRequest
+from elemental.merge.files.checkpoint import read_signature
 from elemental.merge.files.hashes import CACHE_VARIABLE
 from elemental.merge.files.model_locator import AS_RECORDED
 from elemental.merge.files.open_models import OpenModels
+from elemental.merge.progress import Controls
 from elemental.runs.axes.base import Setting
 from elemental.runs.cells import Cell
 from elemental.runs.estimate import estimate_plot
@@ -41,6 +44,7 @@ from elemental.runs.xy_plot_run import PlotRun
 
 from .fake_host import FakeHost
 from .plotting import REQUEST, load, plot, run
+from .ray_nodes import LOOPBACK, ROOT, CannotBegin, RayNodes, limit
 
 SEEDS = "1, 2, 3"
 ALPHAS = "0, 0.3, 0.6"
@@ -291,28 +295,64 @@ def make_dying_host(marker: Path, device: str) -> DyingHost:  # noqa: ARG001
     return DyingHost(marker)
 
 
+class StuckHost(FakeHost):
+    """Makes no image on a node that was begun in a certain folder, and says that it is asked for one."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(load)
+        self._folder = folder
+
+    def make_images(
+        self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
+    ) -> Sequence[GeneratedImage]:
+        """Wait for the end, or make the images."""
+        if Path.cwd() == self._folder:
+            (self._folder / "stuck").touch()
+            signal.pause()
+        return super().make_images(request, model=model, fields=fields)
+
+
+def make_stuck_host(folder: Path, device: str) -> StuckHost:  # noqa: ARG001
+    return StuckHost(folder)
+
+
+_NO_RAY = pytest.StashKey[str]()
+"""Why Ray does not begin: it is tried once."""
+
+
 @pytest.fixture(scope="module")
-def _ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Begin a Ray of two CPUs, whose processes end with these tests."""
-    ray = pytest.importorskip("ray", reason="runs on a cluster need Ray, which is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+def ray_nodes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
+    """Begin a Ray of two nodes, whose processes end with these tests; without one, they are skipped."""
+    if not hasattr(signal, "SIGALRM"):
+        pytest.skip("these tests end what hangs by signals, which this system does not have")
+    if reason := request.session.stash.get(_NO_RAY, ""):
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        for name, value in LOOPBACK.items():  # first: Ray reads it when it is imported
+            patch.setenv(name, value)
+        pytest.importorskip("ray", reason="runs on a cluster need Ray, which is not installed")
         try:
-            yield
-        finally:
-            ray.shutdown()
+            nodes = RayNodes(2, {CACHE_VARIABLE: str(tmp_path_factory.mktemp("cache"))})
+        except CannotBegin as exc:
+            request.session.stash[_NO_RAY] = f"Ray does not begin on this machine: {exc}"
+            pytest.skip(request.session.stash[_NO_RAY])
+        yield stack.enter_context(nodes)
+
+
+@pytest.fixture
+def nodes(ray_nodes: RayNodes) -> Iterator[RayNodes]:
+    """Give the nodes to a test that may not take for ever."""
+    with limit(nodes=ray_nodes):
+        yield ray_nodes
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_ray")
 def test_two_workers_make_the_files_of_one_though_one_is_killed(
-    plotted: XYPlot, whole: Mapping[str, bytes], tmp_path: Path
+    nodes: RayNodes, plotted: XYPlot, whole: Mapping[str, bytes], tmp_path: Path
 ) -> None:
     models, marker = estimate_plot(plotted).models, tmp_path / "killed"
     make_host = partial(make_dying_host, marker)
-    with open_cluster(None, make_host=make_host, models=models, workers=2) as (maker, device):
+    with open_cluster(nodes.address, make_host=make_host, models=models, workers=2) as (maker, device):
         result = start(maker, plotted, tmp_path / "many")
     assert (device, maker.at_once, marker.exists()) == ("cpu", 2, True)
     assert (result.made, result.failed) == (9, {})
@@ -320,44 +360,80 @@ def test_two_workers_make_the_files_of_one_though_one_is_killed(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_ray")
 def test_a_stopped_run_goes_on_on_another_number_of_workers(
-    plotted: XYPlot, whole: Mapping[str, bytes], tmp_path: Path
+    nodes: RayNodes, plotted: XYPlot, whole: Mapping[str, bytes], tmp_path: Path
 ) -> None:
     def interrupt(_cell: Cell, _image: object, progress: Progress) -> None:
         if progress.done == 4:
             raise KeyboardInterrupt
 
     models = estimate_plot(plotted).models
-    with open_cluster(None, make_host=make_fake_host, models=models, workers=2) as (maker, _):
+    with open_cluster(nodes.address, make_host=make_fake_host, models=models, workers=2) as (maker, _):
         result = start(maker, plotted, tmp_path / "many", on_cell=interrupt)
     assert (result.made, result.waiting) == (4, 5)
-    with open_cluster(None, make_host=make_fake_host, models=models, workers=1) as (maker, _):
+    with open_cluster(nodes.address, make_host=make_fake_host, models=models, workers=1) as (maker, _):
         assert go_on(maker, tmp_path / "many").made == 5
     assert files(tmp_path / "many") == whole
 
 
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.slow
+def test_a_run_goes_on_without_a_node_that_is_killed(
+    nodes: RayNodes, plotted: XYPlot, whole: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    doomed, saved = tmp_path / "doomed", list[str]()
+    doomed.mkdir()
+    number = nodes.add(doomed)
+
+    def kill_when_stuck() -> bool:
+        if (doomed / "stuck").exists() and number in nodes.numbers:
+            nodes.kill(number)
+        return False
+
+    models, make_host = estimate_plot(plotted).models, partial(make_stuck_host, doomed)
+    with open_cluster(nodes.address, make_host=make_host, models=models) as (maker, _):
+        result = start(
+            maker,
+            plotted,
+            tmp_path / "many",
+            on_cell=lambda cell, _image, _progress: saved.append(cell.name),
+            controls=Controls(should_stop=kill_when_stuck),
+        )
+        assert maker.at_once == 3
+    assert number not in nodes.numbers
+    assert (result.made, result.failed, result.waiting) == (9, {}, 0)
+    assert sorted(saved) == sorted(cell.name for cell in plotted.cells())
+    assert files(tmp_path / "many") == whole
+
+
+@pytest.mark.slow
+def test_a_node_without_a_model_is_named_before_the_first_image(nodes: RayNodes, tmp_path: Path) -> None:
+    model = "elemental/demo/a.safetensors"  # there in the folder of the other nodes
+    number = nodes.add(tmp_path)
+    models = {model: read_signature(ROOT / model)}
+    try:
+        with pytest.raises(HostError) as caught, open_cluster(nodes.address, make_host=make_fake_host, models=models):
+            pass
+    finally:
+        nodes.kill(number)
+    assert str(caught.value).startswith(f"{platform.node()}: Cannot open {model}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_the_command_line_draws_the_same_on_a_cluster(
-    drawable: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    nodes: RayNodes,
+    drawable: Mapping[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("diffusers")
     import torch
 
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
     monkeypatch.chdir(tmp_path)
     models = [str(drawable[name]) for name in "ab"]
-    axis = [
-        "--alpha",
-        "0",
-        "--x-type",
-        "pinpoint-element",
-        "--x",
-        "IN01:attn1, OUT05:attn2",
-        "--y-type",
-        "alpha",
-        "--y",
-        "1",
-    ]
+    axis = ["--x-type", "pinpoint-element", "--x", "IN01:attn1, OUT05:attn2", "--y-type", "alpha", "--y", "1"]
+    axis += ["--alpha", "0"]
     image = ["--prompt", "a star", "--steps", "1", "--width", "64", "--height", "64"]
     assert cli.main(["plot", *models, "-o", "many", *axis, *image, "--on", "ray", "--workers", "2"]) == cli.DONE
     assert "2 workers on ray (cpu)." in capsys.readouterr().out

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elemental.cli.main import STOPPED
+from elemental.cli.main import FAILED, STOPPED
 from elemental.errors import ImageError
 from elemental.merge.files.hashes import CACHE_VARIABLE
 from elemental.runs.run_files import RunFiles, latest_run
@@ -30,7 +30,7 @@ from .processes import ROOT, Command, Tally, warm_up
 _STOPPED = 0.2
 """How often a run is stopped by SIGTERM rather than killed."""
 
-_WARM = (
+WARM = (
     "cli.main",
     "runs.xy_plot_run",
     "runs.element_check_run",
@@ -41,7 +41,7 @@ _WARM = (
 )
 _MODELS = [str(ROOT / "elemental" / "demo" / f"{name}.safetensors") for name in "ab"]
 _REQUEST = ["--width", "64", "--height", "64", "--steps", "1", "--prompt", "a red circle"]
-_RUNS: dict[str, list[str]] = {
+RUNS: dict[str, list[str]] = {
     "short plot": ["plot", "--x-type", "alpha", "--x", "0, 1", "--y-type", "seed", "--y", "1, 2"],
     "short check": ["check", "--elements", "IN07:attn1, M00", "--ratio", "1"],
     "elements": [
@@ -90,11 +90,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50, help="kills (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", nargs="+", choices=list(_RUNS), help="what to kill")
+    parser.add_argument("--only", nargs="+", choices=list(RUNS), help="what to kill")
     args = parser.parse_args()
-    warm_up(*(f"elemental.{name}" for name in _WARM))
+    warm_up(*(f"elemental.{name}" for name in WARM))
     with tempfile.TemporaryDirectory() as folder:
-        return attack(Path(folder), rounds=args.rounds, seed=args.seed, names=args.only or list(_RUNS)[2:])
+        return attack(Path(folder), rounds=args.rounds, seed=args.seed, names=args.only or list(RUNS)[2:])
 
 
 def attack(folder: Path, *, rounds: int, seed: int, names: list[str]) -> int:
@@ -108,7 +108,7 @@ def attack(folder: Path, *, rounds: int, seed: int, names: list[str]) -> int:
     """
     started, rng, tally = time.monotonic(), random.Random(seed), Tally()
     os.environ[CACHE_VARIABLE] = str(folder / "cache")
-    wholes = [_make_whole(name, folder / f"whole-{name}") for name in names]
+    wholes = [make_whole(name, folder / f"whole-{name}") for name in names]
     number = 0
     while tally.counts["kills"] < rounds:
         most = min(rounds, tally.counts["kills"] + -(-rounds // len(wholes)))
@@ -117,8 +117,8 @@ def attack(folder: Path, *, rounds: int, seed: int, names: list[str]) -> int:
     return tally.report(time.monotonic() - started)
 
 
-def _make_whole(name: str, folder: Path) -> Whole:
-    command, *options = _RUNS[name]
+def make_whole(name: str, folder: Path) -> Whole:
+    command, *options = RUNS[name]
     argv = [command, *_MODELS, *(["--alpha", "0.2"] if "alpha" not in options else []), *_REQUEST, *options]
     process = Command([*argv, "-o", folder], folder.with_suffix(".log"))
     run = latest_run(run_folder(folder)) if process.wait() == 0 else None
@@ -164,18 +164,15 @@ class Trial:
             blow = "kills"
             is_spared = known == self._whole.cells and self._rng.random() < 0.5
             if counts["kills"] < self._most and not is_spared:
-                self._wait_for_moment(command)
-                if self._rng.random() < _STOPPED:
-                    blow = "stops"
-                    command.terminate()
-                else:
-                    command.kill()
+                blow = self._strike(command)
             code = command.wait()
             self._look(code)
             if code == STOPPED:
                 self._listen(command, made=len(self._seen) - known)
-            elif code not in (-signal.SIGKILL, -signal.SIGTERM):
+            elif self._is_over(command):
                 break
+            elif code == FAILED:
+                continue
             counts[blow] += 1
             counts[f"{blow} {self._phase(known)}"] += 1
             counts[f"{blow}, {self._whole.argv[0]}"] += 1
@@ -193,9 +190,25 @@ class Trial:
             return None
 
     def _begin(self) -> Command:
+        return self._command([])
+
+    def _command(self, options: list[object]) -> Command:
         run = self._run
         more = [*self._whole.argv, "-o", self._folder] if run is None else [self._whole.argv[0], "--resume", run.folder]
-        return Command(more, self._folder.with_suffix(".log"))
+        return Command([*more, *options], self._folder.with_suffix(".log"))
+
+    def _strike(self, command: Command) -> str:
+        """Kill it at some moment, or ask it to end, and tell which."""
+        self._wait_for_moment(command)
+        if self._rng.random() < _STOPPED:
+            command.terminate()
+            return "stops"
+        command.kill()
+        return "kills"
+
+    def _is_over(self, command: Command) -> bool:
+        """Tell whether a run that nobody stopped has come to its end, which may be an error."""
+        return command.code not in (-signal.SIGKILL, -signal.SIGTERM)
 
     def _wait_for_moment(self, command: Command) -> None:
         """Wait for a moment: any, one soon after the last image was made, or one at which a run has just begun."""
