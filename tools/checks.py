@@ -46,6 +46,7 @@ TESTS_OF_TAB = tuple(
         "lost_presses",
         "lora_page",
         "search_page",
+        "more_page",
     )
 )
 TEST_TOOLS = ("playwright", "axe-playwright-python", "pytest", "pytest-rerunfailures", "pytest-xdist", "hypothesis")
