@@ -94,7 +94,7 @@ class JudgeOptions:
 def judge_from_dict(data: Mapping[str, Any]) -> JudgeOptions:
     """Read what :meth:`JudgeOptions.to_dict` gave; what is not known is left out."""
     known: dict[str, Any] = {name: data.get(name) for name in asdict(JudgeOptions())}
-    return JudgeOptions(**known | {"toward": Path(known["toward"]) if known["toward"] else None})
+    return JudgeOptions(**{**known, "toward": Path(known["toward"]) if known["toward"] else None})
 
 
 def add_judge_options(command: argparse.ArgumentParser) -> None:

@@ -22,7 +22,7 @@ def describe_broken(image: Image.Image) -> str:
         "one colour only", which is what a model that computes NaN gives; "noise"; or "" for an image of something.
     """
     pixels = np.asarray(image.convert("RGB"), dtype=np.float64)
-    if not np.ptp(pixels, axis=(0, 1)).any():
+    if (pixels == pixels[0, 0]).all():
         return "one colour only"
     variance = float(pixels.var(axis=(0, 1)).mean())
     if variance < _LEAST_SPREAD**2 or min(image.size) < 2:
