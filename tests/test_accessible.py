@@ -71,11 +71,22 @@ def look_at_an_image(tab: Page) -> None:
     tab.page.locator("#elemental_viewer .caption").wait_for()
 
 
+def judge_a_search(tab: Page) -> None:
+    tab.panel("Search")
+    tab.write("vary", "OUT03:attn2:0-1")
+    tab.write("search_candidates", "4")
+    tab.job("run_search")
+    board = tab.page.locator("#elemental_search_board [data-state=ready]")
+    board.wait_for()
+    board.locator("[data-candidate='2']").click()
+
+
 _SCENES: dict[str, Callable[[Page], Any]] = {
     "merge": make_a_merge,
     "everything open": open_everything,
     "plot": lambda tab: tab.panel("XY plot"),
     "check": make_a_check,
+    "search": judge_a_search,
     "history": look_at_history,
     "viewer": look_at_an_image,
     "mistake": lambda tab: tab.write("spec", "OUT12:attn2:0.5"),
