@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from elemental.demo.checkpoint_pair import copy_pair
 from elemental.errors import ElementalError, ImageError
@@ -226,12 +227,25 @@ def test_candidates_that_fail_say_why(session: Session, monkeypatch: pytest.Monk
     monkeypatch.setattr(session.host, "make_images", fail_once)
     first = begun(session)
     assert first.state is RoundState.READY
-    (broken,) = [candidate for candidate in first.candidates if candidate.trouble]
+    (broken,) = [candidate for candidate in first.candidates if "no memory" in candidate.trouble]
     html = draw_search(first)
     assert "&lt;b&gt;no memory&lt;/b&gt;" in html
     job = session.board.job
     assert job is not None
     assert f"Candidate {broken.number} failed" in job.view.text
+
+
+def test_candidates_that_show_nothing_are_marked(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, made = session.host.make_images, []
+
+    def blacken_once(*args: Any, **kwargs: Any) -> Any:
+        made.append(1)
+        drawn = [replace(each, image=Image.linear_gradient("L").resize((16, 16))) for each in make(*args, **kwargs)]
+        return [replace(each, image=Image.new("RGB", (16, 16))) for each in drawn] if len(made) == 3 else drawn
+
+    monkeypatch.setattr(session.host, "make_images", blacken_once)
+    troubles = [candidate.trouble for candidate in begun(session).candidates]
+    assert sorted(troubles) == ["", "", "", "", "one colour only"]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..runs.axes.values import find_axis
 from ..runs.differentiated_merge import single_images
 from ..runs.estimate import MOST_CELLS, refuse_many
 from ..runs.run_record import PageRecord
+from ..searches.judges import faults_of
 from ..searches.search_folder import PastRound as JudgedRound
 from ..searches.search_folder import Search
 from ..searches.search_order import SearchOrder
@@ -68,11 +69,14 @@ class OpenSearch:
         search: The search.
         job: That of its last round whose images were made since it was opened; None for none.
         lock: Held while something is said of a round: pages may say different things at once.
+        faults: Which candidates of the last round that was shown with all its images show nothing, and why, by what
+            that depends on: the candidates, and those that failed.
     """
 
     search: Search
     job: Job | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    faults: Mapping[object, Mapping[int, str]] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -259,10 +263,10 @@ def shown_search(session: Session) -> ShownSearch | None:
     opened: OpenSearch | None = session.search
     if opened is None:
         return None
-    search = opened.search
-    proposed, failed = search.round, search.failed
+    search, faults = opened.search, _faults(opened)
+    proposed = search.round
     shown = [
-        ShownCandidate(each.number, search.images(each.number), each.values, failed.get(each.number, ""))
+        ShownCandidate(each.number, search.images(each.number), each.values, faults.get(each.number, ""))
         for each in (proposed.best, *proposed.candidates)
     ]
     return ShownSearch(
@@ -276,6 +280,19 @@ def shown_search(session: Session) -> ShownSearch | None:
         tuple(PastRound(_words(past), past.values) for past in search.past),
         "\n".join(search.order.vary),
     )
+
+
+def _faults(opened: OpenSearch) -> Mapping[int, str]:
+    """Say which candidates show nothing; images are looked at once, when all of them are there."""
+    search, failed = opened.search, opened.search.failed
+    if _state(opened) is not RoundState.READY:
+        return failed
+    key = (tuple(each.point for each in search.round.candidates), tuple(failed.items()))
+    faults = opened.faults.get(key)
+    if faults is None:
+        faults = faults_of(search)
+        opened.faults = {key: faults}
+    return faults
 
 
 def _words(past: JudgedRound) -> str:
