@@ -203,7 +203,8 @@ def _wait_for_moment(command: Command, place: Place, merge: Merge, rng: random.R
 def _judge_blow(judge: Judge, place: Place, merge: Merge, command: Command, kind: str, what: str) -> None:
     """Check what is left after a blow that may have come too late, or may have hit."""
     code = command.wait()
-    new = judge.judge(place, [merge], [code], what)
+    saved = "was saved, but its disk failed" in command.errors  # the blow fell between the renaming and the end
+    new = judge.judge(place, [merge], [code], what, may_be_new=saved)
     if code:
         judge.refused(command, what)
     judge.tally.counts[f"{kind}, target {'new' if new else 'old'}"] += 1

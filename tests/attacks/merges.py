@@ -223,7 +223,9 @@ class Judge:
         self.tally = tally
         self._log = folder / "next"
 
-    def judge(self, place: Place, merges: Sequence[Merge], codes: Sequence[int], what: str) -> bool:
+    def judge(
+        self, place: Place, merges: Sequence[Merge], codes: Sequence[int], what: str, *, may_be_new: bool = False
+    ) -> bool:
         """Check the target and all around it; tells whether the target is new.
 
         Args:
@@ -231,13 +233,15 @@ class Judge:
             merges: What was written, at the same time if there are several.
             codes: Their exit codes.
             what: Was done, for messages.
+            may_be_new: Whether a merge that failed has said that it had saved the target before.
         """
         found = sha256(place.file)
-        new = {merge.sha256 for merge, code in zip(merges, codes, strict=True) if code != FAILED}
+        failed = FAILED if not may_be_new else None
+        new = {merge.sha256 for merge, code in zip(merges, codes, strict=True) if code != failed}
         check = self.tally.check
         check(found in new | {place.old}, f"{what}: the target is neither the old file nor the new one, {codes}")
         check(0 not in codes or found in new, f"{what}: the target is old, though a merge ended well")
-        check(any(code != FAILED for code in codes) or found == place.old, f"{what}: the target is new, and {codes}")
+        check(any(code != failed for code in codes) or found == place.old, f"{what}: the target is new, and {codes}")
         check(place.other is None or sha256(place.other) == place.old, f"{what}: the file's other name lost its bytes")
         check(place.output == place.file or place.output.is_symlink(), f"{what}: the link is gone")
         dead = sum(code != 0 for code in codes)
