@@ -98,7 +98,7 @@ _SAID = {
 }
 
 _ACTS = (
-    ("next", "Next round", "Learn from what is picked, and make eight other images (Enter)"),
+    ("next", "Next round", "Learn from what is picked, and make other images (Enter)"),
     ("none", "None is better", "The best so far stays the best; the next round looks nearer to it"),
     ("undo", "Undo", "Back to the round before, to pick otherwise"),
     (
@@ -137,11 +137,11 @@ def _draw_buttons(shown: ShownSearch) -> str:
         f"{' disabled data-off' if busy or (act == 'undo' and not shown.past) else ''}>{escape(label)}</button>"
         for act, label, title in acts
     ]
-    buttons += [
+    uses = [
         f'<button type="button" data-search-use="{act}" title="{escape(title)}">{escape(label)}</button>'
         for act, label, title in _USES
     ]
-    return "".join(buttons)
+    return f'{"".join(buttons)}<span class="uses">{"".join(uses)}</span>'
 
 
 def _draw_candidate(shown: ShownSearch, candidate: ShownCandidate) -> str:
