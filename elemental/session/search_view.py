@@ -92,7 +92,8 @@ NOTHING = '<p class="elemental-hint">No search yet: press <b>Start search</b>, o
 
 _SAID = {
     RoundState.PLANNED: "Its images wait for their turn ...",
-    RoundState.MADE: "Its images are being made; you can pick already.",
+    RoundState.MADE: "Its images are being made. You can pick already: first the best, then the second and the third. "
+    "Next round opens when all are there.",
     RoundState.READY: "Click the best image, then the second and the third, or press their numbers; then Next round.",
     RoundState.STOPPED: "Some of its images are missing.",
 }
@@ -153,11 +154,12 @@ def _draw_candidate(shown: ShownSearch, candidate: ShownCandidate) -> str:
     )
     trouble = f'<span class="trouble">{escape(candidate.trouble)}</span>' if candidate.trouble else ""
     numbers = escape(_describe(shown.names, candidate.values))
+    shown_number = str(number) if number else f"0, {'best so far' if shown.past else 'the start'}"
     return (
         f'<li class="{"best" if not number else "candidate"}{" broken" if trouble else ""}">'
         f'<button type="button" class="pick" data-candidate="{number}" data-name="{name}" aria-label="{name}"'
         f' aria-pressed="false" aria-keyshortcuts="{number if number < 10 else ""}" title="{numbers}">'
-        f'<span class="images">{images}</span>{trouble}<span class="number">{number or "0, best so far"}</span>'
+        f'<span class="images">{images}</span>{trouble}<span class="number">{shown_number}</span>'
         '<span class="badge"></span></button>'
         f'<button type="button" class="look" data-compare="{number}" aria-label="Compare {name} with the best so far"'
         ' title="Large, beside the best so far (double click)">⤢</button></li>'

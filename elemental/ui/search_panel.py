@@ -25,8 +25,8 @@ from .results_panel import Results, draw_message
 _HINT = """
 <p class="elemental-hint">Finds ratios by comparing images: each round shows candidates, you pick the best, and the next
 round is like those. Everything else is as in the <b>Merge</b> panel.</p>"""
-_VARY = """OUT03 OUT04:attn2:0-1
-alpha:0-1
+_VARY = """OUT03
+OUT04 OUT05:attn2:0-0.6
 blank: eight groups of elements of the effect map"""
 
 
