@@ -263,8 +263,8 @@ def shown_search(session: Session) -> ShownSearch | None:
     opened: OpenSearch | None = session.search
     if opened is None:
         return None
-    search, faults = opened.search, _faults(opened)
-    proposed = search.round
+    search, state = opened.search, _state(opened)  # which reads the record of the round: once is enough
+    proposed, faults = search.round, _faults(opened, state)
     shown = [
         ShownCandidate(each.number, search.images(each.number), each.values, faults.get(each.number, ""))
         for each in (proposed.best, *proposed.candidates)
@@ -272,7 +272,7 @@ def shown_search(session: Session) -> ShownSearch | None:
     return ShownSearch(
         opened.key,
         proposed.number,
-        _state(opened),
+        state,
         tuple(shown),
         tuple(f"{request.prompt}, seed {request.seed}" for request in search.order.requests),
         tuple(number.name for number in search.space.numbers),
@@ -282,10 +282,10 @@ def shown_search(session: Session) -> ShownSearch | None:
     )
 
 
-def _faults(opened: OpenSearch) -> Mapping[int, str]:
+def _faults(opened: OpenSearch, state: RoundState) -> Mapping[int, str]:
     """Say which candidates show nothing; images are looked at once, when all of them are there."""
     search, failed = opened.search, opened.search.failed
-    if _state(opened) is not RoundState.READY:
+    if state is not RoundState.READY:
         return failed
     key = (tuple(each.point for each in search.round.candidates), tuple(failed.items()))
     faults = opened.faults.get(key)
