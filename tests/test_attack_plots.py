@@ -26,15 +26,12 @@ from elemental.runs.runner import start_run
 from elemental.runs.xy_plot_run import PlotRun
 
 from .fake_host import FakeHost
+from .killing import Killed
 from .plotting import REQUEST, load, plot, resume
 
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, and signals as Linux has them")
-
-
-class Killed(BaseException):
-    """Ends a run as a kill does: nothing handles it."""
 
 
 @pytest.mark.slow

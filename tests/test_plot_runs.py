@@ -27,6 +27,7 @@ from elemental.runs.run_record import CellState, read_record
 from elemental.runs.runner import Progress
 
 from .fake_host import FakeHost
+from .killing import killed_at
 from .plotting import load, plot, resume, run
 
 
@@ -109,10 +110,6 @@ def test_stop_keeps_what_is_done_and_goes_on_later(
     assert early.tobytes() != read_image(whole.products[0]).tobytes()
 
 
-class Killed(BaseException):
-    """Ends a run as a kill does: nothing handles it."""
-
-
 @pytest.mark.slow
 def test_a_run_killed_anywhere_goes_on_to_the_same_grid(
     fake: FakeHost, base: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -120,25 +117,14 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_grid(
     """Killed as each of its files is about to appear, one after the other: record, images, grids."""
     plotted = plot(fake, base, ("alpha", "0, 1"), ("seed", "1 | 2"))
     whole = run(fake, plotted, tmp_path / "whole")
-    real, at, seen = Path.replace, 0, []
-
-    def killing(self: Path, target: Path) -> Path:
-        seen.append(target.name)
-        if len(seen) == at:
-            raise Killed
-        return real(self, target)
-
+    at = 0
     while True:
         at += 1
-        seen.clear()
         folder = tmp_path / str(at)
-        with monkeypatch.context() as patched:
-            patched.setattr(Path, "replace", killing)
-            try:
-                run(fake, plotted, folder)
-                break
-            except Killed:
-                pass
+        with killed_at(at, monkeypatch) as watched:
+            run(fake, plotted, folder)
+        if not watched.killed:
+            break
         if at == 1:  # before its record there is no run
             with pytest.raises(ImageError, match="no run to go on with"):
                 resume(fake, folder)
@@ -149,7 +135,7 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_grid(
         assert all(path.stat().st_mtime_ns == time for path, time in times.items())  # none was made again
         assert [path.read_bytes() for path in result.products] == [path.read_bytes() for path in whole.products]
         assert {cell.state for cell in read_record(latest_run(folder)).cells.values()} == {CellState.DONE}
-    assert {"run.json", "x00-y00.png", "x01-y01.png", "grid-1of2.png", "grid-2of2.png"} <= set(seen)
+    assert {"run.json", "x00-y00.png", "x01-y01.png", "grid-1of2.png", "grid-2of2.png"} <= set(watched.appeared)
 
 
 _KILL_AT_THE_SECOND_IMAGE = """

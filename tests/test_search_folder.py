@@ -30,6 +30,7 @@ from elemental.searches.steering import BEST, Settings
 from elemental.workflows import read_recipe
 
 from .fake_host import FakeHost
+from .killing import killed_at
 from .plotting import REQUEST, load
 
 
@@ -167,10 +168,6 @@ def test_nobody_picks_what_has_no_image(search: Search, fake: FakeHost) -> None:
     assert search.past == ()
 
 
-class Killed(BaseException):
-    """Ends a run as a kill does: nothing handles it."""
-
-
 @pytest.mark.slow
 def test_killed_anywhere_it_goes_on_with_no_image_twice(
     order: SearchOrder, fake: FakeHost, context: AxisContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -186,25 +183,14 @@ def test_killed_anywhere_it_goes_on_with_no_image_twice(
 
     whole = Search.begin(tmp_path / "whole", order, context)
     play(whole)
-    real, at, seen = Path.replace, -2, list[str]()
-
-    def killing(self: Path, target: Path) -> Path:
-        seen.append(target.name)
-        if len(seen) == at:
-            raise Killed
-        return real(self, target)
-
+    at = -2
     while True:
         at += 3
-        seen.clear()
         folder = tmp_path / str(at)
-        with monkeypatch.context() as patched:
-            patched.setattr(Path, "replace", killing)
-            try:
-                play(Search.begin(folder, order, context))
-                break
-            except Killed:
-                pass
+        with killed_at(at, monkeypatch) as watched:
+            play(Search.begin(folder, order, context))
+        if not watched.killed:
+            break
         before = times(folder)
         if at == 1:  # before its record there is no search, and its place is free
             with pytest.raises(ImageError, match="no search to go on with"):
@@ -217,7 +203,7 @@ def test_killed_anywhere_it_goes_on_with_no_image_twice(
         assert names == {path.relative_to(whole.folder) for path in whole.folder.rglob("*")}
         for name in [Path("round-02/grid.png"), Path("best.png"), Path("best.txt"), Path("rounds.csv")]:
             assert (folder / name).read_bytes() == (whole.folder / name).read_bytes()
-    assert {"search.json", "run.json", "x04-y00.png", "grid.png", "best.png"} <= set(seen)
+    assert {"search.json", "run.json", "x04-y00.png", "grid.png", "best.png"} <= set(watched.appeared)
 
 
 def test_a_stopped_round_goes_on(search: Search, fake: FakeHost) -> None:
