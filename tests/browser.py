@@ -122,6 +122,25 @@ class Page:
             assert time.monotonic() < end, f"waited in vain for {what}: {self.text('progress')!r}, {self.errors}"
             self.page.wait_for_timeout(50)
 
+    def quiet(self, seconds: float = 1.0) -> None:
+        """Wait until the page has asked for nothing in so many seconds: what was begun before is sent by then."""
+        asked: list[str] = []
+
+        def note(request: Any) -> None:
+            asked.append(request.url)
+
+        self.page.on("request", note)
+        end = time.monotonic() + 90
+        try:
+            while True:
+                before = len(asked)
+                self.page.wait_for_timeout(1000 * seconds)
+                if len(asked) == before:
+                    return
+                assert time.monotonic() < end, f"waited in vain for the page to be quiet: {asked[before:]}"
+        finally:
+            self.page.remove_listener("request", note)
+
     def job(self, name: str, *, ends: str = "done", seconds: float = 120.0) -> str:
         """Press a button, wait until its job has ended so, and give what it says."""
         before = self.page.locator("#elemental_progress .elemental-message").first

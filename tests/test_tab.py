@@ -400,7 +400,7 @@ def test_an_edit_that_is_newer_than_the_answer_is_kept(tab: Page) -> None:
 
 
 def test_an_idle_page_hardly_asks(tab: Page, site: Site) -> None:
-    tab.page.wait_for_timeout(1000)
+    tab.quiet()
     asked: list[str] = []
     tab.page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
     tab.page.wait_for_timeout(5000)
@@ -422,7 +422,7 @@ def test_an_idle_page_hardly_asks(tab: Page, site: Site) -> None:
         asked.clear()
         tab.wait(lambda: len(asked) >= 3, "the page to follow the job")
         tab.page.evaluate("document.getElementById('elemental_tab').style.display = 'none'")
-        tab.page.wait_for_timeout(500)
+        tab.quiet()
         asked.clear()
         tab.page.wait_for_timeout(2000)
         assert len(asked) <= 1  # nobody sees the tab, but the page's title tells how far the job is
