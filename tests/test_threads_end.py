@@ -109,7 +109,7 @@ def test_threads_free_no_memory_that_they_computed_in(
         raise_error_of(worker)
 
     monkeypatch.setattr("elemental.merge.execute._THREAD_BYTES", 1)  # small models, too, are worth threads
-    monkeypatch.setattr("elemental.merge.execute.raise_error_of", wait_and_raise)
+    monkeypatch.setattr("elemental.merge.interrupts.raise_error_of", wait_and_raise)
     monkeypatch.setattr("elemental.merge.computation._Memory", _Watched)
     for number, path in enumerate(inputs(tmp_path)):
         save(path, random_state(LAYOUTS["sd1"], seed=number))

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from .computation import Computation, Piece, TensorReader, put_into
 from .files.dtypes import TORCH_DTYPES, round_to
 from .files.lora_file import OpenLora
 from .files.writer import SafetensorsWriter
-from .interrupts import Crew, raise_error_of, uninterrupted
+from .findings import Findings
+from .interrupts import Crew, work_together
 from .out_of_memory import is_out_of_memory
 from .plan import MORE_ROLES, MergePlan, Role, TensorPlan
 from .progress import Controls
@@ -29,7 +30,6 @@ _MAX_THREADS = 3
 _THREAD_BYTES = 1 << 26
 """Larger results, in bytes, are computed by several threads: some read and write while others compute. Smaller ones are
 done sooner with torch's threads alone, which are running already."""
-_POLL_SECONDS = 0.1
 
 
 class Sink(Protocol):
@@ -66,12 +66,6 @@ class FileSink:
         data = values.cpu().view(torch.uint8).numpy().data
         key = tensor.name.key
         self._writer.write(self._file_keys.get(key, key), start * values.element_size(), data)
-
-
-class Findings(NamedTuple):
-    """Inputs that hold NaN or infinite numbers, by model and key."""
-
-    not_finite: tuple[tuple[Role, str], ...]
 
 
 def execute(
@@ -112,7 +106,7 @@ def execute(
     controls.begin(plan.nbytes)
     if plan.nbytes > _THREAD_BYTES:
         with one_torch_thread_each():
-            _work_together(run, min(_MAX_THREADS, os.cpu_count() or 1))
+            work_together(run.work, min(_MAX_THREADS, os.cpu_count() or 1), run.report_progress)
     elif any(tensor.loras for tensor in plan.tensors):
         with one_torch_thread_each():  # matrix products of several threads can differ in the last bit
             run.work()
@@ -120,19 +114,6 @@ def execute(
         run.work()
     run.report_progress()
     return Findings(tuple(sorted(run.not_finite, key=lambda entry: (entry[0].value, entry[1]))))
-
-
-def _work_together(run: _Run, count: int) -> None:
-    """Work in several threads, and wait until all of them have ended, even after an error or interrupt."""
-    crew = Crew(run.work)
-    try:
-        for _ in range(count):
-            crew.start()
-        while not crew.wait(_POLL_SECONDS):
-            run.report_progress()
-    finally:  # after this nothing is written any more, so that a caller can safely undo the merge
-        uninterrupted(crew.close)
-    raise_error_of(crew)
 
 
 def check_device(name: str) -> torch.device:

@@ -12,6 +12,8 @@ from _thread import start_new_thread
 from collections.abc import Callable
 from typing import Protocol
 
+_POLL_SECONDS = 0.1
+
 
 def uninterrupted(job: Callable[[], None]) -> None:
     """Finish a job even if the user presses Ctrl-C; the interrupt is raised afterwards.
@@ -151,3 +153,25 @@ class Crew:
             if not self.ended:
                 self.ended = True
                 self._end_signal.release()
+
+
+def work_together(work: Callable[[Crew], None], count: int, report: Callable[[], None]) -> None:
+    """Work in several threads, and wait until all of them have ended, even after an error or interrupt.
+
+    Args:
+        work: What each thread does, as in :class:`Crew`.
+        count: How many threads there are.
+        report: Called from time to time in the caller's thread.
+
+    Raises:
+        Exception: What the first thread that failed raised.
+    """
+    crew = Crew(work)
+    try:
+        for _ in range(count):
+            crew.start()
+        while not crew.wait(_POLL_SECONDS):
+            report()
+    finally:  # after this nothing is written any more, so that a caller can safely undo the merge
+        uninterrupted(crew.close)
+    raise_error_of(crew)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +26,9 @@ from .measuring import with_measured_numbers
 from .models import Model, all_models, files_in
 from .plan import FileRole, MergePlan, Role
 from .progress import Controls
+from .without_torch import write_weight_sums
 
+_CPU = "cpu"
 _Inputs = tuple[tuple[Role, str], ...]
 
 
@@ -173,15 +176,19 @@ class _Output:
         Returns:
             The inputs that hold NaN or infinite numbers.
         """
-        from .execute import FileSink, execute
-
         spelled = models[Role.A].file_keys  # a tensor that A lacks has its usual name
         infos = {spelled.get(tensor.name.key, tensor.name.key): tensor.info for tensor in plan.tensors}
         room = metadata_room(plan, hashing.expected())
         with SafetensorsWriter(self.target, infos, room=room, overwrite=self._overwrite) as writer:
             self._writer = writer
-            sink = FileSink(writer, spelled)
-            findings = execute(plan, models, sink, loras=loras, device=device, controls=controls)
+            findings = None
+            if device == _CPU and "torch" not in sys.modules:
+                findings = write_weight_sums(plan, models, writer, file_keys=spelled, controls=controls)
+            if findings is None:
+                from .execute import FileSink, execute
+
+                sink = FileSink(writer, spelled)
+                findings = execute(plan, models, sink, loras=loras, device=device, controls=controls)
             controls.stage("hashing")
             facts = hashing.finish()
             _check_unchanged(all_models(models, loras))

@@ -175,6 +175,24 @@ class Checkpoint:
         """
         return self.data(key).tensor()
 
+    def is_in_sequence(self, key: str) -> bool:
+        """Tell whether a tensor's numbers lie in the file one after the other, as :meth:`read_into` reads them."""
+        stored = self._stored[key]
+        return stored.stride == stored.info.strides
+
+    def read_into(self, key: str, start: int, buffer: memoryview) -> None:
+        """Fill a buffer with bytes of a tensor that lies in sequence.
+
+        Args:
+            key: Its key in :attr:`tensors`.
+            start: The first byte, counted from the start of the tensor.
+            buffer: Bytes that can be written to.
+
+        Raises:
+            CheckpointError: The file cannot be read, has changed since it was opened, or is closed.
+        """
+        self._file.read(self._stored[key].start + start, buffer)
+
     def data(self, key: str) -> TensorData:
         """Give a tensor in the file, to be read piece by piece.
 
