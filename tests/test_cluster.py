@@ -6,27 +6,32 @@ import json
 import os
 import platform
 import random
+import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from elemental import HostError, __version__
+from elemental import HostError, ModelSource, __version__
 from elemental.cli import main as cli
 from elemental.cli.cluster_option import refuse_cluster_options
 from elemental.cli.command import UsageError
 from elemental.cluster.maker import ClusterMaker, Event, Lost
+from elemental.cluster.node_models import Sender, describe_models
 from elemental.cluster.places import Node, Places, choose_places
 from elemental.cluster.ray_workers import open_cluster, require_ray
+from elemental.cluster.sender import ModelSender
 from elemental.cluster.shares import Shares
 from elemental.cluster.worker import CellWorker, WorkerFacts, WorkerSetup
 from elemental.hosts.base import NO_FIELDS, Host
 from elemental.images.image_request import GeneratedImage, ImageRequest
-from elemental.merge.files.checkpoint import read_signature
+from elemental.merge.files.checkpoint import Signature, read_signature
 from elemental.merge.files.hashes import CACHE_VARIABLE
 from elemental.merge.files.model_locator import AS_RECORDED
 from elemental.merge.files.open_models import OpenModels
@@ -108,18 +113,30 @@ def make_fake_host(device: str) -> FakeHost:  # noqa: ARG001
     return FakeHost(load)
 
 
-class HereWorkers:
-    """Workers in this process, which end when a test says so."""
+def setup(models: Mapping[str, Signature], sender: Sender | None = None, version: str = __version__) -> WorkerSetup:
+    """Give what a worker begins with; models that it lacks are not sent, unless there is a sender."""
+    sent_by, home = sender or ModelSender({}), str(Path.home())
+    return WorkerSetup(make_fake_host, "cpu", None, describe_models(models), sent_by, AS_RECORDED, home, version)
 
-    def __init__(self, facts: Sequence[WorkerFacts], models: Mapping[str, Any]) -> None:
+
+class HereWorkers:
+    """Workers in this process, which end when a test says so, and begin and work within what the test gives."""
+
+    def __init__(
+        self,
+        facts: Sequence[WorkerFacts],
+        begins: WorkerSetup,
+        within: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.count = len(facts)
         self.facts = dict(enumerate(facts))
         self.begun: list[tuple[int, str]] = []
         self.losses: dict[str, list[Lost]] = {}
         self._workers = [CellWorker() for _ in facts]
         self._news: list[tuple[int, Event]] = []
-        for worker in self._workers:
-            worker.start(WorkerSetup(make_fake_host, "cpu", None, models, AS_RECORDED, __version__))
+        self._within = within
+        with within(), ThreadPoolExecutor(len(facts)) as pool:
+            self.said = list(pool.map(lambda worker: worker.start(begins), self._workers))
 
     def make(self, worker: int, cell: Cell) -> None:
         self.begun.append((worker, cell.name))
@@ -130,7 +147,8 @@ class HereWorkers:
             if not lost.for_good:
                 self._news.append((worker, self.facts[worker]))
         else:
-            self._news.append((worker, self._workers[worker].make(cell)))
+            with self._within():
+                self._news.append((worker, self._workers[worker].make(cell)))
 
     def wait(self) -> Sequence[tuple[int, Event]]:
         news, self._news = self._news, []
@@ -182,7 +200,7 @@ def here(plotted: XYPlot) -> Iterator[Any]:
     with ExitStack() as stack:
 
         def make(facts: Sequence[WorkerFacts]) -> tuple[HereWorkers, ClusterMaker]:
-            workers = HereWorkers(facts, estimate_plot(plotted).models)
+            workers = HereWorkers(facts, setup(estimate_plot(plotted).models))
             stack.callback(workers.close)
             return workers, ClusterMaker(workers, stack.enter_context(OpenModels()))
 
@@ -239,13 +257,12 @@ def test_a_late_worker_that_lacks_a_model_is_not_used(here: Any, plotted: XYPlot
     assert all(number == 0 for number, _ in workers.begun[lost + 1 :])
 
 
-def test_a_machine_without_a_model_is_named(plotted: XYPlot) -> None:
+def test_a_machine_is_named_with_what_it_lacks(plotted: XYPlot) -> None:
     models = {"/nowhere/a.safetensors": next(iter(estimate_plot(plotted).models.values()))}
-    setup = WorkerSetup(make_fake_host, "cpu", None, models, AS_RECORDED, "0.0.1")
-    wrong, missing = CellWorker().start(setup).lacks
-    assert wrong.startswith(os.uname().nodename if hasattr(os, "uname") else "")
-    assert "and not 0.0.1" in wrong
-    assert "Cannot open /nowhere/a.safetensors" in missing
+    facts = CellWorker().start(setup(models, version="0.0.1"))
+    assert facts.lacks == (f"{platform.node()} has version {__version__} of this program, and not 0.0.1.",)
+    (missing,) = CellWorker().start(setup(models)).lacks
+    assert missing.startswith(f"{platform.node()}: /nowhere/a.safetensors is not there")
 
 
 def test_without_ray_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,17 +422,46 @@ def test_a_run_goes_on_without_a_node_that_is_killed(
     assert files(tmp_path / "many") == whole
 
 
+@pytest.fixture
+def out_of_sight(base: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> XYPlot:
+    """Give a plot of models in the driver's current folder, where no node finds them: each is in another."""
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    a, b = (
+        ModelSource(f"models/{Path(shutil.copy(source.path, tmp_path / 'models' / name)).name}")
+        for source, name in ((base.recipe.model_a, "a.safetensors"), (base.recipe.model_b, "b.safetensors"))
+    )
+    shutil.copy(ROOT / "elemental" / "demo" / "a.yaml", "models")
+    return make_plot(FakeHost(load), replace(base, recipe=replace(base.recipe, model_a=a, model_b=b)))
+
+
 @pytest.mark.slow
-def test_a_node_without_a_model_is_named_before_the_first_image(nodes: RayNodes, tmp_path: Path) -> None:
-    model = "elemental/demo/a.safetensors"  # there in the folder of the other nodes
-    number = nodes.add(tmp_path)
-    models = {model: read_signature(ROOT / model)}
-    try:
-        with pytest.raises(HostError) as caught, open_cluster(nodes.address, make_host=make_fake_host, models=models):
-            pass
-    finally:
-        nodes.kill(number)
-    assert str(caught.value).startswith(f"{platform.node()}: Cannot open {model}")
+def test_models_that_no_node_has_are_sent_once(
+    nodes: RayNodes, out_of_sight: XYPlot, fake: FakeHost, tmp_path: Path
+) -> None:
+    run(fake, out_of_sight, tmp_path / "one")
+    models, told = estimate_plot(out_of_sight).models, list[str]()
+    assert sorted(models) == ["models/a.safetensors", "models/b.safetensors"]
+    begin = partial(open_cluster, nodes.address, make_host=make_fake_host, models=models, workers=2, tell=told.append)
+    with begin() as (maker, _):
+        result = start(maker, out_of_sight, tmp_path / "many")
+    assert (result.made, result.failed) == (9, {})
+    assert files(tmp_path / "many") == files(tmp_path / "one")
+    sent = [line.partition(" (")[0] for line in told]
+    assert sorted(sent) == ["Sent a.safetensors", "Sent b.safetensors"]  # the nodes are one computer, with one cache
+    with begin() as (maker, _):
+        assert go_on(maker, tmp_path / "many").made == 0
+    assert len(told) == 2
+
+
+@pytest.mark.slow
+def test_a_node_that_cannot_be_sent_a_model_is_named_before_the_first_image(nodes: RayNodes, tmp_path: Path) -> None:
+    gone = tmp_path / "a.safetensors"
+    models = {str(gone): read_signature(ROOT / "elemental" / "demo" / "a.safetensors")}
+    with pytest.raises(HostError) as caught, open_cluster(nodes.address, make_host=make_fake_host, models=models):
+        pass
+    assert str(caught.value).startswith(f"{platform.node()}: {gone} is not there")
+    assert str(caught.value).endswith(f"Cannot open {gone}: No such file or directory.")
     assert len(str(caught.value).splitlines()) == 1
 
 

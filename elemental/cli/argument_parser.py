@@ -16,7 +16,7 @@ Run "elemental COMMAND --help" for the options of a command and an example.
 
 exit codes: 0 done, 1 failed, 2 usage error (options, spec, recipe), 130 stopped
 environment variables:
-  ELEMENTAL_CACHE   folder for the cache of model hashes
+  ELEMENTAL_CACHE   folder for model hashes, and models sent to a cluster
   ELEMENTAL_CONFIG  folder for your presets and the merge history
 """
 

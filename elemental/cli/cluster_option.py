@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .command import UsageError, read_integer
+from .output import print_note
 from .standalone_host import make_host
 
 if TYPE_CHECKING:
@@ -83,8 +84,13 @@ def cluster_maker(
     """
     from ..cluster.ray_workers import open_cluster
 
-    address = on.partition(":")[2] or None
     with open_cluster(
-        address, make_host=make_host, models=models, locator=locator, device=device, workers=workers
+        on.partition(":")[2] or None,
+        make_host=make_host,
+        models=models,
+        locator=locator,
+        device=device,
+        workers=workers,
+        tell=print_note,
     ) as opened:
         yield opened

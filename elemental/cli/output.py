@@ -79,6 +79,11 @@ def print_warnings(warnings: Iterable[str], *, strict: bool) -> None:
         raise SpecError("With --strict, warnings are errors.")
 
 
+def print_note(text: str) -> None:
+    """Print on stderr what happened on the way, at once."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
 def print_plan_warnings(plan: MergePlan, remarks: Iterable[str], *, strict: bool) -> None:
     """Print the warnings of a plan on stderr, after remarks on the options.
 

@@ -9,10 +9,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import HostError
+from ..errors import CheckpointError, HostError
 from ..hosts.base import Host
 from ..merge.files.checkpoint import Signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
@@ -20,8 +21,12 @@ from ..merge.files.open_models import OpenModels
 from ..runs.cells import Cell
 from ..runs.image_maker import describe_failure
 from .maker import ClusterMaker, Event, Lost
+from .node_models import describe_models
 from .places import Node, Places, choose_places
+from .sender import ModelSender, offer_models
 from .worker import CellWorker, Outcome, WorkerFacts, WorkerSetup
+
+_log = logging.getLogger(__name__)
 
 _SECONDS_OF_A_WAIT = 0.2  # so soon a run hears that the user asked to stop
 _SECONDS_TO_BEGIN = 60.0  # so long the first image waits for workers that have not begun
@@ -47,6 +52,7 @@ def open_cluster(
     locator: ModelLocator = AS_RECORDED,
     device: str | None = None,
     workers: int | None = None,
+    tell: Callable[[str], None] = _log.info,
 ) -> Iterator[tuple[ClusterMaker, str]]:
     """Begin workers on a cluster of Ray; they end with the ``with`` block.
 
@@ -57,6 +63,7 @@ def open_cluster(
         locator: Finds the models.
         device: "cuda" or "cpu"; None for GPUs if the cluster has any.
         workers: How many workers; None for one a GPU, or else one a machine.
+        tell: Hears which models were sent to which node.
 
     Yields:
         What makes the images, and the device that was chosen.
@@ -69,8 +76,17 @@ def open_cluster(
     with ExitStack() as stack:
         stack.enter_context(_connected(address))
         places = choose_places(_nodes(), device, workers)
-        setup = WorkerSetup(make_host, places.device, places.cpus or None, models, locator, __version__)
-        actors = RayWorkers(places, setup)
+        setup = WorkerSetup(
+            make_host,
+            places.device,
+            places.cpus or None,
+            models=describe_models(models),
+            sender=stack.enter_context(_sender(models)),
+            locator=locator,
+            home=str(Path.home()),
+            version=__version__,
+        )
+        actors = RayWorkers(places, setup, tell)
         stack.callback(actors.close)
         actors.begin()
         open_models = stack.enter_context(OpenModels(locator))
@@ -112,19 +128,81 @@ def _nodes() -> list[Node]:
     return [Node(int(have.get("CPU", 0)), int(have.get("GPU", 0))) for have in resources]
 
 
+@contextmanager
+def _sender(models: Mapping[str, Signature]) -> Iterator[_RaySender]:
+    """Begin what sends models, on this machine; it has no work unless a node lacks some."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(ModelSender).options(
+        num_cpus=0, max_restarts=_RESTARTS, max_task_retries=_RESTARTS, scheduling_strategy=here
+    )
+    sender = _RaySender(actor.remote(offer_models(models)))
+    try:
+        yield sender
+    finally:
+        ray.kill(sender.actor)
+
+
+class _RaySender:
+    """Asks the actor that sends models, for a worker.
+
+    Args:
+        actor: The actor.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def sha256(self, name: str) -> str:
+        """Give the SHA-256 of a file in lower-case hex.
+
+        Raises:
+            CheckpointError: It cannot be read.
+            HostError: The machine that has it cannot be asked.
+        """
+        sha256: str = _answer(self.actor.sha256.remote(name))
+        return sha256
+
+    def fetch(self, name: str, start: int, stop: int) -> bytes:
+        """Give the bytes of a file from one place to another.
+
+        Raises:
+            CheckpointError: They cannot be read.
+            HostError: The machine that has it cannot be asked.
+        """
+        piece: bytes = _answer(self.actor.fetch.remote(name, start, stop))
+        return piece
+
+
+def _answer(call: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayTaskError as exc:
+        if isinstance(exc.cause, CheckpointError):
+            raise exc.cause from exc
+        raise HostError(f"What sends it failed: {describe_failure(exc.cause)}") from exc
+    except ray.exceptions.RayError as exc:
+        raise HostError(f"What sends it cannot be asked: {_shorten(exc)}") from exc
+
+
 class RayWorkers:
     """Workers as actors.
 
     Args:
         places: How many there are, and what each needs.
         setup: What they begin with.
+        tell: Hears which models were sent to which node.
 
     Attributes:
         count: How many there are.
         facts: What those that have begun said of themselves, by number.
     """
 
-    def __init__(self, places: Places, setup: WorkerSetup) -> None:
+    def __init__(self, places: Places, setup: WorkerSetup, tell: Callable[[str], None]) -> None:
         import ray
 
         self.count = places.count
@@ -134,6 +212,7 @@ class RayWorkers:
         actor = ray.remote(CellWorker).options(
             num_cpus=places.cpus, num_gpus=gpus, max_restarts=_RESTARTS, max_task_retries=0
         )
+        self._tell = tell
         self._setup = ray.put(setup)
         self._actors: list[Any] = [actor.remote() for _ in range(places.count)]
         self._calls: dict[Any, tuple[int, bool]] = {}  # the number of the worker, and whether it makes a cell
@@ -188,7 +267,7 @@ class RayWorkers:
 
         worker, makes_cell = self._calls.pop(call)
         try:
-            return worker, ray.get(call)
+            event = ray.get(call)
         except ray.exceptions.RayActorError as exc:
             if makes_cell:
                 self._start(worker)  # it waits for Ray to begin the worker again
@@ -197,6 +276,10 @@ class RayWorkers:
             cause = exc.cause if isinstance(exc, ray.exceptions.RayTaskError) else exc
             text = describe_failure(cause)
             return worker, Outcome(error=text) if makes_cell else Lost(text, for_good=True)
+        if isinstance(event, WorkerFacts):
+            for line in event.sent:
+                self._tell(line)
+        return worker, event
 
     def close(self) -> None:
         """End them at once; their models are copies."""

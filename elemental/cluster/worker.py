@@ -8,13 +8,11 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError, HostError
+from ..errors import HostError
 from ..hosts.base import CheckpointRef, Host
 from ..images.image_request import GeneratedImage
-from ..merge.files.checkpoint import Signature, read_signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.progress import Stopwatch
 from ..recipe.chains import base_file
@@ -22,6 +20,7 @@ from ..recipe.recipe import MergeRecipe, ModelSource
 from ..runs.cells import Cell
 from ..runs.image_maker import describe_failure
 from ..workflows import images_of_merge, live_merge
+from .node_models import PlacedModels, RunModel, Sender, locator_on_node, place_models
 
 if TYPE_CHECKING:
     from ..merge.live_merge import LiveMerge
@@ -38,15 +37,19 @@ class WorkerSetup:
         device: The worker's device, as torch names it.
         threads: How many threads torch may use; None for its own choice.
         models: What each model file looks like on this machine, by its path.
+        sender: Sends those that the node lacks.
         locator: Finds the models.
+        home: The user's home folder on this machine.
         version: The version of this program here.
     """
 
     make_host: Callable[[str], Host]
     device: str
     threads: int | None
-    models: Mapping[str, Signature]
+    models: Mapping[str, RunModel]
+    sender: Sender
     locator: ModelLocator
+    home: str
     version: str
 
 
@@ -57,10 +60,12 @@ class WorkerFacts:
     Attributes:
         device: The name of its device: images of devices of other names can differ in their last bits.
         lacks: What it cannot work without, a line each, with the name of its node.
+        sent: Which models were sent to its node, a line each.
     """
 
     device: str
     lacks: tuple[str, ...] = ()
+    sent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,13 +90,13 @@ class CellWorker:
 
     def __init__(self) -> None:
         self._host: Host | None = None
-        self._locator = AS_RECORDED
+        self._locator: ModelLocator = AS_RECORDED
         self._source: ModelSource | None = None
         self._merge: LiveMerge | None = None
         self._stack = ExitStack()
 
     def start(self, setup: WorkerSetup) -> WorkerFacts:
-        """Make the host, unless something is lacking.
+        """Have the models, which are sent if the node lacks them, and make the host, unless something is lacking.
 
         Raises:
             HostError: The device cannot be used, or a package is missing.
@@ -99,12 +104,14 @@ class CellWorker:
         import torch
 
         lacks = _find_lacks(setup)
+        placed = PlacedModels() if lacks else place_models(setup.models, setup.sender)
+        lacks += placed.lacks
         if setup.threads is not None:
             torch.set_num_threads(setup.threads)
         if not lacks:
-            self._locator = setup.locator
+            self._locator = locator_on_node(setup.locator, placed.places, setup.home)
             self._host = setup.make_host(setup.device)
-        return WorkerFacts(_name_device(setup), lacks)
+        return WorkerFacts(_name_device(setup), lacks, placed.sent)
 
     def make(self, cell: Cell) -> Outcome:
         """Make the image of a cell; an error is part of the outcome."""
@@ -138,22 +145,12 @@ class CellWorker:
 
 
 def _find_lacks(setup: WorkerSetup) -> tuple[str, ...]:
-    """List what a node lacks: the same version of this program, and every model file as it is on the first machine."""
+    """List what a node lacks that it cannot be sent: the same version of this program."""
     from .. import __version__
 
-    node = platform.node()
-    lacks = []
-    if __version__ != setup.version:
-        lacks.append(f"{node} has version {__version__} of this program, and not {setup.version}.")
-    for path, signature in setup.models.items():
-        try:
-            found = read_signature(Path(path))
-        except CheckpointError as exc:
-            lacks.append(f"{node}: {exc}")
-            continue
-        if found != signature:
-            lacks.append(f"{node}: {path} is another file there, or a copy of another time.")
-    return tuple(lacks)
+    if __version__ == setup.version:
+        return ()
+    return (f"{platform.node()} has version {__version__} of this program, and not {setup.version}.",)
 
 
 def _name_device(setup: WorkerSetup) -> str:

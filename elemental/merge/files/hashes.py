@@ -22,6 +22,10 @@ CACHE_VARIABLE = "ELEMENTAL_CACHE"
 SHORT = 10
 """Digits of a SHA-256 that are enough to find a model, as the WebUI and model sites write it in texts of images."""
 
+KNOWN, SENT = "hashes", "sent"
+"""Folders of the cache: hashes that go into recipes, and those of files sent to other computers, which do not:
+a hash that becomes known in the middle of a run would make its images differ by when they were made."""
+
 _CHUNK = 8 << 20
 
 
@@ -48,30 +52,32 @@ def cache_folder() -> Path:
     return platformdirs.user_cache_path("elemental", appauthor=False)
 
 
-def remembered_sha256(path: Path, signature: Signature | None = None) -> str | None:
+def remembered_sha256(path: Path, signature: Signature | None = None, *, kind: str = KNOWN) -> str | None:
     """Give a file's cached SHA-256 in lower-case hex.
 
     Args:
         path: The file.
         signature: What it was when it was read, if it may have changed since; by default what it is now.
+        kind: Which folder of the cache it is in.
 
     Returns:
         None if there is none, or only that of a file with another signature.
     """
     try:
-        entry = json.loads(_entry_path(path).read_text(encoding="utf-8"))
+        entry = json.loads(_entry_path(path, kind).read_text(encoding="utf-8"))
         cached, wanted = Signature(entry["size"], entry["mtime"]), signature or read_signature(path)
         return str(entry["sha256"]) if cached == wanted and entry["path"] == full_path(path) else None
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):
         return None  # not cached, or the entry is damaged
 
 
-def compute_sha256(path: Path, *, check_stop: Callable[[], None] = lambda: None) -> str:
+def compute_sha256(path: Path, *, check_stop: Callable[[], None] = lambda: None, kind: str = KNOWN) -> str:
     """Compute a file's SHA-256 and cache it.
 
     Args:
         path: The file.
         check_stop: Called after every 8 MiB; raises an exception to stop.
+        kind: Which folder of the cache it goes into.
 
     Returns:
         The hash, in lower-case hex.
@@ -94,7 +100,7 @@ def compute_sha256(path: Path, *, check_stop: Callable[[], None] = lambda: None)
         raise _unreadable(path, exc) from exc
     if read_identity(path) != before:
         raise CheckpointError(f"{path} changed while it was read.")
-    _remember(path, before.signature, digest.hexdigest())
+    _remember(path, before.signature, digest.hexdigest(), kind)
     return digest.hexdigest()
 
 
@@ -140,7 +146,7 @@ def remember_place(path: Path) -> None:
 
 def remembered_places() -> Iterator[Place]:
     """Give all places of models that are remembered; files may have changed since, or be gone."""
-    for kind in ("places", "hashes"):  # first the paths that users know, then those with links followed
+    for kind in ("places", KNOWN):  # first the paths that users know, then those with links followed
         entries: list[Path] = []
         with suppress(OSError):
             entries.extend(sorted((cache_folder() / kind).glob("*.json")))
@@ -158,8 +164,8 @@ def full_path(path: Path) -> str:
     return os.path.normcase(path.resolve())
 
 
-def _entry_path(path: Path) -> Path:
-    return cache_folder() / "hashes" / _entry_name(full_path(path))
+def _entry_path(path: Path, kind: str) -> Path:
+    return cache_folder() / kind / _entry_name(full_path(path))
 
 
 def _entry_name(path: str) -> str:
@@ -168,9 +174,9 @@ def _entry_name(path: str) -> str:
     return f"{hashlib.sha256(path.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.json"
 
 
-def _remember(path: Path, signature: Signature, sha256: str) -> None:
+def _remember(path: Path, signature: Signature, sha256: str, kind: str) -> None:
     entry = {"path": full_path(path), "size": signature.size, "mtime": signature.mtime, "sha256": sha256}
-    write_entry(_entry_path(path), entry)
+    write_entry(_entry_path(path, kind), entry)
 
 
 def read_entry(path: Path) -> dict[str, Any]:
