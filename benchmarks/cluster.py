@@ -1,11 +1,12 @@
 """What a second worker gains: a plot on two workers of one thread each, against the same on one worker of one thread.
 
-Run ``python -m benchmarks.cluster [--images N] [--steps N] [--rounds N]``; needs the extra ``cluster``. Both are
-workers of Ray on this computer, and draw with the demo's pair of models, so that what is compared is the cluster and
-nothing else. Workers have begun and each has its model before the clock runs. The rounds take turns: one worker, two
-workers, one worker, and so on. Printed are seconds, the gain, and the share of the workers' time outside of
-generating; the images of both are compared byte for byte. The aims are a gain of 1.8, and 5 %. Two cores that are busy
-otherwise make the gain small; ``--images 4 --steps 1 --rounds 1`` tries whether all works.
+Run ``python -m benchmarks.cluster [--ratios N] [--steps N] [--rounds N]``; needs the extra ``cluster``. Both are
+workers of Ray on this computer, and draw the same plot with the demo's pair of models, five elements each at some
+ratios, so that what is compared is the cluster and nothing else. Workers have begun and each has its model before the
+clock runs. The rounds take turns: one worker, two workers, one worker, and so on. Printed are seconds, the gain, and
+the share of the workers' time outside of generating; the images of both are compared byte for byte. The aims are a gain
+of 1.8, and 5 %. Two cores that are busy otherwise make the gain small; ``--ratios 1 --steps 1 --rounds 1`` tries
+whether all works.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from elemental.runs.estimate import estimate_plot
 from elemental.runs.runner import start_run
 from elemental.runs.xy_plot_run import PlotRun, make_plot
 
+_ELEMENTS = "IN07:attn1, IN07:attn2, OUT09:ff, OUT09:attn2, OUT06:in_layers"
 _GAIN, _OUTSIDE = 1.8, 5
 """The aims: times as fast, and percent of the time."""
 
@@ -49,14 +51,14 @@ class Round(NamedTuple):
 def main() -> None:
     """Make the plots and print what they took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=24, help="images of a plot (default: %(default)s)")
+    parser.add_argument("--ratios", type=int, default=5, help="images of each of five elements (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="plots of each kind (default: %(default)s)")
     args = parser.parse_args()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        warm_up, run = (_make_run(folder / "models", images, args.steps) for images in (4, args.images))
+        warm_up, run = (_make_run(folder / "models", ratios, args.steps) for ratios in (1, args.ratios))
         rounds: dict[int, list[Round]] = {1: [], 2: []}
         for number in range(args.rounds):
             for workers in rounds:
@@ -64,13 +66,17 @@ def main() -> None:
     _print(rounds)
 
 
-def _make_run(folder: Path, images: int, steps: int) -> PlotRun:
+def _make_run(folder: Path, ratios: int, steps: int) -> PlotRun:
     a, b = map(model_source, copy_pair(folder))
     recipe = MergeRecipe(a, b, alpha=0)
     request = ImageRequest("a red circle", steps=steps, width=128, height=128, cfg=4.0)
     context = make_axis_context(make_host(None), recipe)
-    axis = parse_axis("x", "alpha", f"0-1[{images}]", context)
-    return PlotRun(make_plot(Setting(recipe, request), {"x": axis}, context=context))
+    values = ", ".join(f"{(at + 1) / ratios:g}" for at in range(ratios))
+    axes = {
+        "x": parse_axis("x", "alpha", values, context),
+        "y": parse_axis("y", "pinpoint-element", _ELEMENTS, context),
+    }
+    return PlotRun(make_plot(Setting(recipe, request), axes, context=context))
 
 
 def _make(warm_up: PlotRun, run: PlotRun, folder: Path, workers: int) -> Round:
