@@ -81,6 +81,16 @@ def test_a_round_is_a_run_and_the_best_is_not_made_again(search: Search, fake: F
     assert search.images(BEST)[1] == cell
 
 
+def test_candidates_of_one_image_each_stand_in_several_rows(
+    order: SearchOrder, context: AxisContext, fake: FakeHost, tmp_path: Path
+) -> None:
+    single = replace(order, requests=order.requests[:1], settings=Settings(population=8))
+    search = Search.begin(tmp_path / "search", single, context)
+    search.make_images(fake)
+    sheet = read_image(search.sheet or Path())
+    assert 0.6 < sheet.width / sheet.height < 1  # three rows of three, and a line of text below each
+
+
 def test_it_goes_on_from_its_folder(search: Search, fake: FakeHost, context: AxisContext) -> None:
     search.make_images(fake)
     search.pick([2], scores={2: 0.5, 1: float("nan")})

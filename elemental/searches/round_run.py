@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +82,21 @@ class RoundRun:
         return [path]
 
     def _sheet(self, record: RunRecord) -> GridSheet:
-        order, proposed = self.order, self.proposed.round
-        request = order.requests[0]
-        several = len(order.requests) > 1
-        best = "0\nthe start" if self._makes_best else "0\nbest so far"
+        """Give a column for each candidate; those of a single request stand in several short rows."""
+        requests = self.order.requests
+        rows = [self._row(row, record) for row in range(len(requests))]
+        several = len(rows) > 1
+        best = "the start" if self._makes_best else "best so far"
+        names = [f"{BEST}, {best}", *(str(each.number) for each in self.proposed.round.candidates)]
+        if not several:
+            rows = _wrapped([_named(cell, name) for cell, name in zip(rows[0], names, strict=True)])
         return GridSheet(
-            rows=[self._row(row, record) for row in range(len(order.requests))],
-            columns=[best, *(str(each.number) for each in proposed.candidates)],
-            row_labels=[self._row_label(row) for row in range(len(order.requests))] if several else (),
-            legend=describe_setting(Setting(order.recipe, request), varied=("prompt", "seed") if several else ()),
-            size=(request.width, request.height),
-            heading=f"round {proposed.number}",
+            rows=rows,
+            columns=names if several else [""] * len(rows[0]),
+            row_labels=[self._row_label(row) for row in range(len(rows))] if several else (),
+            legend=describe_setting(Setting(self.order.recipe, requests[0]), varied=("prompt", "seed") * several),
+            size=(requests[0].width, requests[0].height),
+            heading=f"round {self.proposed.round.number}",
         )
 
     def _row(self, row: int, record: RunRecord) -> list[GridCell]:
@@ -117,3 +122,16 @@ def _best_cell(path: Path | None) -> GridCell:
     with suppress(ImageError):
         return GridCell(None, "no longer there") if path is None else GridCell(read_image(path))
     return GridCell(None, "cannot be read")
+
+
+def _named(cell: GridCell, name: str) -> GridCell:
+    """Write a candidate's number below its image, or before the words in its place."""
+    return replace(cell, note=": ".join(filter(None, (name, cell.note))))
+
+
+def _wrapped(cells: Sequence[GridCell]) -> list[list[GridCell]]:
+    """Break a row into several, about as many as each is long; with few places that stay blank."""
+    side = math.ceil(math.sqrt(len(cells)))
+    length = min(range(side, side + 3), key=lambda length: (-len(cells) % length, length))
+    rows = [list(cells[start : start + length]) for start in range(0, len(cells), length)]
+    return [row + [GridCell(None)] * (length - len(row)) for row in rows]
