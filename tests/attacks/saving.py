@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=_ALL, metavar="BLOW", help=f"of {', '.join(_ALL)}")
     parser.add_argument("--warm", action="store_true", help="kill forked processes, which saves their imports")
     args = parser.parse_args()
-    warm_up("elemental.cli.main", "elemental.merge.execute", "safetensors.numpy")
+    warm_up("elemental.cli.main", "elemental.merge.merge_to_file", "safetensors.numpy")  # fp16 needs no torch
     with tempfile.TemporaryDirectory() as folder:
         return attack(Path(folder), rounds=args.rounds, seed=args.seed, only=args.only or _ALL, cold=not args.warm)
 
