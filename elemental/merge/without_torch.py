@@ -7,6 +7,7 @@ is not an fp16 sum or a copy, and whatever is not as usual, such as numbers that
 
 from __future__ import annotations
 
+import os
 import platform
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,8 +30,8 @@ from .progress import Controls
 
 _PIECE = 1 << 17
 """Numbers that are computed at a time; two copies of them in float32 stay in a CPU's second cache."""
-_THREADS = 2
-"""One reads or writes while the other computes; NumKong lets no two compute at once."""
+_MOST_THREADS = 3
+"""Some read or write while one computes; NumKong lets no two compute at once."""
 _AS_BITS = {"F16": ("u2", 0x7C00), "BF16": ("u2", 0x7F80), "F32": ("u4", 0x7F800000), "F64": ("u8", 0x7FF0000000000000)}
 """Floats that can be copied: integers of their size, and the bits that are all set in NaN and infinite numbers."""
 _INTEGERS = ("I64", "I32", "I16", "I8", "U8", "BOOL")
@@ -88,7 +89,7 @@ def write_weight_sums(
     run = _Run(plan, models, writer, fused, file_keys=file_keys, controls=controls)
     controls.begin(plan.nbytes)
     try:
-        work_together(run.work, _THREADS, run.report_progress)
+        work_together(run.work, min(_MOST_THREADS, os.cpu_count() or 1), run.report_progress)
     except _NotUsual:
         return None
     run.report_progress()
