@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from elemental import MergeRecipe, merge_to_file, model_source, parse_rules
 from elemental.demo.checkpoint_pair import copy_pair
 from elemental.merge.half_precision import half_weight_sum
-from elemental.merge.without_torch import find_fused_sums, sum_halves
+from elemental.merge.without_torch import find_fused_sums, rounds_once, sum_halves
 
 _RATIOS = (0.3, 0.5, 0.7, -0.4, 1.3, 2.0, 0.4999999999, 1 / 3, 1e-4, 0.999)
 _RULE = "OUT05:attn2:0.7, IN03:ff:1, M00:attn1:-0.5"
@@ -71,6 +71,19 @@ def test_sums_have_the_bits_of_torch(fused: Any, size: float) -> None:
             assert finite == expected.finite
             if finite:
                 assert (out.view("u2") == expected.values.numpy().view("u2")).all(), (ratio, kind)
+
+
+@needs_numkong
+def test_sums_that_round_twice_are_not_used() -> None:
+    class Twice:
+        astype = find_fused_sums().astype
+
+        @staticmethod
+        def blend(a: Any, b: Any, *, alpha: float, beta: float, out: Any) -> None:
+            out[:] = np.float32(alpha) * a + np.float32(beta) * b
+
+    assert rounds_once(find_fused_sums())
+    assert not rounds_once(Twice)
 
 
 @pytest.fixture
