@@ -1,6 +1,6 @@
 """Time of the first image: ``elemental generate`` of the two demo models as a whole process, and what bounds it.
 
-Run ``python -m benchmarks.first_picture [--runs N]``. Beside the command stand the imports that it cannot do without.
+Run ``python -m benchmarks.first_image [--runs N]``. Beside the command stand the imports that it cannot do without.
 Times are elapsed time, and the processor time of the process, which other programs disturb less.
 """
 
