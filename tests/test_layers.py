@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import elemental
+from elemental.cli.argument_parser import PURPOSES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "elemental"
@@ -135,6 +136,30 @@ def test_planning_imports_no_more_than_it_uses() -> None:
     words = ["plan", *pair, "--alpha", "0.3", "--elemental", "OUT05:attn2:0.5"]
     done = subprocess.run([*command, *words], capture_output=True, text=True, check=True)
     assert done.stderr.split() == ["0"], done.stderr
+
+
+@pytest.mark.parametrize("word", ["--help", "--version", "plna", "--wrong"])
+def test_what_is_said_of_all_commands_imports_none(word: str) -> None:
+    code = (
+        "import sys; from elemental.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        f"print(*sorted(({COMMAND_MODULES!r} | {HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, word], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == ""
+
+
+COMMAND_MODULES = {f"elemental.cli.{name}" for name in PURPOSES}
+
+
+def test_commands_load_nothing_heavy_before_they_run() -> None:
+    code = (
+        f"import sys; from importlib import import_module; [import_module(name) for name in {COMMAND_MODULES!r}]\n"
+        f"print(*sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_public_names_that_are_not_imported_yet_are_there_for_everyone() -> None:

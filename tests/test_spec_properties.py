@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import product
 
@@ -9,13 +9,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from elemental.architectures.blocks import LONGEST, SD1, SD2, SDXL, Architecture
-from elemental.architectures.keys import KeyName, name_key
-from elemental.architectures.tensor_sets import TensorSet, members
+from elemental.architectures.keys import KeyName, name_key, searched_name
+from elemental.architectures.tensor_sets import NameSearch, TensorSet, members
 from elemental.demo.layout import tensor_shapes
 from elemental.errors import SpecError
+from elemental.recipe.name_pieces import NamePieces
 from elemental.recipe.rule_matching import RuleMatcher
 from elemental.recipe.rules import Rule, format_rules
 from elemental.recipe.spec_parser import parse_rules
+from elemental.recipe.suggestions import near_names
 
 from .attacks.spec import check, large_texts, texts
 from .conftest import LAYOUTS
@@ -115,6 +117,60 @@ def test_a_rule_matches_what_the_selection_selects(text: str, layout: str) -> No
         assert [rule.matches(name) for name in names(layout)] == [
             bool(selected >> index & 1) for index in range(len(names(layout)))
         ]
+
+
+own_names = st.lists(st.text("aB1.\u03a3", max_size=12), min_size=1, max_size=12, unique=True)
+pieces = st.lists(st.text("aB1.\u03a3", min_size=1, max_size=5), max_size=40)
+
+
+@pytest.mark.slow
+@given(own_names, pieces)
+@example([".", "..a", "a.a.a.b", "ab.a"], ["a.a"] * 31)
+def test_words_of_names_find_what_searching_the_names_finds(found: list[str], searched: list[str]) -> None:
+    search = NameSearch({name: 1 << index for index, name in enumerate(found)})
+    for piece in searched:
+        plainly = sum(1 << index for index, name in enumerate(found) if piece in name)
+        assert search.containing(piece) == search.words.containing(piece) == plainly, piece
+    for size in range(1, 4):
+        runs: dict[str, TensorSet] = {}
+        for index, name in enumerate(found):
+            for run in runs_of(name, size):
+                runs[run] = runs.get(run, 0) | 1 << index
+        assert without_blank(search.words.runs(size)) == without_blank(runs)
+
+
+def without_blank(runs: dict[str, TensorSet]) -> dict[str, TensorSet]:
+    return {run: tensors for run, tensors in runs.items() if run}  # no part is blank
+
+
+def runs_of(name: str, size: int) -> list[str]:
+    words = name.split(".")
+    return [".".join(words[start : start + size]) for start in range(len(words) - size + 1)]
+
+
+def all_pieces(names: Iterable[str], size: int) -> list[str]:
+    """All runs of so many words, each before itself without a number at its end."""
+    runs = [run for name in names for run in runs_of(name, size)]
+    both = [piece for run in runs for piece in (run, run.rstrip("0123456789").rstrip("."))]
+    return [piece for piece in dict.fromkeys(both) if piece]
+
+
+@pytest.mark.slow
+@given(parts, st.sampled_from(["x", "", "3", "."]), st.sampled_from([*SDXL.blocks, "IN03-OUT02"]))
+@example("attn1.to_k", "x", "OUT00")
+@example("transformer_blocks.1", "1", "IN04")
+@settings(deadline=None)
+def test_a_misspelt_part_is_compared_with_all_pieces_of_names(part: str, end: str, block: str) -> None:
+    matcher = RuleMatcher(names("sdxl"))
+    tensors = matcher.with_block(block)
+    mistaken = part[:-1] + end or "x"
+    size = mistaken.count(".") + 1
+    plainly = all_pieces((searched_name(mistaken, matcher.names[index]) for index in members(tensors)), size)
+    found = NamePieces(matcher.searched(mistaken), size)
+    assert found.near(mistaken, tensors) == near_names(mistaken, plainly)
+    stem = mistaken.rstrip("0123456789")
+    other = [piece for piece in plainly if piece != stem and piece.rstrip("0123456789") == stem]
+    assert found.with_other_digits(mistaken, tensors) == (other if stem != mistaken else [])
 
 
 WORDS = ("IN03", "mid", "OUT02-IN10", "BASE", "TE", "vae", "NOT", "OUT12", "TE-IN00", "-")

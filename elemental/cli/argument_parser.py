@@ -25,26 +25,37 @@ _VERSION_NAME = "--version"
 _AnyFormatter = partial(argparse.RawDescriptionHelpFormatter, width=80)
 """The formatter that argparse makes and throws away for each option; it need not ask how wide the terminal is."""
 
-_NAMES = (
-    "inspect", "plan", "merge", "extract", "generate", "plot", "check", "effects", "search", "simplify", "ui",
-    "demo",
-)  # fmt: skip
+PURPOSES: Mapping[str, str] = {
+    "inspect": "show what is in a checkpoint",
+    "plan": "preview a merge without making it",
+    "merge": "merge models into a file",
+    "extract": "make a LoRA of the difference between two models",
+    "generate": "make images from a model, or from a merge in memory",
+    "plot": "make an XY plot: grids of images of different merges",
+    "check": "rank elements by how much they change the image (element check)",
+    "effects": "estimate how much each element changes images, and map it",
+    "search": "find ratios by choosing images: you, a score, or a goal",
+    "simplify": "find the shortest spec whose images are like a merge's",
+    "ui": "start the standalone web page (reachable from this computer only)",
+    "demo": "create two small demo models, merge them, and make images",
+}
+"""What each command does, in a few words: help says it without importing the commands, which takes a while."""
 
 
 class _Commands(Mapping[str, Command[Any]]):
     """Every command by its name; the module of one is imported when it is asked for, since all take a while."""
 
     def __getitem__(self, name: str) -> Command[Any]:
-        if name not in _NAMES:
+        if name not in PURPOSES:
             raise KeyError(name)
         command: Command[Any] = getattr(import_module(f".{name}", __package__), name.upper())
         return command
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_NAMES)
+        return iter(PURPOSES)
 
     def __len__(self) -> int:
-        return len(_NAMES)
+        return len(PURPOSES)
 
 
 COMMANDS: Mapping[str, Command[Any]] = _Commands()
@@ -100,8 +111,9 @@ def parse_command(argv: Sequence[str]) -> CommandLine:
     Raises:
         SystemExit: They ask for help, or are wrong; what to say has been printed.
     """
-    parser, parsers = _make_parsers(argv[:1] if argv[:1] and argv[0] in COMMANDS else tuple(COMMANDS))
-    args, rest = parser.parse_known_args(join_negative_numbers(argv))
+    words = join_negative_numbers(argv)
+    parser, parsers = _make_parsers(words)
+    args, rest = parser.parse_known_args(words)
     if args.version:
         return CommandLine(_VERSION_NAME, args, parser)
     if args.verbose:
@@ -121,8 +133,14 @@ def _with_models(line: CommandLine, words: Sequence[str]) -> CommandLine:
     return CommandLine(line.command, args, line.parser)
 
 
-def _make_parsers(names: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """Make the parser of all, and those of some commands by name."""
+def _make_parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Make the parser of all commands, with the options of the one that is called, and those of commands by name.
+
+    Args:
+        words: The command line. Only what comes before a command can say something about others.
+    """
+    called = next((word for word in words if not word.startswith("-")), None)
+    names = words[:1] if called is not None and words[0] == called and called in PURPOSES else tuple(PURPOSES)
     parser = argparse.ArgumentParser(
         prog="elemental",
         usage="elemental [-h] [--version] COMMAND ...",
@@ -136,37 +154,43 @@ def _make_parsers(names: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[s
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="elemental", parser_class=_Parser)
-    return parser, {name: _add(commands, name, COMMANDS[name]) for name in names}
+    return parser, {name: _add(commands, name, COMMANDS[name] if name == called else None) for name in names}
 
 
 class _Parser(argparse.ArgumentParser):
     """The parser of a command; the example and the notes are written when help is asked for, since some take a while.
 
     Args:
-        command: The command.
+        command: The command; None if it is not called.
         options: As argparse has them.
     """
 
-    def __init__(self, *, command: Command[Any], **options: Any) -> None:
+    def __init__(self, *, command: Command[Any] | None, **options: Any) -> None:
         super().__init__(**options)
         self._command = command
 
     def format_help(self) -> str:
         import textwrap
 
-        notes = self._command.notes
-        example = textwrap.indent(self._command.example, "  ")
-        self.epilog = f"example:\n{example}\n\n{notes if isinstance(notes, str) else notes()}"
+        if self._command is not None:
+            notes = self._command.notes
+            example = textwrap.indent(self._command.example, "  ")
+            self.epilog = f"example:\n{example}\n\n{notes if isinstance(notes, str) else notes()}"
         return super().format_help()
 
 
-def _add(commands: argparse._SubParsersAction[_Parser], name: str, command: Command[Any]) -> argparse.ArgumentParser:
+def _add(
+    commands: argparse._SubParsersAction[_Parser], name: str, command: Command[Any] | None
+) -> argparse.ArgumentParser:
+    purpose = PURPOSES[name]
+    if command is None:  # it is only listed
+        return commands.add_parser(name, command=None, help=purpose, formatter_class=_AnyFormatter, add_help=False)
     added = commands.add_parser(
         name,
         command=command,
-        help=command.purpose,
+        help=purpose,
         usage=f"elemental {name} {command.arguments}",
-        description=f"{command.purpose[0].upper()}{command.purpose[1:]}.",
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
         formatter_class=_AnyFormatter,
         allow_abbrev=False,
     )

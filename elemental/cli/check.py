@@ -104,7 +104,6 @@ def _read(args: argparse.Namespace) -> CheckOptions:
 
 
 CHECK = Command(
-    purpose="rank elements by how much they change the image (element check)",
     arguments="[options] -o DIR A B [C] | --resume DIR",
     example="elemental check a.safetensors b.safetensors --alpha 0 --ratio 1 -o checks \\\n"
     '    --elements "OUT03:attn1, OUT03:attn2, OUT03:ff" --prompt "a cat"',

@@ -1,4 +1,4 @@
-"""What a command is: its help, how its options are declared and read, and what it runs."""
+"""What a command is: its example and notes, how its options are declared and read, and what it runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ class Command(Generic[Options]):
     """A command of the command line.
 
     Attributes:
-        purpose: What it does, in a few words.
         arguments: How it is called, without its name.
         example: A call of it.
         add_options: Declares its options.
@@ -36,7 +35,6 @@ class Command(Generic[Options]):
         notes: What else its help says, or what writes it when help is asked for.
     """
 
-    purpose: str
     arguments: str
     example: str
     add_options: Callable[[argparse.ArgumentParser], None]

@@ -124,7 +124,6 @@ def _read(args: argparse.Namespace) -> DemoOptions:
 
 
 DEMO = Command(
-    purpose="create two small demo models, merge them, and make images",
     arguments="[options]",
     example="elemental demo -o trial",
     add_options=_add_options,

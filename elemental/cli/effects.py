@@ -246,7 +246,6 @@ def _read(args: argparse.Namespace) -> EffectOptions:
 
 
 EFFECTS = Command(
-    purpose="estimate how much each element changes images, and map it",
     arguments="[options] -o DIR A B [C] | -o DIR --recipe FILE",
     example="elemental effects a.safetensors b.safetensors --alpha 0 -o effects \\\n"
     '    --prompt "a cat" --prompt "a house by the sea" --seed 3 --seed 4',

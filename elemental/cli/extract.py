@@ -126,7 +126,6 @@ def _read(args: argparse.Namespace) -> ExtractOptions:
 
 
 EXTRACT = Command(
-    purpose="make a LoRA of the difference between two models",
     arguments="[options] -o OUT A B",
     example="elemental extract a.safetensors b.safetensors --rank 32 -o b-lora.safetensors",
     add_options=_add_options,

@@ -96,7 +96,6 @@ def _read(args: argparse.Namespace) -> GenerateOptions:
 
 
 GENERATE = Command(
-    purpose="make images from a model, or from a merge in memory",
     arguments="[options] -o DIR A [B [C]] | -o DIR --recipe FILE",
     example="elemental generate a.safetensors b.safetensors -o images \\\n"
     '    --alpha 0 --elemental "OUT05:attn2:0.5" --prompt "a cat"',

@@ -95,7 +95,6 @@ def _read(args: argparse.Namespace) -> InspectOptions:
 
 
 INSPECT = Command(
-    purpose="show what is in a checkpoint",
     arguments="[options] CKPT",
     example="elemental inspect model.safetensors --elements",
     add_options=_add_options,

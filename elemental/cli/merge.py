@@ -134,7 +134,6 @@ def _read(args: argparse.Namespace) -> MergeOptions:
 
 
 MERGE = Command(
-    purpose="merge models into a file",
     arguments="[options] -o OUT A B [C] | -o OUT --recipe FILE",
     example="elemental merge a.safetensors b.safetensors -o ab.safetensors \\\n"
     '    --alpha 0 --elemental "OUT05:attn2:0.5"',

@@ -91,7 +91,6 @@ def _read(args: argparse.Namespace) -> PlanOptions:
 
 
 PLAN = Command(
-    purpose="preview a merge without making it",
     arguments="[options] A B [C] | --recipe FILE",
     example='elemental plan a.safetensors b.safetensors --alpha 0 \\\n    --elemental "OUT05:attn2:0.5"',
     add_options=_add_options,

@@ -224,7 +224,6 @@ def _axes_help() -> str:
 
 
 PLOT = Command(
-    purpose="make an XY plot: grids of images of different merges",
     arguments="[options] -o DIR A B [C] | --resume DIR",
     example="elemental plot a.safetensors b.safetensors -o plot --alpha 0 \\\n"
     '    --prompt "a cat" --x-type alpha --x "0, 0.5, 1" \\\n'

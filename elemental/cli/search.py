@@ -306,7 +306,6 @@ def _read(args: argparse.Namespace) -> SearchOptions:
 
 
 SEARCH = Command(
-    purpose="find ratios by choosing images: you, a score, or a goal",
     arguments="[options] -o DIR A B [C] | --resume DIR",
     example="elemental search a.safetensors b.safetensors --alpha 0.5 -o found \\\n"
     '    --prompt "a cat" --seed 3 --vary OUT03 --vary OUT04:attn2:0-0.6 --pick',

@@ -168,7 +168,6 @@ def _read(args: argparse.Namespace) -> SimplifyOptions:
 
 
 SIMPLIFY = Command(
-    purpose="find the shortest spec whose images are like a merge's",
     arguments="[options] -o DIR A B [C] | -o DIR --recipe FILE",
     example="elemental simplify a.safetensors b.safetensors --alpha 0.5 -o simplified \\\n"
     '    --prompt "a cat" --prompt "a house by the sea" --seed 3',

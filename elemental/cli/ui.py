@@ -119,7 +119,6 @@ def _read(args: argparse.Namespace) -> UiOptions:
 
 
 UI = Command(
-    purpose="start the standalone web page (reachable from this computer only)",
     arguments="[options]",
     example="elemental ui --models models --browser",
     add_options=_add_options,

@@ -74,7 +74,6 @@ def _read(args: argparse.Namespace) -> VersionOptions:
 
 
 VERSION = Command(
-    purpose="show the version",
     arguments="",
     example="elemental --version --verbose",
     add_options=lambda _command: None,
