@@ -67,7 +67,17 @@ def half_weight_sum(
     # the first bound costs less than the difference; 1.01 is for the difference's rounding to fp16
     if not error * (most_a + most_b) * 1.01 <= _HALF_STEP and not (lost := error * largest(b - a)) <= _HALF_STEP:
         _mend_cancelled(result, a, b, alpha, error=error, most_lost=lost)
-    return HalfSum(result, finite=abs(1 - alpha) * most_a + abs(alpha) * most_b < _LARGEST)
+    return HalfSum(result, finite=is_surely_finite((most_a, most_b), alpha))
+
+
+def is_surely_finite(most: tuple[float, float], alpha: float) -> bool:
+    """Tell whether a weight sum surely holds neither NaN nor infinite numbers; if False, it may.
+
+    Args:
+        most: What :func:`largest` gives for A and B.
+        alpha: The ratio.
+    """
+    return abs(1 - alpha) * most[0] + abs(alpha) * most[1] < _LARGEST
 
 
 def _mend_cancelled(result: Tensor, a: Tensor, b: Tensor, alpha: float, *, error: float, most_lost: float) -> None:
