@@ -135,9 +135,9 @@ def test_a_gif_is_near_its_images(tmp_path: Path, noise: int) -> None:
     red, blue = (np.linspace(start, end, 96 * 96).reshape(96, 96, 1) for start, end in ((250, 180), (20, 120)))
     frames = []
     for colours in ((red, blue, blue), (blue, red, red)):
-        frame = np.concatenate(colours, axis=2) + generator.normal(0, noise, (96, 96, 3))
-        frame[30:60, 30:60] = (240, 240, 20)
-        frames.append(Image.fromarray(frame.clip(0, 255).astype(np.uint8)))
+        drawn = np.concatenate(colours, axis=2) + generator.normal(0, noise, (96, 96, 3))
+        drawn[30:60, 30:60] = (240, 240, 20)
+        frames.append(Image.fromarray(drawn.clip(0, 255).astype(np.uint8)))
     for name in ("a.gif", "b.gif"):
         write_gif(tmp_path / name, *frames)
     assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
