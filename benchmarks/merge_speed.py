@@ -54,6 +54,9 @@ class Nowhere:
     def write(self, tensor, start, values):
         pass
 
+    def room(self, tensor, start, count):
+        return None
+
 print("ready", flush=True), input()
 options = json.loads(sys.argv[1])
 start = time.perf_counter()

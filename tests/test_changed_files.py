@@ -25,7 +25,7 @@ from elemental.merge.files.checkpoint import Checkpoint
 from elemental.merge.files.hashes import file_sha256
 from elemental.merge.files.metadata import RECIPE_FIELD
 from elemental.merge.files.writer import SafetensorsWriter
-from elemental.merge.tensor_views import copy_piece
+from elemental.merge.live_sinks import LiveSink
 from elemental.runs.axes.base import Setting
 from elemental.session import merge_jobs
 from elemental.session.form import MergeForm
@@ -378,12 +378,16 @@ def test_a_file_is_cut_short_while_it_is_merged_into_the_model(
 ) -> None:
     scene.host.open_model(CheckpointRef("a", scene.path("a")))
 
-    def shorten_and_write(part: Tensor, start: int, values: Tensor) -> None:
-        shorten(scene.path(role), b"")
-        copy_piece(part, start, values)
+    def shortening(job: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+        def shorten_before(sink: LiveSink, *piece: Any) -> Tensor | None:
+            shorten(scene.path(role), b"")
+            return job(sink, *piece)
+
+        return shorten_before
 
     with monkeypatch.context() as patch:
-        patch.setattr("elemental.merge.live_merge.copy_piece", shorten_and_write)
+        for name in ("write", "room"):
+            patch.setattr(LiveSink, name, shortening(getattr(LiveSink, name)))
         with pytest.raises((CheckpointError, HostError), match=rf"{role}\.safetensors changed while it was read"):
             scene.model.merge(scene.recipe)
     if role == "a":  # the checkpoint is lost, and no model is said to be loaded

@@ -118,6 +118,37 @@ def test_a_gif_shows_no_difference_where_there_is_none(tmp_path: Path) -> None:
     assert not changed.any()
 
 
+def test_a_gif_keeps_its_few_colours(tmp_path: Path) -> None:
+    first = Image.fromarray((np.arange(192) * 8 % 256).astype(np.uint8).reshape(8, 8, 3))
+    second = first.copy()
+    second.putpixel((3, 3), (200, 8, 88))
+    write_gif(tmp_path / "a.gif", first, second)
+    with Image.open(tmp_path / "a.gif") as image:
+        for index, frame in enumerate((first, second)):
+            image.seek(index)
+            assert image.convert("RGB").tobytes() == frame.tobytes()
+
+
+@pytest.mark.parametrize("noise", [0, 9])
+def test_a_gif_is_near_its_images(tmp_path: Path, noise: int) -> None:
+    generator = np.random.default_rng(1)
+    red, blue = (np.linspace(start, end, 96 * 96).reshape(96, 96, 1) for start, end in ((250, 180), (20, 120)))
+    frames = []
+    for colours in ((red, blue, blue), (blue, red, red)):
+        drawn = np.concatenate(colours, axis=2) + generator.normal(0, noise, (96, 96, 3))
+        drawn[30:60, 30:60] = (240, 240, 20)
+        frames.append(Image.fromarray(drawn.clip(0, 255).astype(np.uint8)))
+    for name in ("a.gif", "b.gif"):
+        write_gif(tmp_path / name, *frames)
+    assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
+    with Image.open(tmp_path / "a.gif") as image:
+        for index, frame in enumerate(frames):
+            image.seek(index)
+            found = compare_images(frame, image.convert("RGB"))
+            assert found.mean < (5 if noise else 3)
+            assert found.largest < (50 if noise else 16)
+
+
 def test_a_line_of_block_weights_is_broken_rather_than_shrunk() -> None:
     fitted = fit_text("MBW " + ",".join(["0.25"] * 26), width=400, size=20)
     assert fitted.size == 20

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,8 @@ from elemental import (
 )
 from elemental.demo.checkpoint_pair import copy_pair
 from elemental.hosts.base import CheckpointRef
+from elemental.merge.live_sinks import LiveSink
+from elemental.merge.plan import TensorPlan
 from elemental.recipe.block_weights import parse_block_weights
 
 from .conftest import LAYOUTS, random_state, save
@@ -240,18 +243,46 @@ def test_memory_that_runs_out_in_mid_write(
     before = model.digest()
     calls = 0
 
-    def fail(part: Tensor, start: int, values: Tensor) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 200:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        part.view(-1)[start : start + len(values)].copy_(values) if part.is_contiguous() else None
+    def failing(job: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+        def fail(sink: LiveSink, tensor: TensorPlan, *piece: Any) -> Tensor | None:
+            nonlocal calls
+            calls += 1
+            if calls == 200:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return job(sink, tensor, *piece)
+
+        return fail
 
     with live_merge(model) as merge, monkeypatch.context() as patch:
-        patch.setattr("elemental.merge.live_merge.copy_piece", fail)
+        for name in ("write", "room"):
+            patch.setattr(LiveSink, name, failing(getattr(LiveSink, name)))
         with pytest.raises(MergeError, match="memory"):
             merge.apply(recipe)
     assert model.digest() == before
+
+
+@pytest.mark.parametrize("kind", ["inference", "parameters"])
+def test_a_model_whose_tensors_are_not_plain(recipe: MergeRecipe, models: Mapping[str, Path], kind: str) -> None:
+    with torch.inference_mode(kind == "inference"):
+        tensors = {key: (tensor.clone(),) for key, tensor in load_file(models["a"]).items()}
+    if kind == "parameters":
+        tensors = {key: (torch.nn.Parameter(part, part.is_floating_point()),) for key, (part,) in tensors.items()}
+    model = FakeModel(CheckpointRef("a", models["a"]), tensors)
+    plain = FakeModel(CheckpointRef("a", models["a"]), {key: (part,) for key, part in load_file(models["a"]).items()})
+    before = plain.digest()
+    some = replace(recipe, rules=parse_rules(f"{SPEC},OUT05:attn2:0.4"))
+    with live_merge(model) as merge, live_merge(plain) as other:
+        for now in (recipe, some, recipe):
+            merge.apply(now)
+            other.apply(now)
+            assert digest_of(model) == plain.digest()
+        assert merge.is_intact()
+    assert digest_of(model) == before
+
+
+def digest_of(model: FakeModel) -> bytes:
+    tensors = {key: tuple(part.detach() for part in parts) for key, parts in model.tensors().items()}
+    return FakeModel(None, tensors).digest()
 
 
 def test_a_tensor_that_the_host_refuses(recipe: MergeRecipe, models: Mapping[str, Path]) -> None:

@@ -18,10 +18,12 @@ from elemental.architectures.keys import FIRST_CONV
 from elemental.errors import CheckpointError, MergeError, RecipeError
 from elemental.merge import computation, half_precision
 from elemental.merge.execute import Sink, execute, is_finite
+from elemental.merge.files.open_models import OpenModels
 from elemental.merge.files.tensor_data import HeldData
 from elemental.merge.files.tensor_info import TensorInfo
 from elemental.merge.plan import Role, TensorPlan
 from elemental.merge.planner import plan_tensors
+from elemental.merge.recent_tensors import RecentTensors
 from elemental.modes.base import Needs
 from elemental.modes.catalogue import MergeMode
 from elemental.recipe.recipe import MergeRecipe, ModelSource, SaveDtype, VaeChoice
@@ -125,7 +127,7 @@ class Held:
         return HeldData(self._tensor)
 
 
-def computed(models: list[Tensor], mode: MergeMode, alpha: float, beta: float) -> Tensor:
+def computed(models: list[Tensor], mode: MergeMode, alpha: float, beta: float, sink: Collect | None = None) -> Tensor:
     """Run the executor on one tensor."""
     roles = [Role.A, Role.B, Role.C][: 3 if mode.uses_c else 2]
     name = {torch.bfloat16: "BF16", torch.float32: "F32", torch.float16: "F16"}[models[0].dtype]
@@ -135,9 +137,57 @@ def computed(models: list[Tensor], mode: MergeMode, alpha: float, beta: float) -
     recipe = MergeRecipe(ModelSource("a"), ModelSource("b"), mode=mode, alpha=alpha, **c, **second)  # type: ignore[arg-type]
     plan = plan_tensors(recipe, dict.fromkeys(roles, infos))
     one = elemental.MergePlan(plan.architecture, plan.recipe, tuple(t for t in plan.tensors if t.name.key == KEY))
-    sink = Collect(len(models[0]), models[0].dtype)
+    sink = sink or Collect(len(models[0]), models[0].dtype)
     execute(one, {role: Held(model) for role, model in zip(roles, models, strict=False)}, sink)
     return sink.result
+
+
+class Roomy(Collect):
+    """Gives memory to compute in, and notes what is written all the same."""
+
+    def __init__(self, size: int, dtype: torch.dtype) -> None:
+        super().__init__(size, dtype)
+        self.written = 0
+
+    def write(self, tensor: TensorPlan, start: int, values: Tensor) -> None:
+        super().write(tensor, start, values)
+        self.written += len(values)
+
+    def room(self, tensor: TensorPlan, start: int, count: int) -> Tensor:
+        del tensor
+        return self.result[start : start + count]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("half_lerp", [True, False])
+def test_a_sum_of_halves_is_computed_where_it_goes(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, *, half_lerp: bool
+) -> None:
+    monkeypatch.setattr(computation, "CPU_PIECE", 100)
+    monkeypatch.setattr(half_precision, "_has_half_lerp", lambda _: half_lerp)
+    models = [torch.randn(1000, generator=torch.Generator().manual_seed(seed)).half() for seed in (1, 2)]
+    large = slice(400, 800)  # of one piece of numbers in memory; its results may be infinite, and are not
+    models[0][large], models[1][large] = 65504, -65504
+    sink = Roomy(1000, dtype)
+    result = computed(models, MergeMode.WEIGHT_SUM, 0.5, 0, sink)
+    assert torch.equal(result, computed(models, MergeMode.WEIGHT_SUM, 0.5, 0).to(dtype))
+    assert sink.written == (400 if half_lerp and dtype is torch.float16 else 1000)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_infinite_number_that_is_copied_is_noted(models: dict[str, Path], tmp_path: Path, bad: float) -> None:
+    state = load_file(models["a"])
+    state[KEY][0] = bad
+    path = save(tmp_path / "bad.safetensors", state)
+    with OpenModels() as opened:
+        wanted = recipe([path, models["b"]], alpha=0.0)
+        plan, readers = opened.planner(wanted).plan(wanted), opened.open(wanted)
+        one = elemental.MergePlan(plan.architecture, plan.recipe, tuple(t for t in plan.tensors if t.name.key == KEY))
+        recent = RecentTensors()
+        for _ in range(2):
+            sink = Collect(state[KEY].numel(), torch.float16)
+            assert execute(one, recent.readers(readers, one), sink).not_finite == ((Role.A, KEY),)
+            assert torch.equal(sink.result.view(torch.int16), state[KEY].view(torch.int16))
 
 
 KEY = "model.diffusion_model.out.0.bias"

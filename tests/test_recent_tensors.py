@@ -97,7 +97,7 @@ def test_a_tensor_of_several_pieces_is_read_once(
     opened: tuple[Models, MergePlan], reads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models, whole = opened
-    monkeypatch.setattr("elemental.merge.computation.CPU_PIECE", 100)
+    monkeypatch.setattr("elemental.merge.computation.CPU_PIECE", 25)
     plan = only(whole, KEYS)
     recent, wanted = RecentTensors(), run(plan, models)
     for expected in (sum(2 * -(-tensor.info.numel // 100) for tensor in plan.tensors), 0):
@@ -110,7 +110,7 @@ def test_a_merge_that_failed_leaves_what_was_read_right(
     opened: tuple[Models, MergePlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models, whole = opened
-    monkeypatch.setattr("elemental.merge.computation.CPU_PIECE", 100)
+    monkeypatch.setattr("elemental.merge.computation.CPU_PIECE", 25)
     plan = only(whole, KEYS)
     recent, wanted = RecentTensors(), run(plan, models)
 

@@ -16,6 +16,8 @@ INFOTEXT_FIELD = "parameters"
 """The PNG text field of the infotext, as in the WebUI."""
 
 _GIF_MILLISECONDS = 1000
+_QUICK = 4
+"""A level of compression that takes half of the usual one's time, for files that are a few percent larger."""
 
 
 @contextmanager
@@ -36,13 +38,14 @@ def reading_untrusted(name: str, advice: str = "") -> Iterator[None]:
         raise ImageError(f"{name} is damaged: {reason}. {advice}".rstrip()) from exc
 
 
-def write_png(path: Path, generated: GeneratedImage, *, replace: bool = False) -> None:
+def write_png(path: Path, generated: GeneratedImage, *, replace: bool = False, quick: bool = False) -> None:
     """Write an image as PNG, with its infotext and other fields.
 
     Args:
         path: The file.
         generated: The image and its texts.
         replace: Whether an existing file is replaced.
+        quick: Whether to compress it in half of the time, a few percent less.
 
     Raises:
         ImageError: The file exists and may not be replaced, or cannot be written.
@@ -52,7 +55,8 @@ def write_png(path: Path, generated: GeneratedImage, *, replace: bool = False) -
         if text:
             texts.add_itxt(name, text) if not text.isascii() else texts.add_text(name, text)
     data = io.BytesIO()
-    generated.image.save(data, "PNG", pnginfo=texts)
+    level = {"compress_level": _QUICK} if quick else {}
+    generated.image.save(data, "PNG", pnginfo=texts, **level)
     write_whole(path, data.getvalue(), replace=replace)
 
 
@@ -67,10 +71,12 @@ def write_gif(path: Path, first: Image.Image, second: Image.Image) -> None:
     Raises:
         ImageError: The file cannot be written.
     """
+    from .palette import choose_palette  # numpy, with threads of its own, is not for everybody who lists runs
+
     both = Image.new("RGB", (first.width + second.width, max(first.height, second.height)))
     both.paste(first, (0, 0))
     both.paste(second, (first.width, 0))
-    palette = both.quantize(method=Image.Quantize.MEDIANCUT)  # one palette for both, so that equal pixels stay equal
+    palette = choose_palette(both)  # one palette for both, so that equal pixels stay equal
     frames = [image.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for image in (first, second)]
     data = io.BytesIO()
     frames[0].save(data, "GIF", save_all=True, append_images=frames[1:], duration=_GIF_MILLISECONDS, loop=0)

@@ -21,7 +21,8 @@ from ..recipe.adjustments import Adjustment
 from .files.dtypes import working_dtype
 from .files.lora_file import OpenLora
 from .files.tensor_data import Buffer, HeldData
-from .half_precision import HalfSum, half_weight_sum
+from .half_bits import surely_finite
+from .half_precision import HalfSum, half_weight_sum, largest
 from .lora_deltas import Deltas
 from .once import Once
 from .pieces import Span, cut
@@ -32,6 +33,9 @@ CPU_PIECE = 1 << 18
 DEVICE_PIECE = 1 << 24
 """Numbers processed at a time. On the CPU: few enough to stay in its caches, where they are read into and computed. On
 other devices: enough to hide the cost of a call."""
+
+_LARGER = 4
+"""What lies in memory and is computed in one go gets pieces so many times as large, since each costs some calls."""
 
 _CPU = torch.device("cpu")
 _OPERANDS = MODEL_ROLES[: -len(MORE_ROLES)]
@@ -47,6 +51,10 @@ class StoredData(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """Its dtype."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether its numbers stay in memory, once they are read."""
 
     def read(self, start: int, stop: int, buffer: Buffer) -> Tensor:
         """Give some numbers."""
@@ -109,8 +117,8 @@ class _Memory:
 
     def halves(self, count: int) -> Tensor:
         """Give room for a result in fp16."""
-        if self._halves is None:
-            self._halves = torch.empty(CPU_PIECE, dtype=torch.float16)
+        if self._halves is None or len(self._halves) < count:
+            self._halves = torch.empty(max(count, CPU_PIECE), dtype=torch.float16)
         return self._halves[:count]
 
     def rows(self, count: int, length: int, dtype: torch.dtype) -> Tensor:
@@ -162,8 +170,15 @@ class Computation:
     def pieces(self, whole: Piece) -> Iterator[Piece]:
         """Cut a tensor as its mode and the device need it."""
         size = CPU_PIECE if self._device.type == "cpu" else DEVICE_PIECE
+        if self._device.type == "cpu" and self._is_light(whole):
+            size *= _LARGER
         for span in cut(whole.shape, self._mode, math.prod(whole.shape) if self.is_at_once(whole) else size):
             yield whole._replace(span=span)
+
+    def _is_light(self, whole: Piece) -> bool:
+        """Tell whether a tensor is in memory, and computed without working copies."""
+        of_halves = whole.of_halves or (whole.is_copy and self._is_lerp_of_halves(whole.plan, whole.inputs))
+        return of_halves and all(data.in_memory for data in whole.inputs)
 
     def is_at_once(self, whole: Piece) -> bool:
         """Tell whether a tensor is one piece however little of it is wanted, so that computing it again is dear."""
@@ -185,14 +200,36 @@ class Computation:
         buffers = zip(piece.inputs, self._memory().buffers, strict=False)
         return [data.read(piece.span.first, piece.span.last, buffer) for data, buffer in buffers]
 
-    def sum_halves(self, piece: Piece, inputs: Sequence[Tensor]) -> HalfSum:
-        """Compute a weight sum of fp16 numbers, rounded."""
-        (a, b), alpha = inputs, piece.plan.alpha
-        if self._device.type != "cpu":
-            return half_weight_sum(a.to(self._device), b.to(self._device), alpha)
-        most_a, most_b = (data.largest(piece.span.start, piece.span.stop) for data in piece.inputs)
-        most = None if most_a is None or most_b is None else (most_a, most_b)
-        return half_weight_sum(a, b, alpha, most=most, out=self._memory().halves(len(a)))
+    def sum_halves(self, piece: Piece, inputs: Sequence[Tensor], room: Tensor | None = None) -> HalfSum:
+        """Compute a weight sum of fp16 numbers, rounded.
+
+        Args:
+            piece: The piece.
+            inputs: Its numbers in A and B.
+            room: Where the result is to be; it is computed there if it is surely finite, and there is fp16 memory of
+                the device.
+        """
+        (a, b), alpha = (values.to(self._device) for values in inputs), piece.plan.alpha
+        on_cpu, most = self._device.type == "cpu", self._known_largest(piece)
+        if most is None and on_cpu:
+            most = largest(a), largest(b)
+        fits = room is not None and room.dtype is torch.float16 and room.device == a.device
+        if fits and most is not None and surely_finite(alpha, *most):
+            with torch.inference_mode():  # as in :func:`.tensor_views.copy_piece`
+                return half_weight_sum(a, b, alpha, most=most, out=room)
+        return half_weight_sum(a, b, alpha, most=most, out=self._memory().halves(len(a)) if on_cpu else None)
+
+    def is_finite_copy(self, piece: Piece) -> bool:
+        """Tell whether a piece is a copy of fp16 numbers, all of which are known to be finite."""
+        if not piece.is_copy or piece.plan.info.dtype != "F16":
+            return False
+        most = piece.inputs[0].largest(piece.span.first, piece.span.last)
+        return most is not None and math.isfinite(most)
+
+    @staticmethod
+    def _known_largest(piece: Piece) -> tuple[float, float] | None:
+        most_a, most_b = (data.largest(piece.span.first, piece.span.last) for data in piece.inputs)
+        return None if most_a is None or most_b is None else (most_a, most_b)
 
     def unrounded(self, piece: Piece, inputs: Sequence[Tensor]) -> Tensor:
         """Compute a piece in the working dtype: the numbers that belong to it, not all of those that were read for it.
@@ -282,8 +319,11 @@ class Computation:
         return tuple(inputs), kept
 
     def _is_half_weight_sum(self, plan: TensorPlan, inputs: Sequence[StoredData]) -> bool:
+        return plan.inputs == (Role.A, Role.B) and self._is_lerp_of_halves(plan, inputs)
+
+    def _is_lerp_of_halves(self, plan: TensorPlan, inputs: Sequence[StoredData]) -> bool:
         half = plan.info.dtype == "F16" and all(data.dtype is torch.float16 for data in inputs)
-        return half and plan.inputs == (Role.A, Role.B) and self._mode.is_lerp and not plan.is_changed_after
+        return half and self._mode.is_lerp and not plan.is_changed_after
 
 
 def _merged_shape(plan: TensorPlan, inputs: Sequence[StoredData], kept: Tensor | None) -> tuple[int, ...]:

@@ -44,8 +44,21 @@ class Sink(Protocol):
             values: The piece, 1-D, contiguous, in the result's dtype; valid only during the call.
         """
 
+    def room(self, tensor: TensorPlan, start: int, count: int) -> Tensor | None:  # noqa: ARG002
+        """Give the memory that a piece goes to, to compute it there and not write it; or None, as most sinks do.
 
-class FileSink:
+        Args:
+            tensor: The tensor.
+            start: The index of the piece's first number in the flattened tensor.
+            count: How many numbers it has.
+
+        Returns:
+            Memory of any dtype on any device, 1-D, contiguous.
+        """
+        return None
+
+
+class FileSink(Sink):
     """Writes results to a file.
 
     Args:
@@ -182,18 +195,23 @@ class _Run:
             yield from self._computation.pieces(self._computation.prepare(plan))
 
     def _finish(self, piece: Piece) -> None:
-        result = self._result(piece)
-        self._sink.write(piece.plan, piece.span.start, result)
+        start, stop, _, _ = piece.span
+        room = self._sink.room(piece.plan, start, stop - start) if piece.of_halves else None
+        result = self._result(piece, room)
+        if result is not room:
+            self._sink.write(piece.plan, start, result)
         with self._lock:
             self._unreported += len(result) * result.element_size()
 
-    def _result(self, piece: Piece) -> Tensor:
+    def _result(self, piece: Piece, room: Tensor | None) -> Tensor:
+        """Compute a piece, in its room where that can be."""
         inputs = self._computation.inputs(piece)
         if piece.of_halves:
-            result, finite = self._computation.sum_halves(piece, inputs)
+            result, finite = self._computation.sum_halves(piece, inputs, room)
         else:
             saved = TORCH_DTYPES[piece.plan.info.dtype]
-            result, finite = round_to(self._computation.unrounded(piece, inputs), saved), False
+            result = round_to(self._computation.unrounded(piece, inputs), saved)
+            finite = self._computation.is_finite_copy(piece)
         if not finite and piece.plan.info.is_float and not is_finite(result):
             self._report_not_finite(piece, inputs, result.cpu())
         return result

@@ -41,6 +41,7 @@ class _ComputedData:
     """A tensor that is computed when it is read, as :class:`StoredData`."""
 
     dtype = torch.float64
+    in_memory = False
 
     def __init__(self, computation: Computation, whole: Piece) -> None:
         self.shape: tuple[int, ...] = tuple(whole.plan.info.shape)

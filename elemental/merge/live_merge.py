@@ -15,7 +15,7 @@ from torch import Tensor
 from ..architectures.tensor_sets import members
 from ..errors import HostError, MergeError
 from ..recipe.recipe import MergeRecipe
-from .execute import execute
+from .execute import Sink, execute
 from .files.checkpoint import Checkpoint
 from .files.hashes import remember_place
 from .files.open_models import OpenModels
@@ -31,6 +31,7 @@ from .live_contents import (
     unchanged,
     wrong_live_model,
 )
+from .live_sinks import ComparingSink, LiveSink
 from .measuring import with_measured_numbers
 from .models import Model
 from .plan import FileRole, MergePlan, TensorPlan
@@ -203,7 +204,7 @@ class LiveMerge:
         self._touched.update(keys)
         if keys:
             self._witness = None
-            self._run(planned, contents, live, _LiveSink(live), controls)
+            self._run(planned, contents, live, LiveSink(live), controls)
             self._report(keys)
         contents.recipe, contents.ratios, contents.lora_uses = recipe, ratios, lora_uses
         contents.more_ratios = more_ratios
@@ -238,7 +239,7 @@ class LiveMerge:
     def _is_in(self, sample: MergePlan, contents: LiveContents, live: Mapping[str, Sequence[Tensor]]) -> bool:
         if self._witness is not None and any(file.has_changed() for file in contents.files):
             return self._witness.agrees(live)
-        sink = _ComparingSink(live)
+        sink = ComparingSink(live)
         self._run(sample, contents, live, sink, None)
         if not sink.differs:
             self._witness = Witness([tensor.name.key for tensor in sample.tensors], live)
@@ -424,7 +425,7 @@ class LiveMerge:
         plan: MergePlan,
         contents: LiveContents,
         live: Mapping[str, Sequence[Tensor]],
-        sink: _LiveSink,
+        sink: Sink,
         controls: Controls | None,
     ) -> None:
         """Execute a plan, each tensor on its live tensor's device."""
@@ -435,28 +436,3 @@ class LiveMerge:
             part = MergePlan(plan.architecture, plan.recipe, tuple(tensors))
             readers = self._recent.readers(contents.models, part)
             execute(part, readers, sink, loras=contents.loras, device=str(device), controls=controls)
-
-
-class _LiveSink:
-    """Writes results into the live tensors."""
-
-    def __init__(self, live: Mapping[str, Sequence[Tensor]]) -> None:
-        self._live = live
-
-    def write(self, tensor: TensorPlan, start: int, values: Tensor) -> None:
-        """Write a piece of a result."""
-        for part, at, piece in pieces_of(self._live[tensor.name.key], start, values):
-            self._handle(part, at, piece)
-
-    def _handle(self, part: Tensor, at: int, piece: Tensor) -> None:
-        copy_piece(part, at, piece)
-
-
-class _ComparingSink(_LiveSink):
-    """Compares results with the live tensors without writing."""
-
-    differs = False
-
-    def _handle(self, part: Tensor, at: int, piece: Tensor) -> None:
-        if not equals(part, at, piece):
-            self.differs = True

@@ -42,7 +42,10 @@ class KeptData:
         shape: Its shape.
         dtype: Its dtype.
         nbytes: Its size in bytes.
+        in_memory: True: what was read stays.
     """
+
+    in_memory = True
 
     def __init__(self, data: StoredData, memory: Tensor) -> None:
         self.shape = data.shape

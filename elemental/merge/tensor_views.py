@@ -53,6 +53,20 @@ def copy_piece(part: Tensor, start: int, values: Tensor) -> None:
             _bits(part).put_(places, _bits(values.to(device=part.device, dtype=part.dtype)))
 
 
+def room_in(parts: Sequence[Tensor], start: int, count: int) -> Tensor | None:
+    """Give the memory of some numbers of a tensor, 1-D; None if they are in several parts, or not side by side.
+
+    Args:
+        parts: The parts of the tensor.
+        start: The index of the first number in the flattened tensor.
+        count: How many there are.
+    """
+    if len(parts) != 1 or not parts[0].is_contiguous():
+        return None
+    with torch.inference_mode():  # as above
+        return parts[0].view(-1)[start : start + count]
+
+
 def equals(part: Tensor, start: int, values: Tensor) -> bool:
     """Tell whether a part holds the bits that :func:`copy_piece` would write.
 

@@ -115,7 +115,7 @@ class CheckRun:
             return None
         difference = compare_images(base, probe)
         drawn = GeneratedImage(draw_difference(base, probe), 0, "")
-        write_png(record.files.cell(place_name(DIFFERENCE_COLUMN, row)), drawn, replace=True)
+        write_png(record.files.cell(place_name(DIFFERENCE_COLUMN, row)), drawn, replace=True, quick=True)
         write_gif(self._gif_path(row, record), base, probe)
         record.cells[name].figures = difference
         return difference
@@ -144,9 +144,9 @@ class CheckRun:
         return describe_setting(self.check.base)
 
     def _sheet(self, rows: range, compared: Mapping[int, Difference], record: RunRecord) -> GridSheet:
-        request = self.check.base.request
+        request, base = self.check.base.request, grid_cell(_BASE_NAME, record)
         return GridSheet(
-            rows=[list(_grid_row(row, record, has_difference=row in compared)) for row in rows],
+            rows=[[base, *_grid_row(row, record, has_difference=row in compared)] for row in rows],
             columns=["without", self._ratio_text, "difference, three times as bright"],
             row_labels=[self._row_label(row, compared.get(row)) for row in rows],
             legend=self._legend,
@@ -159,7 +159,6 @@ class CheckRun:
 
 
 def _grid_row(row: int, record: RunRecord, *, has_difference: bool) -> Iterator[GridCell]:
-    yield grid_cell(_BASE_NAME, record)
     yield grid_cell(place_name(PROBE_COLUMN, row), record)
     file = record.files.cell(place_name(DIFFERENCE_COLUMN, row))
     yield GridCell(read_image(file) if has_difference else None)

@@ -73,7 +73,7 @@ def write_grid(
         CELLS_FIELD: json.dumps(cells),
         **(fields or {}),
     }
-    write_png(path, GeneratedImage(image, request.seed, infotext, texts), replace=True)
+    write_png(path, GeneratedImage(image, request.seed, infotext, texts), replace=True, quick=True)
 
 
 def cell_at(cells: str, x: float, y: float) -> Place | None:

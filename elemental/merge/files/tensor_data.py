@@ -51,7 +51,10 @@ class TensorData:
     Attributes:
         shape: Its shape.
         dtype: Its dtype.
+        in_memory: False: it is read anew each time.
     """
+
+    in_memory = False
 
     def __init__(self, file: ModelFile, stored: StoredTensor) -> None:
         self.shape: tuple[int, ...] = stored.info.shape
@@ -122,7 +125,10 @@ class HeldData:
     Attributes:
         shape: Its shape.
         dtype: Its dtype.
+        in_memory: True.
     """
+
+    in_memory = True
 
     def __init__(self, tensor: Tensor) -> None:
         self.shape: tuple[int, ...] = tuple(tensor.shape)
