@@ -26,7 +26,6 @@ from .measuring import with_measured_numbers
 from .models import Model, all_models, files_in
 from .plan import FileRole, MergePlan, Role
 from .progress import Controls
-from .without_torch import write_weight_sums
 
 _CPU = "cpu"
 _Inputs = tuple[tuple[Role, str], ...]
@@ -183,6 +182,8 @@ class _Output:
             self._writer = writer
             findings = None
             if device == _CPU and "torch" not in sys.modules:
+                from .without_torch import write_weight_sums  # numpy is not for everybody who lists commands
+
                 findings = write_weight_sums(plan, models, writer, file_keys=spelled, controls=controls)
             if findings is None:
                 from .execute import FileSink, execute
