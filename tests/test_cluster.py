@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 
-from elemental import HostError, __version__
+from elemental import HostError
 from elemental.cli import main as cli
 from elemental.cli.cluster_option import refuse_cluster_options
 from elemental.cli.command import UsageError
-from elemental.cluster.maker import ClusterMaker, Event, Lost
+from elemental.cluster.crew import Crew, Lost
+from elemental.cluster.maker import ClusterMaker
 from elemental.cluster.places import Node, Places, choose_places
 from elemental.cluster.ray_workers import open_cluster, require_ray
 from elemental.cluster.shares import Shares
-from elemental.cluster.worker import CellWorker, WorkerFacts, WorkerSetup
+from elemental.cluster.worker import Worker, WorkerFacts, WorkerSetup
 from elemental.hosts.base import NO_FIELDS, Host
 from elemental.images.image_request import GeneratedImage, ImageRequest
 from elemental.merge.files.checkpoint import read_signature
@@ -43,6 +44,7 @@ from elemental.runs.xy_plot import XYPlot
 from elemental.runs.xy_plot_run import PlotRun
 
 from .fake_host import FakeHost
+from .here_workers import HereWorkers, make_fake_host
 from .plotting import REQUEST, load, plot, run
 from .ray_nodes import LOOPBACK, ROOT, CannotBegin, RayNodes, limit
 
@@ -104,43 +106,6 @@ def test_more_workers_than_there_is_room_for_are_refused(device: str | None, wor
         choose_places([Node(2, 0)], device, workers)
 
 
-def make_fake_host(device: str) -> FakeHost:  # noqa: ARG001
-    return FakeHost(load)
-
-
-class HereWorkers:
-    """Workers in this process, which end when a test says so."""
-
-    def __init__(self, facts: Sequence[WorkerFacts], models: Mapping[str, Any]) -> None:
-        self.count = len(facts)
-        self.facts = dict(enumerate(facts))
-        self.begun: list[tuple[int, str]] = []
-        self.losses: dict[str, list[Lost]] = {}
-        self._workers = [CellWorker() for _ in facts]
-        self._news: list[tuple[int, Event]] = []
-        for worker in self._workers:
-            worker.start(WorkerSetup(make_fake_host, "cpu", None, models, AS_RECORDED, __version__))
-
-    def make(self, worker: int, cell: Cell) -> None:
-        self.begun.append((worker, cell.name))
-        losses = self.losses.get(cell.name)
-        if losses:
-            lost = losses.pop(0)
-            self._news.append((worker, lost))
-            if not lost.for_good:
-                self._news.append((worker, self.facts[worker]))
-        else:
-            self._news.append((worker, self._workers[worker].make(cell)))
-
-    def wait(self) -> Sequence[tuple[int, Event]]:
-        news, self._news = self._news, []
-        return news
-
-    def close(self) -> None:
-        for worker in self._workers:
-            worker.close()
-
-
 def make_plot(host: Host, base: Setting) -> XYPlot:
     return plot(host, base, ("seed", SEEDS), ("alpha", ALPHAS))
 
@@ -184,7 +149,7 @@ def here(plotted: XYPlot) -> Iterator[Any]:
         def make(facts: Sequence[WorkerFacts]) -> tuple[HereWorkers, ClusterMaker]:
             workers = HereWorkers(facts, estimate_plot(plotted).models)
             stack.callback(workers.close)
-            return workers, ClusterMaker(workers, stack.enter_context(OpenModels()))
+            return workers, ClusterMaker(Crew(workers), stack.enter_context(OpenModels()))
 
         yield make
 
@@ -218,7 +183,7 @@ def test_a_cell_that_costs_workers_is_a_blank_and_the_last_worker_ends_the_run(
 
 def one_left(workers: HereWorkers) -> ClusterMaker:
     workers.count = 1
-    return ClusterMaker(workers, OpenModels())
+    return ClusterMaker(Crew(workers), OpenModels())
 
 
 def test_the_record_names_devices_that_differ(here: Any, plotted: XYPlot, tmp_path: Path) -> None:
@@ -242,7 +207,7 @@ def test_a_late_worker_that_lacks_a_model_is_not_used(here: Any, plotted: XYPlot
 def test_a_machine_without_a_model_is_named(plotted: XYPlot) -> None:
     models = {"/nowhere/a.safetensors": next(iter(estimate_plot(plotted).models.values()))}
     setup = WorkerSetup(make_fake_host, "cpu", None, models, AS_RECORDED, "0.0.1")
-    wrong, missing = CellWorker().start(setup).lacks
+    wrong, missing = Worker().start(setup).lacks
     assert wrong.startswith(os.uname().nodename if hasattr(os, "uname") else "")
     assert "and not 0.0.1" in wrong
     assert "Cannot open /nowhere/a.safetensors" in missing
@@ -444,3 +409,33 @@ def test_the_command_line_draws_the_same_on_a_cluster(
     finally:
         torch.set_num_threads(threads)
     assert files(tmp_path / "many") == files(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_effects_on_two_workers_are_those_of_one_process(
+    nodes: RayNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("diffusers")
+    import torch
+
+    from elemental.demo.checkpoint_pair import copy_pair
+
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    monkeypatch.chdir(tmp_path)
+    size = ["--steps", "2", "--width", "64", "--height", "64", "--cfg", "4"]
+    options = [*map(str, copy_pair(tmp_path)), "--alpha", "0", "--prompt", "a red circle", *size]
+    options += ["--seed", "3", "--seed", "4", "--passes", "3", "--confirm", "1"]
+    assert cli.main(["effects", *options, "-o", "many", "--on", "ray", "--workers", "2"]) == cli.DONE
+    assert "2 workers on ray (cpu)." in capsys.readouterr().out
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of the workers
+    try:
+        assert cli.main(["effects", *options, "-o", "one"]) == cli.DONE
+    finally:
+        torch.set_num_threads(threads)
+    made, wanted = (
+        {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "many", tmp_path / "one")
+    )
+    assert len(wanted) == 6 + 2 + 2  # results, samples and confirmed figures, images
+    assert made == wanted
