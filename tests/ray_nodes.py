@@ -119,7 +119,7 @@ class RayNodes:
 
     def workers(self) -> list[int]:
         """List the processes that are workers."""
-        return [process for process in processes_of(self.folder) if _name(process).startswith("ray::CellWorker")]
+        return [process for process in processes_of(self.folder) if _name(process).startswith("ray::Worker")]
 
     def close(self) -> None:
         """End all of it."""

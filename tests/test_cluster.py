@@ -8,9 +8,8 @@ import platform
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,18 +21,16 @@ from elemental import HostError, ModelSource, __version__
 from elemental.cli import main as cli
 from elemental.cli.cluster_option import refuse_cluster_options
 from elemental.cli.command import UsageError
-from elemental.cluster.maker import ClusterMaker, Event, Lost
-from elemental.cluster.node_models import Sender, describe_models
+from elemental.cluster.crew import Crew, Lost
+from elemental.cluster.maker import ClusterMaker
 from elemental.cluster.places import Node, Places, choose_places
 from elemental.cluster.ray_workers import open_cluster, require_ray
-from elemental.cluster.sender import ModelSender
 from elemental.cluster.shares import Shares
-from elemental.cluster.worker import CellWorker, WorkerFacts, WorkerSetup
+from elemental.cluster.worker import Worker, WorkerFacts
 from elemental.hosts.base import NO_FIELDS, Host
 from elemental.images.image_request import GeneratedImage, ImageRequest
-from elemental.merge.files.checkpoint import Signature, read_signature
+from elemental.merge.files.checkpoint import read_signature
 from elemental.merge.files.hashes import CACHE_VARIABLE
-from elemental.merge.files.model_locator import AS_RECORDED
 from elemental.merge.files.open_models import OpenModels
 from elemental.merge.progress import Controls
 from elemental.runs.axes.base import Setting
@@ -48,6 +45,7 @@ from elemental.runs.xy_plot import XYPlot
 from elemental.runs.xy_plot_run import PlotRun
 
 from .fake_host import FakeHost
+from .here_workers import HereWorkers, make_fake_host, setup
 from .plotting import REQUEST, load, plot, run
 from .ray_nodes import LOOPBACK, ROOT, CannotBegin, RayNodes, limit
 
@@ -109,56 +107,6 @@ def test_more_workers_than_there_is_room_for_are_refused(device: str | None, wor
         choose_places([Node(2, 0)], device, workers)
 
 
-def make_fake_host(device: str) -> FakeHost:  # noqa: ARG001
-    return FakeHost(load)
-
-
-def setup(models: Mapping[str, Signature], sender: Sender | None = None, version: str = __version__) -> WorkerSetup:
-    """Give what a worker begins with; models that it lacks are not sent, unless there is a sender."""
-    sent_by, home = sender or ModelSender({}), str(Path.home())
-    return WorkerSetup(make_fake_host, "cpu", None, describe_models(models), sent_by, AS_RECORDED, home, version)
-
-
-class HereWorkers:
-    """Workers in this process, which end when a test says so, and begin and work within what the test gives."""
-
-    def __init__(
-        self,
-        facts: Sequence[WorkerFacts],
-        begins: WorkerSetup,
-        within: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        self.count = len(facts)
-        self.facts = dict(enumerate(facts))
-        self.begun: list[tuple[int, str]] = []
-        self.losses: dict[str, list[Lost]] = {}
-        self._workers = [CellWorker() for _ in facts]
-        self._news: list[tuple[int, Event]] = []
-        self._within = within
-        with within(), ThreadPoolExecutor(len(facts)) as pool:
-            self.said = list(pool.map(lambda worker: worker.start(begins), self._workers))
-
-    def make(self, worker: int, cell: Cell) -> None:
-        self.begun.append((worker, cell.name))
-        losses = self.losses.get(cell.name)
-        if losses:
-            lost = losses.pop(0)
-            self._news.append((worker, lost))
-            if not lost.for_good:
-                self._news.append((worker, self.facts[worker]))
-        else:
-            with self._within():
-                self._news.append((worker, self._workers[worker].make(cell)))
-
-    def wait(self) -> Sequence[tuple[int, Event]]:
-        news, self._news = self._news, []
-        return news
-
-    def close(self) -> None:
-        for worker in self._workers:
-            worker.close()
-
-
 def make_plot(host: Host, base: Setting) -> XYPlot:
     return plot(host, base, ("seed", SEEDS), ("alpha", ALPHAS))
 
@@ -202,7 +150,7 @@ def here(plotted: XYPlot) -> Iterator[Any]:
         def make(facts: Sequence[WorkerFacts]) -> tuple[HereWorkers, ClusterMaker]:
             workers = HereWorkers(facts, setup(estimate_plot(plotted).models))
             stack.callback(workers.close)
-            return workers, ClusterMaker(workers, stack.enter_context(OpenModels()))
+            return workers, ClusterMaker(Crew(workers), stack.enter_context(OpenModels()))
 
         yield make
 
@@ -236,7 +184,7 @@ def test_a_cell_that_costs_workers_is_a_blank_and_the_last_worker_ends_the_run(
 
 def one_left(workers: HereWorkers) -> ClusterMaker:
     workers.count = 1
-    return ClusterMaker(workers, OpenModels())
+    return ClusterMaker(Crew(workers), OpenModels())
 
 
 def test_the_record_names_devices_that_differ(here: Any, plotted: XYPlot, tmp_path: Path) -> None:
@@ -259,9 +207,9 @@ def test_a_late_worker_that_lacks_a_model_is_not_used(here: Any, plotted: XYPlot
 
 def test_a_machine_is_named_with_what_it_lacks(plotted: XYPlot) -> None:
     models = {"/nowhere/a.safetensors": next(iter(estimate_plot(plotted).models.values()))}
-    facts = CellWorker().start(setup(models, version="0.0.1"))
+    facts = Worker().start(setup(models, version="0.0.1"))
     assert facts.lacks == (f"{platform.node()} has version {__version__} of this program, and not 0.0.1.",)
-    (missing,) = CellWorker().start(setup(models)).lacks
+    (missing,) = Worker().start(setup(models)).lacks
     assert missing.startswith(f"{platform.node()}: /nowhere/a.safetensors is not there")
 
 
@@ -490,3 +438,33 @@ def test_the_command_line_draws_the_same_on_a_cluster(
     finally:
         torch.set_num_threads(threads)
     assert files(tmp_path / "many") == files(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_effects_on_two_workers_are_those_of_one_process(
+    nodes: RayNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("diffusers")
+    import torch
+
+    from elemental.demo.checkpoint_pair import copy_pair
+
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    monkeypatch.chdir(tmp_path)
+    size = ["--steps", "2", "--width", "64", "--height", "64", "--cfg", "4"]
+    options = [*map(str, copy_pair(tmp_path)), "--alpha", "0", "--prompt", "a red circle", *size]
+    options += ["--seed", "3", "--seed", "4", "--passes", "3", "--confirm", "1"]
+    assert cli.main(["effects", *options, "-o", "many", "--on", "ray", "--workers", "2"]) == cli.DONE
+    assert "2 workers on ray (cpu)." in capsys.readouterr().out
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of the workers
+    try:
+        assert cli.main(["effects", *options, "-o", "one"]) == cli.DONE
+    finally:
+        torch.set_num_threads(threads)
+    made, wanted = (
+        {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "many", tmp_path / "one")
+    )
+    assert len(wanted) == 6 + 2 + 2  # results, samples and confirmed figures, images
+    assert made == wanted

@@ -21,6 +21,7 @@ import pytest
 
 from elemental import CheckpointError, HostError, MergeRecipe, ModelSource, model_source
 from elemental.cluster import node_models, sender
+from elemental.cluster.crew import Crew
 from elemental.cluster.maker import ClusterMaker
 from elemental.cluster.node_models import PlacedModels, RunModel, describe_models, locator_on_node, place_models
 from elemental.cluster.sender import ModelSender, Offer, offer_models
@@ -36,9 +37,10 @@ from elemental.runs.estimate import estimate_plot
 
 from .conftest import save
 from .fake_host import FakeHost
+from .here_workers import HereWorkers, setup
 from .lora_files import lora, with_name
 from .plotting import load, plot, run
-from .test_cluster import HereWorkers, files, setup, start
+from .test_cluster import files, start
 
 NODE = platform.node()
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -162,7 +164,7 @@ def test_images_are_those_of_one_process(
     assert len(sends.asked) == len(set(sends.asked))  # each piece once, though two workers wanted it
     try:
         with OpenModels() as open_models:
-            result = start(ClusterMaker(workers, open_models), plotted, tmp_path / "many")
+            result = start(ClusterMaker(Crew(workers), open_models), plotted, tmp_path / "many")
     finally:
         workers.close()
     assert (result.made, result.failed) == (4, {})

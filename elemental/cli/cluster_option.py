@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from .command import UsageError, read_integer
 from .output import print_note
-from .standalone_host import make_host
+from .standalone_host import DEFAULT_DEVICE, make_host
 
 if TYPE_CHECKING:
     from ..merge.files.checkpoint import Signature
     from ..merge.files.model_locator import ModelLocator
+    from ..runs.effect_maker import EffectMaker
     from ..runs.image_maker import ImageMaker
 
 _RAY = "ray"
@@ -57,6 +58,11 @@ def refuse_cluster_options(on: str | None, workers: int | None, device: str | No
         raise UsageError(f"--device {device}: with --on it is cpu or cuda, and Ray chooses which of them")
 
 
+def own_device(on: str | None, device: str | None) -> str | None:
+    """Give the device of this process's host; with a cluster it makes no images, and needs no GPU."""
+    return DEFAULT_DEVICE if on is not None else device
+
+
 @contextmanager
 def cluster_maker(
     on: str,
@@ -94,3 +100,38 @@ def cluster_maker(
         tell=print_note,
     ) as opened:
         yield opened
+
+
+@contextmanager
+def cluster_effects(
+    on: str,
+    *,
+    workers: int | None,
+    device: str | None,
+    models: Mapping[str, Signature],
+    locator: ModelLocator,
+) -> Iterator[tuple[EffectMaker, ImageMaker, str]]:
+    """Begin workers as :func:`cluster_maker` does.
+
+    Yields:
+        What makes an estimate of effects, what makes the images that confirm it, and the device that was chosen.
+
+    Raises:
+        HostError: As there.
+    """
+    from ..cluster.effects_maker import ClusterEffects
+    from ..cluster.maker import ClusterMaker
+    from ..cluster.ray_workers import open_crew
+    from ..merge.files.open_models import OpenModels
+
+    opened = open_crew(
+        on.partition(":")[2] or None,
+        make_host=make_host,
+        models=models,
+        locator=locator,
+        device=device,
+        workers=workers,
+        tell=print_note,
+    )
+    with opened as (crew, chosen), OpenModels(locator) as open_models:
+        yield ClusterEffects(crew), ClusterMaker(crew, open_models), chosen

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..recipe.recipe import MergeRecipe
 from ..workflows import plan_merge
+from .cluster_option import add_cluster_options, cluster_effects, own_device, refuse_cluster_options
 from .command import Command, Interrupts, UsageError, read_as, read_integer
 from .image_options import EachPromptAndSeed, add_image_options, read_each_prompt_and_seed
 from .output import count_of, print_json, print_lines, print_warnings
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from ..hosts.base import Host
     from ..merge.plan import MergePlan
     from ..runs.effect_estimate import EffectOrder, Effects
+    from ..runs.effect_maker import EffectMaker
     from ..runs.effect_ranking import EffectRanking
+    from ..runs.image_maker import ImageMaker
 
 _PASSES, _PASSES_OF_STEPS, _MOST_PASSES = 4, 16, 10_000
 _ROWS = 20
@@ -63,6 +67,8 @@ class EffectOptions:
         single_steps: Whether to differentiate single U-Net steps instead of whole images.
         confirm: How many tensors to confirm by real images.
         yes: Whether to make more images than a user usually means.
+        on: The cluster that makes images and passes, as "ray" or "ray:ADDRESS"; None for this process.
+        workers: How many workers of the cluster.
         output: The folder for the results.
         json: Whether to print JSON.
     """
@@ -73,6 +79,8 @@ class EffectOptions:
     single_steps: bool
     confirm: int
     yes: bool
+    on: str | None
+    workers: int | None
     output: Path
     json: bool
 
@@ -86,6 +94,7 @@ def run_effects(options: EffectOptions, interrupts: Interrupts) -> None:
         Stopped: The user asked for it; what is done is kept.
     """
     require_packages()
+    refuse_cluster_options(options.on, options.workers, options.images.common.device)
     from ..images.files import make_folder
     from ..images.image_request import with_known_sampler
     from ..runs.effect_results import effects_to_dict, write_effects
@@ -93,14 +102,14 @@ def run_effects(options: EffectOptions, interrupts: Interrupts) -> None:
     started = time.perf_counter()
     order = _order(options)
     plan = _plan(order.recipe, options)
-    host = make_host(options.images.common.device)
+    host = make_host(own_device(options.on, options.images.common.device))
     for request in order.requests:
         with_known_sampler(request, host.samplers())
     make_folder(options.output)
     if not options.json:
         print_lines([_describe_work(options, order)])
-    with ProgressBar() as bar:
-        effects, ranking, generated = _estimate(host, order, plan, options=options, bar=bar, interrupts=interrupts)
+    with _makers(host, order, options) as makers, ProgressBar() as bar:
+        effects, ranking, generated = _estimate(makers, order, plan, options=options, bar=bar, interrupts=interrupts)
     files = write_effects(options.output, effects, ranking, plan.architecture)
     if options.json:
         print_json(effects_to_dict(effects, ranking))
@@ -153,8 +162,51 @@ def _describe_work(options: EffectOptions, order: EffectOrder) -> str:
     return f"{pairs}{' each' if len(options.images.prompts) > 1 else ''}: {work}"
 
 
+class _Makers(NamedTuple):
+    """What makes images and passes.
+
+    Attributes:
+        host: The host of this process.
+        passes: What makes the estimate; None for the host.
+        images: What makes the images that confirm it.
+    """
+
+    host: Host
+    passes: EffectMaker | None
+    images: Host | ImageMaker
+
+
+@contextmanager
+def _makers(host: Host, order: EffectOrder, options: EffectOptions) -> Iterator[_Makers]:
+    """Give the host, or the cluster that the options name."""
+    if options.on is None:
+        yield _Makers(host, None, host)
+        return
+    from ..runs.cells import Cell
+    from ..runs.estimate import estimate_cells
+
+    locator, cell = options.recipe.locator, Cell(0, 0, order.recipe, order.requests[0])
+    models = estimate_cells([cell], order.recipe, lambda _: "the merge", locator=locator).models
+    with cluster_effects(
+        options.on,
+        workers=options.workers,
+        device=options.images.common.device,
+        models=models,
+        locator=locator,
+    ) as (passes, images, chosen):
+        if not options.json:
+            print_lines([f"{count_of(images.at_once, 'worker')} on {options.on} ({chosen})."])
+        yield _Makers(host, passes, images)
+
+
 def _estimate(
-    host: Host, order: EffectOrder, plan: MergePlan, *, options: EffectOptions, bar: ProgressBar, interrupts: Interrupts
+    makers: _Makers,
+    order: EffectOrder,
+    plan: MergePlan,
+    *,
+    options: EffectOptions,
+    bar: ProgressBar,
+    interrupts: Interrupts,
 ) -> tuple[Effects, EffectRanking, int]:
     """Estimate and confirm; gives the ranking and the number of images, too."""
     from ..runs.effect_confirmation import confirm_effects
@@ -162,13 +214,15 @@ def _estimate(
     from ..runs.effect_ranking import rank_effects
 
     watcher, locator = effect_watcher(bar, interrupts), options.recipe.locator
-    effects = estimate_effects(host, order, folder=options.output, watcher=watcher, locator=locator)
+    effects = estimate_effects(
+        makers.host, order, folder=options.output, watcher=watcher, locator=locator, maker=makers.passes
+    )
     ranking = rank_effects(effects.samples, [tensor.name for tensor in plan.tensors])
     by_key = {tensor.name.key: tensor for tensor in plan.tensors}
     first = [by_key[effect.name] for effect in ranking.tensors[: options.confirm] if effect.effect]
     if not first:
         return effects, ranking, effects.generated
-    confirmed = confirm_effects(host, effects, first, folder=options.output, watcher=watcher, locator=locator)
+    confirmed = confirm_effects(makers.images, effects, first, folder=options.output, watcher=watcher, locator=locator)
     return effects, ranking.with_confirmed(confirmed.figures), effects.generated + confirmed.generated
 
 
@@ -229,6 +283,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         help="make real images of the first N tensors, each alone with alpha larger by 1",
     )
     group.add_argument("--yes", action="store_true", help="allow more than 1,000 images")
+    add_cluster_options(group)
     group = command.add_argument_group("result")
     group.add_argument(
         "-o", "--output", type=Path, metavar="DIR", required=True, help="the folder for the results (required)"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from ..errors import ImageError, Stopped
 from ..recipe.recipe import MergeRecipe
 from ..runs.sample_file import Sample, find_samples
-from .cluster_option import add_cluster_options, cluster_maker, refuse_cluster_options
+from .cluster_option import add_cluster_options, cluster_maker, own_device, refuse_cluster_options
 from .command import Interrupts, UsageError
 from .image_options import ImageOptions
 from .output import count_of, print_lines
@@ -218,13 +218,8 @@ def prepare(options: RunCommandOptions) -> Preparation:
 
     locator = options.recipe.locator
     found, remarks = find_recipe(options.recipe)
-    host = make_host(own_device(options.run, options.images.device))
+    host = make_host(own_device(options.run.on, options.images.device))
     return Preparation(found, remarks, host, make_axis_context(host, found, locator=locator))
-
-
-def own_device(options: RunOptions, device: str | None) -> str | None:
-    """Give the device of this process's host; with a cluster it makes no images, and needs no GPU."""
-    return DEFAULT_DEVICE if options.on is not None else device
 
 
 @contextmanager
@@ -324,7 +319,7 @@ def resume_run(folder: Path, options: RunCommandOptions, interrupts: Interrupts)
     recipe = replace(options.recipe, models_folder=options.recipe.models_folder or models_folder_of(record.options))
     device, locator = device_of(record.options, options.images.device), recipe.locator
     refuse_cluster_options(options.run.on, options.run.workers, device)
-    host = make_host(own_device(options.run, device))
+    host = make_host(own_device(options.run.on, device))
     run = open_run(host, record, locator=locator)
     with (
         stopped_anywhere(same_command(options), record.files.folder),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import RecipeError
 from ..workflows import plan_merge
-from .cluster_option import add_cluster_options, refuse_cluster_options
+from .cluster_option import add_cluster_options, own_device, refuse_cluster_options
 from .command import Command, Interrupts, UsageError, read_as, read_integer, read_number
 from .image_options import EachPromptAndSeed, ImageOptions, add_image_options, read_each_prompt_and_seed
 from .judge_options import JudgeOptions, add_judge_options, judge_from_dict
@@ -26,7 +26,6 @@ from .run_options import (
     image_maker,
     models_folder_of,
     options_to_keep,
-    own_device,
     prepare,
     require_output,
     same_command,
@@ -203,7 +202,7 @@ def _go_on(options: SearchOptions, folder: Path, interrupts: Interrupts) -> None
     _refuse_json_and_person(options, judge)
     recipe = replace(options.recipe, models_folder=options.recipe.models_folder or models_folder_of(record.options))
     device, locator = device_of(record.options, options.images.device), recipe.locator
-    host = make_host(own_device(options.run, device))
+    host = make_host(own_device(options.run.on, device))
     search = Search.open(folder, make_axis_context(host, record.order.recipe, locator=locator))
     request = record.order.requests[0]
     scorer = judge.scorer((request.width, request.height))

@@ -18,13 +18,12 @@ from ..hosts.base import Host
 from ..merge.files.checkpoint import Signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.files.open_models import OpenModels
-from ..runs.cells import Cell
-from ..runs.image_maker import describe_failure
-from .maker import ClusterMaker, Event, Lost
+from .crew import Crew, Event, Lost
+from .maker import ClusterMaker
 from .node_models import describe_models
 from .places import Node, Places, choose_places
 from .sender import ModelSender, offer_models
-from .worker import CellWorker, Outcome, WorkerFacts, WorkerSetup
+from .worker import Outcome, Task, Worker, WorkerFacts, WorkerSetup, as_error
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ def require_ray() -> None:
 
 
 @contextmanager
-def open_cluster(
+def open_crew(
     address: str | None,
     *,
     make_host: Callable[[str], Host],
@@ -53,7 +52,7 @@ def open_cluster(
     device: str | None = None,
     workers: int | None = None,
     tell: Callable[[str], None] = _log.info,
-) -> Iterator[tuple[ClusterMaker, str]]:
+) -> Iterator[tuple[Crew, str]]:
     """Begin workers on a cluster of Ray; they end with the ``with`` block.
 
     Args:
@@ -66,7 +65,7 @@ def open_cluster(
         tell: Hears which models were sent to which node.
 
     Yields:
-        What makes the images, and the device that was chosen.
+        The workers, and the device that was chosen.
 
     Raises:
         HostError: Ray is not installed, the cluster cannot be reached or has too little, or a worker's machine lacks
@@ -89,8 +88,30 @@ def open_cluster(
         actors = RayWorkers(places, setup, tell)
         stack.callback(actors.close)
         actors.begin()
-        open_models = stack.enter_context(OpenModels(locator))
-        yield ClusterMaker(actors, open_models), places.device
+        yield Crew(actors), places.device
+
+
+@contextmanager
+def open_cluster(
+    address: str | None,
+    *,
+    make_host: Callable[[str], Host],
+    models: Mapping[str, Signature],
+    locator: ModelLocator = AS_RECORDED,
+    device: str | None = None,
+    workers: int | None = None,
+    tell: Callable[[str], None] = _log.info,
+) -> Iterator[tuple[ClusterMaker, str]]:
+    """Begin workers as :func:`open_crew` does; gives what makes images with them, and the device that was chosen.
+
+    Raises:
+        HostError: As there.
+    """
+    opened = open_crew(
+        address, make_host=make_host, models=models, locator=locator, device=device, workers=workers, tell=tell
+    )
+    with opened as (crew, chosen), OpenModels(locator) as open_models:
+        yield ClusterMaker(crew, open_models), chosen
 
 
 @contextmanager
@@ -184,7 +205,7 @@ def _answer(call: Any) -> Any:
     except ray.exceptions.RayTaskError as exc:
         if isinstance(exc.cause, CheckpointError):
             raise exc.cause from exc
-        raise HostError(f"What sends it failed: {describe_failure(exc.cause)}") from exc
+        raise HostError(f"What sends it failed: {as_error(exc.cause)}") from exc
     except ray.exceptions.RayError as exc:
         raise HostError(f"What sends it cannot be asked: {_shorten(exc)}") from exc
 
@@ -208,14 +229,14 @@ class RayWorkers:
         self.count = places.count
         self.facts: dict[int, WorkerFacts] = {}
         gpus = 1 if places.device == "cuda" else 0
-        # lost calls are not made again by Ray: others may take over, and a cell that costs every worker would not end
-        actor = ray.remote(CellWorker).options(
+        # lost calls are not made again by Ray: others may take over, and a task that costs every worker would not end
+        actor = ray.remote(Worker).options(
             num_cpus=places.cpus, num_gpus=gpus, max_restarts=_RESTARTS, max_task_retries=0
         )
         self._tell = tell
         self._setup = ray.put(setup)
         self._actors: list[Any] = [actor.remote() for _ in range(places.count)]
-        self._calls: dict[Any, tuple[int, bool]] = {}  # the number of the worker, and whether it makes a cell
+        self._calls: dict[Any, tuple[int, bool]] = {}  # the number of the worker, and whether it does a task
         for number in range(places.count):
             self._start(number)
 
@@ -243,9 +264,9 @@ class RayWorkers:
         if lacks or lost:
             raise HostError("\n".join(dict.fromkeys([*lacks, *lost])))
 
-    def make(self, worker: int, cell: Cell) -> None:
-        """Have a worker that waits make a cell."""
-        self._calls[self._actors[worker].make.remote(cell)] = worker, True
+    def make(self, worker: int, task: Task) -> None:
+        """Have a worker that waits do a task."""
+        self._calls[self._actors[worker].make.remote(task)] = worker, True
 
     def wait(self) -> Sequence[tuple[int, Event]]:
         """Wait a moment for news.
@@ -265,17 +286,17 @@ class RayWorkers:
     def _read(self, call: Any) -> tuple[int, Event]:
         import ray
 
-        worker, makes_cell = self._calls.pop(call)
+        worker, is_task = self._calls.pop(call)
         try:
             event = ray.get(call)
         except ray.exceptions.RayActorError as exc:
-            if makes_cell:
+            if is_task:
                 self._start(worker)  # it waits for Ray to begin the worker again
-            return worker, Lost(_shorten(exc), for_good=not makes_cell)
+            return worker, Lost(_shorten(exc), for_good=not is_task)
         except Exception as exc:  # what a worker raises can be anything
             cause = exc.cause if isinstance(exc, ray.exceptions.RayTaskError) else exc
-            text = describe_failure(cause)
-            return worker, Outcome(error=text) if makes_cell else Lost(text, for_good=True)
+            error = as_error(cause)
+            return worker, Outcome(error=error) if is_task else Lost(str(error), for_good=True)
         if isinstance(event, WorkerFacts):
             for line in event.sent:
                 self._tell(line)

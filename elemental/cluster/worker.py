@@ -1,4 +1,4 @@
-"""What a worker of a cluster does: it makes the images of cells on one device. It knows nothing of Ray."""
+"""What a worker of a cluster does: tasks, one after another, on one device. It knows nothing of Ray."""
 
 from __future__ import annotations
 
@@ -6,24 +6,18 @@ import logging
 import platform
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
-from ..errors import HostError
-from ..hosts.base import CheckpointRef, Host
-from ..images.image_request import GeneratedImage
+from ..errors import ElementalError, HostError
+from ..hosts.base import Host
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.progress import Stopwatch
-from ..recipe.chains import base_file
-from ..recipe.recipe import MergeRecipe, ModelSource
 from ..runs.cells import Cell
 from ..runs.image_maker import describe_failure
-from ..workflows import images_of_merge, live_merge
+from .cell_worker import CellImage, CellImages
+from .effects_worker import EffectMade, EffectTask, EffectUnits
 from .node_models import PlacedModels, RunModel, Sender, locator_on_node, place_models
-
-if TYPE_CHECKING:
-    from ..merge.live_merge import LiveMerge
 
 _log = logging.getLogger(__name__)
 
@@ -68,32 +62,33 @@ class WorkerFacts:
     sent: tuple[str, ...] = ()
 
 
+Task: TypeAlias = Cell | EffectTask
+"""What a worker does at a time."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell.
+    """What became of a task.
 
     Attributes:
-        generated: Its image; None if it failed.
-        recipe: The recipe that the image shows, with the numbers that were measured.
+        made: What was made of it; None if it failed.
         error: Why it failed.
         seconds: The time spent in each stage.
     """
 
-    generated: GeneratedImage | None = None
-    recipe: MergeRecipe | None = None
-    error: str = ""
+    made: CellImage | EffectMade | None = None
+    error: ElementalError | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-class CellWorker:
-    """Makes the images of cells; the live model of one stays for the next, which writes only what differs."""
+class Worker:
+    """Does tasks with a host of its own; the live model stays for the next task of the same kind."""
 
     def __init__(self) -> None:
         self._host: Host | None = None
         self._locator: ModelLocator = AS_RECORDED
-        self._source: ModelSource | None = None
-        self._merge: LiveMerge | None = None
-        self._stack = ExitStack()
+        self._cells: CellImages | None = None
+        self._effects: EffectUnits | None = None
 
     def start(self, setup: WorkerSetup) -> WorkerFacts:
         """Have the models, which are sent if the node lacks them, and make the host, unless something is lacking.
@@ -113,35 +108,42 @@ class CellWorker:
             self._host = setup.make_host(setup.device)
         return WorkerFacts(_name_device(setup), lacks, placed.sent)
 
-    def make(self, cell: Cell) -> Outcome:
-        """Make the image of a cell; an error is part of the outcome."""
+    def make(self, task: Task) -> Outcome:
+        """Do a task; an error is part of the outcome."""
         watch = Stopwatch()
         try:
-            if self._host is None:
-                raise HostError("The worker was not started.")
-            merge = self._merge_for(self._host, base_file(cell.recipe.model_a), watch)
-            with watch("merging"):
-                recipe = merge.apply(cell.recipe).plan.recipe
-            (generated,) = images_of_merge(self._host, cell.request, merge, recipe, watch=watch)
-        except Exception as exc:  # any error of one cell must not cost the others
-            _log.warning("%s failed:\n%s", cell.name, traceback.format_exc())
-            return Outcome(error=describe_failure(exc), seconds=watch.seconds)
-        return Outcome(generated, recipe, seconds=watch.seconds)
+            made = self._make(task, watch)
+        except Exception as exc:  # any error of one task must not cost the others
+            _log.warning("%s failed:\n%s", task.name, traceback.format_exc())
+            return Outcome(error=as_error(exc), seconds=watch.seconds)
+        return Outcome(made, seconds=watch.seconds)
 
     def close(self) -> None:
-        """Take the merge out of the live model."""
-        self._source = self._merge = None
-        self._stack.close()
+        """Take what is merged out of the live model."""
+        cells, effects = self._cells, self._effects
+        self._cells = self._effects = None
+        if cells is not None:
+            cells.close()
+        if effects is not None:
+            effects.close()
 
-    def _merge_for(self, host: Host, source: ModelSource, watch: Stopwatch) -> LiveMerge:
-        if self._merge is None or source != self._source:
+    def _make(self, task: Task, watch: Stopwatch) -> CellImage | EffectMade:
+        if self._host is None:
+            raise HostError("The worker was not started.")
+        if isinstance(task, Cell):
+            if self._cells is None:
+                self.close()  # two kinds cannot share the live model
+                self._cells = CellImages(self._host, self._locator)
+            return self._cells.make(task, watch)
+        if self._effects is None:
             self.close()
-            with watch("loading"):
-                path = self._locator.locate(source)
-                live = host.open_model(CheckpointRef(path.stem, path))
-            self._merge = self._stack.enter_context(live_merge(live, self._locator))
-            self._source = source
-        return self._merge
+            self._effects = EffectUnits(self._host, self._locator)
+        return self._effects.make(task, watch)
+
+
+def as_error(error: Exception) -> ElementalError:
+    """Give an error that can be sent, and says the same."""
+    return error if isinstance(error, ElementalError) else HostError(describe_failure(error))
 
 
 def _find_lacks(setup: WorkerSetup) -> tuple[str, ...]:

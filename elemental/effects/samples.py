@@ -9,10 +9,10 @@ Estimator of the Trace of the Influence Matrix".) Samples of tensors that move t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,6 +74,16 @@ class Samples:
     def with_shape(self, shape: float | None) -> Samples:
         """Add how the mean absolute difference follows from the root mean square."""
         return replace(self, shape=shape)
+
+    def in_order(self, place: Callable[[Pass], Any]) -> Samples:
+        """Sort passes, and what was measured by request.
+
+        Args:
+            place: Gives what a pass is sorted by.
+        """
+        order = sorted(range(len(self.passes)), key=lambda index: place(self.passes[index]))
+        rows = tuple(self.passes[index] for index in order)
+        return replace(self, passes=rows, numbers=self.numbers[order], slopes=dict(sorted(self.slopes.items())))
 
     @cached_property
     def weights(self) -> Tensor:

@@ -7,23 +7,23 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import Stopped
-from ..hosts.base import CheckpointRef, Host
+from ..errors import ElementalError, Stopped
+from ..hosts.base import Host
 from ..images.diff import mean_difference
 from ..images.files import write_whole
+from ..images.image_request import GeneratedImage
+from ..merge.files.checkpoint import Signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.plan import TensorPlan
-from ..recipe.chains import base_file
+from ..merge.progress import Stopwatch
 from ..recipe.recipe import MergeRecipe
 from ..recipe.rules import RuleSet, rule_of_tensor
 from ..recipe.text_files import read_text
-from ..workflows import images_of_merge, live_merge
+from .cells import Cell
 from .effect_estimate import Effects, EffectWatcher
-
-if TYPE_CHECKING:
-    from ..merge.live_merge import LiveMerge
+from .image_maker import ImageMaker, OneHost
 
 _VERSION = 1
 
@@ -46,7 +46,7 @@ class Confirmation:
 
 
 def confirm_effects(
-    host: Host,
+    host: Host | ImageMaker,
     effects: Effects,
     tensors: Sequence[TensorPlan],
     *,
@@ -57,7 +57,7 @@ def confirm_effects(
     """Make real images of tensors, each with an alpha that is larger by 1, on top of the recipe.
 
     Args:
-        host: Makes the images.
+        host: Makes the images: a host, or another maker that knows more devices.
         effects: The estimate, with the recipe's images.
         tensors: Which to confirm, in this order; as the recipe's plan has them.
         folder: Where the figures are kept and found again; None to keep none. What is done is kept after an error or
@@ -73,13 +73,15 @@ def confirm_effects(
         Stopped: The user asked for it.
     """
     keeper = _Keeper(folder, _origin(effects, locator))
+    inbox = _Inbox(effects, tensors, keeper, watcher or EffectWatcher())
+    maker = host if isinstance(host, ImageMaker) else OneHost(host, locator)
     try:
-        generated = _make_missing(host, effects, tensors, keeper, watcher=watcher or EffectWatcher(), locator=locator)
+        inbox.make_missing(maker)
     except (Stopped, KeyboardInterrupt) as exc:
         done = sum(not keeper.missing(tensor, len(effects.images)) for tensor in tensors)
         raise Stopped(f"Stopped; {done} of {len(tensors)} tensors are confirmed: start again to go on.") from exc
     figures = {tensor.name.key: keeper.figures[tensor.name.key] for tensor in tensors}
-    return Confirmation({key: sum(known) / len(known) for key, known in figures.items()}, generated)
+    return Confirmation({key: sum(known) / len(known) for key, known in figures.items()}, inbox.made)
 
 
 def _origin(effects: Effects, locator: ModelLocator) -> dict[str, Any]:
@@ -87,38 +89,95 @@ def _origin(effects: Effects, locator: ModelLocator) -> dict[str, Any]:
     return {name: value for name, value in effects.order.origin(locator).items() if name != "method"}
 
 
-def _make_missing(
-    host: Host,
-    effects: Effects,
-    tensors: Sequence[TensorPlan],
-    keeper: _Keeper,
-    *,
-    watcher: EffectWatcher,
-    locator: ModelLocator,
-) -> int:
-    """Make the images whose figures are not known, and give how many they are."""
-    work = [(tensor, index) for tensor in tensors for index in keeper.missing(tensor, len(effects.images))]
-    if not work:
-        return 0
-    path = locator.locate(base_file(effects.order.recipe.model_a))
-    with live_merge(host.open_model(CheckpointRef(path.stem, path)), locator) as merge:
-        for done, (tensor, index) in enumerate(work):
-            watcher.on_progress(done, len(work), f"confirming {tensor.name.block}")
-            keeper.add(tensor.name.key, _difference(host, merge, effects, tensor, index, watcher))
-    watcher.on_progress(len(work), len(work), "done")
-    return len(work)
+class _Inbox:
+    """Takes the images of tensors as a run takes those of its cells: x is the request, y the tensor.
 
+    Args:
+        effects: The estimate.
+        tensors: Those that are confirmed.
+        keeper: Keeps the figures.
+        watcher: Hears of the progress.
 
-def _difference(
-    host: Host, merge: LiveMerge, effects: Effects, tensor: TensorPlan, index: int, watcher: EffectWatcher
-) -> float:
-    """Make the image of a tensor and a request, and give its difference from the recipe's."""
-    if watcher.controls.should_stop():
-        raise Stopped
-    recipe, request = with_more_of(effects.order.recipe, tensor), effects.order.requests[index]
-    (made,) = images_of_merge(host, request, merge, recipe, controls=watcher.controls)
-    watcher.on_image(made, tensor.name.key)
-    return mean_difference(effects.images[index], made.image)
+    Attributes:
+        models: Which files a run began with; the merges look at them.
+        controls: Progress and stop.
+        watch: Counts the seconds of what belongs to no cell.
+        made: How many images were made.
+    """
+
+    def __init__(
+        self, effects: Effects, tensors: Sequence[TensorPlan], keeper: _Keeper, watcher: EffectWatcher
+    ) -> None:
+        self.models: Mapping[str, Signature] = {}
+        self.controls = watcher.controls
+        self.watch = Stopwatch()
+        self.made = 0
+        self._effects = effects
+        self._tensors = tensors
+        self._keeper = keeper
+        self._watcher = watcher
+        self._total = 0
+        self._error: Exception | None = None
+
+    def make_missing(self, maker: ImageMaker) -> None:
+        """Make the images whose figures are not known.
+
+        Raises:
+            ElementalError: Some of them cannot be made; those that can are.
+            Stopped: The user asked for it.
+        """
+        order = self._effects.order
+        cells = [
+            Cell(index, number, with_more_of(order.recipe, tensor), order.requests[index])
+            for number, tensor in enumerate(self._tensors)
+            for index in self._keeper.missing(tensor, len(self._effects.images))
+        ]
+        self._total = len(cells)
+        if cells:
+            maker.make(cells, self)
+        if self._error is not None:
+            raise self._error
+        if cells:
+            self._watcher.on_progress(self._total, self._total, "done")
+
+    def begin(self, cell: Cell) -> None:
+        """Say what is confirmed next.
+
+        Raises:
+            Stopped: The user asked for it.
+        """
+        if self.controls.should_stop():
+            raise Stopped
+        self._watcher.on_progress(self.made, self._total, f"confirming {self._tensors[cell.y].name.block}")
+
+    def take(
+        self,
+        cell: Cell,
+        generated: GeneratedImage,
+        seconds: Mapping[str, float],  # noqa: ARG002
+        device: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Keep the difference of an image from the recipe's.
+
+        Raises:
+            ImageError: It cannot be written.
+        """
+        key = self._tensors[cell.y].name.key
+        self.made += 1
+        self._watcher.on_image(generated, key)
+        self._keeper.add(key, cell.x, mean_difference(self._effects.images[cell.x], generated.image))
+
+    def fail(self, cell: Cell, error: Exception, seconds: Mapping[str, float] | None = None) -> None:  # noqa: ARG002
+        """Note the first error.
+
+        Raises:
+            Stopped: The user asked for it, which may be the reason.
+        """
+        if self.controls.should_stop():
+            raise Stopped from error
+        if isinstance(error, ElementalError):
+            error = type(error)(f"{self._tensors[cell.y].name.key}: {error}")
+        self._error = self._error or error
 
 
 def with_more_of(recipe: MergeRecipe, tensor: TensorPlan) -> MergeRecipe:
@@ -149,6 +208,7 @@ class _Keeper:
         self._origin = origin
         self._file: Path | None = None
         self.figures: _Figures = {}
+        self._early: dict[str, dict[int, float]] = {}
         if folder is not None:
             samples = file_of(folder, origin)
             self._file = samples.with_name(samples.stem.replace("effects", "confirmed") + ".json")
@@ -159,15 +219,19 @@ class _Keeper:
         """List the requests whose figure of a tensor is not known."""
         return range(len(self.figures.get(tensor.name.key, ())), count)
 
-    def add(self, key: str, difference: float) -> None:
-        """Add the figure of a tensor's next request, and write the file.
+    def add(self, key: str, request: int, difference: float) -> None:
+        """Add the figure of a tensor and a request, and write the file; one that came too early waits for the others.
 
         Raises:
             ImageError: It cannot be written.
         """
-        self.figures.setdefault(key, []).append(difference)
+        self._early.setdefault(key, {})[request] = difference
+        known = self.figures.setdefault(key, [])
+        while len(known) in self._early[key]:
+            known.append(self._early[key].pop(len(known)))
         if self._file is not None:
-            told = {"version": _VERSION, "origin": self._origin, "differences": self.figures}
+            figures = {key: known for key, known in sorted(self.figures.items()) if known}
+            told = {"version": _VERSION, "origin": self._origin, "differences": figures}
             write_whole(self._file, json.dumps(told, indent=1).encode(), replace=True)
 
 

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..architectures.keys import is_vae_key
-from ..errors import CheckpointError, HostError, MergeError, RecipeError, Stopped
+from ..errors import MergeError, RecipeError, Stopped
 from ..hosts.base import Host
 from ..images.diff import difference_shape, mean_difference
-from ..images.files import make_folder, write_whole
 from ..images.image_request import GeneratedImage, ImageRequest
-from ..merge.files.metadata import LABEL_FIELD, name_recipe
 from ..merge.files.model_file import read_signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.progress import Controls
-from ..recipe.ratio_changes import with_more_alpha
 from ..recipe.recipe import MergeRecipe, ModelSource
 from .differentiated_merge import differentiated_merge, single_images
+from .effect_maker import SMALL_STEP, Drawing, EffectMaker, Unit
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from ..effects.samples import Pass, Samples
-    from ..hosts.base import Differentiator, LiveModel, TracedImage
-    from ..merge.files.open_models import OpenModels
-    from ..merge.live_merge import LiveMerge
 
-_SMALL_STEP = 0.1
-"""How much further everything is moved to measure the unit: little enough for a change in proportion."""
 _VAE_EVERY = 4
 """A decoding costs little, and one VAE differs little from another: one for so many passes of the U-Net."""
 
@@ -102,6 +96,7 @@ class Effects:
         file: Where the samples are kept; None if nowhere.
         made: How many passes were made now; the others were there.
         generated: How many images were made.
+        found: How many passes were there, beside those that only decode.
     """
 
     order: EffectOrder
@@ -110,6 +105,7 @@ class Effects:
     file: Path | None
     made: int
     generated: int
+    found: int = 0
 
 
 def _origin_of(recipe: MergeRecipe, locator: ModelLocator) -> dict[str, Any]:
@@ -166,16 +162,22 @@ def schedule(requests: int, passes: int, method: Method) -> list[Pass]:
     return rows
 
 
-def count_passes(samples: Samples, *, skipped: int = 0) -> int:
-    """Count the passes of U-Net steps or whole images; those that only decode come with them, and cost little.
+def _place_of(row: Pass, requests: int) -> tuple[int, bool]:
+    """Give what the passes of a schedule are sorted by, of any number of them."""
+    every = 1 if _is_counted(row) else _VAE_EVERY
+    return row.number * every * requests + row.request, not _is_counted(row)
 
-    Args:
-        samples: The estimate.
-        skipped: How many of the first rows do not count.
-    """
+
+def count_passes(samples: Samples) -> int:
+    """Count the passes of U-Net steps or whole images; those that only decode come with them, and cost little."""
+    return sum(map(_is_counted, samples.passes))
+
+
+def _is_counted(row: Pass) -> bool:
+    """Tell whether a pass counts: all but those that only decode."""
     from ..effects.samples import DECODING
 
-    return sum(row.source != DECODING for row in samples.passes[skipped:])
+    return row.source != DECODING
 
 
 def count_images(order: EffectOrder) -> int:
@@ -190,16 +192,18 @@ def estimate_effects(
     folder: Path | None = None,
     watcher: EffectWatcher | None = None,
     locator: ModelLocator = AS_RECORDED,
+    maker: EffectMaker | None = None,
 ) -> Effects:
     """Estimate the effect of every tensor on the images of a merge.
 
     Args:
-        host: What makes the images, and differentiates them.
+        host: What makes the images, and differentiates them; beside another maker, it only says which samplers it has.
         order: What to estimate.
         folder: Where samples are kept and found again; None to keep none. After an error or Stop, the passes that are
             done are kept, too.
         watcher: Hears of the progress.
         locator: Finds the models.
+        maker: What makes images and passes; None for the host.
 
     Raises:
         CheckpointError: A model is missing, damaged, has changed, or is none that can be merged.
@@ -209,13 +213,14 @@ def estimate_effects(
         ImageError: The samples cannot be written.
         Stopped: The user asked for it.
     """
+    from .kept_samples import KeptSamples
+
     refuse_same_file(order.recipe, locator)
     order = replace(order, requests=single_images(order.requests, host))
-    with differentiated_merge(host, order.recipe, purpose="effects are estimated by", locator=locator) as opened:
-        estimate = _Estimate(opened.differentiator, opened.merge, order, watcher or EffectWatcher())
-        estimate.prepare(opened.live, opened.models)
-        order = estimate.choose_method()
-        keeper = _Keeper(folder, order.origin(locator), estimate.keys)
+    with _opened(maker, host, order.recipe, locator) as maker:
+        estimate = _Estimate(maker, order, watcher or EffectWatcher())
+        order = estimate.prepare()
+        keeper = KeptSamples(folder, order.origin(locator), estimate.keys)
         try:
             estimate.run(keeper.samples)
         except (Stopped, KeyboardInterrupt) as exc:
@@ -227,47 +232,23 @@ def estimate_effects(
         keeper.keep(estimate.samples)
         if not estimate.samples.numbers.any():
             raise MergeError("No tensor has an effect on these images: where it counts, the models are equal.")
-        made = len(estimate.samples.passes) - len(keeper.samples.passes)
-        return Effects(order, estimate.samples, estimate.images, keeper.file, made, estimate.generated)
+        samples, found = estimate.samples, keeper.samples
+        made = len(samples.passes) - len(found.passes)
+        return Effects(
+            order, samples, estimate.images, keeper.file, made, estimate.generated, found=count_passes(found)
+        )
 
 
-class _Keeper:
-    """Keeps samples in a file, and finds those that are there.
+@contextmanager
+def _opened(maker: EffectMaker | None, host: Host, recipe: MergeRecipe, locator: ModelLocator) -> Iterator[EffectMaker]:
+    """Give the maker, or one on the host, whose live model is restored when the ``with`` block ends."""
+    if maker is not None:
+        yield maker
+        return
+    from .effect_passes import HostEffects
 
-    Args:
-        folder: Its folder; None to keep none.
-        origin: What the samples are made from.
-        keys: The tensors that they are of.
-
-    Attributes:
-        file: The file; None if there is none.
-        samples: Those that were found.
-    """
-
-    def __init__(self, folder: Path | None, origin: Mapping[str, Any], keys: Sequence[str]) -> None:
-        from ..effects.samples import no_samples
-        from ..effects.samples_file import file_of, read_samples
-
-        self._origin = origin
-        self.samples = no_samples(keys)
-        self.file = None if folder is None else file_of(folder, origin)
-        if self.file is not None and self.file.is_file():
-            with suppress(CheckpointError):  # a damaged file is made anew
-                found, _ = read_samples(self.file)
-                self.samples = found if found.keys == self.samples.keys else self.samples
-
-    def keep(self, samples: Samples) -> None:
-        """Write samples.
-
-        Raises:
-            ImageError: They cannot be written.
-        """
-        from ..effects.samples_file import encode_samples
-
-        if self.file is None or not samples.passes:
-            return
-        make_folder(self.file.parent)
-        write_whole(self.file, encode_samples(samples, self._origin), replace=True)
+    with differentiated_merge(host, recipe, purpose="effects are estimated by", locator=locator) as opened:
+        yield HostEffects(opened)
 
 
 def _stopped(samples: Samples, file: Path | None) -> Stopped:
@@ -278,83 +259,45 @@ def _stopped(samples: Samples, file: Path | None) -> Stopped:
 
 
 class _Estimate:
-    """The work on one estimate.
+    """The work on one estimate: it takes what its maker makes.
+
+    Args:
+        maker: Makes images and passes.
+        order: What is estimated.
+        watcher: Hears of the progress.
 
     Attributes:
-        samples: What is done so far.
         keys: The tensors that it is about.
         generated: How many images were made.
     """
 
-    def __init__(
-        self, differentiator: Differentiator, merge: LiveMerge, order: EffectOrder, watcher: EffectWatcher
-    ) -> None:
-        self._differentiator = differentiator
-        self._merge = merge
+    def __init__(self, maker: EffectMaker, order: EffectOrder, watcher: EffectWatcher) -> None:
+        self._maker = maker
         self._order = order
         self._watcher = watcher
-        self._traces: list[TracedImage] = []
-        self._done = 0
+        self._images: dict[int, Image.Image] = {}
+        self._begun = self._done = 0
         self._total = count_images(order) + len(schedule(len(order.requests), order.passes, order.method))
         self.generated = 0
 
-    def prepare(self, live: LiveModel, models: OpenModels) -> None:
-        """Merge the recipe, and find out what can be differentiated by."""
-        from ..effects.derivatives import movement_by_alpha
-        from ..effects.passes import PassMaker
+    def prepare(self) -> EffectOrder:
+        """Make the images, and give the order with the method that is used."""
         from ..effects.samples import no_samples
 
-        recipe = self._order.recipe
-        with_more_alpha(recipe, _SMALL_STEP)  # what a mode does not take is refused before anything is drawn
-        recipe = self._merge.apply(recipe, controls=self._watcher.controls).plan.recipe
-        plan = models.planner(recipe).plan(recipe)
-        directions = movement_by_alpha(plan, models.open(recipe), models.loras(recipe))
-        self._maker = PassMaker(
-            self._differentiator.networks(),
-            live.tensors(),
-            directions,
-            should_stop=self._watcher.controls.should_stop,
-        )
-        self.keys = self._maker.keys
-        self.samples = no_samples(self.keys)
-        self._trace_all(self._room())
+        self.keys, method = self._maker.prepare(self._order, self)
+        self._samples = no_samples(self.keys)
+        self._order = replace(self._order, method=method)
+        return self._order
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
         """The image of each request."""
-        return tuple(trace.image.image for trace in self._traces)
+        return tuple(self._images[index] for index in range(len(self._order.requests)))
 
-    def choose_method(self) -> EffectOrder:
-        """Say what memory a pass needs, and choose single steps where the host cannot differentiate whole images.
-
-        Raises:
-            HostError: A pass does not fit into memory.
-        """
-        largest = max(self._traces, key=lambda trace: trace.image.image.width * trace.image.image.height)
-        if self._order.method is Method.WHOLE and not largest.whole:
-            self._watcher.on_note("This host cannot differentiate whole images: single steps are used.")
-            self._order = replace(self._order, method=Method.STEPS)
-        needed, free = self._measure_memory(largest), self._maker.free_memory()
-        if free is not None and needed > free and largest.kept_bytes:
-            self._trace_all(0)
-            free = self._maker.free_memory()
-        if self._order.method is Method.WHOLE:
-            needed += self._maker.hold_gradients(None if free is None else free - needed)
-        kept = sum(trace.kept_bytes for trace in self._traces)
-        self._watcher.on_note(f"A backward pass needs about {_in_mb(needed + kept)} beside the model.")
-        if free is not None and needed > free:
-            raise HostError(
-                f"A backward pass needs about {_in_mb(needed)}, and {_in_mb(free)} are free: use smaller images, or "
-                "close other programs."
-            )
-        return self._order
-
-    def _measure_memory(self, image: TracedImage) -> int:
-        """Measure what a pass needs; steps, and the decoding, are computed one after the other."""
-        from ..effects.samples import DECODING, UNET
-
-        decodes = self._order.method is Method.WHOLE or any(map(is_vae_key, self.keys))
-        return max(self._maker.memory(image, source) for source in (UNET, DECODING)[: 1 + decodes])
+    @property
+    def samples(self) -> Samples:
+        """What is done so far, in the order of the schedule, whatever the order in which it came."""
+        return self._samples.in_order(lambda row: _place_of(row, len(self._order.requests)))
 
     def run(self, samples: Samples) -> None:
         """Make the passes that are not there, and what measures their unit.
@@ -362,82 +305,69 @@ class _Estimate:
         Args:
             samples: Those that are there.
         """
-        self.samples = samples
+        self._samples = samples
+        self._begun = count_passes(samples)
         rows = self._missing()
-        unmeasured = self._unmeasured()
-        self._total = self._done + len(rows) + len(unmeasured)
-        if self._order.method is Method.STEPS:  # first, so that what is kept after a stop has a unit
-            self._measure_each(unmeasured)
-        for row in rows:
-            known = count_passes(self.samples)
-            self._progress(f"pass {min(known + 1, self._order.passes)} of {self._order.passes}")
-            self._add(row)
-        if self._order.method is Method.WHOLE:  # last, since graphs that are kept need the numbers they were made with
-            self._measure_each(unmeasured)
+        moved = [Drawing(index, moved=True) for index in self._unmeasured()]
+        self._total = self._done + len(rows) + len(moved)
+        # for steps, images come first, so that what is kept after a stop has a unit; for whole images last, since
+        # graphs that are kept need the numbers that they were made with
+        self._maker.make([*moved, *rows] if self._order.method is Method.STEPS else [*rows, *moved], self)
         self._progress("done")
-
-    def _measure_each(self, requests: Sequence[int]) -> None:
-        for index in requests:
-            self._progress("measuring")
-            self._measure(index)
 
     def _unmeasured(self) -> Sequence[int]:
         """List the requests whose unit is to be measured: for whole images, one is enough."""
         if self._order.method is Method.WHOLE:
-            return range(self.samples.shape is None)
-        return [index for index in range(len(self._order.requests)) if index not in self.samples.slopes]
+            return range(self._samples.shape is None)
+        return [index for index in range(len(self._order.requests)) if index not in self._samples.slopes]
 
     def _missing(self) -> list[Pass]:
         """List the passes that are not there."""
         from ..effects.samples import DECODING
 
-        known = set(self.samples.passes)
+        known = set(self._samples.passes)
         rows = schedule(len(self._order.requests), self._order.passes, self._order.method)
         has_vae = any(map(is_vae_key, self.keys))
         return [row for row in rows if row not in known and (has_vae or row.source != DECODING)]
 
-    def _room(self) -> int:
-        """Give the bytes that the graphs of an image may need: together a third of what is free."""
-        free = self._maker.free_memory() if self._order.method is Method.WHOLE else None
-        return (free or 0) // (3 * len(self._order.requests))
+    @property
+    def controls(self) -> Controls:
+        """Progress and stop of each merge."""
+        return self._watcher.controls
 
-    def _trace_all(self, room: int) -> None:
-        self._traces = []
-        for request in self._order.requests:
-            self._trace(request, room)
+    def note(self, text: str) -> None:
+        """Hear what a user should know."""
+        self._watcher.on_note(text)
+
+    def begin(self, unit: Unit) -> None:
+        """Say what is made next."""
+        if isinstance(unit, Drawing):
+            self._progress("measuring" if unit.moved else "generating")
+            return
+        self._progress(f"pass {min(self._begun + 1, self._order.passes)} of {self._order.passes}")
+        self._begun += _is_counted(unit)
+
+    def take_image(self, drawing: Drawing, made: GeneratedImage) -> None:
+        """Keep the image of a request; measure how it changes when everything moves a little."""
+        self.generated += 1
+        self._done += 1
+        if drawing.moved:
+            self._measure(drawing.request, made.image)
+        else:
+            self._images[drawing.request] = made.image
+            self._watcher.on_image(made, self._order.requests[drawing.request].prompt)
+
+    def take_pass(self, row: Pass, sample: Tensor) -> None:
+        """Add a pass."""
+        self._samples = self._samples.with_pass(row, sample)
+        self._done += 1
 
     def _progress(self, text: str) -> None:
         self._watcher.on_progress(self._done, self._total, text)
-        self._done += 1
 
-    def _trace(self, request: ImageRequest, room: int) -> None:
-        self._progress("generating")
-        model = {LABEL_FIELD: name_recipe(self._order.recipe)}
-        with self._maker.differentiable() if room else nullcontext():
-            self._traces.append(self._differentiator.trace(request, model=model, room=room))
-        self.generated += 1
-        self._watcher.on_image(self._traces[-1].image, request.prompt)
-
-    def _add(self, row: Pass) -> None:
-        self.samples = self.samples.with_pass(row, self._maker.sample(self._traces[row.request], row))
-
-    def _measure(self, index: int) -> None:
-        """Measure how an image changes when everything moves a little."""
-        moved, image = self._draw_moved(index), self._traces[index].image.image
+    def _measure(self, index: int, moved: Image.Image) -> None:
+        image = self._images[index]
         if self._order.method is Method.WHOLE:
-            self.samples = self.samples.with_shape(difference_shape(image, moved))
+            self._samples = self._samples.with_shape(difference_shape(image, moved))
         else:
-            self.samples = self.samples.with_slope(index, mean_difference(image, moved) / _SMALL_STEP)
-
-    def _draw_moved(self, index: int) -> Image.Image:
-        self._merge.apply(with_more_alpha(self._order.recipe, _SMALL_STEP), controls=self._watcher.controls)
-        try:
-            moved = self._differentiator.trace(self._order.requests[index], model={LABEL_FIELD: "a small step"})
-        finally:
-            self._merge.apply(self._order.recipe, controls=self._watcher.controls)
-        self.generated += 1
-        return moved.image.image
-
-
-def _in_mb(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"
+            self._samples = self._samples.with_slope(index, mean_difference(image, moved) / SMALL_STEP)

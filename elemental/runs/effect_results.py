@@ -44,8 +44,7 @@ _CHART, _MAP = ("effect-chart", ".png"), ("effect-map", ".png")
 def describe_passes(effects: Effects) -> str:
     """Say how many passes an estimate has, and how many of them were there before."""
     total = count_passes(effects.samples)
-    found = total - count_passes(effects.samples, skipped=len(effects.samples.passes) - effects.made)
-    there = f" ({found:,} of them were there)" if found else ""
+    there = f" ({effects.found:,} of them were there)" if effects.found else ""
     return f"{_spoken(total)}{there}"
 
 
