@@ -16,6 +16,8 @@
     let awaited = 0; // the number of the request whose answer is awaited; 0 for none
     let waiting = 0;
     let held = ""; // a selector of what had the focus within the board, which is drawn anew
+    let goal = null; // {src, caption}: an image of the user's that the others are seen beside
+    let folded = ""; // the search for which the fields were folded away
     let started = null; // {before, blank}: which search was shown when another one was begun, and whether nothing varied
 
     const board = () => root.querySelector(BOARD);
@@ -66,9 +68,13 @@
             if (button.getAttribute("aria-label") !== label) button.setAttribute("aria-label", label);
         }
         for (const button of shown.querySelectorAll("[data-act], [data-search-use]")) {
-            const none = button.dataset.act === "next" && !order.length;
-            button.disabled = Boolean(awaited) || none || "off" in button.dataset;
+            const {act: name} = button.dataset;
+            const useless = (name === "next" && !order.length) || (name === "none" && order.length > 0);
+            button.disabled = Boolean(awaited) || useless || "off" in button.dataset;
         }
+        const used = shown.querySelector("[data-search-use=use]");
+        const label = `Use ${order[0] || shown.dataset.best}`;
+        if (used.textContent !== label) used.textContent = label;
     }
 
     /* ---- what the buttons ask the server for ---- */
@@ -116,7 +122,8 @@
     /* The second click of two takes back what the first has done. */
     function onClick(event) {
         const {target} = event;
-        if (target.closest("#elemental_run_search")) noteStart();
+        if (target.closest("#elemental_run_search, #elemental_run_another")) noteStart();
+        if (target.closest(`${PANEL} .elemental-goal button`)) setGoal(null);
         if (!target.closest(BOARD)) return;
         const candidate = target.closest("[data-candidate]");
         const look = target.closest("[data-compare]");
@@ -151,16 +158,53 @@
         }
     }
 
-    /* ---- the viewer: the same image of all candidates, beside that of the best so far ---- */
+    /* ---- the viewer: the same image of all candidates, beside that of the best so far; they can be picked there, too ---- */
 
     function compare(number, at, opener) {
         const images = Array.from(board().querySelectorAll(`img[data-file$=" ${at}"][src]`));
         const numberOf = (image) => Number(image.closest("li").querySelector("[data-candidate]").dataset.candidate);
-        const items = images.map((image) => ({src: image.src, caption: image.alt}));
+        const items = images.map((image) => ({src: image.src, caption: image.alt, number: numberOf(image)}));
         const index = images.findIndex((image) => numberOf(image) === number);
-        const pinned = items[images.findIndex((image) => numberOf(image) === 0)] || null;
+        const best = items[images.findIndex((image) => numberOf(image) === 0)] || null;
+        const pinned = goal || best;
         if (index < 0) return;
-        root.dispatchEvent(new CustomEvent("elemental-compare", {detail: {items, index, pinned, opener}}));
+        if (goal) items.push(goal);
+        root.dispatchEvent(new CustomEvent("elemental-compare", {detail: {items, index, pinned, opener, picks: picksOf(board())}}));
+    }
+
+    /* What the viewer needs to pick images of a round, which ends if another page judges it meanwhile. */
+    function picksOf(shown) {
+        const of = roundOf(shown);
+        const isShown = () => Boolean(board()) && roundOf(board()) === of;
+        return {
+            badge: (number) => (isShown() && BADGES[orderOf(board()).indexOf(number)]) || "",
+            pick: (number) => isShown() && pick(number),
+        };
+    }
+
+    /* ---- the goal: it stays on this page, and is sent nowhere ---- */
+
+    const goalPlace = () => root.querySelector(`${PANEL} .elemental-goal`);
+
+    function setGoal(file, said = "Seen beside each image when it is large. The search is not told of it.") {
+        const place = goalPlace();
+        const image = place.querySelector("img");
+        if (goal) URL.revokeObjectURL(goal.src);
+        goal = file ? {src: URL.createObjectURL(file), caption: `The goal, ${file.name}`} : null;
+        if (goal) image.src = goal.src;
+        else image.removeAttribute("src");
+        if (!goal) place.querySelector("input").value = "";
+        image.hidden = !goal;
+        place.querySelector("button").hidden = !goal;
+        place.querySelector("[role=status]").textContent = said;
+    }
+
+    function onGoal({target}) {
+        if (target.matches(`${PANEL} .elemental-goal input`) && target.files.length) setGoal(target.files[0]);
+    }
+
+    function onBroken({target}) {
+        if (goal && target.src === goal.src) setGoal(null, "This file cannot be shown as an image; choose another one.");
     }
 
     /* ---- what the server has drawn ---- */
@@ -187,11 +231,24 @@
         if (!shown || !started || started.before === shown.dataset.search) return;
         const {blank} = started;
         started = null;
+        fold(shown, true);
         shown.scrollIntoView({block: "nearest"});
         const field = root.querySelector("#elemental_vary textarea");
         if (!blank || !field || field.value.trim()) return;
         field.value = shown.dataset.vary;
         field.dispatchEvent(new Event("input", {bubbles: true}));
+    }
+
+    /* The fields make room for the images, once for each search; not while somebody types there, unless it was begun here. */
+    function fold(shown, begun = false) {
+        const box = root.querySelector("#elemental_search_box");
+        const heading = box && box.querySelector(".label-wrap");
+        if (!shown || !heading || folded === shown.dataset.search) return;
+        folded = shown.dataset.search;
+        const inside = box.contains(document.activeElement);
+        if (!heading.classList.contains("open") || (inside && !begun)) return;
+        heading.click();
+        if (inside) shown.focus({preventScroll: true});
     }
 
     function holdFocus() {
@@ -215,6 +272,7 @@
         takeAnswer();
         fillImages();
         greet();
+        fold(board());
         drawPicked();
         holdFocus();
     }
@@ -224,6 +282,8 @@
         readPicked();
         root.addEventListener("click", onClick);
         root.addEventListener("dblclick", onDoubleClick);
+        root.addEventListener("change", onGoal);
+        root.addEventListener("error", onBroken, true);
         root.addEventListener("keydown", onKey);
         document.addEventListener("focusin", onFocus);
         document.addEventListener("pointerdown", (event) => {

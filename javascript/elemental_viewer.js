@@ -32,6 +32,7 @@
     let chosen = ""; // the address of the image that was seen last, which the buttons below images are for
     let ofHistory = false; // whether the images are those of the history, or of a search
     let before = null; // the image that was pinned before a search pinned its own; null if it has not
+    let picks = null; // how images of a search are picked; null for others
     let mode = ""; // how the pinned image is compared: "slider", "flip", "difference"
     let flipped = false;
     let split = 0.5; // where the slider stands, as a part of the image's width
@@ -75,6 +76,7 @@
         } catch {
             kept = {earlier: [], shown: [], pinned: null};
         }
+        if (kept.pinned && kept.pinned.src.startsWith("blob:")) kept.pinned = null; // the goal of a search, gone with its page
     }
 
     function writeKept() {
@@ -201,7 +203,17 @@
     /* ---- what can be done with an image: buttons of the viewer, and their keys ---- */
 
     const canCompare = () => Boolean(kept.pinned) && !isPinned(current());
+    const badgeOf = (item) => (picks && item && item.number !== undefined && picks.badge(item.number)) || "";
     const PLAIN = [
+        {
+            label: "Pick",
+            key: "k",
+            does: (item) => picks.pick(item.number),
+            on: () => Boolean(badgeOf(current())),
+            says: () => (badgeOf(current()) ? `Picked ${badgeOf(current())}` : "Pick"),
+            only: () => Boolean(picks),
+            needs: () => Boolean(picks) && current().number !== undefined,
+        },
         {label: "Pin", key: "p", does: pin, on: () => isPinned(current())},
         {label: "Slider", key: "s", does: () => compareBy("slider"), on: () => comparing() === "slider", needs: canCompare},
         {label: "Flip", key: " ", named: "Space", does: flip, on: () => comparing() === "flip", needs: canCompare},
@@ -400,6 +412,7 @@
     /* Back to the image that was seen last, wherever it is shown now. */
     async function onClose() {
         picking = false;
+        picks = null;
         unpin();
         if (document.fullscreenElement) await document.exitFullscreen();
         const images = Array.from(root.querySelectorAll(`${SHOWN}, ${STRIP} img`));
@@ -465,6 +478,8 @@
             const action = actions[at];
             button.disabled = Boolean(action.needs && !action.needs()); // it needs a pinned image, and another
             if (action.on) button.setAttribute("aria-pressed", String(action.on()));
+            if (action.says) button.firstChild.textContent = action.says();
+            button.hidden = Boolean(action.only && !action.only());
         });
         for (const button of viewer.stage.querySelectorAll("button")) button.hidden = items.length < 2;
     }
@@ -496,6 +511,7 @@
         Array.from(strip.children).forEach((button, at) => {
             if (at === index) button.setAttribute("aria-current", "true");
             else button.removeAttribute("aria-current");
+            button.dataset.badge = badgeOf(items[at]);
         });
         if (strip.children[index]) strip.children[index].scrollIntoView({block: "nearest", inline: "nearest"});
     }
@@ -780,10 +796,11 @@
         open(images[entries.indexOf(mark.dataset.entry)], list);
     }
 
-    /* ---- the images of a search: each beside the best so far, which is pinned as long as they are open ---- */
+    /* ---- the images of a search: each beside the best so far or the goal, which is pinned as long as they are open ---- */
 
     function onCompare({detail}) {
         const asker = detail.opener;
+        picks = detail.picks;
         if (detail.pinned) [before, kept.pinned, mode] = [{item: kept.pinned, mode}, detail.pinned, "slider"];
         opener = asker;
         open(detail.items[detail.index], detail.items);

@@ -18,7 +18,8 @@ from elemental.session import search_groups
 from elemental.session.form import MergeForm
 from elemental.session.jobs import Job, JobState, JobView
 from elemental.session.search_jobs import SearchForm, act, found_form, go_on, searches, shown_search, start
-from elemental.session.search_view import RoundState, ShownSearch, draw_search
+from elemental.session.search_view import RoundState, ShownCandidate, ShownSearch, draw_search
+from elemental.session.search_wish import say_used
 from elemental.session.session import Session, session_of
 from elemental.workflows import CONFIG_VARIABLE
 
@@ -109,6 +110,34 @@ def test_what_is_picked_goes_into_the_form(session: Session) -> None:
     assert found_form(session, wish(session, "simplify", 2), present) == best
     with pytest.raises(ImageError, match="There is no candidate 9"):
         found_form(session, wish(session, "use", 9), present)
+
+
+def test_the_headline_says_what_can_be_picked(session: Session) -> None:
+    first = begun(session)
+    html = draw_search(first)
+    assert "one is enough, and 0 (the start) can be picked, too" in html
+    assert '<span class="number">0 (the start)</span>' in html
+    assert "Its candidates lie 0." in html
+    ended(act(session, wish(session, "next", 3, 0)))
+    second = shown(session)
+    assert [past.words for past in second.past] == ["3, 0 (the start)"]
+    assert '<span class="number">0 (best so far)</span>' in draw_search(second)
+    ended(act(session, wish(session, "next", 0, 2)))
+    assert shown(session).past[-1].words == "0 (best so far), 2"
+
+
+def test_how_far_candidates_lie_is_a_share_of_each_range() -> None:
+    candidates = tuple(
+        ShownCandidate(number, values=values) for number, values in enumerate([(0.5, 1), (1, 1), (0.5, 3)])
+    )
+    found = ShownSearch("s", 1, RoundState.READY, candidates, ("",), ("x", "y"), ((0, 1), (0, 4)))
+    assert found.distance == pytest.approx(((0.5**2 + 0.5**2) / 4) ** 0.5)
+
+
+def test_what_was_put_into_the_form_is_said() -> None:
+    assert say_used("use x 2 5 1") == "Candidate 5 of round 2 is in the form now. Merge & Generate makes its image."
+    for best in ("use x 2", "use x 2 0 1", "simplify x 2 5"):
+        assert say_used(best).startswith("The best so far of the search is in the form now.")
 
 
 @pytest.mark.slow

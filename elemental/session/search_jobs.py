@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from ..errors import ElementalError, ImageError, RecipeError, Stopped
 from ..hosts.base import HostSettings
@@ -32,7 +31,8 @@ from .jobs import Job, JobState
 from .run_plans import batch_notes
 from .search_groups import groups_that_vary
 from .search_round import RoundView
-from .search_view import PastRound, RoundState, ShownCandidate, ShownSearch
+from .search_view import PastRound, RoundState, ShownCandidate, ShownSearch, name_best
+from .search_wish import Wish
 from .session import Session
 
 NAME = "Search"
@@ -89,28 +89,6 @@ class OpenSearch:
         return self.job is not None and not self.job.view.ended
 
 
-class _Wish(NamedTuple):
-    """What a button of the panel asks for: its name, of which search and round, and what is picked, the best first."""
-
-    act: str
-    key: str
-    round: int
-    order: tuple[int, ...]
-
-    @classmethod
-    def read(cls, text: str) -> _Wish:
-        """Read what a page has sent.
-
-        Raises:
-            ImageError: No page sends such a thing.
-        """
-        parts = text.split(" ")
-        try:
-            return cls(parts[0], parts[1], int(parts[2]), tuple(map(int, filter(None, parts[3:]))))
-        except (IndexError, ValueError) as exc:
-            raise ImageError("This request of the page cannot be read; load the page anew.") from exc
-
-
 def start(
     session: Session, form: MergeForm, asked: SearchForm, request: ImageRequest, settings: HostSettings | None = None
 ) -> Job:
@@ -165,7 +143,7 @@ def act(session: Session, wish: str) -> Job | None:
         ElementalError: There is no such search or round any more, nothing that can be learned from is picked, images
             are being made, or too many jobs are waiting.
     """
-    asked = _Wish.read(wish)
+    asked = Wish.read(wish)
     opened = _find_open(session, asked)
     session.board.refuse_many()
     with opened.lock:
@@ -177,7 +155,7 @@ def act(session: Session, wish: str) -> Job | None:
         return None if opened.search.is_complete else _make_round(session, opened)
 
 
-def _say(search: Search, asked: _Wish) -> None:
+def _say(search: Search, asked: Wish) -> None:
     if asked.act == "next":
         search.pick(asked.order)
     elif asked.act == "none":
@@ -205,9 +183,9 @@ def found_form(session: Session, wish: str, present: MergeForm) -> MergeForm:
     Raises:
         ElementalError: There is no such search, round or candidate any more, or no form can say this merge.
     """
-    asked = _Wish.read(wish)
+    asked = Wish.read(wish)
     proposed = _find_open(session, asked).search.round
-    number = asked.order[0] if asked.act == "use" and asked.order else BEST
+    number = asked.used
     if number != BEST and asked.round != proposed.number:
         raise ImageError(_OTHER_PAGE)
     found = next((each for each in (proposed.best, *proposed.candidates) if each.number == number), None)
@@ -298,9 +276,8 @@ def _faults(opened: OpenSearch, state: RoundState) -> Mapping[int, str]:
 def _words(past: JudgedRound) -> str:
     if isinstance(past.said, SaidRestart):
         return f"anew, step {past.said.step:g}"
-    return (
-        "none" if past.order == (BEST,) else ", ".join("best so far" if not each else str(each) for each in past.order)
-    )
+    best = name_best(first=past.number == 1)
+    return "none" if past.order == (BEST,) else ", ".join(best if not each else str(each) for each in past.order)
 
 
 def _state(opened: OpenSearch) -> RoundState:
@@ -309,7 +286,7 @@ def _state(opened: OpenSearch) -> RoundState:
     return RoundState.READY if opened.search.is_complete else RoundState.STOPPED
 
 
-def _find_open(session: Session, asked: _Wish) -> OpenSearch:
+def _find_open(session: Session, asked: Wish) -> OpenSearch:
     opened: OpenSearch | None = session.search
     if opened is None or opened.key != asked.key:
         raise ImageError("Another search is open by now; it is shown here. Go on with this one from the list.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -77,6 +78,23 @@ class ShownSearch:
     vary: str = ""
 
     @property
+    def best(self) -> str:
+        """What the best so far is called."""
+        return name_best(first=not self.past)
+
+    @property
+    def distance(self) -> float:
+        """How far the candidates lie from the best so far: the root of the mean square, as a share of each range."""
+        best = next(candidate for candidate in self.candidates if not candidate.number)
+        shares = [
+            (value - start) / (high - low)
+            for candidate in self.candidates
+            for value, start, (low, high) in zip(candidate.values, best.values, self.ranges, strict=True)
+            if candidate.number
+        ]
+        return math.sqrt(sum(share**2 for share in shares) / max(1, len(shares)))
+
+    @property
     def files(self) -> list[tuple[str, str]]:
         """Each image that is there, with what the page finds it by: numbers of candidate and image."""
         return [
@@ -87,21 +105,31 @@ class ShownSearch:
         ]
 
 
-NOTHING = '<p class="elemental-hint">No search yet: press <b>Start search</b>, or go on with an earlier one.</p>'
+NOTHING = '<p class="elemental-hint">No search is open: press <b>Start search</b>.</p>'
 """What is shown without a search."""
 
+_ENOUGH = "one is enough, and {best} can be picked, too"
 _SAID = {
     RoundState.PLANNED: "Its images wait for their turn ...",
-    RoundState.MADE: "Its images are being made. You can pick already: first the best, then the second and the third. "
-    "Next round opens when all are there.",
-    RoundState.READY: "Click the best image, then the second and the third, or press their numbers; then Next round.",
+    RoundState.MADE: "Its images are being made. You can pick already: first the best, then the second and the third; "
+    f"{_ENOUGH}. Next round opens when all are there.",
+    RoundState.READY: "Click the best image, then the second and the third, or press their numbers; "
+    f"{_ENOUGH}. Then press Next round.",
     RoundState.STOPPED: "Some of its images are missing.",
 }
+_NONE = (
+    "<b>None is better</b> is for nothing picked, and the same as {best} alone. If some of the others are better than "
+    "the rest, pick 0, then these: the search learns more from that."
+)
 
 _ACTS = (
     ("next", "Next round", "Learn from what is picked, and make other images (Enter)"),
-    ("none", "None is better", "The best so far stays the best; the next round looks nearer to it"),
-    ("undo", "Undo", "Back to the round before, to pick otherwise"),
+    (
+        "none",
+        "None is better",
+        "With nothing picked: 0 stays the best, the others count the same, and the next round moves to 0",
+    ),
+    ("undo", "Back a round", "Back to the round before, to pick otherwise"),
     (
         "anew",
         "Start anew around the best",
@@ -109,22 +137,37 @@ _ACTS = (
     ),
 )
 _USES = (
-    ("use", "Use this", "Fill in the Merge panel with the image that is picked first, or else with the best so far"),
-    ("simplify", "Simplify it", "Fill in the Merge panel with the best so far, and find the shortest spec for it"),
+    ("use", "Use {best}", "Fill in the Merge panel with what is picked first, or else with 0"),
+    ("simplify", "Simplify 0", "Fill in the Merge panel with 0, and find the shortest spec for it"),
 )
+
+
+def name_best(*, first: bool) -> str:
+    """Name the best so far, which in the first round is the merge that the search begins with."""
+    return f"0 ({'the start' if first else 'best so far'})"
 
 
 def draw_search(shown: ShownSearch) -> str:
     """Draw the round of a search with its buttons, and the rounds before."""
     marks = {"search": shown.key, "round": shown.number, "state": shown.state.value, "vary": shown.vary}
+    marks["best"] = shown.best
     attributes = " ".join(f'data-{name}="{escape(str(value))}"' for name, value in marks.items())
     items = "".join(_draw_candidate(shown, candidate) for candidate in shown.candidates)
     return (
         f'<section class="elemental-search" {attributes} tabindex="-1" aria-label="Round {shown.number} of the search">'
-        f'<p class="said"><b>Round {shown.number}</b> <span role="status">{_SAID[shown.state]}</span></p>'
+        f'<p class="said"><b>Round {shown.number}</b> <span role="status">'
+        f"{_SAID[shown.state].format(best=shown.best)}</span> {_draw_distance(shown)}</p>"
         f'<ol class="candidates" style="--images:{max(1, len(shown.images))}">{items}</ol>'
         f'<div class="buttons">{_draw_buttons(shown)}</div>'
+        f'<p class="elemental-hint">{_NONE.format(best=shown.best)}</p>'
         f"{_draw_past(shown)}</section>"
+    )
+
+
+def _draw_distance(shown: ShownSearch) -> str:
+    title = "On average. How far from 0 a round looks, the search chooses by what you have picked."
+    return (
+        f'<span class="distance" title="{title}">Its candidates lie {shown.distance:.2f} of each range from 0.</span>'
     )
 
 
@@ -139,7 +182,8 @@ def _draw_buttons(shown: ShownSearch) -> str:
         for act, label, title in acts
     ]
     uses = [
-        f'<button type="button" data-search-use="{act}" title="{escape(title)}">{escape(label)}</button>'
+        f'<button type="button" data-search-use="{act}" title="{escape(title)}">'
+        f"{escape(label.format(best=shown.best))}</button>"
         for act, label, title in _USES
     ]
     return f'{"".join(buttons)}<span class="uses">{"".join(uses)}</span>'
@@ -154,15 +198,15 @@ def _draw_candidate(shown: ShownSearch, candidate: ShownCandidate) -> str:
     )
     trouble = f'<span class="trouble">{escape(candidate.trouble)}</span>' if candidate.trouble else ""
     numbers = escape(_describe(shown.names, candidate.values))
-    shown_number = str(number) if number else f"0, {'best so far' if shown.past else 'the start'}"
+    shown_number = str(number) if number else shown.best
     return (
         f'<li class="{"best" if not number else "candidate"}{" broken" if trouble else ""}">'
         f'<button type="button" class="pick" data-candidate="{number}" data-name="{name}" aria-label="{name}"'
         f' aria-pressed="false" aria-keyshortcuts="{number if number < 10 else ""}" title="{numbers}">'
-        f'<span class="images">{images}</span>{trouble}<span class="number">{shown_number}</span>'
-        '<span class="badge"></span></button>'
+        f'<span class="head"><span class="number">{shown_number}</span><span class="badge"></span></span>'
+        f'<span class="images">{images}</span>{trouble}</button>'
         f'<button type="button" class="look" data-compare="{number}" aria-label="Compare {name} with the best so far"'
-        ' title="Large, beside the best so far (double click)">⤢</button></li>'
+        ' title="Large, beside the best so far or the goal (double click)">⤢</button></li>'
     )
 
 

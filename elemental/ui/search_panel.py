@@ -13,6 +13,7 @@ from ..session.jobs import Job
 from ..session.merge_preview import stamp_of
 from ..session.search_jobs import SearchForm
 from ..session.search_view import NOTHING, draw_search
+from ..session.search_wish import say_used
 from ..session.session import Session
 from ..session.simplify_jobs import simplify_form
 from .answer import Updates
@@ -24,7 +25,17 @@ from .results_panel import Results, draw_message
 
 _HINT = """
 <p class="elemental-hint">Finds ratios by comparing images: each round shows candidates, you pick the best, and the next
-round is like those. Everything else is as in the <b>Merge</b> panel.</p>"""
+round is like those. Models, ratios and all else are those of the <b>Merge</b> panel.</p>"""
+_FIELDS = """
+<p class="elemental-hint"><b>Prompts</b> and <b>Seeds</b>: each candidate has an image of each prompt with each seed.
+<b>Candidates</b>: of a round, 4 to 64. <b>Step</b>: how far the first candidates lie from the merge, as a share of each
+range (0 to 1); later rounds choose it themselves.</p>"""
+_GOAL = """
+<div class="elemental-goal"><label>Goal image (only for looking) <input type="file" accept="image/*"></label>
+<img alt="The goal" hidden><button type="button" hidden>Remove</button>
+<span class="elemental-hint" role="status">Seen beside each image when it is large. The search is not told of it.</span>
+</div>"""
+_ONE_LINE = "One line is one number: what stands on one line shares it. A ratio without range goes from 0 to 1."
 _VARY = """OUT03
 OUT04 OUT05:attn2:0-0.6
 blank: eight groups of elements of the effect map"""
@@ -43,14 +54,33 @@ class SearchPanel:
         self._session = session
         self._images = images
         self._bridges = bridges
+        self.fields: dict[str, Any] = {}
         make("HTML", value=_HINT, elem_id="elemental_search_hint")
+        with make(
+            "Accordion", label="Begin a search: what varies, and what is compared", open=True,
+            elem_id="elemental_search_box",
+        ):  # fmt: skip
+            self._make_fields()
+            with make(
+                "Row", elem_id="elemental_search_buttons"
+            ):  # the style shows one of these: with a search, the other
+                self.run = make("Button", value="Start search", variant="primary", elem_id="elemental_run_search")
+                self.run_another = make("Button", value="Start another search", elem_id="elemental_run_another")
+        with make("Row", visible=False, elem_id="elemental_search_earlier") as self.earlier:
+            self.unfinished = make(
+                "Dropdown", label="An earlier search", choices=[], value=None, elem_id="elemental_searches", scale=3,
+                min_width=200,
+            )  # fmt: skip
+            self.go_on = make("Button", value="Go on with it", elem_id="elemental_go_on", scale=1, min_width=120)
+        make("HTML", value=_GOAL, elem_id="elemental_search_goal")
+        self.board = make("HTML", value=NOTHING, elem_id="elemental_search_board")
+
+    def _make_fields(self) -> None:
         first = SearchForm()
-        self.fields: dict[str, Any] = {
-            "vary": make(
-                "Textbox", label="What varies (one a line)", lines=3, max_lines=16, placeholder=_VARY,
-                elem_id="elemental_vary",
-            )
-        }  # fmt: skip
+        self.fields["vary"] = make(
+            "Textbox", label="What varies (one a line)", lines=3, max_lines=16, placeholder=_VARY, info=_ONE_LINE,
+            elem_id="elemental_vary",
+        )  # fmt: skip
         with make("Row", elem_id="elemental_search_options"):
             self.fields["prompts"] = make(
                 "Textbox", label="Prompts (one a line)", lines=1, max_lines=8, placeholder="blank: that of the image",
@@ -65,14 +95,7 @@ class SearchPanel:
                     "Number", label=name.capitalize(), value=getattr(first, name), step=step,
                     elem_id=f"elemental_search_{name}", scale=1, min_width=90,
                 )  # fmt: skip
-        with make("Row", elem_id="elemental_search_buttons"):
-            self.run = make("Button", value="Start search", variant="primary", elem_id="elemental_run_search", scale=2)
-            self.unfinished = make(
-                "Dropdown", label="Go on with", choices=[], value=None, elem_id="elemental_searches", scale=3,
-                min_width=200,
-            )  # fmt: skip
-            self.go_on = make("Button", value="Go on", elem_id="elemental_go_on", scale=1, min_width=80)
-        self.board = make("HTML", value=NOTHING, elem_id="elemental_search_board")
+        make("HTML", value=_FIELDS, elem_id="elemental_search_fields")
 
     @property
     def outputs(self) -> list[Any]:
@@ -121,10 +144,12 @@ class SearchPanel:
             return shown(begin, form)
 
         def go_on(choice: str | None) -> Updates:
-            return {**_ask(results, lambda: actions.go_on(session, choice or "")), **self.look()}
+            said = _ask(results, lambda: actions.go_on(session, choice or ""))
+            return {**said, **self.look(), **self._list_searches(choice)}
 
-        on(self.run, "click", start, [*self.fields.values(), *form_components, *images.components], outputs)
-        on(self.go_on, "click", go_on, [self.unfinished], outputs)
+        for button in (self.run, self.run_another):
+            on(button, "click", start, [*self.fields.values(), *form_components, *images.components], outputs)
+        on(self.go_on, "click", go_on, [self.unfinished], [*outputs, *self._list_outputs])
         self._wire_board(results)
         self._wire_uses(results, form_components, memory)
 
@@ -150,7 +175,7 @@ class SearchPanel:
             except ElementalError as exc:
                 return {**results.notice.give(draw_message("failed", str(exc))), answered: _answer(number)}
             session.keep_form(present)
-            said = results.notice.give("")
+            said = results.notice.give(draw_message("done", say_used(wish)))
             if wish.startswith("simplify"):
                 said = results.start(lambda: simplify(found, values[len(FIELDS) :]))
             return {**memory.fill(found.to_dict()), **said, answered: _answer(number)}
@@ -169,14 +194,19 @@ class SearchPanel:
             panel: The tab of this panel, which fills the list when it is opened.
             ended: A hidden button that the page presses when a job has ended.
         """
-
-        def list_searches(choice: str | None) -> Any:
-            names = actions.searches(self._session)
-            return update(choices=names, value=choice if choice in names else next(iter(names), None))
-
-        on(panel, "select", list_searches, [self.unfinished], [self.unfinished])
+        on(panel, "select", self._list_searches, [self.unfinished], self._list_outputs)
         on(panel, "select", self.look, [], self.outputs)
-        on(ended, "click", list_searches, [self.unfinished], [self.unfinished])
+        on(ended, "click", self._list_searches, [self.unfinished], self._list_outputs)
+
+    @property
+    def _list_outputs(self) -> list[Any]:
+        return [self.unfinished, self.earlier]
+
+    def _list_searches(self, choice: str | None) -> Updates:
+        """List the searches that could be gone on with; without one there is no row for them."""
+        names = actions.searches(self._session)
+        listed = update(choices=names, value=choice if choice in names else next(iter(names), None))
+        return {self.unfinished: listed, self.earlier: update(visible=bool(names))}
 
 
 def parse_search(data: Mapping[str, Any]) -> SearchForm:
