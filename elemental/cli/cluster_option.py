@@ -1,30 +1,46 @@
-"""The option that spreads a run over many devices, ``--on``, and what it asks for."""
+"""The option that spreads a run over many devices, ``--on``, what it asks for, and what is done without it."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from ..errors import HostError
 from .command import UsageError, read_integer
-from .standalone_host import make_host
+from .output import count_of, print_lines
+from .standalone_host import DEFAULT_DEVICE, make_host
 
 if TYPE_CHECKING:
+    from ..hosts.base import Host
     from ..merge.files.checkpoint import Signature
     from ..merge.files.model_locator import ModelLocator
+    from ..merge.progress import Controls
     from ..runs.image_maker import ImageMaker
+    from .run_options import RunCommandOptions, RunOptions
 
 _RAY = "ray"
+_LOCAL = "local"
+"""As in :mod:`..cluster.ray_workers`, which is imported where it is used, since it needs torch."""
+ALL_GPUS = f"{_RAY}:{_LOCAL}"
+"""What ``--on`` says for all GPUs of this computer."""
+_PACKAGE = "sd-webui-elemental[cluster]"
 
 
-def add_cluster_options(group: argparse._ArgumentGroup) -> None:
-    """Declare where the images of a run are made."""
+def add_cluster_options(group: argparse._ArgumentGroup, what: str = "the images") -> None:
+    """Declare where the images of a run are made.
+
+    Args:
+        group: Gets the options.
+        what: Which images these are.
+    """
     group.add_argument(
         "--on",
         type=_read_place,
         metavar="ray[:ADDRESS]",
-        help="make the images on the devices of a Ray cluster: the one at ADDRESS, or one that runs on this computer, "
+        help=f"make {what} on the devices of a Ray cluster: the one at ADDRESS, or one that runs on this computer, "
         "or else this computer's own devices; needs the extra cluster",
     )
     group.add_argument(
@@ -56,6 +72,80 @@ def refuse_cluster_options(on: str | None, workers: int | None, device: str | No
         raise UsageError(f"--device {device}: with --on it is cpu or cuda, and Ray chooses which of them")
 
 
+def find_place(on: str | None, device: str | None) -> str | None:
+    """Give where images are made: what ``--on`` says, or all GPUs of this computer where that is meant.
+
+    Args:
+        on: The text of ``--on``; None if it was left out.
+        device: The device; "cuda" means all GPUs if there are several, and Ray to use them; "cuda:0" means one.
+
+    Returns:
+        A text as of ``--on``; None for this process and its device.
+    """
+    if on is not None or _count_gpus(device) < 2:
+        return on
+    from ..cluster.ray_workers import has_ray
+
+    return ALL_GPUS if has_ray() else None
+
+
+def note_unused_gpus(device: str | None) -> None:
+    """Say on stderr that only one of several GPUs is used, which are meant by the device."""
+    if (count := _count_gpus(device)) > 1:
+        text = f'{count} GPUs; one is used. To use all, install the extra cluster: pip install "{_PACKAGE}"'
+        print(f"note: {text}", file=sys.stderr)
+
+
+def _count_gpus(device: str | None) -> int:
+    """Count the GPUs that a device means; those of no other kind than CUDA's, and none that are told by a number."""
+    if device != "cuda":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def own_device(options: RunOptions, device: str | None) -> str | None:
+    """Give the device of this process's host; where workers make the images, it needs no GPU."""
+    return device if find_place(options.on, device) is None else DEFAULT_DEVICE
+
+
+@contextmanager
+def image_maker(
+    host: Host, options: RunCommandOptions, locator: ModelLocator, models: Mapping[str, Signature], device: str | None
+) -> Iterator[tuple[Host | ImageMaker, str]]:
+    """Give what makes the images, and the kind of device: the host, or workers.
+
+    Workers are on the cluster that the options name; or without one, on the GPUs of this computer if there are several.
+
+    Args:
+        host: Makes them otherwise.
+        options: Of the command.
+        locator: Finds the models.
+        models: What each model file looks like, by its path.
+        device: The device that is asked for.
+
+    Raises:
+        HostError: The workers cannot begin.
+    """
+    place = find_place(options.run.on, device)
+    if place is None:
+        note_unused_gpus(device)
+        yield host, device or DEFAULT_DEVICE
+        return
+    with ExitStack() as stack:
+        workers = cluster_maker(place, workers=options.run.workers, device=device, models=models, locator=locator)
+        try:
+            maker, chosen = stack.enter_context(workers)
+        except HostError as exc:
+            if place == options.run.on:
+                raise
+            raise HostError(f"{exc}\nWith --device cuda:0, one GPU makes the images, without Ray.") from exc
+        if not options.quiet:
+            print_lines([f"{count_of(maker.at_once, 'worker')} on {place} ({chosen})."])
+        yield maker, chosen
+
+
 @contextmanager
 def cluster_maker(
     on: str,
@@ -64,6 +154,7 @@ def cluster_maker(
     device: str | None,
     models: Mapping[str, Signature],
     locator: ModelLocator,
+    controls: Controls | None = None,
 ) -> Iterator[tuple[ImageMaker, str]]:
     """Begin workers on a cluster; they end with the ``with`` block.
 
@@ -73,6 +164,7 @@ def cluster_maker(
         device: "cuda" or "cpu"; None for GPUs if the cluster has any.
         models: What each model file looks like here, by its path.
         locator: Finds the models.
+        controls: Hears what is being done until they have begun, and tells when the user stops it.
 
     Yields:
         What makes the images, and the device that was chosen.
@@ -80,11 +172,21 @@ def cluster_maker(
     Raises:
         HostError: Ray is not installed, the cluster cannot be reached or has too little, or a worker's computer lacks
             something; the message names it.
+        Stopped: The user asked for it before the workers had begun.
     """
     from ..cluster.ray_workers import open_cluster
 
-    address = on.partition(":")[2] or None
     with open_cluster(
-        address, make_host=make_host, models=models, locator=locator, device=device, workers=workers
+        _address(on),
+        make_host=make_host,
+        models=models,
+        locator=locator,
+        device=device,
+        workers=workers,
+        controls=controls,
     ) as opened:
         yield opened
+
+
+def _address(on: str) -> str | None:
+    return on.partition(":")[2] or None

@@ -6,17 +6,19 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 from .. import __version__
-from ..errors import HostError
+from ..errors import HostError, Stopped
 from ..hosts.base import Host
 from ..merge.files.checkpoint import Signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.files.open_models import OpenModels
+from ..merge.progress import Controls
 from ..runs.cells import Cell
 from ..runs.image_maker import describe_failure
 from .maker import ClusterMaker, Event, Lost
@@ -26,6 +28,13 @@ from .worker import CellWorker, Outcome, WorkerFacts, WorkerSetup
 _SECONDS_OF_A_WAIT = 0.2  # so soon a run hears that the user asked to stop
 _SECONDS_TO_BEGIN = 60.0  # so long the first image waits for workers that have not begun
 _RESTARTS = 3
+LOCAL = "local"
+"""Ray's name for a cluster that it begins on this computer, whatever cluster it would find."""
+
+
+def has_ray() -> bool:
+    """Tell whether Ray is installed."""
+    return find_spec("ray") is not None
 
 
 def require_ray() -> None:
@@ -34,7 +43,7 @@ def require_ray() -> None:
     Raises:
         HostError: It is not.
     """
-    if find_spec("ray") is None:
+    if not has_ray():
         raise HostError('Runs on a cluster need Ray: pip install "sd-webui-elemental[cluster]"')
 
 
@@ -47,16 +56,19 @@ def open_cluster(
     locator: ModelLocator = AS_RECORDED,
     device: str | None = None,
     workers: int | None = None,
+    controls: Controls | None = None,
 ) -> Iterator[tuple[ClusterMaker, str]]:
     """Begin workers on a cluster of Ray; they end with the ``with`` block.
 
     Args:
-        address: The cluster, as Ray names it; None for the one that Ray finds, or one that is begun here and now.
+        address: The cluster, as Ray names it; :data:`LOCAL` for one that is begun here and now; None for the one that
+            Ray finds, or else such a one.
         make_host: Makes a host on a device, at the workers; it must be importable there.
         models: What each model file looks like here, by its path.
         locator: Finds the models.
         device: "cuda" or "cpu"; None for GPUs if the cluster has any.
         workers: How many workers; None for one a GPU, or else one a machine.
+        controls: Hears what is being done until the workers have begun, and tells when the user stops it.
 
     Yields:
         What makes the images, and the device that was chosen.
@@ -64,15 +76,19 @@ def open_cluster(
     Raises:
         HostError: Ray is not installed, the cluster cannot be reached or has too little, or a worker's machine lacks
             something; the message names it.
+        Stopped: The user asked for it before the workers had begun.
     """
     require_ray()
+    controls = controls or Controls()
     with ExitStack() as stack:
+        controls.stage("reaching Ray")
         stack.enter_context(_connected(address))
         places = choose_places(_nodes(), device, workers)
+        controls.stage(f"starting {places.count} worker{'s' * (places.count != 1)} ({places.device})")
         setup = WorkerSetup(make_host, places.device, places.cpus or None, models, locator, __version__)
         actors = RayWorkers(places, setup)
         stack.callback(actors.close)
-        actors.begin()
+        actors.begin(controls.should_stop)
         open_models = stack.enter_context(OpenModels(locator))
         yield ClusterMaker(actors, open_models), places.device
 
@@ -94,7 +110,7 @@ def _connected(address: str | None) -> Iterator[None]:
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     except Exception as exc:  # Ray raises errors of any type, also Exception itself
-        where = "Ray" if address is None else f'the Ray cluster "{address}"'
+        where = "Ray" if address in (None, LOCAL) else f'the Ray cluster "{address}"'
         raise HostError(f"Cannot begin with {where}: {_shorten(exc)}") from exc
     finally:
         if handler is not None and threading.current_thread() is threading.main_thread():
@@ -144,17 +160,21 @@ class RayWorkers:
         call = self._actors[worker].start.options(max_task_retries=-1).remote(self._setup)
         self._calls[call] = worker, False
 
-    def begin(self) -> None:
+    def begin(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Wait until all have begun, or a while and until one has.
+
+        Args:
+            should_stop: Asked again and again.
 
         Raises:
             HostError: A machine lacks something, or no worker could begin.
+            Stopped: The user asked for it.
         """
-        import ray
-
-        ray.wait(list(self._calls), num_returns=len(self._calls), timeout=_SECONDS_TO_BEGIN)
         lost: list[str] = []
-        while not self.facts and len(lost) < self.count:
+        end = time.monotonic() + _SECONDS_TO_BEGIN
+        while len(self.facts) + len(lost) < self.count and (not self.facts or time.monotonic() < end):
+            if should_stop():
+                raise Stopped("Stopped while workers were starting.")
             for worker, event in self.wait():
                 if isinstance(event, WorkerFacts):
                     self.facts[worker] = event
