@@ -9,7 +9,7 @@ from elemental.errors import HostError, Stopped
 from elemental.merge.files.checkpoint import Signature
 from elemental.merge.files.model_locator import ModelLocator
 from elemental.merge.progress import Controls
-from elemental.runs.cells import Cell
+from elemental.runs.cells import Cell, order_cells
 from elemental.runs.image_maker import ImageMaker, Inbox, OneHost
 
 from .fake_host import FakeHost, Load
@@ -27,8 +27,15 @@ class TwoWorkers(ImageMaker):
         return 2
 
     def make(self, cells: Sequence[Cell], inbox: Inbox) -> None:
-        """Make the images of cells."""
-        self._maker.make(cells, inbox)
+        """Make the images of cells, one after another.
+
+        Raises:
+            Stopped: The user asked for it.
+        """
+        for cell in order_cells(cells):
+            if inbox.controls.should_stop():
+                raise Stopped
+            self._maker.make([cell], inbox)
 
 
 class FakeCluster:

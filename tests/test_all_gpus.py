@@ -15,13 +15,14 @@ import pytest
 pytest.importorskip("diffusers")
 
 from elemental import HostError
-from elemental.cli import cluster_option, run_options, search
-from elemental.cli.main import DONE, FAILED, main
+from elemental.cli import cluster_option, run_options, search, ui
+from elemental.cli.main import DONE, FAILED, WRONG_USAGE, main
 from elemental.cluster import ray_workers
 from elemental.errors import ElementalError
 from elemental.merge.files.model_locator import AS_RECORDED
 from elemental.merge.progress import Controls
 from elemental.runs.image_maker import ImageMaker
+from elemental.session.run_devices import RunDevices
 
 from .fake_cluster import FakeCluster
 from .fake_host import FakeHost
@@ -189,3 +190,48 @@ def test_all_gpus_of_this_computer_are_those_of_no_other_cluster(monkeypatch: py
     ):
         pass
     assert begun == ["local"]
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus", "own", "name", "first"),
+    [
+        ([], 0, "cpu", None, False),
+        (["--on", "ray:10.0.0.1:6379", "--workers", "3"], 0, "cpu", "Ray: 10.0.0.1:6379", True),
+        (["--on", "ray", "--device", "cuda"], 1, "cuda", "Ray", True),
+        (["--device", "cuda"], 2, "cuda", "Ray: this computer's devices", False),
+        (["--device", "cuda:1"], 2, "cuda:1", None, False),
+    ],
+)
+def test_a_page_offers_the_cluster_that_there_is(
+    options: list[str],
+    gpus: int,
+    own: str,
+    name: str | None,
+    first: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Machine(monkeypatch, gpus, ray=True)
+    given: list[RunDevices] = []
+
+    def serve(_host: object, _options: object, _output: object, devices: RunDevices) -> tuple[Any, str]:
+        given.append(devices)
+        return SimpleNamespace(block_thread=lambda: None), "http://x"
+
+    monkeypatch.setattr(ui, "make_host", lambda *_, **__: FakeHost(load))
+    monkeypatch.setattr(ui, "_serve", serve)
+    assert main(["ui", "--models", str(tmp_path), *options]) == DONE
+    (devices,) = given
+    assert (devices.own, devices.cluster_first) == (own, first)
+    assert (devices.cluster.name if devices.cluster is not None else None) == name
+
+
+def test_a_page_without_ray_says_so_before_it_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Machine(monkeypatch, 0, ray=False)
+    monkeypatch.setattr(ui, "make_host", lambda *_, **__: FakeHost(load))
+    assert main(["ui", "--models", str(tmp_path), "--on", "ray"]) == FAILED
+    assert 'pip install "sd-webui-elemental[cluster]"' in capsys.readouterr().err
+    assert main(["ui", "--models", str(tmp_path), "--workers", "2"]) == WRONG_USAGE
+    assert "--workers goes with --on" in capsys.readouterr().err

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import HostError
@@ -29,19 +30,24 @@ ALL_GPUS = f"{_RAY}:{_LOCAL}"
 _PACKAGE = "sd-webui-elemental[cluster]"
 
 
-def add_cluster_options(group: argparse._ArgumentGroup, what: str = "the images") -> None:
+def add_cluster_options(
+    group: argparse._ArgumentGroup,
+    what: str = "the images",
+    alone: str = "uses all GPUs of this computer",
+) -> None:
     """Declare where the images of a run are made.
 
     Args:
         group: Gets the options.
         what: Which images these are.
+        alone: What ``--device cuda`` does without them.
     """
     group.add_argument(
         "--on",
         type=_read_place,
         metavar="ray[:ADDRESS]",
         help=f"make {what} on the devices of a Ray cluster: the one at ADDRESS, or one that runs on this computer, "
-        "or else this computer's own devices; needs the extra cluster",
+        f"or else this computer's own devices; needs the extra cluster, with which --device cuda alone {alone}",
     )
     group.add_argument(
         "--workers",
@@ -190,3 +196,46 @@ def cluster_maker(
 
 def _address(on: str) -> str | None:
     return on.partition(":")[2] or None
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """A cluster for the runs of a page.
+
+    Attributes:
+        on: Where it is, as ``--on`` says it.
+        workers: How many workers the user wants.
+        device: "cuda" or "cpu"; None for GPUs if there are any.
+    """
+
+    on: str
+    workers: int | None = None
+    device: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the page calls it."""
+        address = _address(self.on)
+        if address is None:
+            return "Ray"
+        return "Ray: this computer's devices" if address == _LOCAL else f"Ray: {address}"
+
+    def begin(
+        self, models: Mapping[str, Signature], locator: ModelLocator, *, device: str | None, controls: Controls
+    ) -> AbstractContextManager[tuple[ImageMaker, str]]:
+        """Begin workers, as :func:`cluster_maker` does.
+
+        Args:
+            models: What each model file looks like here, by its path.
+            locator: Finds the models.
+            device: What a run began on; None for a new run.
+            controls: Hears what is being done until they have begun, and tells when the user stops it.
+        """
+        return cluster_maker(
+            self.on,
+            workers=self.workers,
+            device=device or self.device,
+            models=models,
+            locator=locator,
+            controls=controls,
+        )

@@ -107,13 +107,15 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
         return
     handler = signal.getsignal(signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()
+    level = logging.WARNING if is_main else logging.ERROR  # in another thread it warns that it sets no handler
     try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=level)
     except Exception as exc:  # Ray raises errors of any type, also Exception itself
         where = "Ray" if address in (None, LOCAL) else f'the Ray cluster "{address}"'
         raise HostError(f"Cannot begin with {where}: {_shorten(exc)}") from exc
     finally:
-        if handler is not None and threading.current_thread() is threading.main_thread():
+        if handler is not None and is_main:
             signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place
     try:
         yield
