@@ -233,5 +233,7 @@ def test_a_page_without_ray_says_so_before_it_is_served(
     monkeypatch.setattr(ui, "make_host", lambda *_, **__: FakeHost(load))
     assert main(["ui", "--models", str(tmp_path), "--on", "ray"]) == FAILED
     assert 'pip install "sd-webui-elemental[cluster]"' in capsys.readouterr().err
-    assert main(["ui", "--models", str(tmp_path), "--workers", "2"]) == WRONG_USAGE
+    with pytest.raises(SystemExit) as wrong:
+        main(["ui", "--models", str(tmp_path), "--workers", "2"])
+    assert wrong.value.code == WRONG_USAGE
     assert "--workers goes with --on" in capsys.readouterr().err

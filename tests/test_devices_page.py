@@ -55,7 +55,7 @@ def test_each_press_takes_what_the_list_says(tab: Page, cluster: FakeCluster) ->
     assert tab.read("made_on") == ELSEWHERE
     tab.panel("XY plot")
     tab.choose("x_type", "alpha")
-    tab.write("x", "0, 0.5")
+    tab.write("x_values", "0, 0.5")
     assert "2 images in" in tab.job("run_plot")
     tab.panel("Element check")
     tab.write("elements", "OUT03")
