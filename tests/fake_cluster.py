@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import pytest
+
 from elemental.errors import HostError, Stopped
 from elemental.merge.files.checkpoint import Signature
 from elemental.merge.files.model_locator import ModelLocator
 from elemental.merge.progress import Controls
-from elemental.runs.cells import Cell, order_cells
+from elemental.runs.cells import Cell
 from elemental.runs.image_maker import ImageMaker, Inbox, OneHost
 
 from .fake_host import FakeHost, Load
@@ -32,10 +34,16 @@ class TwoWorkers(ImageMaker):
         Raises:
             Stopped: The user asked for it.
         """
-        for cell in order_cells(cells):
+        begin = inbox.begin
+
+        def begin_or_stop(cell: Cell) -> None:
             if inbox.controls.should_stop():
                 raise Stopped
-            self._maker.make([cell], inbox)
+            begin(cell)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(inbox, "begin", begin_or_stop)
+            self._maker.make(cells, inbox)
 
 
 class FakeCluster:
