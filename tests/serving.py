@@ -25,6 +25,7 @@ from elemental.images.image_request import ImageRequest
 from elemental.merge.files.checkpoint import Checkpoint
 from elemental.merge.files.hashes import CACHE_VARIABLE
 from elemental.session.history import History
+from elemental.session.run_devices import RunDevices
 from elemental.workflows import CONFIG_VARIABLE
 
 _ROOT = Path(__file__).parents[1]
@@ -95,7 +96,14 @@ def make_host(models: Path, output: Path, *, noise: bool = False) -> Any:
 
 
 @contextmanager
-def served(folder: Path, *, noise: bool = False, port: int | None = None, pages: Sequence[str] = ()) -> Iterator[Site]:
+def served(
+    folder: Path,
+    *,
+    noise: bool = False,
+    port: int | None = None,
+    pages: Sequence[str] = (),
+    devices: RunDevices | None = None,
+) -> Iterator[Site]:
     """Serve the tab in this process: the demo's pair in ``models``, images, maybe of noise, in ``out``.
 
     Args:
@@ -103,6 +111,7 @@ def served(folder: Path, *, noise: bool = False, port: int | None = None, pages:
         noise: Whether the host draws noise.
         port: The port; None for a free one.
         pages: The pages that a host of noise can send images to.
+        devices: Where the images of runs can be made; None for the host alone.
     """
     from elemental.ui.gradio_compat import serve
     from elemental.ui.image_form import StandaloneImageForm
@@ -116,7 +125,7 @@ def served(folder: Path, *, noise: bool = False, port: int | None = None, pages:
         if pages:
             host.pages = list(pages)
         request = ImageRequest("a red circle on blue", seed=3, steps=2, cfg=4.0, width=64, height=64)
-        page = make_tab(host, StandaloneImageForm(host, request), standalone=True)
+        page = make_tab(host, StandaloneImageForm(host, request), standalone=True, devices=devices)
         _, url = serve(page, host="127.0.0.1", port=port, files=[output], wait=False)
         try:
             yield Site(url, models, output, host)

@@ -19,7 +19,7 @@ import pytest
 
 from elemental import HostError, ModelSource, __version__
 from elemental.cli import main as cli
-from elemental.cli.cluster_option import refuse_cluster_options
+from elemental.cli.cluster_option import RayCluster, refuse_cluster_options
 from elemental.cli.command import UsageError
 from elemental.cluster.crew import Crew, Lost
 from elemental.cluster.maker import ClusterMaker
@@ -43,10 +43,16 @@ from elemental.runs.run_record import read_record
 from elemental.runs.runner import Progress, RunResult, RunWatcher, continue_run, start_run
 from elemental.runs.xy_plot import XYPlot
 from elemental.runs.xy_plot_run import PlotRun
+from elemental.session import plot_and_check_jobs as run_jobs
+from elemental.session.form import MergeForm
+from elemental.session.run_devices import RunDevices
+from elemental.session.run_plans import PlotForm
+from elemental.session.session import session_of
+from elemental.workflows import CONFIG_VARIABLE
 
 from .fake_host import FakeHost
 from .here_workers import HereWorkers, make_fake_host, setup
-from .plotting import REQUEST, load, plot, run
+from .plotting import REQUEST, ended, load, plot, run
 from .ray_nodes import LOOPBACK, ROOT, CannotBegin, RayNodes, limit
 
 SEEDS = "1, 2, 3"
@@ -468,3 +474,31 @@ def test_effects_on_two_workers_are_those_of_one_process(
     )
     assert len(wanted) == 6 + 2 + 2  # results, samples and confirmed figures, images
     assert made == wanted
+
+
+def test_a_page_draws_the_same_on_a_cluster(
+    nodes: RayNodes, drawable: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("diffusers")
+    import torch
+
+    from elemental.hosts.standalone.host import StandaloneHost
+
+    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "config"))
+    axes = PlotForm("pinpoint-element", "IN01:attn1, OUT05:attn2", "alpha", "1")
+    form, request = MergeForm("a.safetensors", "b.safetensors", alpha=0), replace(REQUEST, prompt="a star")
+    many, one = (session_of(StandaloneHost(models=drawable["a"].parent, output=tmp_path / name)) for name in "mo")
+    many.devices, one.devices = RunDevices("cpu", RayCluster(f"ray:{nodes.address}", 2)), RunDevices("cpu")
+    job, texts = run_jobs.run_plot(many, form, axes, request, elsewhere=True), set[str]()
+    while not job.view.ended:
+        texts.add(job.wait(job.view.version, 60).text)
+    assert ended(job).text.startswith("2 images in ")
+    assert "starting 2 workers (cpu) ..." in texts
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of the workers
+    try:
+        ended(run_jobs.run_plot(one, form, axes, request))
+    finally:
+        torch.set_num_threads(threads)
+    found, expected = (files(next((tmp_path / name / "plots").iterdir())) for name in "mo")
+    assert found == expected

@@ -201,12 +201,15 @@ def bare(recipe: MergeRecipe) -> MergeRecipe:
 def test_the_history_fills_the_panels(home: Path) -> None:
     gradio = pytest.importorskip("gradio")
     from elemental.ui.check_panel import CheckPanel
+    from elemental.ui.device_list import DeviceList
     from elemental.ui.page_memory import PageMemory
     from elemental.ui.plot_panel import PlotPanel
 
     session: Any = session_of(Watched(home))
     with gradio.Blocks():
-        plot, check = PlotPanel(session, session, [], gradio.Textbox()), CheckPanel(session, session, [])
+        devices = DeviceList(session)
+        plot = PlotPanel(session, session, devices, [], gradio.Textbox())
+        check = CheckPanel(session, session, devices, [])
     memory = PageMemory(session, {**plot.fields, **check.fields}, None)
     checked, one_row, plotted = (dict(entry.form) for entry in session.history.entries()[:3])
 

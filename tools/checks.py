@@ -47,6 +47,7 @@ TESTS_OF_TAB = tuple(
         "lora_page",
         "search_page",
         "more_page",
+        "devices_page",
     )
 )
 TEST_TOOLS = ("playwright", "axe-playwright-python", "pytest", "pytest-rerunfailures", "pytest-xdist", "hypothesis")

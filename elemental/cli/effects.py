@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..recipe.recipe import MergeRecipe
 from ..workflows import plan_merge
-from .cluster_option import add_cluster_options, cluster_effects, own_device, refuse_cluster_options
+from .cluster_option import (
+    add_cluster_options,
+    cluster_effects,
+    find_place,
+    note_unused_gpus,
+    own_device,
+    refuse_cluster_options,
+)
 from .command import Command, Interrupts, UsageError, read_as, read_integer
 from .image_options import EachPromptAndSeed, add_image_options, read_each_prompt_and_seed
 from .output import count_of, print_json, print_lines, print_warnings
@@ -178,8 +185,11 @@ class _Makers(NamedTuple):
 
 @contextmanager
 def _makers(host: Host, order: EffectOrder, options: EffectOptions) -> Iterator[_Makers]:
-    """Give the host, or the cluster that the options name."""
-    if options.on is None:
+    """Give the host; or workers on the cluster that the options name, or on the GPUs of this computer."""
+    device = options.images.common.device
+    place = find_place(options.on, device)
+    if place is None:
+        note_unused_gpus(device)
         yield _Makers(host, None, host)
         return
     from ..runs.cells import Cell
@@ -188,14 +198,14 @@ def _makers(host: Host, order: EffectOrder, options: EffectOptions) -> Iterator[
     locator, cell = options.recipe.locator, Cell(0, 0, order.recipe, order.requests[0])
     models = estimate_cells([cell], order.recipe, lambda _: "the merge", locator=locator).models
     with cluster_effects(
-        options.on,
+        place,
         workers=options.workers,
-        device=options.images.common.device,
+        device=device,
         models=models,
         locator=locator,
     ) as (passes, images, chosen):
         if not options.json:
-            print_lines([f"{count_of(images.at_once, 'worker')} on {options.on} ({chosen})."])
+            print_lines([f"{count_of(images.at_once, 'worker')} on {place} ({chosen})."])
         yield _Makers(host, passes, images)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from ..errors import ImageError, Stopped
 from ..recipe.recipe import MergeRecipe
 from ..runs.sample_file import Sample, find_samples
-from .cluster_option import add_cluster_options, cluster_maker, own_device, refuse_cluster_options
+from .cluster_option import add_cluster_options, image_maker, own_device, refuse_cluster_options
 from .command import Interrupts, UsageError
 from .image_options import ImageOptions
 from .output import count_of, print_lines
@@ -23,11 +23,8 @@ from .standalone_host import DEFAULT_DEVICE, make_host, require_packages
 
 if TYPE_CHECKING:
     from ..hosts.base import Host
-    from ..merge.files.checkpoint import Signature
-    from ..merge.files.model_locator import ModelLocator
     from ..runs.axes.context import AxisContext
     from ..runs.estimate import Estimate
-    from ..runs.image_maker import ImageMaker
     from ..runs.runner import Run, RunResult
 
 T = TypeVar("T")
@@ -47,7 +44,7 @@ class RunOptions:
         sample: The number of a sample; 0 to list them.
         dry_run: Whether to make nothing.
         yes: Whether to make more images than a user usually means.
-        on: The cluster that makes the images, as "ray" or "ray:ADDRESS"; None for this process.
+        on: The cluster that makes the images, as "ray" or "ray:ADDRESS"; None for this computer.
         workers: How many workers of the cluster.
     """
 
@@ -75,6 +72,11 @@ class RunCommandOptions:
     recipe: RecipeOptions
     images: ImageOptions
     run: RunOptions
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the result alone is printed."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -220,20 +222,6 @@ def prepare(options: RunCommandOptions) -> Preparation:
     found, remarks = find_recipe(options.recipe)
     host = make_host(own_device(options.run.on, options.images.device))
     return Preparation(found, remarks, host, make_axis_context(host, found, locator=locator))
-
-
-@contextmanager
-def image_maker(
-    host: Host, options: RunCommandOptions, locator: ModelLocator, models: Mapping[str, Signature], device: str | None
-) -> Iterator[tuple[Host | ImageMaker, str]]:
-    """Give what makes the images: the cluster that the options name, or the host; and the kind of device."""
-    run = options.run
-    if run.on is None:
-        yield host, device or DEFAULT_DEVICE
-        return
-    with cluster_maker(run.on, workers=run.workers, device=device, models=models, locator=locator) as (maker, chosen):
-        print_lines([f"{count_of(maker.at_once, 'worker')} on {run.on} ({chosen})."])
-        yield maker, chosen
 
 
 def start_new_run(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import RecipeError
 from ..workflows import plan_merge
-from .cluster_option import add_cluster_options, own_device, refuse_cluster_options
+from .cluster_option import add_cluster_options, find_place, image_maker, own_device, refuse_cluster_options
 from .command import Command, Interrupts, UsageError, read_as, read_integer, read_number
 from .image_options import EachPromptAndSeed, ImageOptions, add_image_options, read_each_prompt_and_seed
 from .judge_options import JudgeOptions, add_judge_options, judge_from_dict
@@ -23,7 +25,6 @@ from .run_options import (
     RunCommandOptions,
     RunOptions,
     device_of,
-    image_maker,
     models_folder_of,
     options_to_keep,
     prepare,
@@ -100,6 +101,11 @@ class SearchOptions(RunCommandOptions):
     undo: bool
     json: bool
 
+    @property
+    def quiet(self) -> bool:
+        """Whether the result alone is printed."""
+        return self.json
+
 
 def run_search(options: SearchOptions, interrupts: Interrupts) -> None:
     """Begin a search, or go on with one.
@@ -175,16 +181,33 @@ def _with_effects(options: SearchOptions, order: SearchOrder, host: Host, interr
         form = re.fullmatch(rf"effects(?::(\d+))?(?::({'|'.join(KINDS)}))?", text.strip())
         if form is None:
             raise RecipeError(f'"{text}": write effects:8, or effects:8:groups ({", ".join(KINDS)}).')
-        with ProgressBar() as bar:
+        with ProgressBar() as bar, _estimating_host(options, host) as estimating:
             watcher = effect_watcher(bar, interrupts)
             count, by = int(form[1] or 8), form[2] or KINDS[0]
             found = estimate_groups(
-                host, order.recipe, order.requests, count, by=by, watcher=watcher, locator=options.recipe.locator
+                estimating, order.recipe, order.requests, count, by=by, watcher=watcher, locator=options.recipe.locator
             )
         if not options.json:
             print_lines([f"{text}: {', '.join(found)}"])
         texts += found
     return tuple(dict.fromkeys(texts))
+
+
+@contextmanager
+def _estimating_host(options: SearchOptions, host: Host) -> Iterator[Host]:
+    """Give the host that estimates effects: on the device that was asked for, though workers make the images on all.
+
+    On a cluster that the user has named it is the host of this process, whose computer may lack that device.
+    """
+    device = options.images.device
+    if options.run.on is not None or find_place(None, device) is None:
+        yield host
+        return
+    own = make_host(device)
+    try:
+        yield own
+    finally:
+        own.unload()  # a worker needs the memory
 
 
 def _go_on(options: SearchOptions, folder: Path, interrupts: Interrupts) -> None:

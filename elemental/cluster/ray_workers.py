@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import CheckpointError, HostError
+from ..errors import CheckpointError, HostError, Stopped
 from ..hosts.base import Host
 from ..merge.files.checkpoint import Signature
 from ..merge.files.model_locator import AS_RECORDED, ModelLocator
 from ..merge.files.open_models import OpenModels
+from ..merge.progress import Controls
 from .crew import Crew, Event, Lost
 from .maker import ClusterMaker
 from .node_models import describe_models
@@ -30,6 +32,13 @@ _log = logging.getLogger(__name__)
 _SECONDS_OF_A_WAIT = 0.2  # so soon a run hears that the user asked to stop
 _SECONDS_TO_BEGIN = 60.0  # so long the first image waits for workers that have not begun
 _RESTARTS = 3
+LOCAL = "local"
+"""Ray's name for a cluster that it begins on this computer, whatever cluster it would find."""
+
+
+def has_ray() -> bool:
+    """Tell whether Ray is installed."""
+    return find_spec("ray") is not None
 
 
 def require_ray() -> None:
@@ -38,7 +47,7 @@ def require_ray() -> None:
     Raises:
         HostError: It is not.
     """
-    if find_spec("ray") is None:
+    if not has_ray():
         raise HostError('Runs on a cluster need Ray: pip install "sd-webui-elemental[cluster]"')
 
 
@@ -52,17 +61,20 @@ def open_crew(
     device: str | None = None,
     workers: int | None = None,
     tell: Callable[[str], None] = _log.info,
+    controls: Controls | None = None,
 ) -> Iterator[tuple[Crew, str]]:
     """Begin workers on a cluster of Ray; they end with the ``with`` block.
 
     Args:
-        address: The cluster, as Ray names it; None for the one that Ray finds, or one that is begun here and now.
+        address: The cluster, as Ray names it; :data:`LOCAL` for one that is begun here and now; None for the one that
+            Ray finds, or else such a one.
         make_host: Makes a host on a device, at the workers; it must be importable there.
         models: What each model file looks like here, by its path.
         locator: Finds the models.
         device: "cuda" or "cpu"; None for GPUs if the cluster has any.
         workers: How many workers; None for one a GPU, or else one a machine.
         tell: Hears which models were sent to which node.
+        controls: Hears what is being done until the workers have begun, and tells when the user stops it.
 
     Yields:
         The workers, and the device that was chosen.
@@ -70,11 +82,15 @@ def open_crew(
     Raises:
         HostError: Ray is not installed, the cluster cannot be reached or has too little, or a worker's machine lacks
             something; the message names it.
+        Stopped: The user asked for it before the workers had begun.
     """
     require_ray()
+    controls = controls or Controls()
     with ExitStack() as stack:
+        controls.stage("reaching Ray")
         stack.enter_context(_connected(address))
         places = choose_places(_nodes(), device, workers)
+        controls.stage(f"starting {places.count} worker{'s' * (places.count != 1)} ({places.device})")
         setup = WorkerSetup(
             make_host,
             places.device,
@@ -87,7 +103,7 @@ def open_crew(
         )
         actors = RayWorkers(places, setup, tell)
         stack.callback(actors.close)
-        actors.begin()
+        actors.begin(controls.should_stop)
         yield Crew(actors), places.device
 
 
@@ -101,14 +117,22 @@ def open_cluster(
     device: str | None = None,
     workers: int | None = None,
     tell: Callable[[str], None] = _log.info,
+    controls: Controls | None = None,
 ) -> Iterator[tuple[ClusterMaker, str]]:
     """Begin workers as :func:`open_crew` does; gives what makes images with them, and the device that was chosen.
 
     Raises:
-        HostError: As there.
+        HostError, Stopped: As there.
     """
     opened = open_crew(
-        address, make_host=make_host, models=models, locator=locator, device=device, workers=workers, tell=tell
+        address,
+        make_host=make_host,
+        models=models,
+        locator=locator,
+        device=device,
+        workers=workers,
+        tell=tell,
+        controls=controls,
     )
     with opened as (crew, chosen), OpenModels(locator) as open_models:
         yield ClusterMaker(crew, open_models), chosen
@@ -128,13 +152,15 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
         return
     handler = signal.getsignal(signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()
+    level = logging.WARNING if is_main else logging.ERROR  # in another thread it warns that it sets no handler
     try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=level)
     except Exception as exc:  # Ray raises errors of any type, also Exception itself
-        where = "Ray" if address is None else f'the Ray cluster "{address}"'
+        where = "Ray" if address in (None, LOCAL) else f'the Ray cluster "{address}"'
         raise HostError(f"Cannot begin with {where}: {_shorten(exc)}") from exc
     finally:
-        if handler is not None and threading.current_thread() is threading.main_thread():
+        if handler is not None and is_main:
             signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place
     try:
         yield
@@ -244,17 +270,21 @@ class RayWorkers:
         call = self._actors[worker].start.options(max_task_retries=-1).remote(self._setup)
         self._calls[call] = worker, False
 
-    def begin(self) -> None:
+    def begin(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Wait until all have begun, or a while and until one has.
+
+        Args:
+            should_stop: Asked again and again.
 
         Raises:
             HostError: A machine lacks something, or no worker could begin.
+            Stopped: The user asked for it.
         """
-        import ray
-
-        ray.wait(list(self._calls), num_returns=len(self._calls), timeout=_SECONDS_TO_BEGIN)
         lost: list[str] = []
-        while not self.facts and len(lost) < self.count:
+        end = time.monotonic() + _SECONDS_TO_BEGIN
+        while len(self.facts) + len(lost) < self.count and (not self.facts or time.monotonic() < end):
+            if should_stop():
+                raise Stopped("Stopped while workers were starting.")
             for worker, event in self.wait():
                 if isinstance(event, WorkerFacts):
                     self.facts[worker] = event

@@ -24,11 +24,12 @@ class ImageTimes:
     Args:
         host: What makes the images.
         architecture: The name of the models' architecture.
+        place: Where else than by the host they are made; empty for the host.
         path: The file; by default one in the user's cache.
     """
 
-    def __init__(self, host: Host, architecture: str, path: Path | None = None) -> None:
-        self._maker = f"{type(host).__name__}, {architecture}"
+    def __init__(self, host: Host, architecture: str, path: Path | None = None, *, place: str = "") -> None:
+        self._maker = ", ".join(filter(None, [type(host).__name__, place, architecture]))
         self._path = path or cache_folder() / "image-times.json"
 
     def note(self, times: Iterable[tuple[ImageRequest, float]]) -> None:

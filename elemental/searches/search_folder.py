@@ -131,6 +131,19 @@ class Search:
         """What its caller needs to go on with it."""
         return self._record.options
 
+    def keep(self, **options: Any) -> None:
+        """Keep more of what its caller needs to go on with it.
+
+        Args:
+            **options: As plain data.
+
+        Raises:
+            ImageError: The record cannot be written.
+        """
+        record = replace(self._record, options={**self._record.options, **options})
+        record.write()
+        self._record = record
+
     @property
     def page(self) -> PageRecord:
         """What is kept of the page that it was begun on."""

@@ -31,6 +31,7 @@ from .found_effects import for_models, models_of
 from .found_forms import values_of_run
 from .job_texts import count_images, describe_order, not_put_back
 from .jobs import Job, JobState
+from .run_devices import RunMaker, RunOrder, run_maker
 from .run_plans import CheckForm, PlotForm, batch_notes, plan_check, plan_plot
 from .run_times import note_run
 from .run_view import RunView
@@ -46,7 +47,13 @@ _PRESENT_SETTINGS = (
 
 
 def run_plot(
-    session: Session, form: MergeForm, plot: PlotForm, request: ImageRequest, settings: HostSettings | None = None
+    session: Session,
+    form: MergeForm,
+    plot: PlotForm,
+    request: ImageRequest,
+    settings: HostSettings | None = None,
+    *,
+    elsewhere: bool = False,
 ) -> Job:
     """Start an XY plot in a new folder.
 
@@ -56,6 +63,7 @@ def run_plot(
         plot: The axes.
         request: The image that they change.
         settings: What else the host's own page says of the images.
+        elsewhere: Whether the cluster makes them.
 
     Raises:
         ElementalError: The plot is not valid, its settings cannot be kept in its record, or too many jobs are
@@ -64,12 +72,18 @@ def run_plot(
     run, estimate = plan_plot(session, form, plot, request)
     plots = session.host.output_folder() / "plots"
     extra = {**asdict(plot), **request.to_dict()}
-    begun = _Begun(run, estimate, lambda: _new_folder(plots), settings, batch_notes(request))
-    return _start(session, _PLOT, begun, form=form, extra=extra, inputs=(form, plot, request))
+    begun = _Begun(run, estimate, lambda: _new_folder(plots), settings, batch_notes(request), elsewhere)
+    return _start(session, _PLOT, begun, form=form, extra=extra, inputs=(form, plot, request, elsewhere))
 
 
 def run_check(
-    session: Session, form: MergeForm, check: CheckForm, request: ImageRequest, settings: HostSettings | None = None
+    session: Session,
+    form: MergeForm,
+    check: CheckForm,
+    request: ImageRequest,
+    settings: HostSettings | None = None,
+    *,
+    elsewhere: bool = False,
 ) -> Job:
     """Start an element check in the folder of its two models.
 
@@ -79,6 +93,7 @@ def run_check(
         check: The elements.
         request: The image.
         settings: What else the host's own page says of the images.
+        elsewhere: Whether the cluster makes them.
 
     Raises:
         ElementalError: The check is not valid, its settings cannot be kept in its record, or too many jobs are
@@ -87,8 +102,8 @@ def run_check(
     run, estimate = plan_check(session, form, check, request)
     folder = folder_of_check(session.host.output_folder() / "checks", run.check.base.recipe)
     extra = {**asdict(check), **request.to_dict()}
-    begun = _Begun(run, estimate, lambda: folder, settings, batch_notes(request))
-    return _start(session, _CHECK, begun, form=form, extra=extra, inputs=(form, check, request))
+    begun = _Begun(run, estimate, lambda: folder, settings, batch_notes(request), elsewhere)
+    return _start(session, _CHECK, begun, form=form, extra=extra, inputs=(form, check, request, elsewhere))
 
 
 def unfinished_runs(session: Session) -> list[tuple[str, str]]:
@@ -116,13 +131,20 @@ def _count_made(record: RunRecord) -> int:
     return sum(cell.state is CellState.DONE or record.files.cell(name).is_file() for name, cell in cells)
 
 
-def resume(session: Session, choice: str, present: Callable[[], HostSettings | None] = lambda: None) -> Job:
+def resume(
+    session: Session,
+    choice: str,
+    present: Callable[[], HostSettings | None] = lambda: None,
+    *,
+    elsewhere: bool = False,
+) -> Job:
     """Continue a run with the settings that it was begun with, whatever the host's own page says by now.
 
     Args:
         session: The session of the page.
         choice: The text of :func:`unfinished_runs`, whose number of images may be outdated; empty for the latest run.
         present: Gives what the host's own page says now, for a run that has no settings in its record.
+        elsewhere: Whether the cluster makes the images.
 
     Raises:
         ElementalError: The run cannot be continued, or too many jobs are
@@ -133,8 +155,8 @@ def resume(session: Session, choice: str, present: Callable[[], HostSettings | N
     locator = session.locator
     run = open_run(session.host, record, locator=locator)
 
-    def go_on(watcher: RunWatcher) -> RunResult:
-        return continue_run(session.host, run, _read_again(record), watcher=watcher, locator=locator)
+    def go_on(made: RunMaker, watcher: RunWatcher) -> RunResult:
+        return continue_run(made.maker, run, _read_again(record), watcher=watcher, locator=locator)
 
     definition = record.definition
     recipe = recipe_from_dict(definition["recipe"])
@@ -147,7 +169,8 @@ def resume(session: Session, choice: str, present: Callable[[], HostSettings | N
 
     name = _PLOT if run.kind == PlotRun.kind else _CHECK
     path = record.files.record
-    asked = _Asked(f"Resume of {path.parent.parent.name}/{path.parent.name}", path)
+    order = RunOrder(elsewhere, lambda: record.models, record.options)
+    asked = _Asked(f"Resume of {path.parent.parent.name}/{path.parent.name}", path, order)
     return _follow(session, name, run, go_on, remember, asked, settings=settings, notes=record.notes)
 
 
@@ -223,6 +246,7 @@ class _Begun:
         folder: Says where its files go, when it begins: another run can have begun in the same second.
         settings: What the host's own page says of the images.
         notes: What the user is told about it.
+        elsewhere: Whether the cluster makes its images.
     """
 
     run: Run
@@ -230,11 +254,13 @@ class _Begun:
     folder: Callable[[], Path]
     settings: HostSettings | None
     notes: Sequence[str]
+    elsewhere: bool
 
 
 class _Asked(NamedTuple):
     words: str
     inputs: object
+    order: RunOrder
 
 
 def _start(
@@ -242,14 +268,15 @@ def _start(
 ) -> Job:
     settings = None if begun.settings is None else begun.settings.to_dict()
 
-    def begin(watcher: RunWatcher) -> RunResult:
+    def begin(made: RunMaker, watcher: RunWatcher) -> RunResult:
         return start_run(
-            session.host,
+            made.maker,
             begun.run,
             begun.folder(),
             estimate=begun.estimate,
             watcher=watcher,
             locator=session.locator,
+            options=made.options,
             page=PageRecord(settings, begun.notes),
         )
 
@@ -258,7 +285,8 @@ def _start(
     def remember(text: str, image: Path | None) -> None:
         session.remember(begun.run.kind, recipe, text, form, extra, image=image)
 
-    asked = _Asked(describe_order(recipe, None, count_images(begun.estimate.cells)), inputs)
+    order = RunOrder(begun.elsewhere, lambda: begun.estimate.models, {})
+    asked = _Asked(describe_order(recipe, None, count_images(begun.estimate.cells)), inputs, order)
     return _follow(session, name, begun.run, begin, remember, asked, settings=begun.settings, notes=begun.notes)
 
 
@@ -266,7 +294,7 @@ def _follow(
     session: Session,
     name: str,
     run: Run,
-    make: Callable[[RunWatcher], RunResult],
+    make: Callable[[RunMaker, RunWatcher], RunResult],
     remember: Callable[[str, Path | None], None],
     asked: _Asked,
     *,
@@ -281,7 +309,7 @@ def _follow(
         run: The run.
         make: Makes its images.
         remember: Adds the text of the result to the history, and an image that shows it.
-        asked: What it is about, and what it was asked with.
+        asked: What it is about, what it was asked with, and where its images are to be made.
         settings: What the host's own page said of the images.
         notes: What the user is told about the run.
     """
@@ -291,9 +319,12 @@ def _follow(
         view.show_planning()
         result: RunResult | None = None
         try:
-            with session.host_job(job, name, view.count, settings), session.model.suspended():
-                result = make(_watch(session, view))
-                note_run(session, run, result.files)
+            with (
+                session.host_job(job, name, view.count, settings),
+                run_maker(session, asked.order, view.show_stage) as made,
+            ):
+                result = make(made, _watch(session, view))
+                note_run(session, run, result.files, made)
                 view.show_result(result)
                 remember(job.view.text, _image_of(run, result))
                 _show_on_map(session, run, view.effects)

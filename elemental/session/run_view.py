@@ -58,6 +58,10 @@ class RunView:
         """Show that the run is being planned; the images of a plot will have the columns of its grid."""
         self._show("planning ...", columns=self._columns, parts=True)
 
+    def show_stage(self, stage: str) -> None:
+        """Show what is being done until the first image can be made."""
+        self._show(f"{stage} ...")
+
     def _show(self, text: str, **parts: object) -> None:
         self._job.show(text="\n".join([text, *self._notes]), **parts)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import ElementalError, ImageError, RecipeError, Stopped
+from ..errors import ElementalError, ImageError, RecipeError
 from ..hosts.base import HostSettings
 from ..images.image_request import ImageRequest
 from ..recipe.recipe import MergeRecipe
@@ -26,11 +26,11 @@ from ..searches.search_record import SaidRestart, holds_search, read_search
 from ..searches.steering import BEST, Settings
 from ..workflows import identify_models
 from .form import KEEP, MergeForm
-from .job_texts import describe_order, not_put_back
+from .job_texts import describe_order
 from .jobs import Job, JobState
 from .run_plans import batch_notes
 from .search_groups import groups_that_vary
-from .search_round import RoundView
+from .search_round import round_work
 from .search_view import PastRound, RoundState, ShownCandidate, ShownSearch, name_best
 from .search_wish import Wish
 from .session import Session
@@ -90,7 +90,13 @@ class OpenSearch:
 
 
 def start(
-    session: Session, form: MergeForm, asked: SearchForm, request: ImageRequest, settings: HostSettings | None = None
+    session: Session,
+    form: MergeForm,
+    asked: SearchForm,
+    request: ImageRequest,
+    settings: HostSettings | None = None,
+    *,
+    elsewhere: bool = False,
 ) -> Job:
     """Start a search in a new folder, whose first round is made as a job.
 
@@ -100,6 +106,7 @@ def start(
         asked: What varies, and what is compared.
         request: The image.
         settings: What else the host's own page says of the images.
+        elsewhere: Whether the cluster makes them.
 
     Raises:
         ElementalError: The form or a field is not valid, or too many jobs are waiting.
@@ -114,27 +121,27 @@ def start(
     if lines:
         SearchOrder(recipe, lines, requests, steering).space(context)  # mistakes in it are refused at once
 
-    def begin(job: Job) -> OpenSearch:
+    def begin(job: Job) -> Search:
         found = lines or groups_that_vary(session, recipe, requests[0], job)
         folder = _new_folder(session.host.output_folder() / _FOLDER)
         search = Search.begin(folder, SearchOrder(recipe, found, requests, steering), context, page=page)
         session.search = OpenSearch(search, job)
-        return session.search
+        return search
 
     count = (1 + steering.population) * len(requests)
     words = describe_order(recipe, requests[0], "a new search")
-    return session.board.start(
-        NAME, _rounds(session, begin, count, settings), words=words, inputs=(form, asked, request)
-    )
+    work = round_work(session, begin, count, settings, elsewhere=elsewhere)
+    return session.board.start(NAME, work, words=words, inputs=(form, asked, request, elsewhere))
 
 
-def act(session: Session, wish: str) -> Job | None:
+def act(session: Session, wish: str, *, elsewhere: bool = False) -> Job | None:
     """Do what a button of the panel asks for.
 
     Args:
         session: The session of the page.
         wish: What the page has sent: "next", "none", "undo", "anew" or "go-on"; the search, the round, and what is
             picked, apart by blanks.
+        elsewhere: Whether the cluster makes the images.
 
     Returns:
         The job that makes images; None if none has to be made.
@@ -152,7 +159,7 @@ def act(session: Session, wish: str) -> Job | None:
         if opened.busy:
             raise ImageError(_BEING_MADE)
         _say(opened.search, asked)
-        return None if opened.search.is_complete else _make_round(session, opened)
+        return None if opened.search.is_complete else _make_round(session, opened, elsewhere=elsewhere)
 
 
 def _say(search: Search, asked: Wish) -> None:
@@ -207,12 +214,13 @@ def searches(session: Session) -> list[str]:
     return listed
 
 
-def go_on(session: Session, choice: str) -> Job | None:
+def go_on(session: Session, choice: str, *, elsewhere: bool = False) -> Job | None:
     """Open a search of the output folder, and make what its round lacks.
 
     Args:
         session: The session of the page.
         choice: A text of :func:`searches`, whose round may be outdated.
+        elsewhere: Whether the cluster makes the images.
 
     Returns:
         The job that makes images; None if none has to be made.
@@ -233,7 +241,7 @@ def go_on(session: Session, choice: str) -> Job | None:
     _settings_of(session, opened.search)
     session.search = opened
     with opened.lock:
-        return None if opened.search.is_complete else _make_round(session, opened)
+        return None if opened.search.is_complete else _make_round(session, opened, elsewhere=elsewhere)
 
 
 def shown_search(session: Session) -> ShownSearch | None:
@@ -293,11 +301,12 @@ def _find_open(session: Session, asked: Wish) -> OpenSearch:
     return opened
 
 
-def _make_round(session: Session, opened: OpenSearch) -> Job:
+def _make_round(session: Session, opened: OpenSearch, *, elsewhere: bool) -> Job:
     """Have the images of the round made."""
     order, number = opened.search.order, opened.search.round.number
     settings = _settings_of(session, opened.search)
-    work = _rounds(session, lambda _job: opened, order.settings.population * len(order.requests), settings)
+    count = order.settings.population * len(order.requests)
+    work = round_work(session, lambda _job: opened.search, count, settings, elsewhere=elsewhere)
     words = describe_order(order.recipe, order.requests[0], f"round {number}")
     opened.job = session.board.start(NAME, work, words=words, inputs=(opened.key, number))
     return opened.job
@@ -306,42 +315,6 @@ def _make_round(session: Session, opened: OpenSearch) -> Job:
 def _settings_of(session: Session, search: Search) -> HostSettings | None:
     kept = search.page.settings
     return None if kept is None else session.host.read_settings(kept)
-
-
-def _rounds(
-    session: Session, begin: Callable[[Job], OpenSearch], count: int, settings: HostSettings | None
-) -> Callable[[Job], None]:
-    """Give the work of a job that makes the images of a round.
-
-    Args:
-        session: The session of the page.
-        begin: Gives the search, when the job begins.
-        count: How many images it makes.
-        settings: What the host's own page said of the images.
-    """
-
-    def work(job: Job) -> None:
-        view = RoundView(job)
-        view.show("planning ...")
-        result = None
-        try:
-            with session.host_job(job, "search", count, settings):
-                search = begin(job).search
-                view.follow(search)
-                with session.model.suspended():
-                    watcher = view.watcher(session)
-                    result = search.make_images(session.host, watcher=watcher, locator=session.locator)
-                    view.show_result(result)
-        except ElementalError as exc:
-            if result is None:
-                raise
-            raise not_put_back(job.view.text, exc) from exc
-        if result.waiting:
-            raise Stopped(job.view.text)
-        if result.failed and not result.made:
-            job.show(state=JobState.FAILED)
-
-    return work
 
 
 def _context(session: Session, recipe: MergeRecipe) -> AxisContext:

@@ -1,22 +1,73 @@
-"""What the pages show of the job that makes the images of a round: the images, its progress, its result."""
+"""The job that makes the images of a round, and what the pages show of it: the images, its progress, its result."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import ElementalError, Stopped
 from ..runs.runner import Progress, RunResult, RunWatcher
 from ..searches.search_folder import Search
 from ..searches.steering import BEST
 from .form import shown_path
-from .job_texts import count_images, format_duration
-from .jobs import Job
+from .job_texts import count_images, format_duration, not_put_back
+from .jobs import Job, JobState
+from .run_devices import DEVICE, RunOrder, run_maker
 from .session import Session
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ..hosts.base import HostSettings
     from ..runs.cells import Cell
+
+
+def round_work(
+    session: Session,
+    begin: Callable[[Job], Search],
+    count: int,
+    settings: HostSettings | None,
+    *,
+    elsewhere: bool,
+) -> Callable[[Job], None]:
+    """Give the work of a job that makes the images of a round.
+
+    Args:
+        session: The session of the page.
+        begin: Gives the search, when the job begins.
+        count: How many images it makes.
+        settings: What the host's own page said of the images.
+        elsewhere: Whether the cluster makes them.
+    """
+
+    def work(job: Job) -> None:
+        view = RoundView(job)
+        view.show("planning ...")
+        result = None
+        try:
+            with session.host_job(job, "search", count, settings):
+                search = begin(job)
+                view.follow(search)
+                with run_maker(session, _order(session, search, elsewhere=elsewhere), view.show_stage) as made:
+                    if made.device and DEVICE not in search.options:
+                        search.keep(**made.options)
+                    watcher = view.watcher(session)
+                    result = search.make_images(made.maker, watcher=watcher, locator=session.locator)
+                    view.show_result(result)
+        except ElementalError as exc:
+            if result is None:
+                raise
+            raise not_put_back(job.view.text, exc) from exc
+        if result.waiting:
+            raise Stopped(job.view.text)
+        if result.failed and not result.made:
+            job.show(state=JobState.FAILED)
+
+    return work
+
+
+def _order(session: Session, search: Search, *, elsewhere: bool) -> RunOrder:
+    return RunOrder(elsewhere, lambda: search.estimate(locator=session.locator).models, search.options)
 
 
 class RoundView:
@@ -35,6 +86,10 @@ class RoundView:
     def show(self, text: str, **parts: object) -> None:
         """Show a text, and below it what the user is told about the search."""
         self._job.show(text="\n".join([text, *self._notes]), parts=True, **parts)
+
+    def show_stage(self, stage: str) -> None:
+        """Show what is being done until the first image can be made."""
+        self.show(f"round {self._number}: {stage} ...")
 
     def follow(self, search: Search) -> None:
         """Show the round of a search, with the images that were made before."""

@@ -23,6 +23,7 @@ from .jobs import Job
 from .merge_preview import Previewer
 from .merged_model import MergedModel
 from .recipe_models import list_recipes
+from .run_devices import RunDevices
 from .thumbnails import keep_thumbnail
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Session:
         running: The record of the run whose images are being made; None if there is none.
         search: The search that is open; None if there is none.
         effects: The effects that were estimated last; None if there are none.
+        devices: Where the images of runs can be made.
     """
 
     host: Host
@@ -63,6 +65,7 @@ class Session:
     running: Path | None = None
     search: OpenSearch | None = None
     effects: FoundEffects | None = None
+    devices: RunDevices = field(default_factory=RunDevices)
 
     def recipe(self, form: MergeForm) -> MergeRecipe:
         """Make the recipe of a form.

@@ -15,6 +15,7 @@ from ..session.run_plans import CheckForm, describe_estimate, plan_check
 from ..session.run_times import describe_time
 from ..session.session import Session
 from .answer import Answer, Updates
+from .device_list import DeviceList
 from .form_values import parse_form
 from .gradio_compat import make, on
 from .image_form import ImageForm
@@ -36,12 +37,14 @@ class CheckPanel:
     Args:
         session: Of the host.
         images: Says what image is wanted.
+        devices: Says where images are made.
         samples: To learn from.
     """
 
-    def __init__(self, session: Session, images: ImageForm, samples: Sequence[Sample]) -> None:
+    def __init__(self, session: Session, images: ImageForm, devices: DeviceList, samples: Sequence[Sample]) -> None:
         self._session = session
         self._images = images
+        self._devices = devices
         self._samples = {f"{sample.number}  {sample.title}": sample for sample in samples if sample.elements}
         make("HTML", value=_HINT, elem_id="elemental_check_hint")
         self.elements = make(
@@ -74,8 +77,8 @@ class CheckPanel:
             memory: Fills this panel and that one from a sample.
             gif: A hidden text that names the GIF whose row was clicked.
         """
-        session = self._session
-        inputs = [self.elements, self.ratio, *form_components, *self._images.components]
+        session, devices = self._session, self._devices
+        inputs = [self.elements, self.ratio, *form_components, *self._images.components, *devices.components]
 
         def read(values: Sequence[Any]) -> tuple[Any, ...]:
             order = self._images.read(values[2 + len(FIELDS) :])
@@ -87,25 +90,28 @@ class CheckPanel:
             return parse_form(values[2 : 2 + len(FIELDS)])
 
         def run(*values: Any) -> Updates:
-            return results.start(lambda: run_actions.run_check(*read(values)), form_of(values))
+            values, elsewhere = devices.split(values)
+            return results.start(lambda: run_actions.run_check(*read(values), elsewhere=elsewhere), form_of(values))
 
         def estimate(*values: Any) -> Updates:
-            html = draw_answer(lambda: describe(read(values)))
-            return self.answer.give(html, form=form_of(values), fields=_parse_check(values))
+            values, elsewhere = devices.split(values)
+            html = draw_answer(lambda: describe(read(values), elsewhere))
+            return self.answer.give(html, form=form_of(values), fields=(_parse_check(values), elsewhere))
 
-        def describe(order: Sequence[Any]) -> str:
+        def describe(order: Sequence[Any], elsewhere: bool) -> str:
             check, planned = plan_check(*order[:4])
-            return describe_estimate(planned, describe_time(session, check))
+            return describe_estimate(planned, describe_time(session, check, elsewhere=elsewhere))
 
-        def renew(*values: Any) -> Updates:
-            return self.answer.renew(values[-1], fields=_parse_check(values))
+        def renew(about: Any, *values: Any) -> Updates:
+            values, elsewhere = devices.split(values)
+            return self.answer.renew(about, fields=(_parse_check(values), elsewhere))
 
-        fields = [self.elements, self.ratio]
+        own = [self.elements, self.ratio, *devices.components]
         on(self.run, "click", run, inputs, results.start_outputs)
         on(self.estimate, "click", estimate, inputs, self.answer.outputs)
         wire_sample(self.sample, self._samples, memory, self.answer)
-        for field in fields:
-            on(field, "change", renew, [*fields, self.answer.about], self.answer.outputs)
+        for field in own:
+            on(field, "change", renew, [self.answer.about, *own], self.answer.outputs)
         on(gif, "change", self._show_gif, [gif], [results.gif])
 
     def _show_gif(self, asked: str) -> str:

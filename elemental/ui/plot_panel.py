@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from ..hosts.base import HostSettings
 from ..runs.axes.base import SIDES
 from ..runs.sample_file import Sample
 from ..session import plot_and_check_jobs as run_actions
@@ -14,6 +16,7 @@ from ..session.run_plans import PlotForm, describe_estimate, plan_plot
 from ..session.run_times import describe_time
 from ..session.session import Session
 from .answer import Answer, Updates
+from .device_list import DeviceList
 from .form_values import parse_form
 from .gradio_compat import make, on, update
 from .image_form import ImageForm
@@ -34,13 +37,17 @@ class PlotPanel:
     Args:
         session: Of the host.
         images: Says what image is wanted.
+        devices: Says where images are made.
         samples: To learn from.
         picked: A hidden text that says what was picked for an axis.
     """
 
-    def __init__(self, session: Session, images: ImageForm, samples: Sequence[Sample], picked: Any) -> None:
+    def __init__(
+        self, session: Session, images: ImageForm, devices: DeviceList, samples: Sequence[Sample], picked: Any
+    ) -> None:
         self._session = session
         self._images = images
+        self._devices = devices
         self._samples = {f"{sample.number}  {sample.title}": sample for sample in samples if sample.axes}
         make("HTML", value=_HINT, elem_id="elemental_plot_hint")
         self._axes = PlotAxes(session, picked)
@@ -74,46 +81,60 @@ class PlotPanel:
             form_components: Of the merge panel.
             memory: Fills this panel and that one from a sample.
         """
-        session, names = self._session, list(self.fields)
-        inputs = [*self.fields.values(), *form_components, *self._images.components]
-
-        def read(values: Sequence[Any]) -> tuple[Any, ...]:
-            plot, rest = dict(zip(names, values[: len(names)], strict=True)), values[len(names) :]
-            order = self._images.read(rest[len(FIELDS) :])
-            return session, form_of(values), parse_plot(plot), order.request, order.settings
-
-        def form_of(values: Sequence[Any]) -> MergeForm:
-            return parse_form(values[len(names) : len(names) + len(FIELDS)])
-
-        def plot_of(values: Sequence[Any]) -> PlotForm:
-            return parse_plot(dict(zip(names, values, strict=False)))
+        session, devices = self._session, self._devices
+        inputs = [*self.fields.values(), *form_components, *self._images.components, *devices.components]
 
         def run(*values: Any) -> Updates:
-            return results.start(lambda: run_actions.run_plot(*read(values)), form_of(values))
-
-        def estimate(*values: Any) -> Updates:
-            html = draw_answer(lambda: describe(read(values)))
-            return self.answer.give(html, form=form_of(values), fields=plot_of(values))
-
-        def describe(order: Sequence[Any]) -> str:
-            plot, planned = plan_plot(*order[:4])
-            return describe_estimate(planned, describe_time(session, plot))
-
-        def renew(*values: Any) -> Updates:
-            return self.answer.renew(values[-1], fields=plot_of(values))
+            values, elsewhere = devices.split(values)
+            begin = partial(run_actions.run_plot, elsewhere=elsewhere)
+            return results.start(lambda: begin(*self._read(values)), self._form(values))
 
         def resume(choice: str | None, *values: Any) -> Updates:
-            return results.start(
-                lambda: run_actions.resume(session, choice or "", lambda: self._images.read(values).settings)
-            )
+            values, elsewhere = devices.split(values)
+
+            def present() -> HostSettings | None:
+                return self._images.read(values).settings
+
+            return results.start(lambda: run_actions.resume(session, choice or "", present, elsewhere=elsewhere))
 
         on(self.run, "click", run, inputs, results.start_outputs)
-        on(self.estimate, "click", estimate, inputs, self.answer.outputs)
-        on(self.resume, "click", resume, [self.unfinished, *self._images.components], results.start_outputs)
+        resumed = [self.unfinished, *self._images.components, *devices.components]
+        on(self.resume, "click", resume, resumed, results.start_outputs)
+        self._wire_estimate(inputs)
         self._axes.wire(self.answer)
         wire_sample(self.sample, self._samples, memory, self.answer)
-        for field in self.fields.values():
-            on(field, "change", renew, [*self.fields.values(), self.answer.about], self.answer.outputs)
+
+    def _read(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        """Read what is asked for: what :func:`run_actions.run_plot` takes first, from the fields and the image's."""
+        order = self._images.read(values[len(self.fields) + len(FIELDS) :])
+        return self._session, self._form(values), self._plot(values), order.request, order.settings
+
+    def _form(self, values: Sequence[Any]) -> MergeForm:
+        return parse_form(values[len(self.fields) : len(self.fields) + len(FIELDS)])
+
+    def _plot(self, values: Sequence[Any]) -> PlotForm:
+        return parse_plot(dict(zip(self.fields, values, strict=False)))
+
+    def _wire_estimate(self, inputs: Sequence[Any]) -> None:
+        devices = self._devices
+
+        def estimate(*values: Any) -> Updates:
+            values, elsewhere = devices.split(values)
+            html = draw_answer(lambda: describe(self._read(values), elsewhere))
+            return self.answer.give(html, form=self._form(values), fields=(self._plot(values), elsewhere))
+
+        def describe(order: Sequence[Any], elsewhere: bool) -> str:
+            plot, planned = plan_plot(*order[:4])
+            return describe_estimate(planned, describe_time(self._session, plot, elsewhere=elsewhere))
+
+        def renew(about: Any, *values: Any) -> Updates:
+            values, elsewhere = devices.split(values)
+            return self.answer.renew(about, fields=(self._plot(values), elsewhere))
+
+        on(self.estimate, "click", estimate, inputs, self.answer.outputs)
+        own = [*self.fields.values(), *devices.components]
+        for field in own:
+            on(field, "change", renew, [self.answer.about, *own], self.answer.outputs)
 
     def wire_list(self, panel: Any, ended: Any, merge: MergePanel) -> None:
         """Keep the list of unfinished runs up to date, and that of models.

@@ -17,6 +17,7 @@ from ..session.search_wish import say_used
 from ..session.session import Session
 from ..session.simplify_jobs import simplify_form
 from .answer import Updates
+from .device_list import DeviceList
 from .form_values import parse_form
 from .gradio_compat import make, on, update
 from .image_form import ImageForm
@@ -47,12 +48,14 @@ class SearchPanel:
     Args:
         session: Of the host.
         images: Says what image is wanted.
+        devices: Says where images are made.
         bridges: The hidden components of the tab, by name.
     """
 
-    def __init__(self, session: Session, images: ImageForm, bridges: Mapping[str, Any]) -> None:
+    def __init__(self, session: Session, images: ImageForm, devices: DeviceList, bridges: Mapping[str, Any]) -> None:
         self._session = session
         self._images = images
+        self._devices = devices
         self._bridges = bridges
         self.fields: dict[str, Any] = {}
         make("HTML", value=_HINT, elem_id="elemental_search_hint")
@@ -127,41 +130,46 @@ class SearchPanel:
             form_components: Of the merge panel.
             memory: Fills the form.
         """
-        session, names, images = self._session, list(self.fields), self._images
+        session, names, images, devices = self._session, list(self.fields), self._images, self._devices
         outputs = [*results.start_outputs, *self.outputs]
 
         def shown(begin: Callable[[], Job], form: MergeForm | None = None) -> Updates:
             return {**results.start(begin, form), **self.look()}
 
         def start(*values: Any) -> Updates:
+            values, elsewhere = devices.split(values)
             form = parse_form(values[len(names) : len(names) + len(FIELDS)])
 
             def begin() -> Job:
                 order = images.read(values[len(names) + len(FIELDS) :])
                 asked = parse_search(dict(zip(names, values, strict=False)))
-                return actions.start(session, form, asked, order.request, order.settings)
+                return actions.start(session, form, asked, order.request, order.settings, elsewhere=elsewhere)
 
             return shown(begin, form)
 
-        def go_on(choice: str | None) -> Updates:
-            said = _ask(results, lambda: actions.go_on(session, choice or ""))
+        def go_on(choice: str | None, *values: Any) -> Updates:
+            _, elsewhere = devices.split(values)
+            said = _ask(results, lambda: actions.go_on(session, choice or "", elsewhere=elsewhere))
             return {**said, **self.look(), **self._list_searches(choice)}
 
+        inputs = [*self.fields.values(), *form_components, *images.components, *devices.components]
         for button in (self.run, self.run_another):
-            on(button, "click", start, [*self.fields.values(), *form_components, *images.components], outputs)
-        on(self.go_on, "click", go_on, [self.unfinished], [*outputs, *self._list_outputs])
+            on(button, "click", start, inputs, outputs)
+        on(self.go_on, "click", go_on, [self.unfinished, *devices.components], [*outputs, *self._list_outputs])
         self._wire_board(results)
         self._wire_uses(results, form_components, memory)
 
     def _wire_board(self, results: Results) -> None:
         asked, answered = self._bridges["search_act"], self._bridges["search_answer"]
 
-        def act(request: str) -> Updates:
+        def act(request: str, *values: Any) -> Updates:
             wish, _, number = request.rpartition("\n")
-            said = _ask(results, lambda: actions.act(self._session, wish))
+            _, elsewhere = self._devices.split(values)
+            said = _ask(results, lambda: actions.act(self._session, wish, elsewhere=elsewhere))
             return {**said, **self.look(), answered: _answer(number)}
 
-        on(asked, "change", act, [asked], [*results.start_outputs, *self.outputs, answered])
+        inputs = [asked, *self._devices.components]
+        on(asked, "change", act, inputs, [*results.start_outputs, *self.outputs, answered])
 
     def _wire_uses(self, results: Results, form_components: Sequence[Any], memory: PageMemory) -> None:
         session, images = self._session, self._images

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 from ..hosts.base import Host
 from ..runs.sample_file import find_samples
 from ..session.form import MergeForm
+from ..session.run_devices import RunDevices
 from ..session.session import Session, first_form, session_of
 from .answer import Updates
 from .check_panel import CheckPanel
 from .copy_buttons import wire_copying
+from .device_list import DeviceList
 from .gradio_compat import blocks, make, on
 from .history_panel import HistoryPanel, pasted_values
 from .image_actions import ImageActions
@@ -53,23 +55,22 @@ _BRIDGES = (
 )
 
 
-def make_tab(host: Host, images: ImageForm, *, standalone: bool = False) -> Any:
+def make_tab(host: Host, images: ImageForm, *, standalone: bool = False, devices: RunDevices | None = None) -> Any:
     """Build the tab; what runs meanwhile, and what is in the live model, is the same in each tab of a host.
 
     Args:
         host: What makes the images.
         images: Says what image is wanted.
         standalone: Whether it is the standalone page, which brings its style and JavaScript along.
+        devices: Where the images of runs can be made; None for the host alone.
 
     Returns:
         The ``gradio.Blocks``.
     """
-    session, samples = session_of(host), list(find_samples().values())
-    session.board.drop_all()  # of a tab before this one: what they were asked with can be gone with its page
+    session, samples = _session_for(host, devices or RunDevices()), list(find_samples().values())
     with blocks(TITLE) as page:
         if standalone:
-            style = (asset_folder() / "style.css").read_text(encoding="utf-8")
-            make("HTML", value=f"<style>{style}{_STANDALONE}</style>", elem_id="elemental_style")
+            make("HTML", value=f"<style>{read_style()}{_STANDALONE}</style>", elem_id="elemental_style")
         with make("Column", elem_id=ROOT_ID):
             # hidden by the style, since what is invisible for gradio is not on the page at all
             with make("Column", elem_id="elemental_bridges"):
@@ -78,21 +79,23 @@ def make_tab(host: Host, images: ImageForm, *, standalone: bool = False) -> Any:
             with make("Row", elem_id="elemental_columns"):
                 with make("Column", scale=13, min_width=560, elem_id="elemental_controls"):
                     images.draw(make)
+                    made_on = DeviceList(session)
                     make("HTML", value=_UNDO, elem_id="elemental_undo")
                     with make("Tabs", elem_id="elemental_panels"):
                         with make("Tab", label="Merge", elem_id="elemental_panel_merge"):
                             merge = MergePanel(session, images)
                         with make("Tab", label="XY plot", elem_id="elemental_panel_plot") as plot_tab:
-                            plot = PlotPanel(session, images, samples, bridges["pick"])
+                            plot = PlotPanel(session, images, made_on, samples, bridges["pick"])
                         with make("Tab", label="Element check", elem_id="elemental_panel_check"):
-                            check = CheckPanel(session, images, samples)
+                            check = CheckPanel(session, images, made_on, samples)
                         with make("Tab", label="Search", elem_id="elemental_panel_search") as search_tab:
-                            search = SearchPanel(session, images, bridges)
+                            search = SearchPanel(session, images, made_on, bridges)
                         with make("Tab", label="History", elem_id="elemental_panel_history") as history_tab:
                             history = HistoryPanel(session, bridges["opens"], with_images=images.own)
                 with make("Column", scale=9, min_width=420, elem_id="elemental_results"):
                     results = Results(session, bridges["seen"])
-        fields = {**merge.kept_fields, **plot.fields, **check.fields, **search.fields, **getattr(images, "fields", {})}
+        of_images = {**getattr(images, "fields", {}), **made_on.fields}
+        fields = {**merge.kept_fields, **plot.fields, **check.fields, **search.fields, **of_images}
         memory = PageMemory(session, fields, bridges["kept"])
         panels = _Panels(session, merge, plot, check, search, history, results, memory)
         _wire_panels(panels, bridges)
@@ -105,6 +108,13 @@ def make_tab(host: Host, images: ImageForm, *, standalone: bool = False) -> Any:
         if standalone:
             on(page, "load", None, js=f"() => {{ {read_scripts()} }}")
     return page
+
+
+def _session_for(host: Host, devices: RunDevices) -> Session:
+    session = session_of(host)
+    session.devices = devices
+    session.board.drop_all()  # of a tab before this one: what they were asked with can be gone with its page
+    return session
 
 
 class _Panels(NamedTuple):
@@ -188,6 +198,11 @@ def _chosen_fields(form: MergeForm) -> dict[str, Any]:
 def _bridge(kind: str, name: str) -> Any:
     label = {} if kind == "Button" else {"label": name}
     return make(kind, value=None if kind == "Gallery" else "", elem_id=f"elemental_{name}", **label)
+
+
+def read_style() -> str:
+    """Give the tab's style, which the WebUI loads itself."""
+    return (asset_folder() / "style.css").read_text(encoding="utf-8")
 
 
 def read_scripts() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -166,6 +167,13 @@ class StandaloneHost:
             with _out_of_memory(f"{checkpoint.path.name} does not fit into the memory of {self._device}."):
                 opened = self._live = StandaloneModel(checkpoint.path, device=self._device, dtype=self._dtype)
         return opened
+
+    def unload(self) -> None:
+        """Let go of the live model, and give its memory back to other processes."""
+        self._live = None
+        if self._device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def make_images(
         self, request: ImageRequest, *, model: Mapping[str, str], fields: Mapping[str, str] = NO_FIELDS
