@@ -146,6 +146,7 @@ def test_workers_make_the_files_of_one_process(here: Any, order: EffectOrder, tm
     assert {number for number, _ in workers.begun} == set(range(5))
 
 
+@pytest.mark.slow
 def test_lost_workers_cost_no_pass(here: Any, order: EffectOrder, whole: Mapping[str, bytes], tmp_path: Path) -> None:
     source = "image" if order.method is Method.WHOLE else UNET
     workers = here(3)
@@ -160,6 +161,7 @@ def test_lost_workers_cost_no_pass(here: Any, order: EffectOrder, whole: Mapping
     assert not any(workers.losses.values())
 
 
+@pytest.mark.slow
 def test_a_pass_that_costs_workers_is_named_and_the_others_are_kept(
     here: Any, order: EffectOrder, whole: Mapping[str, bytes], tmp_path: Path
 ) -> None:
@@ -174,6 +176,7 @@ def test_a_pass_that_costs_workers_is_named_and_the_others_are_kept(
     assert estimate(order, folder, **on(here(2))) == whole  # in the order of the schedule, too
 
 
+@pytest.mark.slow
 def test_the_last_worker_ends_the_estimate_and_what_it_made_is_kept(
     here: Any, order: EffectOrder, whole: Mapping[str, bytes], tmp_path: Path
 ) -> None:
@@ -186,6 +189,7 @@ def test_the_last_worker_ends_the_estimate_and_what_it_made_is_kept(
     assert estimate(order, folder) == whole  # one process goes on
 
 
+@pytest.mark.slow
 def test_a_stopped_estimate_goes_on_anywhere(
     here: Any, order: EffectOrder, whole: Mapping[str, bytes], tmp_path: Path
 ) -> None:
@@ -219,6 +223,7 @@ def test_an_error_of_a_worker_is_that_of_one_process(
     assert passes_in(tmp_path / "many")
 
 
+@pytest.mark.slow
 def test_an_image_that_confirms_and_costs_workers_is_named(here: Any, order: EffectOrder, tmp_path: Path) -> None:
     workers = here(2)
     workers.losses = {"x01-y00": [BACK, BACK]}
