@@ -13,7 +13,7 @@ from elemental.session.session import session_of
 
 from .browser import Page
 from .fake_cluster import FakeCluster
-from .noise_tab import fresh_site, kept, noise_tab, one_browser, say  # noqa: F401
+from .noise_tab import fresh_site, noise_tab, one_browser  # noqa: F401
 from .serving import Site, served
 
 pytest.importorskip("gradio")
@@ -70,24 +70,3 @@ def test_each_press_takes_what_the_list_says(tab: Page, cluster: FakeCluster) ->
     tab.wait(lambda: "not known" in tab.text("check_answer"), "no time that is known")
     tab.job("run_check")
     assert cluster.asked == [None, None]
-
-
-def test_a_round_of_a_search_and_a_reload_keep_the_choice(tab: Page, cluster: FakeCluster) -> None:
-    tab.panel("Search")
-    tab.write("vary", "OUT03:attn2:0-1\nOUT05:attn2:0-1")
-    tab.write("search_candidates", "4")
-    tab.job("run_search")
-    board = tab.page.locator("#elemental_search_board")
-    tab.wait(lambda: bool(board.locator("[data-round='1'][data-state='ready']").count()), "round 1")
-    board.locator("[data-act='none']").click()
-    tab.wait(lambda: bool(board.locator("[data-round='2'][data-state='ready']").count()), "round 2")
-    assert cluster.asked == [None, "cuda"]
-    tab.choose("made_on", HERE)
-    kept(tab, HERE)
-    tab.page.reload()
-    tab.ready()
-    say(tab, "made_on", HERE)
-    tab.panel("Search")
-    board.locator("[data-act='none']").click()
-    tab.ended("failed")
-    assert "This was begun on cuda; on cpu its images would not be the same." in tab.text("progress")
