@@ -64,9 +64,8 @@ class SearchPanel:
             elem_id="elemental_search_box",
         ):  # fmt: skip
             self._make_fields()
-            with make(
-                "Row", elem_id="elemental_search_buttons"
-            ):  # the style shows one of these: with a search, the other
+            # the style shows one of these: with a search, the other
+            with make("Row", elem_id="elemental_search_buttons"):
                 self.run = make("Button", value="Start search", variant="primary", elem_id="elemental_run_search")
                 self.run_another = make("Button", value="Start another search", elem_id="elemental_run_another")
         with make("Row", visible=False, elem_id="elemental_search_earlier") as self.earlier:
