@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from elemental import __version__
+from elemental import HostError, __version__
 from elemental.cluster.crew import Event, Lost
 from elemental.cluster.node_models import Sender, describe_models
 from elemental.cluster.sender import ModelSender
-from elemental.cluster.worker import Task, Worker, WorkerFacts, WorkerSetup
+from elemental.cluster.worker import Outcome, Task, Worker, WorkerFacts, WorkerSetup
 from elemental.hosts.base import Host
 from elemental.merge.files.checkpoint import Signature
 from elemental.merge.files.model_locator import AS_RECORDED
@@ -50,6 +50,8 @@ class HereWorkers:
         begun: The number of the worker and the name of each task that was begun.
         losses: What becomes of the worker that begins a task, by the task's name, the next time first.
         said: What each really said when it began.
+        gone: Those that could not begin.
+        broken: Those that fail in whatever they are given.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class HereWorkers:
         self.facts = dict(enumerate(facts))
         self.begun: list[tuple[int, str]] = []
         self.losses: dict[str, list[Lost]] = {}
+        self.gone: set[int] = set()
+        self.broken: set[int] = set()
         self._workers = [Worker() for _ in facts]
         self._given: list[tuple[int, Task]] = []
         self._draw = draw
@@ -83,6 +87,8 @@ class HereWorkers:
 
     def _do(self, worker: int, task: Task) -> Sequence[tuple[int, Event]]:
         losses = self.losses.get(task.name)
+        if worker in self.broken:
+            return [(worker, Outcome(error=HostError("the device is full")))]
         if not losses:
             return [(worker, self._workers[worker].make(task))]
         lost = losses.pop(0)

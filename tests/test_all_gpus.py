@@ -128,7 +128,7 @@ def test_workers_that_cannot_begin_leave_a_way(
     machine = Machine(monkeypatch, 2, ray=True)
     machine.cluster.fails = "The cluster has 0 GPUs."
     options = ["plot", *ab, *PLOT, "--device", "cuda", "-o", str(tmp_path / "out")]
-    hint = "The cluster has 0 GPUs.\nWith --device cuda:0, one GPU makes the images, without Ray."
+    hint = "The cluster has 0 GPUs.\nWith --device cuda:0, one GPU does the work, without Ray."
     assert main(options) == FAILED
     assert hint in capsys.readouterr().err
     assert main([*options, "--on", "ray"]) == FAILED

@@ -173,6 +173,43 @@ def test_lost_workers_cost_no_image_and_none_is_made_twice(
     assert sorted(names) == sorted([*{cell.name for cell in plotted.cells()}, "x00-y01", "x01-y02"])
 
 
+def test_a_worker_that_cannot_make_anything_costs_no_image(
+    here: Any, plotted: XYPlot, whole: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    workers, maker = here([WorkerFacts("one kind")] * 3)
+    workers.broken = {0, 2}
+    result = start(maker, plotted, tmp_path / "many")
+    assert (result.made, result.failed, result.waiting) == (9, {}, 0)
+    assert files(tmp_path / "many") == whole
+    assert [number for number, _ in workers.begun if number in workers.broken] == [0, 2]  # once each
+
+
+def test_what_no_worker_can_make_fails_and_is_not_tried_without_end(
+    here: Any, plotted: XYPlot, whole: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    workers, maker = here([WorkerFacts("one kind")] * 3)
+    workers.broken = {0, 1, 2}
+    result = start(maker, plotted, tmp_path / "many")
+    assert set(result.failed) == {cell.name for cell in plotted.cells()}
+    assert set(result.failed.values()) == {"the device is full"}
+    workers.broken = {1}
+    assert go_on(maker, tmp_path / "many").made == 9
+    assert files(tmp_path / "many") == whole
+
+
+def test_a_worker_that_could_not_begin_is_left_out(
+    here: Any, plotted: XYPlot, whole: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    workers, _ = here([WorkerFacts("one kind")] * 2)
+    del workers.facts[1]
+    workers.gone = {1}
+    start(ClusterMaker(Crew(workers), OpenModels()), plotted, tmp_path / "many")
+    assert files(tmp_path / "many") == whole
+    workers.losses = {"x00-y00": [Lost("no power", for_good=True)]}
+    with pytest.raises(HostError, match="All workers are gone"):
+        start(ClusterMaker(Crew(workers), OpenModels()), plotted, tmp_path / "none")
+
+
 def test_a_cell_that_costs_workers_is_a_blank_and_the_last_worker_ends_the_run(
     here: Any, plotted: XYPlot, whole: Mapping[str, bytes], tmp_path: Path
 ) -> None:
@@ -493,7 +530,7 @@ def test_a_page_draws_the_same_on_a_cluster(
     while not job.view.ended:
         texts.add(job.wait(job.view.version, 60).text)
     assert ended(job).text.startswith("2 images in ")
-    assert "starting 2 workers (cpu) ..." in texts
+    assert "starting 2 workers (cpu), and sending them models that they lack ..." in texts
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as each of the workers
     try:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import HostError
 from .command import UsageError, read_integer
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..runs.effect_maker import EffectMaker
     from ..runs.image_maker import ImageMaker
     from .run_options import RunCommandOptions
+
+_Begun = TypeVar("_Begun")
 
 _RAY = "ray"
 _LOCAL = "local"
@@ -118,6 +120,27 @@ def own_device(on: str | None, device: str | None) -> str | None:
 
 
 @contextmanager
+def begun(workers: AbstractContextManager[_Begun], *, asked_for: bool) -> Iterator[_Begun]:
+    """Begin workers for a ``with`` block; who has not asked for Ray is told how to do without.
+
+    Args:
+        workers: What begins them.
+        asked_for: Whether the user has asked for a cluster.
+
+    Raises:
+        HostError: They cannot begin.
+    """
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(workers)
+        except HostError as exc:
+            if asked_for:
+                raise
+            raise HostError(f"{exc}\nWith --device cuda:0, one GPU does the work, without Ray.") from exc
+        yield found
+
+
+@contextmanager
 def image_maker(
     host: Host, options: RunCommandOptions, locator: ModelLocator, models: Mapping[str, Signature], device: str | None
 ) -> Iterator[tuple[Host | ImageMaker, str]]:
@@ -140,14 +163,8 @@ def image_maker(
         note_unused_gpus(device)
         yield host, device or DEFAULT_DEVICE
         return
-    with ExitStack() as stack:
-        workers = cluster_maker(place, workers=options.run.workers, device=device, models=models, locator=locator)
-        try:
-            maker, chosen = stack.enter_context(workers)
-        except HostError as exc:
-            if place == options.run.on:
-                raise
-            raise HostError(f"{exc}\nWith --device cuda:0, one GPU makes the images, without Ray.") from exc
+    workers = cluster_maker(place, workers=options.run.workers, device=device, models=models, locator=locator)
+    with begun(workers, asked_for=place == options.run.on) as (maker, chosen):
         if not options.quiet:
             print_lines([f"{count_of(maker.at_once, 'worker')} on {place} ({chosen})."])
         yield maker, chosen

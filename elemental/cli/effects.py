@@ -14,6 +14,7 @@ from ..recipe.recipe import MergeRecipe
 from ..workflows import plan_merge
 from .cluster_option import (
     add_cluster_options,
+    begun,
     cluster_effects,
     find_place,
     note_unused_gpus,
@@ -197,13 +198,8 @@ def _makers(host: Host, order: EffectOrder, options: EffectOptions) -> Iterator[
 
     locator, cell = options.recipe.locator, Cell(0, 0, order.recipe, order.requests[0])
     models = estimate_cells([cell], order.recipe, lambda _: "the merge", locator=locator).models
-    with cluster_effects(
-        place,
-        workers=options.workers,
-        device=device,
-        models=models,
-        locator=locator,
-    ) as (passes, images, chosen):
+    workers = cluster_effects(place, workers=options.workers, device=device, models=models, locator=locator)
+    with begun(workers, asked_for=place == options.on) as (passes, images, chosen):
         if not options.json:
             print_lines([f"{count_of(images.at_once, 'worker')} on {place} ({chosen})."])
         yield _Makers(host, passes, images)

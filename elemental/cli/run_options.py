@@ -326,11 +326,11 @@ def models_folder_of(kept: Mapping[str, Any]) -> Path | None:
 
 
 def device_of(kept: Mapping[str, Any], device: str | None) -> str:
-    """Give the device that a run began on, from the options that its record keeps, and refuse another one."""
+    """Give the device to go on with, which is of the kind that a run began on, as its record says; refuse others."""
     first: str = kept.get("device") or DEFAULT_DEVICE
-    if device not in (None, first):
+    if device not in (None, first) and not (first == "cuda" and str(device).startswith("cuda:")):
         raise UsageError(f"the run began on {first}; on {device} its images would not be the same")
-    return first
+    return device or first
 
 
 @contextmanager

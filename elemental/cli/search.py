@@ -225,6 +225,7 @@ def _go_on(options: SearchOptions, folder: Path, interrupts: Interrupts) -> None
     _refuse_json_and_person(options, judge)
     recipe = replace(options.recipe, models_folder=options.recipe.models_folder or models_folder_of(record.options))
     device, locator = device_of(record.options, options.images.device), recipe.locator
+    refuse_cluster_options(options.run.on, options.run.workers, device)
     host = make_host(own_device(options.run.on, device))
     search = Search.open(folder, make_axis_context(host, record.order.recipe, locator=locator))
     request = record.order.requests[0]

@@ -47,6 +47,10 @@ class Workers(Protocol):
     def facts(self) -> dict[int, WorkerFacts]:
         """What those that have begun said of themselves, by number."""
 
+    @property
+    def gone(self) -> set[int]:
+        """Those that could not begin."""
+
     def make(self, worker: int, task: Task) -> None:
         """Have a worker that waits do a task."""
 
@@ -91,7 +95,11 @@ class _Done(Generic[T]):
 
 
 class Crew:
-    """Workers, and what is known of each: whether it waits, or is gone.
+    """Workers, and what is known of each: whether it waits, has made something, or is gone.
+
+    A device that cannot make anything, since it is too old or another program fills it, fails sooner than others are
+    done, and would take over what these could make. So a worker that has made nothing yet, and fails, is set aside
+    while there are others, one of which tries its task; if that one fails, too, it was not the worker's fault.
 
     Args:
         workers: The workers, of which at least one has begun.
@@ -100,7 +108,9 @@ class Crew:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._idle = deque(workers.facts)
-        self._gone: set[int] = set()
+        self._gone = set(workers.gone)
+        self._proved: set[int] = set()  # they have made something
+        self._aside: dict[int, Task] = {}  # and the task that each of them has failed in
         self._devices = {number: facts.device for number, facts in workers.facts.items()}
 
     @property
@@ -124,6 +134,8 @@ class Crew:
         while round_.is_on():
             if inbox.should_stop():
                 raise Stopped
+            if self._aside and not round_.in_work and not self._idle:
+                self._take_back(*self._aside)  # nobody else is left
             if len(self._gone) == self.count:
                 raise HostError(f"All workers are gone. {round_.last_loss}".rstrip())
             news = self._workers.wait()
@@ -149,7 +161,14 @@ class Crew:
             return None
         task = round_.in_work.pop(worker, None)
         if isinstance(event, Outcome):
-            self._idle.append(worker)
+            if event.made is not None:
+                self._proved.add(worker)
+            elif task is not None and self._is_doubtful(worker, round_):
+                _log.warning("Another worker tries %s: %s", task.name, event.error)
+                self._aside[worker] = task
+                round_.shares.give_back(worker, task)
+                return None
+            self._take_back(worker, *(number for number, tried in self._aside.items() if tried == task))
             return None if task is None else _Done(task, event, self._devices.get(worker))
         _log.warning("A worker was lost: %s", event.reason)
         if event.for_good:
@@ -157,6 +176,16 @@ class Crew:
         if task is not None:
             round_.lose(worker, task, event.reason)
         return None
+
+    def _is_doubtful(self, worker: int, round_: _Round[T]) -> bool:
+        """Tell whether a failure can be the worker's, and others may do better."""
+        return worker not in self._proved and bool(self._proved - self._gone or round_.in_work)
+
+    def _take_back(self, *workers: int) -> None:
+        """Have workers wait for tasks."""
+        for worker in workers:
+            self._aside.pop(worker, None)
+            self._idle.append(worker)
 
     def _welcome(self, worker: int, facts: WorkerFacts) -> None:
         """Have a worker that has begun, or begun again, wait for tasks; one that lacks something is not used."""

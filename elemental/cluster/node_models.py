@@ -188,12 +188,12 @@ def _receive(name: str, size: int, target: Path, sha256: str, sender: Sender) ->
         HostError: There is no room for it, or what arrives is another file.
         OSError: It cannot be written.
     """
+    part, digest = target.with_suffix(".part"), hashlib.sha256()
+    part.unlink(missing_ok=True)  # of a process that was killed; it would count as space that is used
     free = shutil.disk_usage(target.parent).free
     if free < size:
         needs = f"{target.parent} has {format_size(free)} free, and it needs {format_size(size)}"
         raise HostError(f"{needs}: make room, or name another folder in {CACHE_VARIABLE}.")
-    part, digest = target.with_suffix(".part"), hashlib.sha256()
-    part.unlink(missing_ok=True)  # of a process that was killed
     try:
         with part.open("xb") as file:
             for piece in _pieces(size, lambda start, stop: sender.fetch(name, start, stop)):

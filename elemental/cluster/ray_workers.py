@@ -89,8 +89,10 @@ def open_crew(
     with ExitStack() as stack:
         controls.stage("reaching Ray")
         stack.enter_context(_connected(address))
-        places = choose_places(_nodes(), device, workers)
-        controls.stage(f"starting {places.count} worker{'s' * (places.count != 1)} ({places.device})")
+        nodes = _nodes()
+        places = choose_places(nodes, device, workers)
+        sending = ", and sending them models that they lack" if len(nodes) > 1 else ""
+        controls.stage(f"starting {places.count} worker{'s' * (places.count != 1)} ({places.device}){sending}")
         setup = WorkerSetup(
             make_host,
             places.device,
@@ -247,6 +249,7 @@ class RayWorkers:
     Attributes:
         count: How many there are.
         facts: What those that have begun said of themselves, by number.
+        gone: Those that could not begin.
     """
 
     def __init__(self, places: Places, setup: WorkerSetup, tell: Callable[[str], None]) -> None:
@@ -254,6 +257,7 @@ class RayWorkers:
 
         self.count = places.count
         self.facts: dict[int, WorkerFacts] = {}
+        self.gone: set[int] = set()
         gpus = 1 if places.device == "cuda" else 0
         # lost calls are not made again by Ray: others may take over, and a task that costs every worker would not end
         actor = ray.remote(Worker).options(
@@ -271,7 +275,7 @@ class RayWorkers:
         self._calls[call] = worker, False
 
     def begin(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Wait until all have begun, or a while and until one has.
+        """Wait until all have begun, or a while and until one has; those that cannot begin are told of, and left out.
 
         Args:
             should_stop: Asked again and again.
@@ -280,7 +284,7 @@ class RayWorkers:
             HostError: A machine lacks something, or no worker could begin.
             Stopped: The user asked for it.
         """
-        lost: list[str] = []
+        lost: dict[int, str] = {}
         end = time.monotonic() + _SECONDS_TO_BEGIN
         while len(self.facts) + len(lost) < self.count and (not self.facts or time.monotonic() < end):
             if should_stop():
@@ -289,10 +293,13 @@ class RayWorkers:
                 if isinstance(event, WorkerFacts):
                     self.facts[worker] = event
                 elif isinstance(event, Lost):
-                    lost.append(event.reason)
+                    lost[worker] = event.reason
         lacks = [line for facts in self.facts.values() for line in facts.lacks]
-        if lacks or lost:
-            raise HostError("\n".join(dict.fromkeys([*lacks, *lost])))
+        if lacks or not self.facts:
+            raise HostError("\n".join(dict.fromkeys([*lacks, *lost.values()])))
+        self.gone = set(lost)
+        for reason in lost.values():
+            self._tell(f"A worker is not used: {reason}")
 
     def make(self, worker: int, task: Task) -> None:
         """Have a worker that waits do a task."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ElementalError, Stopped
+from ..errors import CheckpointError, ElementalError, Stopped
 from ..hosts.base import Host
 from ..images.diff import mean_difference
 from ..images.files import write_whole
@@ -168,15 +168,20 @@ class _Inbox:
         self._keeper.add(key, cell.x, mean_difference(self._effects.images[cell.x], generated.image))
 
     def fail(self, cell: Cell, error: Exception, seconds: Mapping[str, float] | None = None) -> None:  # noqa: ARG002
-        """Note the first error.
+        """Note the first error; one of a model ends it, since all others would meet it.
 
         Raises:
             Stopped: The user asked for it, which may be the reason.
+            CheckpointError: A model cannot be read.
         """
         if self.controls.should_stop():
             raise Stopped from error
+        if isinstance(error, CheckpointError):
+            raise error
         if isinstance(error, ElementalError):
-            error = type(error)(f"{self._tensors[cell.y].name.key}: {error}")
+            named = type(error)(f"{self._tensors[cell.y].name.key}: {error}")
+            named.__cause__ = error
+            error = named
         self._error = self._error or error
 
 

@@ -97,15 +97,18 @@ class RecipePasses:
             HostError: A pass does not fit into memory.
         """
         largest = max(self._traces.values(), key=_size)
-        if _size(largest) <= self._settled:
+        size, keeps = _size(largest), largest.kept_bytes > 0
+        if size <= self._settled:
             return
         if self.method is Method.WHOLE and not largest.whole:
             self._note("This host cannot differentiate whole images: single steps are used.")
             self.method = Method.STEPS
         needed, free = self._measure_memory(largest), self._maker.free_memory()
-        if free is not None and needed > free and largest.kept_bytes:
+        del largest  # which would hold its graph
+        if free is not None and needed > free and keeps:
             self._room = 0
-            self._traces = {}  # they are made again, without graphs that are kept
+            self._traces = {}
+            self._note("Memory is too little to keep what leads to the images: they are made once more.")
             free = self._maker.free_memory()
         if self.method is Method.WHOLE:
             needed += self._maker.hold_gradients(None if free is None else free - needed)
@@ -116,7 +119,7 @@ class RecipePasses:
                 f"A backward pass needs about {_in_mb(needed)}, and {_in_mb(free)} are free: use smaller images, or "
                 "close other programs."
             )
-        self._settled = _size(largest)
+        self._settled = size
 
     def _measure_memory(self, image: TracedImage) -> int:
         """Measure what a pass needs; steps, and the decoding, are computed one after the other."""

@@ -7,7 +7,7 @@ from typing import Any
 from ..session.session import Session
 from .gradio_compat import make
 
-_INFO = "Workers begin with each run, and end with it."
+_INFO = "On Ray, each run first starts programs on its devices, which takes some seconds."
 
 
 class DeviceList:
