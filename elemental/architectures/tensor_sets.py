@@ -14,7 +14,7 @@ TensorSet = int
 
 
 _FEW = 30
-"""The parts that are searched in all names, before it pays to look at the words of these."""
+"""The searches in all names, before it pays to look at the words of these."""
 
 
 class TensorIndex:

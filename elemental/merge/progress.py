@@ -14,7 +14,7 @@ class Controls:
 
     Attributes:
         begin: Called with the size of the result in bytes before the work starts, in a live merge once a device; and
-            with that of a model before numbers are measured in it.
+            with that of a model before numbers are measured in it. Once more where a merge is begun anew.
         stage: Called with the name of each stage but the first: "hashing", "flushing"; around a measuring "measuring",
             "merging".
         advance: Called in the caller's thread with the number of bytes finished since the last call.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..architectures.keys import FIRST_CONV
-from ..errors import Stopped
+from ..errors import MergeError, Stopped
 from .files.checkpoint import Checkpoint
 from .files.writer import SafetensorsWriter
 from .findings import Findings
@@ -80,7 +81,7 @@ def write_weight_sums(
 
     Raises:
         CheckpointError: A tensor cannot be read.
-        MergeError: The disk is full or failed.
+        MergeError: The disk is full or failed, or memory runs out.
         Stopped: ``controls`` asked to stop.
     """
     fused = find_fused_sums()
@@ -91,6 +92,8 @@ def write_weight_sums(
     try:
         work_together(run.work, min(_MOST_THREADS, os.cpu_count() or 1), run.report_progress)
     except _NotUsual:
+        run.report_progress()
+        controls.advance(plan.nbytes - run.reported)  # so that the end of both is the end
         return None
     run.report_progress()
     return Findings()
@@ -98,14 +101,20 @@ def write_weight_sums(
 
 @cache
 def find_fused_sums() -> Any:
-    """Give NumKong, where it multiplies and adds with one rounding, as torch does on such processors; or None."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
+    """Give NumKong, where it multiplies and adds with one rounding, as torch does on such processors; or None.
+
+    On Windows, the compiler of torch may round twice at the end of a tensor.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64") or sys.platform == "win32":
         return None
     try:
         import numkong
     except ImportError:
         return None
-    return numkong if numkong.get_capabilities().get("haswell") and rounds_once(numkong) else None
+    try:
+        return numkong if numkong.get_capabilities().get("haswell") and rounds_once(numkong) else None
+    except (AttributeError, TypeError, ValueError):  # of another version
+        return None
 
 
 def rounds_once(numkong: Any) -> bool:
@@ -148,7 +157,11 @@ class _Memory:
 
 
 class _Run:
-    """One execution: threads take pieces from a shared iterator until it is exhausted or their crew has ended."""
+    """One execution: threads take pieces from a shared iterator until it is exhausted or their crew has ended.
+
+    Attributes:
+        reported: How many bytes are reported as finished.
+    """
 
     def __init__(
         self,
@@ -167,24 +180,31 @@ class _Run:
         self._pieces = _cut(plan, models)
         self._lock = threading.Lock()
         self._unreported = 0
+        self.reported = 0
 
     def work(self, crew: Crew) -> None:
         """Compute pieces until there are none left or the crew's work has ended."""
-        memory = _Memory()
-        with np.errstate(all="ignore"):  # what is not finite is found afterwards
-            while not crew.ended:
-                if self._controls.should_stop():
-                    raise Stopped
-                with self._lock:
-                    piece = next(self._pieces, None)
-                if piece is None:
-                    return
-                self._finish(piece, memory)
+        try:
+            with np.errstate(all="ignore"):  # what is not finite is found afterwards
+                self._finish_all(crew, _Memory())
+        except MemoryError as exc:
+            raise MergeError("Out of memory: this merge needs more than there is; close other programs.") from exc
+
+    def _finish_all(self, crew: Crew, memory: _Memory) -> None:
+        while not crew.ended:
+            if self._controls.should_stop():
+                raise Stopped
+            with self._lock:
+                piece = next(self._pieces, None)
+            if piece is None:
+                return
+            self._finish(piece, memory)
 
     def report_progress(self) -> None:
         with self._lock:
             done, self._unreported = self._unreported, 0
         if done:
+            self.reported += done
             self._controls.advance(done)
 
     def _finish(self, piece: _Piece, memory: _Memory) -> None:
