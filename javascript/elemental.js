@@ -13,7 +13,7 @@
     const ANSWER_MS = 3000; // without an answer the server is asked again
     const MOST_TRIES = 3;
     const SETTLE_MS = 150;
-    const RUN_BUTTONS = ["elemental_run_both", "elemental_run_plot", "elemental_run_check", "elemental_run_search"];
+    const RUN_BUTTONS = ["both", "plot", "check", "search", "another"].map((name) => `elemental_run_${name}`);
     const SAID_MS = 1500;
 
     let root = null;

@@ -123,7 +123,10 @@
     function onClick(event) {
         const {target} = event;
         if (target.closest("#elemental_run_search, #elemental_run_another")) noteStart();
-        if (target.closest(`${PANEL} .elemental-goal button`)) setGoal(null);
+        if (target.closest(`${PANEL} .elemental-goal button`)) {
+            setGoal(null);
+            goalPlace().querySelector("input").focus(); // the button hides itself
+        }
         if (!target.closest(BOARD)) return;
         const candidate = target.closest("[data-candidate]");
         const look = target.closest("[data-compare]");
@@ -177,6 +180,7 @@
         const of = roundOf(shown);
         const isShown = () => Boolean(board()) && roundOf(board()) === of;
         return {
+            isOpen: isShown,
             badge: (number) => (isShown() && BADGES[orderOf(board()).indexOf(number)]) || "",
             pick: (number) => isShown() && pick(number),
         };
@@ -283,6 +287,9 @@
         root.addEventListener("click", onClick);
         root.addEventListener("dblclick", onDoubleClick);
         root.addEventListener("change", onGoal);
+        root.addEventListener("input", (event) => {
+            if (event.isTrusted && event.target.closest("#elemental_search_box")) started = null; // what was begun has failed
+        });
         root.addEventListener("error", onBroken, true);
         root.addEventListener("keydown", onKey);
         document.addEventListener("focusin", onFocus);

@@ -81,7 +81,7 @@
 
     function writeKept() {
         try {
-            sessionStorage.setItem(STORE, JSON.stringify(kept));
+            sessionStorage.setItem(STORE, JSON.stringify(before ? {...kept, pinned: before.item} : kept));
         } catch {
             kept.earlier.splice(0, kept.earlier.length / 2); // there is no room for so many
         }
@@ -212,7 +212,7 @@
             on: () => Boolean(badgeOf(current())),
             says: () => (badgeOf(current()) ? `Picked ${badgeOf(current())}` : "Pick"),
             only: () => Boolean(picks),
-            needs: () => Boolean(picks) && current().number !== undefined,
+            needs: () => Boolean(picks) && picks.isOpen() && current().number !== undefined,
         },
         {label: "Pin", key: "p", does: pin, on: () => isPinned(current())},
         {label: "Slider", key: "s", does: () => compareBy("slider"), on: () => comparing() === "slider", needs: canCompare},
@@ -253,7 +253,14 @@
         }));
     }
     const SENT = [
-        {label: "Use", key: "u", sends: "use", text: (item) => `${pathOf(item)}\n`, closes: true},
+        {
+            label: "Use",
+            key: "u",
+            sends: "use",
+            text: (item) => `${pathOf(item)}\n`,
+            needs: () => Boolean(pathOf(current())), // the goal of a search has none
+            closes: true,
+        },
         {label: "Use a cell", key: "c", does: () => (picking = !picking), on: () => picking, needs: isGrid},
     ];
     let picking = false; // the next click is on the cell of a grid that is to be used

@@ -138,6 +138,17 @@ def test_what_a_cluster_lacks_is_said_and_nothing_is_left_behind(session: Sessio
     ended(search_jobs.act(session, f"go-on {shown.key} 1", elsewhere=True) or pytest.fail("nothing is to be made"))
 
 
+def test_a_search_without_an_image_can_go_on_anywhere(session: Session, cluster: FakeCluster) -> None:
+    cluster.on_begin = session.stop
+    ended(search_jobs.start(session, FORM, SEARCH, REQUEST, elsewhere=True), JobState.STOPPED)
+    shown = search_jobs.shown_search(session)
+    assert shown is not None
+    assert session.search is not None
+    session.search.search.keep(device="cuda")  # as if all workers had been lost at once
+    ended(search_jobs.act(session, f"go-on {shown.key} 1") or pytest.fail("nothing is to be made"))
+    assert record_of(session, "searches/*/search.json")["options"] == {"device": "cpu"}
+
+
 def test_stop_while_workers_begin(session: Session, cluster: FakeCluster) -> None:
     cluster.on_begin = session.stop
     view = ended(run_jobs.run_plot(session, FORM, PLOT, REQUEST, elsewhere=True), JobState.STOPPED)

@@ -117,7 +117,7 @@ def test_the_headline_says_what_can_be_picked(session: Session) -> None:
     html = draw_search(first)
     assert "one is enough, and 0 (the start) can be picked, too" in html
     assert '<span class="number">0 (the start)</span>' in html
-    assert "Its candidates lie 0." in html
+    assert "Its candidates are 0." in html
     ended(act(session, wish(session, "next", 3, 0)))
     second = shown(session)
     assert [past.words for past in second.past] == ["3, 0 (the start)"]
@@ -262,6 +262,12 @@ def test_candidates_that_fail_say_why(session: Session, monkeypatch: pytest.Monk
     job = session.board.job
     assert job is not None
     assert f"Candidate {broken.number} failed" in job.view.text
+    assert "Make the missing images" in html
+    view = ended(act(session, wish(session, "go-on")))
+    assert view.text.startswith("Round 1: 1 image in ")
+    html = draw_search(shown(session))
+    assert "no memory" not in html
+    assert "Make the missing images" not in html
 
 
 def test_candidates_that_show_nothing_are_marked(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,9 @@ def resume(
     run = open_run(session.host, record, locator=locator)
 
     def go_on(made: RunMaker, watcher: RunWatcher) -> RunResult:
-        return continue_run(made.maker, run, _read_again(record), watcher=watcher, locator=locator)
+        now = _read_again(record)
+        now.options = {**made.options, **now.options}  # a run of an older version does not say where it was begun
+        return continue_run(made.maker, run, now, watcher=watcher, locator=locator)
 
     definition = record.definition
     recipe = recipe_from_dict(definition["recipe"])

@@ -159,7 +159,14 @@ def act(session: Session, wish: str, *, elsewhere: bool = False) -> Job | None:
         if opened.busy:
             raise ImageError(_BEING_MADE)
         _say(opened.search, asked)
-        return None if opened.search.is_complete else _make_round(session, opened, elsewhere=elsewhere)
+        tried_again = asked.act == "go-on" and _lacks_images(opened.search)
+        is_wanted = tried_again or not opened.search.is_complete
+        return _make_round(session, opened, elsewhere=elsewhere) if is_wanted else None
+
+
+def _lacks_images(search: Search) -> bool:
+    """Tell whether images of this round are missing, such as those that could not be made."""
+    return any(None in search.images(number) for number in (BEST, *(each.number for each in search.round.candidates)))
 
 
 def _say(search: Search, asked: Wish) -> None:

@@ -49,7 +49,7 @@ def round_work(
                 search = begin(job)
                 view.follow(search)
                 with run_maker(session, _order(session, search, elsewhere=elsewhere), view.show_stage) as made:
-                    if made.device and DEVICE not in search.options:
+                    if made.device and (DEVICE not in search.options or not _has_images(search)):
                         search.keep(**made.options)
                     watcher = view.watcher(session)
                     result = search.make_images(made.maker, watcher=watcher, locator=session.locator)
@@ -67,7 +67,13 @@ def round_work(
 
 
 def _order(session: Session, search: Search, *, elsewhere: bool) -> RunOrder:
-    return RunOrder(elsewhere, lambda: search.estimate(locator=session.locator).models, search.options)
+    options = search.options if _has_images(search) else {}  # before its first image, a search can go elsewhere
+    return RunOrder(elsewhere, lambda: search.estimate(locator=session.locator).models, options)
+
+
+def _has_images(search: Search) -> bool:
+    numbers = (BEST, *(each.number for each in search.round.candidates))
+    return bool(search.past) or any(any(search.images(number)) for number in numbers)
 
 
 class RoundView:

@@ -105,7 +105,7 @@ class ShownSearch:
         ]
 
 
-NOTHING = '<p class="elemental-hint">No search is open: press <b>Start search</b>.</p>'
+NOTHING = '<p class="elemental-hint">No search is open: begin one above, with <b>Start search</b>.</p>'
 """What is shown without a search."""
 
 _ENOUGH = "one is enough, and {best} can be picked, too"
@@ -118,8 +118,8 @@ _SAID = {
     RoundState.STOPPED: "Some of its images are missing.",
 }
 _NONE = (
-    "<b>None is better</b> is for nothing picked, and the same as {best} alone. If some of the others are better than "
-    "the rest, pick 0, then these: the search learns more from that."
+    "<b>None is better</b> keeps {best}, as picking it alone does, and needs nothing picked. If some of the others are "
+    "better than the rest, pick 0 first and then these: the search learns more from that."
 )
 
 _ACTS = (
@@ -165,16 +165,16 @@ def draw_search(shown: ShownSearch) -> str:
 
 
 def _draw_distance(shown: ShownSearch) -> str:
-    title = "On average. How far from 0 a round looks, the search chooses by what you have picked."
-    return (
-        f'<span class="distance" title="{title}">Its candidates lie {shown.distance:.2f} of each range from 0.</span>'
-    )
+    title = "How far from 0 a round looks, the search chooses by what you have picked."
+    away = f"Its candidates are {shown.distance:.2f} of each range away from 0, on average."
+    return f'<span class="distance" title="{title}">{away}</span>'
 
 
 def _draw_buttons(shown: ShownSearch) -> str:
     """Draw the buttons; which of them need something that is picked, the page knows."""
     go_on = ("go-on", "Make the missing images", "Go on with this round")
-    acts = [*([go_on] if shown.state is RoundState.STOPPED else []), *_ACTS]
+    lacks = shown.state is RoundState.READY and any(None in each.images for each in shown.candidates)
+    acts = [*([go_on] if lacks or shown.state is RoundState.STOPPED else []), *_ACTS]
     busy = shown.state in (RoundState.PLANNED, RoundState.MADE)
     buttons = [
         f'<button type="button" data-act="{act}" title="{escape(title)}"'
@@ -205,7 +205,8 @@ def _draw_candidate(shown: ShownSearch, candidate: ShownCandidate) -> str:
         f' aria-pressed="false" aria-keyshortcuts="{number if number < 10 else ""}" title="{numbers}">'
         f'<span class="head"><span class="number">{shown_number}</span><span class="badge"></span></span>'
         f'<span class="images">{images}</span>{trouble}</button>'
-        f'<button type="button" class="look" data-compare="{number}" aria-label="Compare {name} with the best so far"'
+        f'<button type="button" class="look" data-compare="{number}"'
+        f' aria-label="Compare {name} with the best so far, or with the goal"'
         ' title="Large, beside the best so far or the goal (double click)">⤢</button></li>'
     )
 
