@@ -31,6 +31,8 @@
     let opener = null; // the image that was clicked
     let chosen = ""; // the address of the image that was seen last, which the buttons below images are for
     let ofHistory = false; // whether the images are those of the history, or of a search
+    const page = document.documentElement.style; // its scroll bar would lie over the viewer's right edge
+    let scrolls = ""; // what it had for that
     let before = null; // the image that was pinned before a search pinned its own; null if it has not
     let picks = null; // how images of a search are picked; null for others
     let mode = ""; // how the pinned image is compared: "slider", "flip", "difference"
@@ -412,12 +414,15 @@
         const found = items.findIndex((item) => item.src === image.src);
         zoom = 1;
         viewer.dialog.showModal();
+        scrolls = page.overflow;
+        page.overflow = "hidden";
         viewer.stage.focus();
         show(Math.max(0, found));
     }
 
     /* Back to the image that was seen last, wherever it is shown now. */
     async function onClose() {
+        page.overflow = scrolls;
         picking = false;
         picks = null;
         unpin();

@@ -364,8 +364,8 @@ def _choose_the_first(tab: Page, count: int) -> None:
     assert said.inner_text() == f"of {count}: 2 tensors, 19 % of the change"
     assert 1 < int(slider.input_value()) < 40
     tab.write("spec", "OUT09::1")
-    tab.page.wait_for_timeout(800)
-    assert first.count() == 2  # on the map that was drawn anew
+    tab.report("1 rule sets")
+    tab.wait(lambda: first.count() == 2, "the same on the map that was drawn anew")
     tab.page.locator("#elemental_first").fill("9999")
     assert first.count() == count
 
