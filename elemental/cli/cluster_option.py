@@ -170,7 +170,6 @@ def image_maker(
         yield maker, chosen
 
 
-@contextmanager
 def cluster_maker(
     on: str,
     *,
@@ -179,8 +178,8 @@ def cluster_maker(
     models: Mapping[str, Signature],
     locator: ModelLocator,
     controls: Controls | None = None,
-) -> Iterator[tuple[ImageMaker, str]]:
-    """Begin workers on a cluster; they end with the ``with`` block.
+) -> AbstractContextManager[tuple[ImageMaker, str]]:
+    """Give what begins workers on a cluster for a ``with`` block.
 
     Args:
         on: The text of ``--on``.
@@ -190,8 +189,8 @@ def cluster_maker(
         locator: Finds the models.
         controls: Hears what is being done until they have begun, and tells when the user stops it.
 
-    Yields:
-        What makes the images, and the device that was chosen.
+    Returns:
+        What gives what makes the images, and the device that was chosen.
 
     Raises:
         HostError: Ray is not installed, the cluster cannot be reached or has too little, or a worker's computer lacks
@@ -200,7 +199,7 @@ def cluster_maker(
     """
     from ..cluster.ray_workers import open_cluster
 
-    with open_cluster(
+    return open_cluster(
         _address(on),
         make_host=make_host,
         models=models,
@@ -209,8 +208,7 @@ def cluster_maker(
         workers=workers,
         tell=print_note,
         controls=controls,
-    ) as opened:
-        yield opened
+    )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..architectures.keys import FIRST_CONV
 from ..errors import MergeError, Stopped
 from .files.checkpoint import Checkpoint
+from .files.tensor_info import BITS
 from .files.writer import SafetensorsWriter
 from .findings import Findings
 from .half_bits import HALF_STEP, HALF_UNIT, factor_of, largest, may_cancel, near_zero, surely_finite
@@ -35,8 +36,6 @@ _MOST_THREADS = 3
 """Some read or write while one computes; NumKong lets no two compute at once."""
 _AS_BITS = {"F16": ("u2", 0x7C00), "BF16": ("u2", 0x7F80), "F32": ("u4", 0x7F800000), "F64": ("u8", 0x7FF0000000000000)}
 """Floats that can be copied: integers of their size, and the bits that are all set in NaN and infinite numbers."""
-_INTEGERS = ("I64", "I32", "I16", "I8", "U8", "BOOL")
-_SIZES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
 class _NotUsual(Exception):
@@ -136,7 +135,7 @@ def _is_usual(tensor: TensorPlan, models: Mapping[Role, Model]) -> bool:
     if not all(_lies_as_planned(tensor, model) for model in found if isinstance(model, Checkpoint)):
         return False
     if len(found) == 1:
-        return tensor.info.dtype in _SIZES
+        return tensor.info.dtype in _AS_BITS or not tensor.info.is_float
     halves = tensor.info.dtype == "F16" and not any(tensor.more)
     return halves and tensor.inputs == (Role.A, Role.B) and factor_of(tensor.alpha).alpha not in (0.0, 1.0)
 
@@ -209,15 +208,15 @@ class _Run:
 
     def _finish(self, piece: _Piece, memory: _Memory) -> None:
         data = self._copy(piece, memory) if len(piece.inputs) == 1 else self._sum(piece, memory)
-        key, size = piece.plan.name.key, _SIZES[piece.plan.info.dtype]
-        self._writer.write(self._file_keys.get(key, key), piece.start * size, data.data.cast("B"))
+        key = piece.plan.name.key
+        self._writer.write(self._file_keys.get(key, key), piece.start * _size_of(piece), data.data.cast("B"))
         with self._lock:
             self._unreported += data.nbytes
 
     def _copy(self, piece: _Piece, memory: _Memory) -> NDArray[Any]:
-        (model,), dtype = piece.inputs, piece.plan.info.dtype
-        data = memory.copied[: (piece.stop - piece.start) * _SIZES[dtype]]
-        model.read_into(piece.plan.name.key, piece.start * _SIZES[dtype], data.data)
+        (model,), dtype, size = piece.inputs, piece.plan.info.dtype, _size_of(piece)
+        data = memory.copied[: (piece.stop - piece.start) * size]
+        model.read_into(piece.plan.name.key, piece.start * size, data.data)
         if dtype in _AS_BITS:
             kind, exponent = _AS_BITS[dtype]
             if np.any((data.view(kind) & exponent) == exponent):
@@ -233,6 +232,11 @@ class _Run:
         if not finite and not largest(result) <= np.finfo("f2").max:
             raise _NotUsual
         return result
+
+
+def _size_of(piece: _Piece) -> int:
+    """Give the bytes of one number."""
+    return BITS[piece.plan.info.dtype] // 8
 
 
 def _cut(plan: MergePlan, models: Mapping[Role, Model]) -> Iterator[_Piece]:
